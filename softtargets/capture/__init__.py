@@ -1,0 +1,19 @@
+"""The teacher's side: a corpus and a teacher become a store."""
+
+from softtargets.capture.build import BuildConfig, BuildResult, Progress, build
+from softtargets.capture.corpus import Corpus
+from softtargets.capture.select import TopK
+from softtargets.capture.teacher import TeacherConfig, TransformersTeacher
+from softtargets.capture.windows import Windowing
+
+__all__ = [
+    "BuildConfig",
+    "BuildResult",
+    "Corpus",
+    "Progress",
+    "TeacherConfig",
+    "TopK",
+    "TransformersTeacher",
+    "Windowing",
+    "build",
+]

@@ -1,0 +1,60 @@
+"""Compressed input files as streams of bytes, never unpacked whole."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+from typing import IO, cast
+
+import zstandard
+
+_READ_BYTES = 1 << 20
+
+
+def open_input(path: Path) -> IO[bytes]:
+    """Open a plain, `.gz` or `.zst` file for reading its content.
+
+    Reading raises EOFError where a compressed file ends too early.
+    """
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    if path.suffix == ".zst":
+        return io.BufferedReader(_ZstdFrames(path), _READ_BYTES)
+    return open(path, "rb")
+
+
+class _ZstdFrames(io.RawIOBase):
+    """All frames of a file, one after another.
+
+    `zstandard.open` reads a file that was cut off as if it ended there; this one raises.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._ready:
+            rest = self._frame.unused_data if self._frame and self._frame.eof else b""
+            data = rest or self._file.read(_READ_BYTES)
+            if not data:
+                if self._frame is not None and not self._frame.eof:
+                    raise EOFError(f"{self._path} ends within a compressed frame")
+                return 0
+            if self._frame is None or self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._ready = memoryview(self._frame.decompress(data))
+        size = min(len(buffer), len(self._ready))
+        buffer[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

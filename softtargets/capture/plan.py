@@ -1,0 +1,123 @@
+"""The plan: every window of a corpus, cut into units of work that anyone can run in any order.
+
+Planning reads and tokenises the whole corpus once and keeps the windows of each unit in a file.
+Scoring a unit then needs neither the corpus nor the tokenizer, and bad input is found before the
+teacher has cost anything.
+
+    work/plan/unit-N.parquet   the token windows of a unit, in the order of the corpus
+    work/plan.json             how many units and windows there are; written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from softtargets.capture.corpus import Corpus
+from softtargets.capture.tokenizer import Tokenizer
+from softtargets.capture.windows import COUNTS, Windowing
+from softtargets.errors import CorpusError
+from softtargets.store.codec import decode_tokens, encode_tokens
+from softtargets.store.files import make_directory, write_file
+from softtargets.store.manifest import read_json
+from softtargets.window import TokenWindow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """A piece of work: the windows of one shard."""
+
+    unit: int
+    num_windows: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All units, and counts of what became of the documents."""
+
+    units: tuple[Unit, ...]
+    corpus: dict[str, int]
+
+    @property
+    def num_windows(self) -> int:
+        """Return the number of windows of all units."""
+        return sum(unit.num_windows for unit in self.units)
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of tokens of all units."""
+        return sum(unit.num_tokens for unit in self.units)
+
+
+def make_plan(
+    corpus: Corpus, windowing: Windowing, tokenizer: Tokenizer, unit_tokens: int, work: Path
+) -> Plan:
+    """Cut a corpus into units of at least `unit_tokens` tokens and write them to `work`.
+
+    Raises:
+        CorpusError: a file is wrong, or no document gives a window.
+    """
+    make_directory(work / "plan")
+    counts: Counter[str] = Counter()
+    windows = windowing.windows(corpus.documents(), tokenizer, counts)
+    units = []
+    for number, group in enumerate(_cut(windows, unit_tokens)):
+        table = pa.table(encode_tokens(group))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        write_file(_unit_path(work, number), sink.getvalue().to_pybytes())
+        num_tokens = sum(len(window) for window in group)
+        units.append(Unit(unit=number, num_windows=len(group), num_tokens=num_tokens))
+    if not units:
+        raise CorpusError(
+            ", ".join(str(path) for path in corpus.paths),
+            expected="at least one document of two tokens or more",
+            found=f"{counts['documents']} documents, none with that many",
+            next_step="Check the input files and --text-field.",
+        )
+    plan = Plan(units=tuple(units), corpus={name: counts[name] for name in COUNTS})
+    write_file(_plan_path(work), json.dumps(asdict(plan)).encode())
+    return plan
+
+
+def read_plan(work: Path) -> Plan | None:
+    """Return the finished plan in `work`, or None when there is none yet."""
+    path = _plan_path(work)
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    return Plan(units=tuple(Unit(**unit) for unit in data["units"]), corpus=data["corpus"])
+
+
+def read_unit(work: Path, unit: int) -> list[TokenWindow]:
+    """Return the windows of a unit, in the order of the corpus."""
+    path = _unit_path(work, unit)
+    return decode_tokens(pq.read_table(path), str(path))
+
+
+def _cut(windows: Iterator[TokenWindow], unit_tokens: int) -> Iterator[list[TokenWindow]]:
+    group: list[TokenWindow] = []
+    num_tokens = 0
+    for window in windows:
+        group.append(window)
+        num_tokens += len(window)
+        if num_tokens >= unit_tokens:
+            yield group
+            group, num_tokens = [], 0
+    if group:
+        yield group
+
+
+def _plan_path(work: Path) -> Path:
+    return work / "plan.json"
+
+
+def _unit_path(work: Path, unit: int) -> Path:
+    return work / "plan" / f"unit-{unit:06d}.parquet"

@@ -1,0 +1,253 @@
+"""Teachers: models that turn token ids into logits, in two steps so that logits come in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from softtargets.capture.tokenizer import Tokenizer, TransformersTokenizer
+from softtargets.errors import InputError, TeacherError
+from softtargets.store.files import hash_bytes, hash_file
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+DType = Literal["bfloat16", "float16", "float32"]
+
+
+class Teacher(Protocol):
+    """What capture needs of a teacher."""
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the width of its output, padding included."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return where its inputs must be."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer its ids come from."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides its logits, for the identity; without loading its weights."""
+        ...
+
+    def load(self) -> None:
+        """Get ready for the two methods below."""
+        ...
+
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states [B, L, D] of windows padded on the right."""
+        ...
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return the float32 logits [N, V] of hidden states; the caller may overwrite them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherConfig:
+    """Which model, and how it is run."""
+
+    name: str
+    """A directory, or an id on the Hugging Face Hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    dtype: DType = "bfloat16"
+    attention: str = "sdpa"
+    """The attention implementation of transformers: sdpa, eager, flash_attention_2, ..."""
+    device: str = "auto"
+    """A torch device; auto takes CUDA, then MPS, then the CPU."""
+    trust_remote_code: bool = False
+
+
+class TransformersTeacher:
+    """A causal language model of transformers.
+
+    Raises:
+        TeacherError: there is no such model, or it cannot be loaded.
+    """
+
+    def __init__(self, config: TeacherConfig) -> None:
+        self.config = config
+        self._directory, self._commit = _locate(config)
+        with _loading(config.name, "a causal language model that transformers knows"):
+            self._model_config = AutoConfig.from_pretrained(
+                self._directory, trust_remote_code=config.trust_remote_code
+            )
+        self.device = _pick_device(config.device)
+
+    @property
+    def name(self) -> str:
+        """Return the Hub id, or the directory's name."""
+        return self.config.name if self._commit else self._directory.resolve().name
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the width of the output head, padding included."""
+        return int(self._model_config.get_text_config().vocab_size)
+
+    @cached_property
+    def tokenizer(self) -> TransformersTokenizer:
+        """Return the model's own tokenizer."""
+        return TransformersTokenizer(
+            self._directory, trust_remote_code=self.config.trust_remote_code
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return hashes of the weights and the configuration, and how the model is run.
+
+        Raises:
+            TeacherError: there are no weight files.
+        """
+        weights = sorted(path for kind in _WEIGHTS for path in self._directory.glob(kind))
+        if not weights:
+            raise TeacherError(
+                str(self._directory),
+                expected=f"weight files ({', '.join(_WEIGHTS)})",
+                found="none",
+                next_step="Save the model there with model.save_pretrained(directory).",
+            )
+        hashes = "\n".join(f"{path.name} {hash_file(path)}" for path in weights)
+        return {
+            "architecture": (self._model_config.architectures or ["unknown"])[0],
+            "weights_sha256": hash_bytes(hashes.encode()),
+            "config_sha256": hash_file(self._directory / "config.json"),
+            "revision": self._commit,
+            "dtype": self.config.dtype,
+            "attention": self.config.attention,
+        }
+
+    def load(self) -> None:
+        """Load the weights, and check that the model can be taken apart into decoder and head.
+
+        Raises:
+            TeacherError: the weights cannot be loaded, or the architecture is not supported.
+        """
+        with _loading(
+            self.config.name,
+            f"weights that load in {self.config.dtype} with {self.config.attention} attention",
+        ):
+            self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                self._directory,
+                dtype=getattr(torch, self.config.dtype),
+                attn_implementation=self.config.attention,
+                trust_remote_code=self.config.trust_remote_code,
+            )
+        self._model.eval().requires_grad_(False).to(self.device)
+        self._check_head()
+
+    @torch.inference_mode()
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states [B, L, D].
+
+        Windows are padded on the right and no mask is passed: under causal attention a token sees
+        nothing to its right, and this keeps the fastest attention kernels in use.
+        """
+        output = self._model.get_decoder()(input_ids=input_ids_BL, use_cache=False)
+        self._output_type = type(output)
+        hidden_BLD: torch.Tensor = output.last_hidden_state
+        return hidden_BLD
+
+    @torch.inference_mode()
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return the float32 logits [N, V], in a tensor of their own.
+
+        The model's own forward pass makes them, with the decoder's output handed in, so whatever
+        an architecture does after its head (soft-capping, scaling) is done here too.
+        """
+        decoder = self._model.get_decoder()
+        output = self._output_type(last_hidden_state=hidden_ND[None])
+        placeholder_1N = torch.zeros((1, len(hidden_ND)), dtype=torch.long, device=self.device)
+        decoder.forward = lambda *_, **__: output
+        try:
+            logits_1NV = self._model(input_ids=placeholder_1N, use_cache=False).logits
+        finally:
+            del decoder.forward
+        logits_NV: torch.Tensor = logits_1NV[0]
+        return logits_NV.float() if logits_NV.dtype != torch.float32 else logits_NV.clone()
+
+    @torch.inference_mode()
+    def _check_head(self) -> None:
+        """Check on a few tokens that the two steps give what the model's own forward pass gives."""
+        input_ids_1L = torch.arange(min(8, self.vocab_size), device=self.device)[None]
+        whole_LV = self._model(input_ids=input_ids_1L, use_cache=False).logits[0].float()
+        parts_LV = self.logits(self.hidden_states(input_ids_1L)[0])
+        if whole_LV.shape != parts_LV.shape or not torch.equal(whole_LV, parts_LV):
+            raise TeacherError(
+                self.name,
+                expected="logits that follow from the decoder's last hidden states alone",
+                found=f"others from {type(self._model).__name__}",
+                next_step="This architecture is not supported yet; please report it.",
+            )
+
+
+def _locate(config: TeacherConfig) -> tuple[Path, str | None]:
+    """Return the directory of the model's files, and the commit when it is from the Hub."""
+    directory = Path(config.name)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise TeacherError(
+                str(directory),
+                expected="a model directory of transformers, with a config.json",
+                found="none",
+                next_step="Pass the directory that model.save_pretrained wrote, or a Hub id.",
+            )
+        return directory, None
+    try:
+        found = Path(snapshot_download(config.name, revision=config.revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise TeacherError(
+            f"--teacher {config.name}",
+            expected="a directory, or an id on the Hugging Face Hub that can be reached",
+            found=str(error).splitlines()[0],
+            next_step="Check the name; without network, pass a directory.",
+        ) from error
+    return found, found.name
+
+
+@contextmanager
+def _loading(name: str, expected: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise TeacherError(
+            f"--teacher {name}",
+            expected=expected,
+            found=str(error).splitlines()[0],
+            next_step="Check the model directory, or try --attention eager. A model that needs "
+            "code of its own also needs --trust-remote-code.",
+        ) from error
+
+
+def _pick_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise InputError(
+            "--device",
+            expected="auto, cpu, cuda, cuda:N or mps",
+            found=name,
+            next_step="Pass one of them.",
+        ) from error

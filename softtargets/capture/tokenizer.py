@@ -1,0 +1,79 @@
+"""The teacher's tokenizer: what it makes of a text, and what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from softtargets.errors import TeacherError
+
+
+class Tokenizer(Protocol):
+    """What windowing needs of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Return how many ids are known, added tokens included."""
+        ...
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text, with the special tokens the teacher was trained with."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the ids, for the identity."""
+        ...
+
+
+class TransformersTokenizer:
+    """A tokenizer loaded by transformers."""
+
+    def __init__(self, directory: Path, *, trust_remote_code: bool) -> None:
+        try:
+            self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                directory, trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise TeacherError(
+                str(directory),
+                expected="a tokenizer that transformers can load",
+                found=str(error).splitlines()[0],
+                next_step="Save it there with tokenizer.save_pretrained(directory).",
+            ) from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Return how many ids are known, added tokens included."""
+        return len(self._tokenizer)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text, with the special tokens the tokenizer adds by default."""
+        ids: list[list[int]] = self._tokenizer(texts, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
+        return ids
+
+    def describe(self) -> dict[str, Any]:
+        """Return the hash of the tokenizer's content, and its size."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            content = json.loads(backend.to_str())
+            # State of the last call, not of the tokenizer.
+            del content["truncation"], content["padding"]
+        else:
+            content = {
+                "class": type(self._tokenizer).__name__,
+                "vocab": self._tokenizer.get_vocab(),
+                "special_tokens": {
+                    name: str(token) for name, token in self._tokenizer.special_tokens_map.items()
+                },
+            }
+        text = json.dumps(content, sort_keys=True)
+        return {
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "vocab_size": self.vocab_size,
+        }

@@ -1,0 +1,70 @@
+"""One exception tree. A message says where, what was expected, what was found, what to do next."""
+
+
+class SoftTargetsError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Args:
+        where: the file, option or argument the error is about.
+        expected: what would have been right.
+        found: what was there instead.
+        next_step: what the reader can do about it.
+    """
+
+    def __init__(
+        self, where: str, *, expected: str = "", found: str = "", next_step: str = ""
+    ) -> None:
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.next_step = next_step
+        # torch's DataLoader raises a worker's error anew from its type and one text.
+        is_text = not expected
+        message = where if is_text else f"{where}: expected {expected}; found {found}. {next_step}"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process boundaries (DataLoader workers); keyword-only fields need help.
+        return _rebuild, (type(self), self.where, self.expected, self.found, self.next_step)
+
+
+def _rebuild(
+    kind: type[SoftTargetsError], where: str, expected: str, found: str, next_step: str
+) -> SoftTargetsError:
+    return kind(where, expected=expected, found=found, next_step=next_step)
+
+
+class InputError(SoftTargetsError, ValueError):
+    """An argument is out of its range or does not fit the others."""
+
+
+class TemperatureError(InputError):
+    """A temperature is asked for that the store does not hold."""
+
+
+class CorpusError(SoftTargetsError):
+    """An input file is missing, unreadable or malformed."""
+
+
+class TeacherError(SoftTargetsError):
+    """A teacher cannot be loaded, or gives numbers that cannot be stored."""
+
+
+class StoreError(SoftTargetsError):
+    """A store cannot be opened, written or committed."""
+
+
+class FormatError(StoreError):
+    """A manifest or shard is of an unknown version or does not follow the format."""
+
+
+class CorruptionError(StoreError):
+    """Bytes on disk differ from what was committed."""
+
+
+class IdentityError(StoreError):
+    """Two things that must have been made in the same way were not."""
+
+
+class BusyError(StoreError):
+    """Another process is building in this directory."""

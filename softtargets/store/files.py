@@ -1,0 +1,101 @@
+"""Writing files so that a crash leaves the old state or the new one, never half."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from socket import gethostname
+
+from softtargets.errors import BusyError, StoreError
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file and make it durable: temporary file, fsync, rename, fsync of the directory.
+
+    Raises:
+        StoreError: the system refused, for example because the disk is full; nothing is left.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(
+            str(path),
+            expected=f"to write {len(content):,} bytes",
+            found=f"{error.strerror or error}",
+            next_step="What was committed before is still there. Free some space or permit the "
+            "write, then run the same command again to continue.",
+        ) from error
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents.
+
+    Raises:
+        StoreError: the system refused.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            str(path),
+            expected="a directory that can be created",
+            found=f"{error.strerror or error}",
+            next_step="Choose another directory, or permit writing to this one.",
+        ) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hash_bytes(content: bytes) -> str:
+    """Return the SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal, reading it in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file that says who holds it; the system drops it on any death.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise BusyError(
+                str(path.parent.parent),
+                expected="no other build in this directory",
+                found=f"one by {file.read().strip() or 'a process that just started'}",
+                next_step="Wait for it to end, or choose another output directory.",
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {gethostname()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,213 @@
+"""The manifest: the committed list of shards, and the identity of what made them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from softtargets.errors import CorruptionError, FormatError, IdentityError
+from softtargets.store.schema import FORMAT_VERSION, TargetSchema, check_version
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroup:
+    """The part of a shard that is read at once."""
+
+    num_windows: int
+    num_positions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardEntry:
+    """One shard: the Parquet file that a unit of work became."""
+
+    unit: int
+    path: str
+    """Relative to the store, with forward slashes."""
+    num_bytes: int
+    sha256: str
+    row_groups: tuple[RowGroup, ...]
+    run: Mapping[str, Any]
+    """How the unit was run where that changes numbers by rounding noise only."""
+
+    @property
+    def num_windows(self) -> int:
+        """Return the number of rows."""
+        return sum(group.num_windows for group in self.row_groups)
+
+    @property
+    def num_positions(self) -> int:
+        """Return the number of targets."""
+        return sum(group.num_positions for group in self.row_groups)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ShardEntry:
+        """Parse the JSON form, already checked against the manifest's JSON Schema."""
+        groups = tuple(RowGroup(**group) for group in data["row_groups"])
+        return cls(**{**data, "row_groups": groups})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a store holds. It is written last: a store without one is not finished."""
+
+    identity: Mapping[str, Any]
+    """Everything that decides the content; `fingerprint` is its hash."""
+    teacher: str
+    """What people call the teacher; what it is stands in the identity."""
+    corpus: Mapping[str, int]
+    """Counts of what became of the documents."""
+    shards: tuple[ShardEntry, ...]
+    """In the order of the corpus."""
+    created_by: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the hash of the identity."""
+        return fingerprint_of(self.identity)
+
+    @property
+    def targets(self) -> TargetSchema:
+        """Return what the targets are and how they are encoded."""
+        return TargetSchema.from_dict(self.identity["targets"])
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        data = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "created_by": self.created_by,
+            "teacher": self.teacher,
+            "identity": self.identity,
+            "corpus": self.corpus,
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+        }
+        return json.dumps(data, indent=1) + "\n"
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the identity's canonical JSON, in hexadecimal."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        FormatError: it is not JSON, of an unknown version, or does not follow the JSON Schema.
+        CorruptionError: its fingerprint is not the hash of its identity.
+    """
+    where = str(path)
+    data = read_json(path)
+    check_version(data.get("format_version"), where)
+    check_schema(data, "manifest", where)
+    if fingerprint_of(data["identity"]) != data["fingerprint"]:
+        raise CorruptionError(
+            f"{where}, field fingerprint",
+            expected=f"the hash of the identity, {fingerprint_of(data['identity'])}",
+            found=data["fingerprint"],
+            next_step="The manifest was edited; restore it from a copy, or build the store again.",
+        )
+    return Manifest(
+        identity=data["identity"],
+        teacher=data["teacher"],
+        corpus=data["corpus"],
+        shards=tuple(ShardEntry.from_dict(shard) for shard in data["shards"]),
+        created_by=data["created_by"],
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FormatError: the file holds something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise _not_an_object(path, str(error)) from error
+    if not isinstance(data, dict):
+        raise _not_an_object(path, type(data).__name__)
+    return data
+
+
+def _not_an_object(path: Path, found: str) -> FormatError:
+    return FormatError(
+        str(path),
+        expected="a JSON object",
+        found=found,
+        next_step="Restore the file from a copy, or build the store again in a new directory.",
+    )
+
+
+def check_schema(data: object, name: str, where: str) -> None:
+    """Check `data` against `schemas/<name>.schema.json`.
+
+    Raises:
+        FormatError: naming the first field that does not fit.
+    """
+    error = jsonschema.exceptions.best_match(_validator(name).iter_errors(data))
+    if error is not None:
+        raise FormatError(
+            f"{where}, field {'.'.join(str(part) for part in error.absolute_path) or '(root)'}",
+            expected=f"what {name}.schema.json says",
+            found=error.message[:200],
+            next_step="Restore the file from a copy, or build the store again.",
+        )
+
+
+@cache
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    text = files("softtargets.schemas").joinpath(f"{name}.schema.json").read_text()
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def check_identity(
+    expected: Mapping[str, Any], found: Mapping[str, Any], where: str, next_step: str
+) -> None:
+    """Check that two identities are the same.
+
+    Raises:
+        IdentityError: naming the first field that differs.
+    """
+    difference = first_difference(expected, found)
+    if difference is not None:
+        field, wanted, there = difference
+        raise IdentityError(
+            f"{where}, field {field}",
+            expected=f"{wanted!r}",
+            found=f"{there!r}",
+            next_step=next_step,
+        )
+
+
+def first_difference(left: Any, right: Any, field: str = "") -> tuple[str, Any, Any] | None:
+    """Return (field, left value, right value) of the first difference between two JSON values."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        for key in sorted({*left, *right}):
+            inner = first_difference(
+                left.get(key), right.get(key), f"{field}.{key}" if field else str(key)
+            )
+            if inner is not None:
+                return inner
+        return None
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        for index, (one, other) in enumerate(zip(left, right, strict=True)):
+            inner = first_difference(one, other, f"{field}[{index}]")
+            if inner is not None:
+                return inner
+        return None
+    return None if left == right else (field, left, right)

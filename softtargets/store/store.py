@@ -1,0 +1,160 @@
+"""A store: a directory with a manifest and the shards it lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from softtargets.errors import StoreError
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+from softtargets.store.shard import ShardReader
+from softtargets.window import Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowGroupRef:
+    """Where a row group lies: what the loader shuffles and reads."""
+
+    shard: int
+    group: int
+    first_window: int
+    """Place of its first window in the order of the corpus."""
+    num_windows: int
+
+
+class Store:
+    """A finished set of soft targets. Open it with `Store.open`.
+
+    `len(store)` is the number of windows, `store[window_id]` one of them, and iteration gives all
+    in the order of the corpus.
+    """
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+        self.targets = manifest.targets
+        self.fingerprint = manifest.fingerprint
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a finished store for reading.
+
+        Raises:
+            StoreError: there is no finished store.
+            FormatError: its manifest is of an unknown version or malformed.
+            CorruptionError: its manifest was edited.
+        """
+        root = Path(path)
+        if not (root / MANIFEST_NAME).is_file():
+            unfinished = (root / "work").is_dir()
+            raise StoreError(
+                str(root),
+                expected=f"a store, which is a directory with a {MANIFEST_NAME}",
+                found="an unfinished build"
+                if unfinished
+                else ("a directory without one" if root.is_dir() else "no such directory"),
+                next_step="Run the same 'softtargets build' command again to finish it."
+                if unfinished
+                else "Check the path, or make a store with 'softtargets build'.",
+            )
+        return cls(root, read_manifest(root / MANIFEST_NAME))
+
+    def __repr__(self) -> str:
+        return (
+            f"Store({str(self.root)!r}, {len(self):,} windows, {self.num_positions:,} positions, "
+            f"{self.targets.kind} {self.targets.top_k}, temperatures "
+            f"{list(self.targets.temperatures)}, fingerprint {self.fingerprint[:12]})"
+        )
+
+    def __len__(self) -> int:
+        return sum(shard.num_windows for shard in self.manifest.shards)
+
+    @property
+    def num_positions(self) -> int:
+        """Return the number of targets."""
+        return sum(shard.num_positions for shard in self.manifest.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of all shards."""
+        return sum(shard.num_bytes for shard in self.manifest.shards)
+
+    @cached_property
+    def row_groups(self) -> tuple[RowGroupRef, ...]:
+        """Return every row group in the order of the corpus; known without reading a shard."""
+        refs: list[RowGroupRef] = []
+        first_window = 0
+        for shard, entry in enumerate(self.manifest.shards):
+            for group, rows in enumerate(entry.row_groups):
+                refs.append(
+                    RowGroupRef(
+                        shard=shard,
+                        group=group,
+                        first_window=first_window,
+                        num_windows=rows.num_windows,
+                    )
+                )
+                first_window += rows.num_windows
+        return tuple(refs)
+
+    def open_shard(self, shard: int) -> ShardReader:
+        """Open one shard for reading.
+
+        Raises:
+            CorruptionError, FormatError or IdentityError: it is not what was committed.
+        """
+        return ShardReader(self.root, self.manifest.shards[shard], self.targets, self.fingerprint)
+
+    def read_row_group(self, ref: RowGroupRef) -> list[Window]:
+        """Read the windows of a row group.
+
+        Raises:
+            CorruptionError, FormatError or IdentityError: it is not what was committed.
+        """
+        with self.open_shard(ref.shard) as shard:
+            return shard.read_row_group(ref.group)
+
+    def __iter__(self) -> Iterator[Window]:
+        for shard, entry in enumerate(self.manifest.shards):
+            with self.open_shard(shard) as reader:
+                for group in range(len(entry.row_groups)):
+                    yield from reader.read_row_group(group)
+
+    def __contains__(self, window_id: object) -> bool:
+        return isinstance(window_id, str) and self._find(window_id) is not None
+
+    def __getitem__(self, window_id: str) -> Window:
+        """Return a window by its id, reading its row group only.
+
+        Raises:
+            KeyError: no window has this id.
+        """
+        place = self._find(window_id)
+        if place is None:
+            raise KeyError(window_id)
+        firsts = [ref.first_window for ref in self.row_groups]
+        ref = self.row_groups[int(np.searchsorted(firsts, place, side="right")) - 1]
+        return self.read_row_group(ref)[place - ref.first_window]
+
+    def _find(self, window_id: str) -> int | None:
+        ids, places = self._index
+        key = window_id.encode()
+        at = int(np.searchsorted(ids, key))
+        return int(places[at]) if at < len(ids) and ids[at] == key else None
+
+    @cached_property
+    def _index(self) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[Any]]:
+        """Return all window ids, sorted, and the place of each in the order of the corpus."""
+        ids: list[str] = []
+        for shard in range(len(self.manifest.shards)):
+            with self.open_shard(shard) as reader:
+                ids += reader.read_column("window_id")
+        array = np.array(ids, dtype="S32")
+        places = np.argsort(array, kind="stable")
+        return array[places], places

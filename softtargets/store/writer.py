@@ -1,0 +1,196 @@
+"""The writing side of a store: units in any order, each durable when recorded, the manifest last.
+
+While a store is being built its directory holds
+
+    work/request.json          the identity: what is being built
+    work/records/unit-N.json   the manifest entry of every unit whose shard is durable
+    shards/unit-N.parquet      the shards
+    manifest.json              written when every unit has a record; then `work` is removed
+
+Every file is written as a temporary, synced and renamed, so a crash at any moment leaves the
+directory as it was before or after a unit, and building again continues there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from softtargets.errors import StoreError
+from softtargets.store.files import (
+    TEMPORARY_SUFFIX,
+    hash_bytes,
+    hold_lock,
+    make_directory,
+    write_file,
+)
+from softtargets.store.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    check_identity,
+    fingerprint_of,
+    read_json,
+    read_manifest,
+)
+from softtargets.store.schema import FORMAT_VERSION, TargetSchema, check_version
+from softtargets.store.shard import encode_shard, shard_path
+from softtargets.window import Window
+
+
+class StoreWriter:
+    """Writes the units of one store. Make it with `StoreWriter.hold`."""
+
+    def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
+        self.root = root
+        self.identity = identity
+        self.fingerprint = fingerprint_of(identity)
+        self.targets = TargetSchema.from_dict(identity["targets"])
+        self.work = root / "work"
+
+    @classmethod
+    @contextmanager
+    def hold(cls, root: Path, identity: Mapping[str, Any]) -> Iterator[StoreWriter]:
+        """Create the directory or continue in it, keeping other builds out meanwhile.
+
+        Raises:
+            StoreError: the directory holds something else, or cannot be written.
+            IdentityError: it holds a store, finished or not, of another identity.
+            BusyError: another process builds in it.
+        """
+        writer = cls(root, identity)
+        writer._check_directory()
+        make_directory(writer.work)
+        with hold_lock(writer.work / "lock"):
+            if writer.is_complete:
+                # Left by a crash between the manifest and its removal, or made just above.
+                shutil.rmtree(writer.work)
+            else:
+                writer._prepare()
+            yield writer
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether the store is committed."""
+        return (self.root / MANIFEST_NAME).is_file()
+
+    def recorded(self) -> dict[int, ShardEntry]:
+        """Return the manifest entries of the units that are done, their shards being there."""
+        entries = [
+            ShardEntry.from_dict(read_json(path))
+            for path in sorted((self.work / "records").glob("*.json"))
+        ]
+        return {entry.unit: entry for entry in entries if self._has_shard(entry)}
+
+    def write_unit(
+        self, unit: int, windows: Sequence[Window], run: Mapping[str, Any]
+    ) -> ShardEntry:
+        """Write the shard of a unit, then its record; from then on the unit is done.
+
+        Raises:
+            StoreError: the system refused to write; the units recorded before are still there.
+        """
+        content, row_groups = encode_shard(windows, self.targets, self.fingerprint, unit)
+        entry = ShardEntry(
+            unit=unit,
+            path=shard_path(unit),
+            num_bytes=len(content),
+            sha256=hash_bytes(content),
+            row_groups=row_groups,
+            run=run,
+        )
+        write_file(self.root / entry.path, content)
+        record = self.work / "records" / f"unit-{unit:06d}.json"
+        write_file(record, json.dumps(dataclasses.asdict(entry)).encode())
+        return entry
+
+    def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
+        """Write the manifest from the records of units 0 to `num_units` and remove `work`.
+
+        Raises:
+            StoreError: a unit is not done.
+        """
+        entries = self.recorded()
+        missing = [unit for unit in range(num_units) if unit not in entries]
+        if missing:
+            raise StoreError(
+                str(self.root),
+                expected=f"all of {num_units} units done",
+                found=f"{len(missing)} missing, the first being {missing[0]}",
+                next_step="Run the same 'softtargets build' command again.",
+            )
+        manifest = Manifest(
+            identity=self.identity,
+            teacher=teacher,
+            corpus=corpus,
+            shards=tuple(entries[unit] for unit in range(num_units)),
+            created_by=f"softtargets {version('softtargets')}, pyarrow {version('pyarrow')}",
+        )
+        write_file(self.root / MANIFEST_NAME, manifest.to_json().encode())
+        shutil.rmtree(self.work)
+        return manifest
+
+    def _has_shard(self, entry: ShardEntry) -> bool:
+        path = self.root / entry.path
+        return path.is_file() and path.stat().st_size == entry.num_bytes
+
+    def _prepare(self) -> None:
+        for directory in (self.work / "records", self.root / "shards"):
+            make_directory(directory)
+        for leftover in self.root.glob(f"**/*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+        request = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "identity": self.identity,
+        }
+        if not self._request_path.is_file():
+            write_file(self._request_path, json.dumps(request, indent=1).encode())
+
+    @property
+    def _request_path(self) -> Path:
+        return self.work / "request.json"
+
+    def _check_directory(self) -> None:
+        """Check that the directory is new, or holds this very store, finished or not."""
+        where = str(self.root)
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(
+                where,
+                expected="a directory, or nothing yet",
+                found="a file",
+                next_step="Choose another output directory.",
+            )
+        if self.is_complete:
+            found = read_manifest(self.root / MANIFEST_NAME).identity
+        elif self._request_path.is_file():
+            request = read_json(self._request_path)
+            check_version(request.get("format_version"), str(self._request_path))
+            found = request.get("identity", {})
+        elif others := self._foreign_names():
+            raise StoreError(
+                where,
+                expected="an empty directory, or a store",
+                found=f"{len(others)} other entries, among them '{others[0]}'",
+                next_step="Choose another output directory; nothing in this one was touched.",
+            )
+        else:
+            return
+        next_step = (
+            "Pass the options and files the store was begun with, or choose another output "
+            "directory; the store was not touched."
+        )
+        check_identity(found, self.identity, where, next_step)
+
+    def _foreign_names(self) -> list[str]:
+        """Return what a build that died before its request was written cannot have left."""
+        if not self.root.is_dir():
+            return []
+        own = {"work", "shards"}
+        return sorted(path.name for path in self.root.iterdir() if path.name not in own)

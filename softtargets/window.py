@@ -1,0 +1,71 @@
+"""Windows: the pieces of documents that a teacher reads, each known by a hash of its content.
+
+Alignment is by content and never by step, batch or row: a window's id is a function of its token
+ids, its segment boundaries and its mask, and of nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from softtargets.packing import PackedTargets
+from softtargets.targets import Bool, Int32, SoftTargets
+
+_HASH_DOMAIN = b"softtargets.window.v1\0"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenWindow:
+    """L tokens to be scored, with where they came from."""
+
+    window_id: str
+    """32 hexadecimal digits: `hash_window` of the three arrays below."""
+    input_ids_L: Int32
+    segment_lengths_S: Int32
+    """Lengths of the documents in the window, in order; they sum to L."""
+    mask_T: Bool
+    """Which of the T = L - 1 targets a student is trained on."""
+    document_ids: tuple[str, ...]
+    """One id for each segment."""
+    offset: int
+    """Where the first token stands in its document, in tokens."""
+    source: str
+    """Name of the input file."""
+
+    def __len__(self) -> int:
+        return len(self.input_ids_L)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window(TokenWindow):
+    """A window with the teacher's soft targets of its T positions."""
+
+    packed: PackedTargets
+    """The targets in the form they are stored in."""
+
+    @classmethod
+    def of(cls, tokens: TokenWindow, packed: PackedTargets) -> Window:
+        """Return a token window with its targets."""
+        own = {field.name: getattr(tokens, field.name) for field in fields(TokenWindow)}
+        return cls(packed=packed, **own)
+
+    @property
+    def targets(self) -> SoftTargets:
+        """Return the targets in the form to compute with; unpacked anew on every call."""
+        return self.packed.unpack()
+
+
+def hash_window(input_ids_L: Int32, segment_lengths_S: Int32, mask_T: Bool) -> str:
+    """Return the first 128 bits, in hexadecimal, of the SHA-256 of a window's content.
+
+    Each array is hashed as its length (uint64) and its values (int32; the mask as one byte each),
+    all little-endian, after a constant that names the scheme.
+    """
+    digest = hashlib.sha256(_HASH_DOMAIN)
+    for array, dtype in ((input_ids_L, "<i4"), (segment_lengths_S, "<i4"), (mask_T, "u1")):
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from softtargets.capture import TopK, Windowing
+from softtargets.capture.corpus import Document
+from softtargets.capture.score import plan_batches, score_windows
+from softtargets.errors import TeacherError
+from softtargets.store.schema import TargetSchema
+from softtargets.window import TokenWindow, Window
+from tests.fakes import TEXTS, ByteTokenizer, FakeTeacher
+
+SCHEMA = TargetSchema(
+    top_k=8, temperatures=(1.0, 2.0), vocab_size=300, tokenizer_vocab_size=256, values="float32"
+)
+
+
+def token_windows() -> list[TokenWindow]:
+    documents = [Document(text=t, document_id=str(i), source="s") for i, t in enumerate(TEXTS)]
+    return list(Windowing(sequence_length=33).windows(documents, ByteTokenizer(), Counter()))
+
+
+def score(teacher: FakeTeacher, batch_tokens: int) -> list[Window]:
+    scored = dict(score_windows(token_windows(), teacher, TopK(k=8), SCHEMA, batch_tokens))
+    return [scored[place] for place in range(len(scored))]
+
+
+@given(st.lists(st.integers(2, 40), max_size=30), st.integers(1, 100))
+def test_batches_hold_every_window_once_within_the_budget(
+    lengths: list[int], batch_tokens: int
+) -> None:
+    batches = plan_batches(lengths, batch_tokens)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        widths = [lengths[place] for place in batch]
+        assert len(batch) == 1 or len(batch) * max(widths) <= batch_tokens
+        assert widths == sorted(widths, reverse=True)
+
+
+def test_the_target_at_a_position_is_that_of_the_next_token() -> None:
+    """Against the teacher's own logits for each window alone; shifted by one, it must differ."""
+    teacher = FakeTeacher()
+    for window in score(teacher, 100):
+        ids_1L = torch.from_numpy(window.input_ids_L.astype(np.int64))[None]
+        logits_LV = teacher.logits(teacher.hidden_states(ids_1L)[0])
+        targets = window.targets
+        expected_TK, _ = logits_LV[:-1].topk(8)
+        np.testing.assert_allclose(targets.logits_TK, expected_TK, rtol=1e-5, atol=1e-5)
+        labels_T1 = ids_1L[0, 1:, None]
+        label_logits_T = logits_LV[:-1].gather(1, labels_T1)[:, 0]
+        np.testing.assert_allclose(targets.label_logit_T, label_logits_T, rtol=1e-5, atol=1e-5)
+        shifted_TK, _ = logits_LV[1:].topk(8)
+        assert np.abs(targets.logits_TK - shifted_TK.numpy()).max() > 0.1
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 34, 70, 10_000])
+def test_batching_changes_numbers_by_rounding_noise_only(batch_tokens: int) -> None:
+    for one, other in zip(
+        score(FakeTeacher(), 100), score(FakeTeacher(), batch_tokens), strict=True
+    ):
+        assert one.window_id == other.window_id
+        np.testing.assert_allclose(one.targets.logits_TK, other.targets.logits_TK, atol=1e-4)
+
+
+def test_bad_numbers_are_reported_with_the_documents() -> None:
+    class Broken(FakeTeacher):
+        def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+            return super().logits(hidden_ND) * torch.nan
+
+    with pytest.raises(TeacherError, match=r"logits of documents s:\d.*: .* found NaN"):
+        score(Broken(), 100)
