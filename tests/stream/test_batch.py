@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from softtargets import IGNORE_INDEX, Batch, SoftTargetDataset, Store, collate
+from softtargets.errors import InputError, TemperatureError
+from tests.fakes import make_window
+
+
+@pytest.mark.parametrize("step", [1 / 16, None])
+@pytest.mark.parametrize("scale", [3.0, 400.0])
+@pytest.mark.parametrize(("vocab_size", "k"), [(300, 8), (262_144, 5), (20, 20)])
+def test_targets_on_a_device_are_those_of_the_windows(
+    rng: np.random.Generator, step: float | None, scale: float, vocab_size: int, k: int
+) -> None:
+    windows = [
+        make_window(rng, num_tokens=length, step=step, scale=scale, vocab_size=vocab_size, k=k)[0]
+        for length in (3, 7, 2)
+    ]
+    batch = collate(windows)
+    for temperature in (1.0, 2.0):
+        found = batch.soft_targets(temperature)
+        assert found.ids.shape == found.logprobs.shape == (3, 7, k)
+        assert (found.ids.dtype, found.logprobs.dtype) == (torch.int64, torch.float32)
+        for row, window in enumerate(windows):
+            count = len(window.packed)
+            expected = window.targets
+            assert np.array_equal(found.ids[row, :count], expected.ids_TK)
+            np.testing.assert_allclose(
+                found.logprobs[row, :count], expected.logprobs_TK(temperature), atol=2e-4
+            )
+            np.testing.assert_allclose(
+                found.tail_logmass[row, :count], expected.tail_logmass_T(temperature), atol=1e-6
+            )
+        total = found.logprobs.exp().sum(dim=2) + found.tail_logmass.exp()
+        torch.testing.assert_close(total, torch.ones_like(total), atol=1e-4, rtol=0)
+
+
+def test_masks_and_labels_stand_where_they_belong(rng: np.random.Generator) -> None:
+    long, short = (make_window(rng, num_tokens=length)[0] for length in (5, 3))
+    long.mask_T[1] = False
+    batch = collate([long, short])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    mask = batch.soft_targets().mask
+    assert mask.tolist() == [[True, False, True, True, False], [True, True, False, False, False]]
+    labels = batch["labels"]
+    # The target at t is of token t + 1: that token is the label.
+    assert torch.equal(labels[:, 1:] != IGNORE_INDEX, mask[:, :-1])
+    assert (labels[:, 0] == IGNORE_INDEX).all()
+    at = labels != IGNORE_INDEX
+    assert torch.equal(labels[at], batch["input_ids"][at])
+    assert batch["window_id"] == [long.window_id, short.window_id]
+
+
+def test_entries_that_are_not_kept_have_no_mass(rng: np.random.Generator) -> None:
+    window, _ = make_window(rng)
+    window.packed.num_entries_T[2] = 3
+    logprobs = collate([window]).soft_targets().logprobs[0, 2]
+    assert torch.isfinite(logprobs[:3]).all()
+    assert (logprobs[3:] == -torch.inf).all()
+
+
+def test_to_moves_every_tensor(store: Store) -> None:
+    batch = collate(list(store)[:2])
+    moved = batch.to("meta")
+    assert isinstance(moved, Batch)
+    assert {name for name, value in batch.items() if isinstance(value, torch.Tensor)} == {
+        name
+        for name, value in moved.items()
+        if isinstance(value, torch.Tensor) and value.device.type == "meta"
+    }
+    assert moved["window_id"] == batch["window_id"]
+
+
+def test_a_batch_is_the_same_from_a_worker(store: Store) -> None:
+    here, there = (
+        next(iter(DataLoader(SoftTargetDataset(store), 4, num_workers=n, collate_fn=collate)))
+        for n in (0, 1)
+    )
+    assert isinstance(there, Batch)
+    assert set(here) == set(there)
+    for name, value in here.items():
+        same = torch.equal(value, there[name]) if torch.is_tensor(value) else value == there[name]
+        assert same, name
+
+
+def test_a_temperature_outside_the_grid_is_refused(store: Store) -> None:
+    with pytest.raises(TemperatureError, match=r"temperature 3: expected one of .* stored: 1, 2"):
+        collate(list(store)[:2]).soft_targets(3.0)
+
+
+def test_windows_of_different_schemas_are_refused(rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match="found 2 windows of 2 schemas"):
+        collate([make_window(rng, k=8)[0], make_window(rng, k=9)[0]])
+    with pytest.raises(InputError, match="found 0 windows"):
+        collate([])
