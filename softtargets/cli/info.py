@@ -1,0 +1,69 @@
+"""`softtargets info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from softtargets.cli.tables import bytes_text, key_value_table
+from softtargets.store import Store
+
+
+@click.command("info")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def info_command(store: Path, as_json: bool) -> None:
+    """Say what a store holds and what made it, from its manifest alone."""
+    opened = Store.open(store)
+    if as_json:
+        click.echo(json.dumps(describe(opened), indent=1))
+    else:
+        print_info(Console(highlight=False), opened)
+
+
+def describe(store: Store) -> dict[str, Any]:
+    """Return everything `info` knows, as JSON."""
+    return {
+        "path": str(store.root),
+        "fingerprint": store.fingerprint,
+        "created_by": store.manifest.created_by,
+        "teacher": store.manifest.teacher,
+        "num_shards": len(store.manifest.shards),
+        "num_windows": len(store),
+        "num_positions": store.num_positions,
+        "num_bytes": store.num_bytes,
+        "bytes_per_position": store.num_bytes / store.num_positions,
+        "corpus": dict(store.manifest.corpus),
+        "identity": dict(store.manifest.identity),
+    }
+
+
+def print_info(console: Console, store: Store) -> None:
+    """Print a store's summary."""
+    identity, targets = store.manifest.identity, store.targets
+    teacher, corpus = identity["teacher"], store.manifest.corpus
+    files = [file["name"] for file in identity["corpus"]["files"]]
+    shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+    values = "lossless" if targets.values == "float32" else f"within {targets.step / 2:g} nat"
+    rows = {
+        "teacher": f"{store.manifest.teacher} ({teacher['architecture']}, {teacher['dtype']}, "
+        f"{teacher['attention']} attention)",
+        "weights": teacher["weights_sha256"],
+        "vocabulary": f"{targets.vocab_size:,} outputs, {targets.tokenizer_vocab_size:,} in the "
+        "tokenizer",
+        "corpus": f"{corpus['documents']:,} documents from {shown}",
+        "windows": f"{len(store):,}, of at most {identity['windowing']['sequence_length']:,} "
+        "tokens",
+        "targets": f"{store.num_positions:,}: top {targets.top_k} logits, {values}, and the rest "
+        "as tail mass",
+        "temperatures": ", ".join(f"{one:g}" for one in targets.temperatures),
+        "size": f"{bytes_text(store.num_bytes)} in {len(store.manifest.shards):,} shards, "
+        f"{store.num_bytes / store.num_positions:.1f} bytes a target",
+        "fingerprint": store.fingerprint,
+        "format": f"{identity['format_version']}, by {store.manifest.created_by}",
+    }
+    console.print(key_value_table(str(store.root), rows))

