@@ -101,8 +101,8 @@ def build_store(directory: Path, **changes: Any) -> Store:
 
 
 def shard_bytes(store: Path) -> dict[str, bytes]:
-    """Return the content of every shard by name."""
-    return {path.name: path.read_bytes() for path in sorted((store / "shards").iterdir())}
+    """Return the content of every file among the shards by name."""
+    return {path.name: path.read_bytes() for path in sorted((store / "shards").glob("*"))}
 
 
 def select_in_numpy(

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LOG_SECONDS = 60
 """How often a line is printed where there is no terminal to draw a bar on."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
 
 @click.command("build")
 @click.option("--teacher", required=True, metavar="DIR_OR_ID", help="Model directory, or a Hub id.")
@@ -129,21 +132,23 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
     """Build with a progress display and print what came out."""
     from softtargets.capture import build
 
-    console.print(
+    number = len(config.corpus.paths)
+    files = f"{number} files" if number > 1 else str(config.corpus.paths[0])
+    click.echo(
         f"Building {config.output} with {teacher.name} on {teacher.device}: "
-        f"reading and tokenising {len(config.corpus.paths)} file(s) first."
+        f"reading and tokenising {files} first."
     )
     try:
         with _progress_display(console) as show:
             result = build(config, teacher, show)
     except KeyboardInterrupt:
-        console.print(
+        click.echo(
             "Interrupted. The shards done so far are kept: run the same command to continue."
         )
-        raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(INTERRUPTED) from None
     store = result.store
     if result.num_units_before == result.num_units:
-        console.print(f"{config.output} is complete already: nothing to do.")
+        click.echo(f"{config.output} is complete already: nothing to do.")
     else:
         corpus = store.manifest.corpus
         rows = {
@@ -172,7 +177,7 @@ def _progress_display(console: Console) -> Iterator[Callable[[Progress], None]]:
             nonlocal last_line
             if time.monotonic() - last_line >= LOG_SECONDS:
                 last_line = time.monotonic()
-                console.print(_progress_text(progress, last_line - started))
+                click.echo(_progress_text(progress, last_line - started))
 
         yield print_line
         return

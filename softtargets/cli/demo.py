@@ -56,10 +56,10 @@ def demo_command(output: Path) -> None:
     started = time.monotonic()
     console = Console(highlight=False)
     console.rule("1. Teacher and text", align="left")
-    console.print("Converting the teacher once, if it is not in the cache yet ...")
+    click.echo("Converting the teacher once, if it is not in the cache yet ...")
     directory = teacher_directory()
     train, held_out_path = write_corpus(output)
-    console.print(f"Teacher: {directory}\nText:    {train}, with {held_out_path.name} kept aside")
+    click.echo(f"Teacher: {directory}\nText:    {train}, with {held_out_path.name} kept aside")
 
     console.rule("2. Build the store", align="left")
     teacher = TransformersTeacher(TeacherConfig(name=str(directory), dtype="bfloat16"))
@@ -75,7 +75,7 @@ def demo_command(output: Path) -> None:
     store = run_build(console, config, teacher).store
 
     console.rule("3. Verify and describe it", align="left")
-    if not print_verification(console, store.root).is_sound:
+    if not print_verification(store.root).is_sound:
         raise click.exceptions.Exit(1)
     print_info(console, store)
 
@@ -85,7 +85,7 @@ def demo_command(output: Path) -> None:
     windows = windowing.windows(documents, teacher.tokenizer, Counter())
     held_out = HeldOut.score(list(windows), teacher)
     recipe = Recipe()
-    console.print(
+    click.echo(
         f"Each starts from the same weights and takes the same {recipe.steps} batches; both are "
         f"judged on {len(held_out.windows)} held-out windows."
     )
@@ -100,24 +100,24 @@ def demo_command(output: Path) -> None:
     plot = output / "students.png"
     write_plot(plot, students)
     console.print(_students_table(students))
-    console.print(_verdict(students))
+    click.echo(_verdict(students))
 
     console.rule("5. What you have now", align="left")
-    console.print(f"The store:  {store.root}\nThe plot:   {plot}\nThe text:   {train}")
-    console.print(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Next:\n")
+    click.echo(f"The store:  {store.root}\nThe plot:   {plot}\nThe text:   {train}")
+    click.echo(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Next:\n")
     for command in (
         f"softtargets info {store.root} --json",
         f"softtargets verify {store.root}",
         f"softtargets build --teacher {directory} --input {held_out_path} --id-field id "
         f"--output {output / 'my-store'}",
     ):
-        console.print(f"  {command}", soft_wrap=True)
+        click.echo(f"  {command}")
 
 
 @contextmanager
 def _step_display(console: Console, name: str, steps: int) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
-        console.print(f"Training the student on {name} ...")
+        click.echo(f"Training the student on {name} ...")
         yield lambda _: None
         return
     with ProgressBar(console=console, transient=True) as bar:

@@ -12,9 +12,6 @@ from softtargets.cli.info import info_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
-
 
 class _Commands(click.Group):
     """A group that prints the package's errors as one paragraph and exits with 1."""
@@ -27,7 +24,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="softtargets")
+@click.version_option(package_name="softtargets", prog_name="softtargets")
 def main() -> None:
     """Compute a teacher's soft targets once, store them exactly, stream them to any student."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from softtargets.store import VerifyReport, verify
 
@@ -20,12 +18,11 @@ def verify_command(store: Path) -> None:
 
     Exits with 0 only when everything holds.
     """
-    console = Console(highlight=False)
-    if not print_verification(console, store).is_sound:
+    if not print_verification(store).is_sound:
         raise click.exceptions.Exit(1)
 
 
-def print_verification(console: Console, path: Path) -> VerifyReport:
+def print_verification(path: Path) -> VerifyReport:
     """Verify a store and print what came out."""
     report = verify(path)
     checked = (
@@ -33,14 +30,13 @@ def print_verification(console: Console, path: Path) -> VerifyReport:
         f"{report.num_positions:,} targets"
     )
     if report.is_sound:
-        console.print(f"{path} is sound: {checked} checked.")
+        click.echo(f"{path} is sound: {checked} checked.")
         return report
-    console.print(f"{path} is damaged: {len(report.problems)} problem(s) in {checked} read.")
-    table = Table("where", "expected", "found", show_lines=True)
+    number = len(report.problems)
+    click.echo(f"{path} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")
     for problem in report.problems[:MOST_SHOWN]:
-        table.add_row(problem.where, problem.expected, problem.found)
-    console.print(table)
-    if len(report.problems) > MOST_SHOWN:
-        console.print(f"... and {len(report.problems) - MOST_SHOWN} more.")
-    console.print("Restore the files from a copy, or build the store again in a new directory.")
+        click.echo(f"- {problem.where}: expected {problem.expected}; found {problem.found}.")
+    if number > MOST_SHOWN:
+        click.echo(f"... and {number - MOST_SHOWN} more.")
+    click.echo("Restore the files from a copy, or build the store again in a new directory.")
     return report

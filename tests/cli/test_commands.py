@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from softtargets.cli import main
+from softtargets.store import Store
+from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
+
+
+def run(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(main, [str(one) for one in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture
+def build_arguments(tmp_path: Path, tiny_teacher: Path) -> list[str | Path]:
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    return [
+        "build", "--teacher", tiny_teacher, "--input", corpus, "--output", tmp_path / "store",
+        "--top-k", "8", "--temperature", "1", "--temperature", "2", "--sequence-length", "32",
+        "--dtype", "float32", "--unit-tokens", "100",
+    ]  # fmt: skip
+
+
+def test_every_command_and_every_option_has_help() -> None:
+    for name, command in main.commands.items():
+        result = run(name, "--help")
+        assert result.exit_code == 0
+        assert command.help
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.name}"
+    assert set(main.commands) == {"build", "demo", "info", "verify"}
+    assert run("--version").output.startswith("softtargets, version ")
+
+
+def test_build_verify_info(tmp_path: Path, build_arguments: list[str | Path]) -> None:
+    first = run(*build_arguments)
+    assert first.exit_code == 0
+    assert "bytes a target" in first.output
+    store = Store.open(tmp_path / "store")
+    before = shard_bytes(store.root)
+
+    again = run(*build_arguments)
+    assert again.exit_code == 0
+    assert "complete already: nothing to do" in again.output
+    assert shard_bytes(store.root) == before
+
+    verified = run("verify", store.root)
+    assert verified.exit_code == 0
+    assert f"{len(store)} windows and {store.num_positions} targets checked" in verified.output
+
+    shown = run("info", store.root).output
+    assert "LlamaForCausalLM, float32, sdpa attention" in shown
+    data = json.loads(run("info", store.root, "--json").output)
+    assert data["fingerprint"] == store.fingerprint
+    assert data["num_positions"] == store.num_positions
+    assert data["identity"]["targets"]["temperatures"] == [1.0, 2.0]
+
+
+def test_verify_of_a_damaged_store_fails_and_names_the_file(store: Store) -> None:
+    path = store.root / store.manifest.shards[1].path
+    path.write_bytes(path.read_bytes()[:-1])
+    result = run("verify", store.root)
+    assert result.exit_code == 1
+    assert "is damaged: 1 problem in 4 shards" in result.output
+    assert "unit-000001" in result.output
+
+
+Change = Callable[[Path, list[str | Path]], list[str | Path]]
+
+
+def replace(option: str, *values: str) -> Change:
+    def change(directory: Path, arguments: list[str | Path]) -> list[str | Path]:
+        at = arguments.index(option)
+        own = [value.format(dir=directory) for value in values]
+        return [*arguments[: at + 1], *own, *arguments[at + 2 :]]
+
+    return change
+
+
+def write(name: str, content: bytes) -> Change:
+    def change(directory: Path, arguments: list[str | Path]) -> list[str | Path]:
+        (directory / name).write_bytes(content)
+        return replace("--input", f"{{dir}}/{name}")(directory, arguments)
+
+    return change
+
+
+def foreign_output(directory: Path, arguments: list[str | Path]) -> list[str | Path]:
+    (directory / "mine").mkdir()
+    (directory / "mine" / "notes.md").write_text("mine")
+    return replace("--output", "{dir}/mine")(directory, arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            replace("--input", "{dir}/nowhere.txt"),
+            "nowhere.txt: expected a readable file; found No",
+        ),
+        (write("bad.jsonl", b'{"text": "fine"}\n{"text"\n'), "bad.jsonl, line 2: expected a JSON"),
+        (write("empty.txt", b""), "expected at least one document of two tokens"),
+        (write("data.csv", b"a,b"), "found '.csv'"),
+        (replace("--top-k", "401"), "the teacher's vocabulary size, 400; found 401"),
+        (replace("--top-k", "0"), "found 0"),
+        (replace("--sequence-length", "1"), "--sequence-length: expected at least 2"),
+        (replace("--temperature", "-1"), "--temperature: expected one or more positive"),
+        (replace("--teacher", "{dir}"), "a model directory of transformers, with a config.json"),
+        (
+            replace("--teacher", "no/such-model"),
+            "an id on the Hugging Face Hub that can be reached",
+        ),
+        (replace("--unit-tokens", "100", "--device", "tpu9"), "--device"),
+        (replace("--unit-tokens", "100", "--attention", "magic"), "with magic attention"),
+        (foreign_output, "among them 'notes.md'"),
+    ],
+)
+def test_bad_input_gets_one_clear_paragraph(
+    tmp_path: Path, build_arguments: list[str | Path], change: Change, message: str
+) -> None:
+    result = run(*change(tmp_path, build_arguments))
+    assert result.exit_code == 1
+    text = result.stderr
+    assert text.startswith("Error: ")
+    assert message in text
+    assert "; found " in text
+    assert "Traceback" not in result.output
+    assert len(text.strip().splitlines()) == 1
+
+
+def test_another_fingerprint_is_refused_and_the_store_stays(
+    tmp_path: Path, build_arguments: list[str | Path]
+) -> None:
+    run(*build_arguments)
+    before = shard_bytes(tmp_path / "store")
+    result = run(*replace("--dtype", "bfloat16")(tmp_path, build_arguments))
+    assert result.exit_code == 1
+    assert "field teacher.dtype: expected 'float32'; found 'bfloat16'" in result.stderr
+    assert shard_bytes(tmp_path / "store") == before
+    assert run("verify", tmp_path / "store").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_reading_commands_explain_what_is_no_store(tmp_path: Path, command: str) -> None:
+    result = run(command, tmp_path)
+    assert result.exit_code == 1
+    assert "make a store with 'softtargets build'" in result.stderr
+    (tmp_path / "manifest.json").write_text('{"format_version": "2.1"}')
+    assert "pip install --upgrade softtargets" in run(command, tmp_path).stderr
+
+
+def test_a_terminal_gets_a_bar_with_speed_and_time_left() -> None:
+    from softtargets.capture import Progress
+    from softtargets.cli.build import _progress_text
+
+    progress = Progress(
+        num_windows=30, num_tokens=3000, all_windows=100, all_tokens=10_000, tokens_before=1000,
+        bytes_per_token=130.4,
+    )  # fmt: skip
+    text = _progress_text(progress, seconds=4.0)
+    assert text == "30 of 100 windows, 500 tokens/s, 130 bytes/token, 0:00:14 left"
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    tmp_path: Path, build_arguments: list[str | Path]
+) -> None:
+    write_corpus(tmp_path / "corpus.jsonl", [f"{n} {text}" for n in range(100) for text in TEXTS])
+    command = [sys.executable, "-m", "softtargets", *map(str, build_arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    records = tmp_path / "store" / "work" / "records"
+    while process.poll() is None and len(list(records.glob("*.json"))) < 3:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, output
+    assert "run the same command to continue" in output
+    assert "Traceback" not in output
+    done = len(list(records.glob("*.json")))
+    assert done >= 3
+    assert not (tmp_path / "store" / "manifest.json").exists()
+    assert run("info", tmp_path / "store").exit_code == 1
+    assert run(*build_arguments).exit_code == 0
+    assert run("verify", tmp_path / "store").exit_code == 0
+
+
+def test_an_interrupted_build_says_so_to_other_commands(tmp_path: Path) -> None:
+    store = build_store(tmp_path)
+    (store.root / "manifest.json").unlink()
+    (store.root / "work").mkdir()
+    assert "found an unfinished build" in run("info", store.root).stderr

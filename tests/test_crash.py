@@ -1,0 +1,87 @@
+"""SIGKILL at random moments: a build that is run again gives the same bytes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+
+from softtargets.capture import (
+    BuildConfig,
+    Corpus,
+    TeacherConfig,
+    TransformersTeacher,
+    Windowing,
+    build,
+)
+from softtargets.store import verify
+from tests.fakes import TEXTS, build_config, shard_bytes, write_corpus
+
+NUM_KILLS = 20
+
+
+def run_build(config: BuildConfig, teacher: Path) -> None:
+    build(config, TransformersTeacher(TeacherConfig(name=str(teacher), dtype="float32")))
+
+
+@pytest.fixture
+def forkserver() -> Iterator[ForkServerContext]:
+    """Processes that start with the imports done, so that a kill falls into the build itself."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.test_crash", "transformers.models.llama.modeling_llama"])
+    yield context
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_changes_no_byte(
+    tmp_path: Path, tiny_teacher: Path, forkserver: ForkServerContext
+) -> None:
+    texts = [f"{number} {text}" for number in range(150) for text in TEXTS]
+    corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
+
+    def config_for(name: str) -> BuildConfig:
+        return build_config(
+            tmp_path / name,
+            corpus=corpus,
+            windowing=Windowing(sequence_length=64),
+            unit_tokens=4000,
+            batch_tokens=1024,
+        )
+
+    whole = config_for("whole")
+    for _ in range(2):
+        # The first run warms the caches, the second is timed.
+        started = time.monotonic()
+        process = forkserver.Process(target=run_build, args=(whole, tiny_teacher))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        duration = time.monotonic() - started
+        expected = shard_bytes(whole.output)
+        whole = config_for("timed")
+    assert len(expected) > 10
+
+    rng = random.Random(0)
+    units_done = []
+    for kill in range(NUM_KILLS):
+        config = config_for(f"killed-{kill}")
+        process = forkserver.Process(target=run_build, args=(config, tiny_teacher))
+        process.start()
+        time.sleep(rng.uniform(0, duration))
+        process.kill()
+        process.join()
+        units_done.append(len(list((config.output / "work" / "records").glob("*.json"))))
+        assert set(shard_bytes(config.output)) <= set(expected) | {
+            f"{name}.tmp" for name in expected
+        }
+        run_build(config, tiny_teacher)
+        assert shard_bytes(config.output) == expected, kill
+        assert verify(config.output).is_sound
+        assert not list(config.output.rglob("*.tmp"))
+    # The moments were spread over the build, not all before its first unit.
+    assert len(set(units_done)) > 5, units_done

@@ -1,0 +1,102 @@
+"""The documents are true: their code runs, and what they name exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from softtargets import Store
+from tests.fakes import TEXTS, write_corpus
+
+ROOT = Path(__file__).parent.parent
+
+
+def code_blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def run_block(language: str, code: str, directory: Path) -> str:
+    command = ["bash", "-euo", "pipefail", "-c", code]
+    if language == "python":
+        command = [sys.executable, "-W", "error", "-c", code]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=directory, env=os.environ | {"PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path:
+    """A directory with what README's commands take: a teacher and a corpus."""
+    directory = tmp_path_factory.mktemp("readme")
+    (directory / "teacher").symlink_to(tiny_teacher)
+    write_corpus(directory / "corpus.jsonl", TEXTS * 2)
+    return directory
+
+
+def test_readme_opens_with_two_commands_that_exist() -> None:
+    first = code_blocks("README.md", "sh")[0]
+    commands = re.findall(r"^make (\w+)", first, flags=re.MULTILINE)
+    assert commands == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    for command in commands:
+        assert re.search(rf"^{command}:", makefile, flags=re.MULTILINE)
+    assert re.findall(r"^make .*$", (ROOT / ".ci" / "run").read_text(), flags=re.MULTILINE) == [
+        "make test"
+    ]
+
+
+@pytest.mark.slow
+def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
+    for code in code_blocks("README.md", "sh")[1:]:
+        output = run_block("sh", code, workplace)
+        assert "my-store is sound" in output
+    for code in code_blocks("README.md", "python"):
+        run_block("python", code, workplace)
+    [reader] = code_blocks("schemas/FORMAT.md", "python")
+    assert len(reader.strip().splitlines()) <= 14
+    printed = re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", run_block("python", reader, workplace))
+    targets = next(iter(Store.open(workplace / "my-store"))).targets
+    expected = [*targets.ids_TK[0, :5], *targets.logprobs_TK()[0, :5]]
+    np.testing.assert_allclose([float(one) for one in printed], expected, atol=1e-5)
+
+
+def test_links_and_paths_in_the_documents_exist() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / document).read_text()
+        paths = re.findall(r"\]\(([^)#:]+)\)", text)
+        paths += re.findall(r"`((?:softtargets|schemas|tests)/[\w./]*)`", text)
+        for path in paths:
+            assert (ROOT / path).exists(), f"{document}: {path}"
+
+
+def test_the_rooms_in_readme_are_the_rooms() -> None:
+    text = (ROOT / "README.md").read_text()
+    rooms = {path.name for path in (ROOT / "softtargets").iterdir() if path.is_dir()}
+    for room in rooms - {"__pycache__"}:
+        assert re.search(rf"^  {room}/ ", text, flags=re.MULTILINE), room
+
+
+def test_format_names_every_column() -> None:
+    from softtargets.store.schema import TargetSchema, arrow_schema
+
+    text = (ROOT / "schemas" / "FORMAT.md").read_text()
+    for values in ("steps", "float32"):
+        targets = TargetSchema(
+            top_k=4,
+            temperatures=(1.0,),
+            vocab_size=300,
+            tokenizer_vocab_size=300,
+            values=values,
+        )
+        for name in arrow_schema(targets, "f" * 64, 0).names:
+            assert f"`{name}`" in text or name.startswith("tail_mass_t"), name

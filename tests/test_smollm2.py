@@ -1,0 +1,121 @@
+"""The whole pipeline against a real teacher: what is stored, and what the model itself says."""
+
+from __future__ import annotations
+
+import json
+from pydoc_data.topics import topics
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from softtargets import SoftTargetDataset, Store, collate, distillation_loss, verify
+from softtargets.capture import (
+    BuildConfig,
+    Corpus,
+    TeacherConfig,
+    TopK,
+    TransformersTeacher,
+    Windowing,
+    build,
+)
+from softtargets.capture.score import plan_batches
+from softtargets.demo.teacher import teacher_directory
+from softtargets.window import Window
+
+TOPICS = ("assert", "del", "break", "global", "truth", "lambda", "while", "continue", "pass")
+TEMPERATURES = (1.0, 2.0)
+BATCH_TOKENS = 1024
+FLOAT32_NOISE = 1e-4
+"""Nats by which float32 logits differ between batches; 4e-5 was seen."""
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def built(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Store, PreTrainedModel]:
+    """A store of about 2,000 targets, and the model loaded anew by transformers alone."""
+    dtype: Literal["float32", "bfloat16"] = request.param
+    directory = tmp_path_factory.mktemp(dtype)
+    path = directory / "topics.jsonl"
+    path.write_text("".join(json.dumps({"text": topics[name]}) + "\n" for name in TOPICS))
+    config = BuildConfig(
+        corpus=Corpus(paths=(path,)),
+        output=directory / "store",
+        windowing=Windowing(sequence_length=192),
+        selection=TopK(k=64),
+        temperatures=TEMPERATURES,
+        batch_tokens=BATCH_TOKENS,
+    )
+    name = str(teacher_directory())
+    store = build(config, TransformersTeacher(TeacherConfig(name=name, dtype=dtype))).store
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).eval()
+    return store, model
+
+
+@torch.inference_mode()
+def live_logits(model: PreTrainedModel, windows: list[Window]) -> list[torch.Tensor]:
+    """Return the model's own logits [T, V] for windows that are run as one padded batch."""
+    ids_BL = torch.zeros((len(windows), max(map(len, windows))), dtype=torch.long)
+    for row, window in enumerate(windows):
+        ids_BL[row, : len(window)] = torch.from_numpy(window.input_ids_L.astype(np.int64))
+    logits_BLV = model(input_ids=ids_BL).logits.float()
+    return [logits_BLV[row, : len(window) - 1] for row, window in enumerate(windows)]
+
+
+@pytest.mark.slow
+def test_stored_targets_are_those_of_the_live_teacher(
+    built: tuple[Store, PreTrainedModel],
+) -> None:
+    """Distances within 1/32 nat, log-probabilities within 1/20 nat, tail mass within 1e-3.
+
+    The live teacher runs the batches that the build ran. In bfloat16 other batches give logits
+    that differ by up to half a nat: that is the teacher's noise and not the store's. In float32
+    every window is also run by itself, which must be the same within `FLOAT32_NOISE`.
+    """
+    store, model = built
+    assert verify(store.root).is_sound
+    assert store.num_positions > 1500
+    windows = list(store)
+    for batch in plan_batches([len(window) for window in windows], BATCH_TOKENS):
+        members = [windows[place] for place in batch]
+        for window, live_TV in zip(members, live_logits(model, members), strict=True):
+            if store.manifest.identity["teacher"]["dtype"] == "float32":
+                assert_within(live_logits(model, [window])[0], live_TV, 0)
+            targets = window.targets
+            ids_TK = torch.from_numpy(targets.ids_TK).long()
+            live_TK = live_TV.gather(1, ids_TK)
+            stored_TK = torch.from_numpy(targets.logits_TK)
+            assert_within(live_TK[:, :1] - live_TK, stored_TK[:, :1] - stored_TK, 1 / 32)
+            left_out_T = live_TV.scatter(1, ids_TK, -torch.inf).max(dim=1).values
+            assert (left_out_T <= live_TK[:, -1] + FLOAT32_NOISE).all()
+            for temperature in TEMPERATURES:
+                logprobs_TV = (live_TV / temperature).log_softmax(dim=1)
+                stored_logprobs_TK = torch.from_numpy(targets.logprobs_TK(temperature))
+                assert_within(logprobs_TV.gather(1, ids_TK), stored_logprobs_TK, 1 / 20)
+                tail_T = logprobs_TV.exp().scatter(1, ids_TK, 0).sum(dim=1)
+                stored_tail_T = torch.from_numpy(targets.tail_logmass_T(temperature)).exp()
+                assert_within(tail_T, stored_tail_T, 1e-3)
+
+
+def assert_within(live: torch.Tensor, stored: torch.Tensor, bound: float) -> None:
+    assert (stored - live).abs().max().item() <= bound + FLOAT32_NOISE
+
+
+@pytest.mark.slow
+def test_a_student_that_is_the_teacher_has_nothing_to_learn(
+    built: tuple[Store, PreTrainedModel],
+) -> None:
+    store, model = built
+    batch = next(iter(DataLoader(SoftTargetDataset(store), batch_size=4, collate_fn=collate)))
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    for temperature in TEMPERATURES:
+        loss = distillation_loss(logits, batch, temperature=temperature).item()
+        assert 0 <= loss < 2e-3
+        # The negative controls: targets shifted by a token, either way.
+        for shift in (1, -1):
+            assert distillation_loss(logits.roll(shift, dims=1), batch, temperature).item() > 1
