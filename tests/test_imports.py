@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "demo": BELOW_ALL | {"store", "capture", "stream", "train"},
     "cli": BELOW_ALL | {"store", "capture", "stream", "train", "demo"},
     "__init__": BELOW_ALL | {"store", "stream", "train"},
+    "__main__": {"cli"},
 }
 HOMES = {
     "torch": {"capture", "stream", "train", "demo"},
