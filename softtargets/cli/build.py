@@ -133,11 +133,8 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
     from softtargets.capture import build
 
     number = len(config.corpus.paths)
-    files = f"{number} files" if number > 1 else str(config.corpus.paths[0])
-    click.echo(
-        f"Building {config.output} with {teacher.name} on {teacher.device}: "
-        f"reading and tokenising {files} first."
-    )
+    text = f"{number} files" if number > 1 else str(config.corpus.paths[0])
+    click.echo(f"Building {config.output}: {teacher.name} on {teacher.device} reads {text}.")
     try:
         with _progress_display(console) as show:
             result = build(config, teacher, show)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -105,13 +108,20 @@ def demo_command(output: Path) -> None:
     console.rule("5. What you have now", align="left")
     click.echo(f"The store:  {store.root}\nThe plot:   {plot}\nThe text:   {train}")
     click.echo(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Next:\n")
-    for command in (
-        f"softtargets info {store.root} --json",
-        f"softtargets verify {store.root}",
-        f"softtargets build --teacher {directory} --input {held_out_path} --id-field id "
+    for arguments in (
+        f"info {store.root} --json",
+        f"verify {store.root}",
+        f"build --teacher {directory} --input {held_out_path} --id-field id "
         f"--output {output / 'my-store'}",
     ):
-        click.echo(f"  {command}")
+        click.echo(f"  {_program()} {arguments}")
+
+
+def _program() -> str:
+    """Return how to call this command: by its path where the environment is not activated."""
+    if shutil.which("softtargets"):
+        return "softtargets"
+    return os.path.relpath(Path(sys.executable).with_name("softtargets"))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from rich.table import Table
 
 def key_value_table(title: str, rows: Mapping[str, str]) -> Table:
     """Return a table of two columns."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():

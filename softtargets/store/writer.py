@@ -3,6 +3,7 @@
 While a store is being built its directory holds
 
     work/request.json          the identity: what is being built
+    work/plan.json, work/plan/ what is to be done, kept by `softtargets.capture.plan`
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
     manifest.json              written when every unit has a record; then `work` is removed
@@ -140,18 +141,29 @@ class StoreWriter:
         path = self.root / entry.path
         return path.is_file() and path.stat().st_size == entry.num_bytes
 
+    def _has_records(self) -> bool:
+        """Return whether a unit was done; before that, another identity may take the directory."""
+        return any((self.work / "records").glob("*.json"))
+
     def _prepare(self) -> None:
-        for directory in (self.work / "records", self.root / "shards"):
-            make_directory(directory)
-        for leftover in self.root.glob(f"**/*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
         request = {
             "format_version": FORMAT_VERSION,
             "fingerprint": self.fingerprint,
             "identity": self.identity,
         }
-        if not self._request_path.is_file():
-            write_file(self._request_path, json.dumps(request, indent=1).encode())
+        content = json.dumps(request, indent=1).encode()
+        is_same = self._request_path.is_file() and self._request_path.read_bytes() == content
+        if not is_same:
+            # Begun with another identity, but no unit was done: nothing is lost by starting anew.
+            for path in (self.root / "shards", self.work / "plan", self.work / "records"):
+                shutil.rmtree(path, ignore_errors=True)
+            (self.work / "plan.json").unlink(missing_ok=True)
+        for directory in (self.work / "records", self.root / "shards"):
+            make_directory(directory)
+        for leftover in self.root.glob(f"**/*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+        if not is_same:
+            write_file(self._request_path, content)
 
     @property
     def _request_path(self) -> Path:
@@ -169,7 +181,7 @@ class StoreWriter:
             )
         if self.is_complete:
             found = read_manifest(self.root / MANIFEST_NAME).identity
-        elif self._request_path.is_file():
+        elif self._has_records():
             request = read_json(self._request_path)
             check_version(request.get("format_version"), str(self._request_path))
             found = request.get("identity", {})

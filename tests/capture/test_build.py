@@ -229,9 +229,24 @@ def test_bad_input_is_found_before_the_teacher_is_loaded(tmp_path: Path) -> None
     with pytest.raises(CorpusError, match=r"bad.jsonl, line 6"):
         build(config, teacher)
     assert teacher.num_loads == 0
-    path.write_text("\n".join(path.read_text().splitlines()[:5]) + "\n")
-    with pytest.raises(IdentityError, match="corpus"):
-        build(config, teacher)
+    # Nothing was done yet, so the mended file may take the directory.
+    write_corpus(path)
+    build(config, teacher)
+    assert verify(config.output).is_sound
+
+
+@pytest.mark.parametrize("num_calls", [0, 3])
+def test_a_build_without_a_finished_unit_may_begin_anew_otherwise(
+    tmp_path: Path, num_calls: int
+) -> None:
+    config = build_config(tmp_path, unit_tokens=10_000)
+    with pytest.raises(StopError):
+        build(config, FakeTeacher(), stop_after(num_calls))
+    (config.output / "shards" / "unit-000007.parquet").write_bytes(b"of a unit without a record")
+    other = dataclasses.replace(config, selection=TopK(k=5))
+    build(other, FakeTeacher())
+    assert verify(config.output).is_sound
+    assert Store.open(config.output).targets.top_k == 5
 
 
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_the_demo_tells_the_whole_story(
         assert found is not None
         assert found[2] == way
         assert float(found[1]) == pytest.approx(abs(better), abs=0.0011)
-    commands = re.findall(r"^  softtargets (.*)$", result.output, flags=re.MULTILINE)
+    commands = re.findall(r"^  \S*softtargets (.*)$", result.output, flags=re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         assert run(*shlex.split(command)).exit_code == 0, command
