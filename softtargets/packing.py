@@ -2,8 +2,10 @@
 
 The kept logits are stored as the distance below the position's top logit, rounded to steps of
 `step` nats and differenced along the rank. Rounding comes before differencing, so an entry is
-never further than step / 2 from its logit, whatever its rank. A difference of 255 steps or more
-is written as 255 and its true value goes to the escapes, in row-major order.
+never further than step / 2 from its logit, whatever its rank. A difference takes half a byte; one
+of 15 steps or more is written as 15 and its true value goes to the escapes, in row-major order.
+With H = ceil(K / 2), byte h of a position holds rank h in its low half and rank H + h in its high
+half: neighbours in rank are alike, so the bytes compress better than with ranks 2h and 2h + 1.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import numpy as np
 from softtargets.errors import InputError
 from softtargets.targets import Bool, Float32, Float64, Int32, SoftTargets, UInt8
 
-ESCAPE = 255
+ESCAPE = 15
+"""The half-byte that stands for a difference found among the escapes."""
 DEFAULT_STEP = 1 / 16
 
 
@@ -27,10 +30,10 @@ class PackedTargets:
     """P byte planes [T, K] of the kept ids, lowest byte first; 0 past a position's count."""
     num_entries_T: Int32
     """How many of the K entries are kept."""
-    steps_TK: UInt8 | None
-    """Step differences along the rank; None when `logits_TK` holds the values."""
+    steps_TH: UInt8 | None
+    """Step differences along the rank, two to a byte; None when `logits_TK` holds the values."""
     escapes_E: Int32
-    """True differences of the entries written as 255, in row-major order."""
+    """True differences of the entries written as 15, in row-major order."""
     logits_TK: Float32 | None
     """The logits themselves in lossless mode, 0 past a count; None when `steps_TK` holds them."""
     top_logit_T: Float32
@@ -53,7 +56,7 @@ class PackedTargets:
             self,
             id_planes=tuple(plane_TK[rows] for plane_TK in self.id_planes),
             num_entries_T=self.num_entries_T[rows],
-            steps_TK=None if self.steps_TK is None else self.steps_TK[rows],
+            steps_TH=None if self.steps_TH is None else self.steps_TH[rows],
             escapes_E=self.escapes_E[first_escape:last_escape],
             logits_TK=None if self.logits_TK is None else self.logits_TK[rows],
             top_logit_T=self.top_logit_T[rows],
@@ -68,9 +71,9 @@ class PackedTargets:
         if self.logits_TK is not None:
             logits_TK = self.logits_TK.copy()
         else:
-            assert self.steps_TK is not None
-            difference_TK = self.steps_TK.astype(np.int64)
-            difference_TK[self.steps_TK == ESCAPE] = self.escapes_E
+            assert self.steps_TH is not None
+            difference_TK = split_halves(self.steps_TH, ids_TK.shape[1]).astype(np.int64)
+            difference_TK[difference_TK == ESCAPE] = self.escapes_E
             distance_TK = np.cumsum(difference_TK, axis=1) * self.step
             logits_TK = (self.top_logit_T[:, None] - distance_TK).astype(np.float32)
         logits_TK[~kept_entries(self.num_entries_T, logits_TK.shape[1])] = -np.inf
@@ -97,13 +100,13 @@ def pack(targets: SoftTargets, *, vocab_size: int, step: float | None) -> Packed
     top_T1 = targets.logits_TK[:, :1].astype(np.float64)
     np.subtract(top_T1, targets.logits_TK, out=distance_TK, where=kept_TK)
     _check_falling(distance_TK, kept_TK)
-    steps_TK, escapes_E = None, np.empty(0, np.int32)
+    steps_TH, escapes_E = None, np.empty(0, np.int32)
     if step is not None:
-        steps_TK, escapes_E = _quantise(distance_TK, kept_TK, step)
+        steps_TH, escapes_E = _quantise(distance_TK, kept_TK, step)
     return PackedTargets(
         id_planes=split_ids(ids_TK, num_id_planes(vocab_size)),
         num_entries_T=targets.num_entries_T,
-        steps_TK=steps_TK,
+        steps_TH=steps_TH,
         escapes_E=escapes_E,
         logits_TK=np.where(kept_TK, targets.logits_TK, np.float32(0)) if step is None else None,
         top_logit_T=targets.logits_TK[:, 0],
@@ -140,6 +143,19 @@ def join_ids(id_planes: tuple[UInt8, ...]) -> Int32:
     return ids_TK
 
 
+def join_halves(steps_TK: UInt8) -> UInt8:
+    """Join half-bytes [T, K] into bytes [T, H]."""
+    num_bytes = (steps_TK.shape[1] + 1) // 2
+    steps_TH = steps_TK[:, :num_bytes].copy()
+    steps_TH[:, : steps_TK.shape[1] - num_bytes] |= steps_TK[:, num_bytes:] << 4
+    return steps_TH
+
+
+def split_halves(steps_TH: UInt8, num_entries: int) -> UInt8:
+    """Split bytes [T, H] into half-bytes [T, K]."""
+    return np.concatenate([steps_TH & 15, steps_TH >> 4], axis=1)[:, :num_entries]
+
+
 def _check_falling(distance_TK: Float64, kept_TK: Bool) -> None:
     rises_TK = (np.diff(distance_TK, axis=1) < 0) & kept_TK[:, 1:]
     if rises_TK.any():
@@ -153,7 +169,7 @@ def _check_falling(distance_TK: Float64, kept_TK: Bool) -> None:
 
 
 def _quantise(distance_TK: Float64, kept_TK: Bool, step: float) -> tuple[UInt8, Int32]:
-    """Return step differences [T, K] and escapes [E] of distances below the top logit."""
+    """Return step differences [T, H] and escapes [E] of distances below the top logit."""
     difference_TK = np.diff(np.rint(distance_TK / step), axis=1, prepend=0.0)
     difference_TK[~kept_TK] = 0.0
     limit = np.iinfo(np.int32).max
@@ -165,7 +181,5 @@ def _quantise(distance_TK: Float64, kept_TK: Bool, step: float) -> tuple[UInt8, 
             next_step="Keep the logits lossless (values float32).",
         )
     escaped_TK = difference_TK >= ESCAPE
-    return (
-        np.where(escaped_TK, ESCAPE, difference_TK).astype(np.uint8),
-        difference_TK[escaped_TK].astype(np.int32),
-    )
+    steps_TK = np.where(escaped_TK, ESCAPE, difference_TK).astype(np.uint8)
+    return join_halves(steps_TK), difference_TK[escaped_TK].astype(np.int32)

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from softtargets.errors import InputError, TemperatureError
-from softtargets.packing import ESCAPE, join_ids, num_id_planes, pack, split_ids
+from softtargets.packing import (
+    ESCAPE,
+    join_halves,
+    join_ids,
+    num_id_planes,
+    pack,
+    split_halves,
+    split_ids,
+)
 from softtargets.targets import SoftTargets
 from tests.fakes import select_in_numpy
 
@@ -60,13 +68,13 @@ def test_errors_do_not_add_up_along_the_rank() -> None:
     assert np.abs(unpacked.logits_TK[0] - logits).max() <= STEP / 2 + 1e-6
 
 
-@pytest.mark.parametrize("gap", [254, 255, 256, 100_000])
+@pytest.mark.parametrize("gap", [14, 15, 16, 255, 256, 100_000])
 def test_large_gaps_are_exact(gap: int) -> None:
     packed = pack(
         targets_of([[1.0, 1 - gap * STEP, 1 - (gap + 3) * STEP]] * 2), vocab_size=300, step=STEP
     )
-    assert packed.steps_TK is not None
-    assert packed.steps_TK[0].tolist() == [0, min(gap, ESCAPE), 3]
+    assert packed.steps_TH is not None
+    assert split_halves(packed.steps_TH, 3)[0].tolist() == [0, min(gap, ESCAPE), 3]
     assert packed.escapes_E.tolist() == ([gap, gap] if gap >= ESCAPE else [])
     assert packed.unpack().logits_TK[1].tolist() == [1.0, 1 - gap * STEP, 1 - (gap + 3) * STEP]
 
@@ -106,6 +114,18 @@ def test_every_id_of_any_vocabulary_survives(vocab_size: int, planes: int) -> No
     ids_TK = np.array([ids], np.int32)
     assert num_id_planes(vocab_size) == planes
     assert join_ids(split_ids(ids_TK, planes)).tolist() == [ids]
+
+
+@given(
+    hnp.arrays(
+        np.uint8, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.integers(0, 15)
+    )
+)
+def test_half_bytes_come_back(steps_TK: np.ndarray) -> None:
+    joined_TH = join_halves(steps_TK)
+    k = steps_TK.shape[1]
+    assert joined_TH.shape[1] == (k + 1) // 2
+    assert np.array_equal(split_halves(joined_TH, k), steps_TK)
 
 
 def test_logprobs_and_tail_sum_to_one_at_each_temperature(rng: np.random.Generator) -> None:

@@ -16,7 +16,7 @@ from softtargets.capture.windows import Windowing
 from softtargets.errors import InputError
 from softtargets.packing import DEFAULT_STEP
 from softtargets.store import Store
-from softtargets.store.schema import FORMAT_VERSION, TargetSchema
+from softtargets.store.schema import FORMAT_VERSION, Compression, TargetSchema
 from softtargets.store.writer import StoreWriter
 from softtargets.window import Window
 
@@ -32,6 +32,7 @@ class BuildConfig:
     temperatures: tuple[float, ...] = (1.0,)
     values: Literal["steps", "float32"] = "steps"
     """Whether logits are kept in steps of 1/16 nat or lossless."""
+    compression: Compression = "zstd"
     unit_tokens: int = 65_536
     """Tokens after which a unit, and so a shard, ends; what a crash can cost."""
     batch_tokens: int = 4096
@@ -129,6 +130,7 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
         "windowing": config.windowing.describe(),
         "targets": targets.to_dict(),
         "unit_tokens": config.unit_tokens,
+        "compression": config.compression,
     }
 
 

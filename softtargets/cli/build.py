@@ -77,6 +77,13 @@ INTERRUPTED = 130
     help="Logits in steps of 1/16 nat, or lossless.",
 )
 @click.option(
+    "--compression",
+    type=click.Choice(["zstd", "lz4"]),
+    default="zstd",
+    show_default=True,
+    help="Of the shards: zstd is smaller, lz4 is read faster.",
+)
+@click.option(
     "--unit-tokens", default=65_536, show_default=True, help="Tokens of a shard, at least."
 )
 @click.option(
@@ -122,6 +129,7 @@ def build_command(**options: Any) -> None:
         selection=TopK(k=options["top_k"]),
         temperatures=options["temperatures"],
         values=options["values"],
+        compression=options["compression"],
         unit_tokens=options["unit_tokens"],
         batch_tokens=options["batch_tokens"],
     )

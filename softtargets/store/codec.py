@@ -54,7 +54,7 @@ def encode(windows: Sequence[Window], schema: pa.Schema, targets: TargetSchema) 
     columns["num_entries"] = _lists([one.num_entries_T for one in packed])
     columns["top_logit"] = _lists([one.top_logit_T for one in packed])
     if targets.values == "steps":
-        columns["steps"] = _blobs([one.steps_TK for one in packed if one.steps_TK is not None])
+        columns["steps"] = _blobs([one.steps_TH for one in packed if one.steps_TH is not None])
         columns["escapes"] = _lists([one.escapes_E for one in packed])
     else:
         columns["logits"] = _blobs([one.logits_TK for one in packed if one.logits_TK is not None])
@@ -89,7 +89,7 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
     packed = PackedTargets(
         id_planes=tuple(column(name) for name in targets.id_columns),
         num_entries_T=column("num_entries"),
-        steps_TK=column("steps") if targets.values == "steps" else None,
+        steps_TH=column("steps") if targets.values == "steps" else None,
         escapes_E=escapes_E,
         logits_TK=column("logits").view("<f4") if targets.values == "float32" else None,
         top_logit_T=top_logit_N,
@@ -158,7 +158,9 @@ def _offsets(arrays: Sequence[Array]) -> pa.Array:
 
 def _flat(table: pa.Table, name: str) -> tuple[Array, Array]:
     """Return a list column as offsets [rows + 1] and contiguous values, without copying."""
-    column = table.column(name).combine_chunks()
+    column = table.column(name)
+    # combine_chunks copies even a single chunk.
+    column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     offsets = column.offsets.to_numpy()
     values = column.values
     if pa.types.is_fixed_size_binary(values.type):

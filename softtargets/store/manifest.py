@@ -22,10 +22,14 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowGroup:
-    """The part of a shard that is read at once."""
+    """The part of a shard that is read at once: a range of its bytes."""
 
     num_windows: int
     num_positions: int
+    offset: int
+    num_bytes: int
+    xxh3: str
+    """XXH3 (64 bits, hexadecimal) of the range: fast enough to be checked on every read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,9 @@ class ShardEntry:
     """Relative to the store, with forward slashes."""
     num_bytes: int
     sha256: str
+    footer_bytes: int
+    """Size of what follows the last row group, to the end of the file."""
+    footer_xxh3: str
     row_groups: tuple[RowGroup, ...]
     run: Mapping[str, Any]
     """How the unit was run where that changes numbers by rounding noise only."""

@@ -151,10 +151,12 @@ class Store:
     @cached_property
     def _index(self) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[Any]]:
         """Return all window ids, sorted, and the place of each in the order of the corpus."""
-        ids: list[str] = []
-        for shard in range(len(self.manifest.shards)):
+        ids = np.empty(len(self), "S32")
+        start = 0
+        for shard, entry in enumerate(self.manifest.shards):
             with self.open_shard(shard) as reader:
-                ids += reader.read_column("window_id")
-        array = np.array(ids, dtype="S32")
-        places = np.argsort(array, kind="stable")
-        return array[places], places
+                column = reader.read_columns(["window_id"]).column(0)
+            ids[start : start + entry.num_windows] = column.to_numpy()
+            start += entry.num_windows
+        places = np.argsort(ids, kind="stable")
+        return ids[places], places

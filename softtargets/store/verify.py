@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from softtargets.errors import SoftTargetsError
-from softtargets.packing import ESCAPE, kept_entries
+from softtargets.packing import ESCAPE, kept_entries, split_halves
 from softtargets.store.files import hash_file
 from softtargets.store.manifest import ShardEntry
 from softtargets.store.schema import TargetSchema
@@ -140,7 +140,7 @@ def check_window(window: Window, schema: TargetSchema, where: str) -> Iterator[P
             )
     if (window.packed.num_entries_T > schema.top_k).any() or len(
         window.packed.escapes_E
-    ) != _num_escapes(window):
+    ) != _num_escapes(window, schema.top_k):
         yield Problem(
             where=f"{where}, window {window.window_id}",
             expected=f"at most {schema.top_k} entries a position and a value for every escape",
@@ -156,9 +156,9 @@ def check_window(window: Window, schema: TargetSchema, where: str) -> Iterator[P
             )
 
 
-def _num_escapes(window: Window) -> int:
-    steps_TK = window.packed.steps_TK
-    return 0 if steps_TK is None else int(np.count_nonzero(steps_TK == ESCAPE))
+def _num_escapes(window: Window, top_k: int) -> int:
+    steps_TH = window.packed.steps_TH
+    return 0 if steps_TH is None else int((split_halves(steps_TH, top_k) == ESCAPE).sum())
 
 
 def _within(ids: np.ndarray, vocab_size: int) -> Bool:

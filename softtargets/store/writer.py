@@ -26,7 +26,6 @@ from typing import Any
 from softtargets.errors import StoreError
 from softtargets.store.files import (
     TEMPORARY_SUFFIX,
-    hash_bytes,
     hold_lock,
     make_directory,
     write_file,
@@ -41,7 +40,7 @@ from softtargets.store.manifest import (
     read_manifest,
 )
 from softtargets.store.schema import FORMAT_VERSION, TargetSchema, check_version
-from softtargets.store.shard import encode_shard, shard_path
+from softtargets.store.shard import encode_shard
 from softtargets.window import Window
 
 
@@ -97,13 +96,12 @@ class StoreWriter:
         Raises:
             StoreError: the system refused to write; the units recorded before are still there.
         """
-        content, row_groups = encode_shard(windows, self.targets, self.fingerprint, unit)
-        entry = ShardEntry(
-            unit=unit,
-            path=shard_path(unit),
-            num_bytes=len(content),
-            sha256=hash_bytes(content),
-            row_groups=row_groups,
+        content, entry = encode_shard(
+            windows,
+            self.targets,
+            self.fingerprint,
+            unit,
+            compression=self.identity["compression"],
             run=run,
         )
         write_file(self.root / entry.path, content)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from softtargets.errors import InputError
-from softtargets.packing import ESCAPE
+from softtargets.packing import ESCAPE, PackedTargets, split_halves
 from softtargets.targets import temperature_index
 from softtargets.window import Window
 
@@ -86,7 +86,9 @@ class Batch(UserDict[str, Any]):
         if "logits" in self:
             lossless: torch.Tensor = self["logits"]
             return lossless
-        steps = self["steps"].int()
+        halves = self["steps"]
+        steps = torch.cat([halves & 15, halves >> 4], dim=-1).int()
+        steps = steps[..., : self["id_plane_0"].shape[-1]].contiguous()
         steps.view(-1)[self["escape_index"]] = self["escape_value"]
         distance = steps.cumsum(dim=-1) * self["step"]
         logits: torch.Tensor = self["top_logit"][..., None] - distance
@@ -113,15 +115,12 @@ def collate(windows: Sequence[Window]) -> Batch:
     }
     for plane in range(len(first.id_planes)):
         targets[f"id_plane_{plane}"] = _pad([one.id_planes[plane] for one in packed], length)
-    if first.steps_TK is not None:
-        steps_BLK = _pad([one.steps_TK for one in packed if one.steps_TK is not None], length)
-        escapes_E = np.concatenate([one.escapes_E for one in packed])
-        index_E = np.flatnonzero(steps_BLK == ESCAPE) if len(escapes_E) else np.empty(0, np.int64)
-        targets |= {"steps": steps_BLK, "escape_index": index_E, "escape_value": escapes_E}
+    if first.steps_TH is not None:
+        steps_BLH = _pad([one.steps_TH for one in packed if one.steps_TH is not None], length)
+        targets |= {"steps": steps_BLH, **_place_escapes(packed, length)}
     else:
-        targets["logits"] = _pad(
-            [one.logits_TK for one in packed if one.logits_TK is not None], length
-        )
+        logits = [one.logits_TK for one in packed if one.logits_TK is not None]
+        targets["logits"] = _pad(logits, length)
     input_ids_BL = _pad([window.input_ids_L for window in windows], length).astype(np.int64)
     attention_mask_BL = np.arange(length) < np.array([len(one) for one in windows])[:, None]
     labels_BL = np.full_like(input_ids_BL, IGNORE_INDEX)
@@ -152,6 +151,20 @@ def _pad(arrays: Sequence[npt.NDArray[Any]], length: int, fill: float = 0) -> np
     return padded
 
 
+def _place_escapes(packed: Sequence[PackedTargets], length: int) -> dict[str, npt.NDArray[Any]]:
+    """Return the escapes of all windows, and where they stand in the flattened [B, L, K]."""
+    places = []
+    for row, one in enumerate(packed):
+        assert one.steps_TH is not None
+        num_entries = one.id_planes[0].shape[1]
+        within = np.flatnonzero(split_halves(one.steps_TH, num_entries) == ESCAPE)
+        places.append(within + row * length * num_entries)
+    return {
+        "escape_index": np.concatenate(places),
+        "escape_value": np.concatenate([one.escapes_E for one in packed]),
+    }
+
+
 def _plane_names(batch: Batch) -> list[str]:
     return sorted(name for name in batch if name.startswith("id_plane_"))
 
@@ -163,7 +176,7 @@ def _check_alike(windows: Sequence[Window]) -> None:
             window.packed.step,
             window.packed.vocab_size,
             window.packed.id_planes[0].shape[1],
-            window.packed.steps_TK is None,
+            window.packed.steps_TH is None,
         )
         for window in windows
     }

@@ -145,6 +145,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("targets.values", {"values": "float32"}),
     ("windowing.sequence_length", {"windowing": Windowing(sequence_length=17)}),
     ("unit_tokens", {"unit_tokens": 101}),
+    ("compression", {"compression": "lz4"}),
 ]
 
 

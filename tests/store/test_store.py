@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from softtargets.errors import CorruptionError, FormatError, IdentityError, StoreError
 from softtargets.store import Store
-from softtargets.store.manifest import check_schema, first_difference
+from softtargets.store.manifest import ShardEntry, check_schema, first_difference
 from tests.fakes import build_store
 
 
@@ -119,30 +121,45 @@ def test_a_truncated_or_missing_shard_is_named(store: Store) -> None:
         list(store)
 
 
-def test_a_flipped_bit_is_never_read_silently(store: Store) -> None:
-    """Every byte of a shard, one bit each: an error, or the same arrays."""
+def test_a_flipped_bit_anywhere_is_caught(store: Store) -> None:
     entry = store.manifest.shards[0]
     path = store.root / entry.path
     content = path.read_bytes()
-    with store.open_shard(0) as reader:
-        expected = reader.read_row_group(0)
-    caught = 0
-    for at in range(0, len(content), 7):
+    for at in range(0, len(content), 3):
         damaged = bytearray(content)
         damaged[at] ^= 1 << (at % 8)
         path.write_bytes(damaged)
-        try:
-            with store.open_shard(0) as reader:
-                found = reader.read_row_group(0)
-        except (CorruptionError, FormatError, IdentityError):
-            caught += 1
-            continue
-        for window, original in zip(found, expected, strict=True):
-            assert window.window_id == original.window_id, at
-            assert np.array_equal(window.input_ids_L, original.input_ids_L), at
-            assert np.array_equal(window.targets.ids_TK, original.targets.ids_TK), at
-            assert np.array_equal(window.targets.logits_TK, original.targets.logits_TK), at
-    assert caught > 0.5 * len(range(0, len(content), 7))
+        with pytest.raises(CorruptionError, match=r"unit-000000.parquet, (footer|row group 0)"):
+            list(store)
+
+
+def test_page_checksums_are_there_for_other_readers(store: Store) -> None:
+    entry = store.manifest.shards[0]
+    path = store.root / entry.path
+    content = bytearray(path.read_bytes())
+    column = pq.read_metadata(path).row_group(0).column(5)
+    content[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC checksum verification failed"):
+        pq.ParquetFile(path, page_checksum_verification=True).read()
+
+
+def test_checksums_of_the_manifest_cover_every_byte(store: Store) -> None:
+    for entry in store.manifest.shards:
+        ends = [group.offset + group.num_bytes for group in entry.row_groups]
+        assert [group.offset for group in entry.row_groups] == [0, *ends[:-1]]
+        assert ends[-1] + entry.footer_bytes == entry.num_bytes
+
+
+def retell(entry: ShardEntry, place: int) -> Callable[[dict[str, Any]], None]:
+    """Return a change after which the manifest takes `entry` for the shard at a place."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        own = manifest["shards"][place]
+        told = {"unit": own["unit"], "path": own["path"]}
+        own.update(json.loads(json.dumps(dataclasses.asdict(entry))) | told)
+
+    return change
 
 
 def test_a_shard_of_another_store_is_refused(tmp_path: Path) -> None:
@@ -151,9 +168,10 @@ def test_a_shard_of_another_store_is_refused(tmp_path: Path) -> None:
     one = build_store(tmp_path / "a")
     other = build_store(tmp_path / "b", temperatures=(1.0, 3.0))
     entry = other.manifest.shards[0]
-    content = (other.root / entry.path).read_bytes()
-    (one.root / one.manifest.shards[0].path).write_bytes(content)
-    edit_manifest(one, lambda m: m["shards"][0].update(num_bytes=len(content)))
+    shutil.copy(other.root / entry.path, one.root / entry.path)
+    with pytest.raises(CorruptionError, match="unit-000000"):
+        list(one)
+    edit_manifest(one, retell(entry, 0))
     with pytest.raises(IdentityError, match=r"unit-000000.parquet, field fingerprint"):
         list(Store.open(one.root))
 
@@ -164,12 +182,10 @@ def test_swapped_shards_are_refused(store: Store) -> None:
     contents = first.read_bytes(), second.read_bytes()
     first.write_bytes(contents[1])
     second.write_bytes(contents[0])
-
-    def swap_sizes(manifest: dict[str, Any]) -> None:
-        one, other = manifest["shards"][:2]
-        one["num_bytes"], other["num_bytes"] = other["num_bytes"], one["num_bytes"]
-
-    edit_manifest(store, swap_sizes)
+    with pytest.raises(CorruptionError, match="unit-000000"):
+        list(store)
+    edit_manifest(store, retell(shards[1], 0))
+    edit_manifest(store, retell(shards[0], 1))
     with pytest.raises(IdentityError, match="field unit: expected 0; found 1"):
         list(Store.open(store.root))
 
