@@ -62,12 +62,15 @@ def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
         assert "my-store is sound" in output
     for code in code_blocks("README.md", "python"):
         run_block("python", code, workplace)
-    [reader] = code_blocks("schemas/FORMAT.md", "python")
+    reader, queries = code_blocks("schemas/FORMAT.md", "python")
     assert len(reader.strip().splitlines()) <= 10
     printed = re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", run_block("python", reader, workplace))
     targets = next(iter(Store.open(workplace / "my-store"))).targets
     expected = [*targets.ids_TK[0, :5], *targets.logprobs_TK()[0, :5]]
     np.testing.assert_allclose([float(one) for one in printed], expected, atol=1e-5)
+    store = Store.open(workplace / "my-store")
+    least_sure = max(store, key=lambda window: window.packed.tail_mass_TG[:, 0].sum())
+    assert run_block("python", queries, workplace).splitlines()[-1] == least_sure.window_id
 
 
 def test_links_and_paths_in_the_documents_exist() -> None:

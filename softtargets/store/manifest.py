@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -127,13 +127,33 @@ def read_manifest(path: Path) -> Manifest:
             found=data["fingerprint"],
             next_step="The manifest was edited; restore it from a copy, or build the store again.",
         )
+    shards = tuple(ShardEntry.from_dict(shard) for shard in data["shards"])
+    _check_shards(shards, where)
     return Manifest(
         identity=data["identity"],
         teacher=data["teacher"],
         corpus=data["corpus"],
-        shards=tuple(ShardEntry.from_dict(shard) for shard in data["shards"]),
+        shards=shards,
         created_by=data["created_by"],
     )
+
+
+def _check_shards(shards: Sequence[ShardEntry], where: str) -> None:
+    """Check what the JSON Schema cannot say: units in order, ranges that cover their files."""
+    for place, shard in enumerate(shards):
+        end = 0
+        for group in shard.row_groups:
+            if group.offset != end:
+                break
+            end += group.num_bytes
+        if shard.unit != place or end + shard.footer_bytes != shard.num_bytes:
+            raise FormatError(
+                f"{where}, field shards.{place}",
+                expected=f"unit {place}, with row groups and a footer that cover the file",
+                found=f"unit {shard.unit}, {end + shard.footer_bytes:,} of {shard.num_bytes:,} "
+                "bytes covered",
+                next_step="Restore the file from a copy, or build the store again.",
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:

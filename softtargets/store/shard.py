@@ -30,6 +30,9 @@ from softtargets.window import Window
 ROW_GROUP_POSITIONS = 16_384
 """A row group ends with the window that reaches so many positions: about 2 MB at k = 64."""
 
+ROW_GROUP_WINDOWS = 1024
+"""It also ends after so many windows, so that one of them is found quickly."""
+
 RESTORE = "Restore the file from a copy, or build the store again."
 
 
@@ -141,7 +144,7 @@ def _cut(windows: Sequence[Window]) -> Iterator[list[Window]]:
     for window in windows:
         group.append(window)
         num_positions += len(window.packed)
-        if num_positions >= ROW_GROUP_POSITIONS:
+        if num_positions >= ROW_GROUP_POSITIONS or len(group) == ROW_GROUP_WINDOWS:
             yield group
             group, num_positions = [], 0
     if group:
@@ -206,6 +209,17 @@ class ShardReader:
         table = self._read_table(index, None, where)
         with _parquet_errors(where):
             return decode(table, self._targets, where)
+
+    def read_window(self, index: int, row: int) -> Window:
+        """Read one window of a row group, without making the others.
+
+        Raises:
+            CorruptionError: a checksum or the structure of the row group is wrong.
+        """
+        where = f"{self.where}, row group {index}"
+        table = self._read_table(index, None, where)
+        with _parquet_errors(where):
+            return decode(table.slice(row, 1), self._targets, where)[0]
 
     def read_columns(self, names: Sequence[str]) -> pa.Table:
         """Read some columns of the whole shard, unpacking no other.

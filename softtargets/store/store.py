@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -138,9 +139,10 @@ class Store:
         place = self._find(window_id)
         if place is None:
             raise KeyError(window_id)
-        firsts = [ref.first_window for ref in self.row_groups]
-        ref = self.row_groups[int(np.searchsorted(firsts, place, side="right")) - 1]
-        return self.read_row_group(ref)[place - ref.first_window]
+        at = bisect_right(self.row_groups, place, key=lambda ref: ref.first_window) - 1
+        ref = self.row_groups[at]
+        with self.open_shard(ref.shard) as shard:
+            return shard.read_window(ref.group, place - ref.first_window)
 
     def _find(self, window_id: str) -> int | None:
         ids, places = self._index

@@ -12,7 +12,7 @@ import numpy as np
 from softtargets.errors import SoftTargetsError
 from softtargets.packing import ESCAPE, kept_entries, split_halves
 from softtargets.store.files import hash_file
-from softtargets.store.manifest import ShardEntry
+from softtargets.store.manifest import MANIFEST_NAME, ShardEntry
 from softtargets.store.schema import TargetSchema
 from softtargets.store.store import Store
 from softtargets.targets import Bool, SoftTargets
@@ -43,34 +43,42 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(path: str | Path, on_shard: Callable[[int, int], None] | None = None) -> VerifyReport:
+def verify(
+    path: str | Path, *, fast: bool = False, on_shard: Callable[[int, int], None] | None = None
+) -> VerifyReport:
     """Read a whole store and check it against its manifest and the format.
 
     Args:
         path: the store.
+        fast: check the manifest, and size and footer of each shard, but read no targets.
         on_shard: called after each shard with (shards checked, shards in all).
 
     Raises:
         StoreError: the manifest itself cannot be read; damage below it is reported, not raised.
     """
     store = Store.open(path)
-    problems = list(_stray_files(store))
+    problems = [*_stray_files(store), *_count_problems(store)]
     num_windows = num_positions = 0
     seen: set[str] = set()
     shards = store.manifest.shards
     for index, entry in enumerate(shards):
-        for window in _checked_windows(store, index, entry, problems):
-            num_windows += 1
-            num_positions += len(window.packed)
-            if window.window_id in seen:
-                problems.append(
-                    Problem(
-                        where=f"{store.root / entry.path}, window {window.window_id}",
-                        expected="a window id that occurs once in the store",
-                        found="it again",
+        if fast:
+            problems.extend(_footer_problems(store, index))
+            num_windows += entry.num_windows
+            num_positions += entry.num_positions
+        else:
+            for window in _checked_windows(store, index, entry, problems):
+                num_windows += 1
+                num_positions += len(window.packed)
+                if window.window_id in seen:
+                    problems.append(
+                        Problem(
+                            where=f"{store.root / entry.path}, window {window.window_id}",
+                            expected="a window id that occurs once in the store",
+                            found="it again",
+                        )
                     )
-                )
-            seen.add(window.window_id)
+                seen.add(window.window_id)
         if on_shard is not None:
             on_shard(index + 1, len(shards))
     return VerifyReport(
@@ -81,12 +89,36 @@ def verify(path: str | Path, on_shard: Callable[[int, int], None] | None = None)
     )
 
 
+def _footer_problems(store: Store, index: int) -> Iterator[Problem]:
+    try:
+        store.open_shard(index).close()
+    except SoftTargetsError as error:
+        yield Problem(where=error.where, expected=error.expected, found=error.found)
+
+
+def _count_problems(store: Store) -> Iterator[Problem]:
+    """Check that no shard was taken out of the manifest."""
+    corpus = store.manifest.corpus
+    for name, found in (
+        ("windows", len(store)),
+        ("tokens", store.num_positions + len(store)),
+    ):
+        if corpus.get(name) != found:
+            yield Problem(
+                where=f"{store.root / MANIFEST_NAME}, field corpus.{name}",
+                expected=f"{found:,}, as the shards have",
+                found=f"{corpus.get(name)}",
+            )
+
+
 def _stray_files(store: Store) -> Iterator[Problem]:
     """Find shards that the manifest does not list."""
     listed = {store.root / entry.path for entry in store.manifest.shards}
     for path in sorted((store.root / "shards").glob("*.parquet")):
         if path not in listed:
             yield Problem(where=str(path), expected="a shard of the manifest", found="another file")
+        elif path.is_symlink():
+            yield Problem(where=str(path), expected="a file", found="a symbolic link")
 
 
 def _checked_windows(

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from softtargets.capture.build import describe_build
 from softtargets.store import Store, verify
 from softtargets.store.verify import check_window
+from softtargets.store.writer import StoreWriter
 from softtargets.window import Window
-from tests.fakes import make_window
+from tests.fakes import FakeTeacher, build_config, make_window
 from tests.store.test_codec import schema_of
 from tests.store.test_store import edit_manifest
 
@@ -46,8 +48,8 @@ def test_the_cryptographic_checksum_is_checked(store: Store) -> None:
 
 def test_counts_of_the_manifest_are_checked(store: Store) -> None:
     edit_manifest(store, lambda m: m["shards"][0]["row_groups"][0].update(num_positions=5))
-    problems = verify(store.root).problems
-    assert [problem.expected for problem in problems] == ["5 positions"]
+    expected = [problem.expected for problem in verify(store.root).problems]
+    assert "5 positions" in expected
 
 
 def test_a_shard_the_manifest_does_not_list_is_reported(store: Store) -> None:
@@ -56,15 +58,14 @@ def test_a_shard_the_manifest_does_not_list_is_reported(store: Store) -> None:
     assert [problem.where for problem in verify(store.root).problems] == [str(stray)]
 
 
-def test_a_window_that_is_stored_twice_is_reported(store: Store, tmp_path: Path) -> None:
-    def repeat(manifest: dict[str, list[object]]) -> None:
-        manifest["shards"].append(manifest["shards"][0])
-
-    edit_manifest(store, repeat)
-    problems = verify(store.root).problems
-    assert {problem.expected for problem in problems} == {
-        "a window id that occurs once in the store"
-    }
+def test_a_window_that_is_stored_twice_is_reported(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+    windows = [make_window(np.random.default_rng(0))[0]] * 2
+    with StoreWriter.hold(config.output, describe_build(config, FakeTeacher())) as writer:
+        writer.write_unit(0, windows, {})
+        writer.commit(1, "fake", {"windows": 2, "tokens": 12})
+    [problem] = verify(config.output).problems
+    assert problem.expected == "a window id that occurs once in the store"
 
 
 def break_packed(name: str, at: tuple[int, ...], value: float) -> Callable[[Window], Window]:

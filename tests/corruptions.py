@@ -1,0 +1,137 @@
+"""Seeded damage to a store on disk, as disks, networks, editors and enemies do it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Damage = Callable[[Path, random.Random], str]
+
+
+def flip_bytes(store: Path, rng: random.Random) -> str:
+    path = _any_shard(store, rng)
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.choice((1, 1, 1, 8, 64))):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+    return path.name
+
+
+def cut_tail(store: Path, rng: random.Random) -> str:
+    path = _any_shard(store, rng)
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+    return path.name
+
+
+def fill_with_zeros(store: Path, rng: random.Random) -> str:
+    path = _any_shard(store, rng)
+    content = bytearray(path.read_bytes())
+    start = rng.randrange(len(content))
+    stop = min(len(content), start + rng.randint(1, 4096))
+    content[start:stop] = bytes(stop - start)
+    path.write_bytes(content)
+    return path.name
+
+
+def append(store: Path, rng: random.Random) -> str:
+    path = _any_shard(store, rng)
+    path.write_bytes(path.read_bytes() + rng.randbytes(rng.randint(1, 100)))
+    return path.name
+
+
+def swap_shards(store: Path, rng: random.Random) -> str:
+    one, other = rng.sample(sorted((store / "shards").iterdir()), 2)
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+    return f"{one.name} and {other.name}"
+
+
+def remove_or_link(store: Path, rng: random.Random) -> str:
+    path = _any_shard(store, rng)
+    if rng.random() < 0.5:
+        path.unlink()
+    else:
+        target = store.parent / "elsewhere.parquet"
+        shutil.copy(path, target)
+        path.unlink()
+        path.symlink_to(target)
+    return path.name
+
+
+def flip_manifest_bytes(store: Path, rng: random.Random) -> str:
+    path = store / "manifest.json"
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+    return path.name
+
+
+def cut_manifest(store: Path, rng: random.Random) -> str:
+    path = store / "manifest.json"
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randrange(len(content))])
+    return path.name
+
+
+def edit_manifest_field(store: Path, rng: random.Random) -> str:
+    """Replace, remove or repeat one value anywhere in the manifest."""
+    path = store / "manifest.json"
+    data = json.loads(path.read_text())
+    container, key, name = rng.choice(_places(data, ""))
+    value = container[key]
+    other = rng.choice(
+        [None, -1, 0, 1, 3, 2**31, 2**53, 10**30, 1e308, "", "../../etc/passwd", "/etc/passwd",
+         "x" * 10_000, [], {}, [value, value], True, _nudged(value, rng)]
+    )  # fmt: skip
+    action = rng.random()
+    if action < 0.8:
+        container[key] = other
+    elif isinstance(container, list):
+        container.insert(key, value) if action < 0.9 else container.pop(key)
+    else:
+        del container[key]
+    path.write_text(json.dumps(data))
+    return name
+
+
+DAMAGES: tuple[Damage, ...] = (
+    flip_bytes,
+    cut_tail,
+    fill_with_zeros,
+    append,
+    swap_shards,
+    remove_or_link,
+    flip_manifest_bytes,
+    cut_manifest,
+    edit_manifest_field,
+    edit_manifest_field,
+)
+
+
+def _any_shard(store: Path, rng: random.Random) -> Path:
+    return rng.choice(sorted((store / "shards").iterdir()))
+
+
+def _nudged(value: Any, rng: random.Random) -> Any:
+    if isinstance(value, bool) or value is None:
+        return not value
+    if isinstance(value, (int, float)):
+        return value + rng.choice((-1, 1))
+    return f"{value}x" if isinstance(value, str) else value
+
+
+def _places(data: Any, name: str) -> list[tuple[Any, Any, str]]:
+    """Return every (container, key, dotted name) in a JSON value."""
+    keys = list(data) if isinstance(data, dict) else range(len(data))
+    places = []
+    for key in keys:
+        places.append((data, key, f"{name}.{key}"))
+        if isinstance(data[key], (dict, list)):
+            places += _places(data[key], f"{name}.{key}")
+    return places

@@ -1,0 +1,42 @@
+"""A store is plain Parquet: readers that know nothing of softtargets see its typed columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars
+from datasets import load_dataset
+
+from softtargets.store import Store
+
+
+def test_every_reader_sees_the_same_columns(store: Store, tmp_path: Path) -> None:
+    windows = list(store)
+    files = f"{store.root}/shards/*.parquet"
+    expected_ids = [window.input_ids_L.tolist() for window in windows]
+    expected_tail = np.concatenate([window.packed.tail_mass_TG[:, 0] for window in windows])
+
+    rows = duckdb.execute(
+        f"SELECT input_ids, tail_mass_t1 FROM read_parquet('{files}', filename=true, "
+        "file_row_number=true) ORDER BY filename, file_row_number"
+    ).fetchall()
+    assert [row[0] for row in rows] == expected_ids
+    np.testing.assert_array_equal(
+        np.concatenate([np.array(row[1], np.float32) for row in rows]), expected_tail
+    )
+
+    frame = polars.read_parquet(files)
+    assert frame["input_ids"].to_list() == expected_ids
+    np.testing.assert_array_equal(
+        frame["tail_mass_t1"].explode().to_numpy().astype(np.float32), expected_tail
+    )
+
+    dataset = load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert dataset["input_ids"][:] == expected_ids
+    assert {"label_logit", "label_rank", "tail_mass_t2", "top_logit", "window_id"} <= set(
+        dataset.column_names
+    )
