@@ -7,7 +7,9 @@ ids, its segment boundaries and its mask, and of nothing else.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 
@@ -39,6 +41,9 @@ class TokenWindow:
         return len(self.input_ids_L)
 
 
+AnyWindow = TypeVar("AnyWindow", bound=TokenWindow)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window(TokenWindow):
     """A window with the teacher's soft targets of its T positions."""
@@ -56,6 +61,22 @@ class Window(TokenWindow):
     def targets(self) -> SoftTargets:
         """Return the targets in the form to compute with; unpacked anew on every call."""
         return self.packed.unpack()
+
+
+def cut_windows(
+    windows: Iterable[AnyWindow], num_tokens: int, num_windows: int | None = None
+) -> Iterator[list[AnyWindow]]:
+    """Cut windows into groups, each ending with the window that reaches one of the two numbers."""
+    group: list[AnyWindow] = []
+    tokens = 0
+    for window in windows:
+        group.append(window)
+        tokens += len(window)
+        if tokens >= num_tokens or len(group) == num_windows:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
 
 
 def hash_window(input_ids_L: Int32, segment_lengths_S: Int32, mask_T: Bool) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from softtargets.errors import CorpusError
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.files import make_directory, write_file
 from softtargets.store.manifest import read_json
-from softtargets.window import TokenWindow
+from softtargets.window import TokenWindow, cut_windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +67,7 @@ def make_plan(
     counts: Counter[str] = Counter()
     windows = windowing.windows(corpus.documents(), tokenizer, counts)
     units = []
-    for number, group in enumerate(_cut(windows, unit_tokens)):
+    for number, group in enumerate(cut_windows(windows, unit_tokens)):
         table = pa.table(encode_tokens(group))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
@@ -100,19 +99,6 @@ def read_unit(work: Path, unit: int) -> list[TokenWindow]:
     """Return the windows of a unit, in the order of the corpus."""
     path = _unit_path(work, unit)
     return decode_tokens(pq.read_table(path), str(path))
-
-
-def _cut(windows: Iterator[TokenWindow], unit_tokens: int) -> Iterator[list[TokenWindow]]:
-    group: list[TokenWindow] = []
-    num_tokens = 0
-    for window in windows:
-        group.append(window)
-        num_tokens += len(window)
-        if num_tokens >= unit_tokens:
-            yield group
-            group, num_tokens = [], 0
-    if group:
-        yield group
 
 
 def _plan_path(work: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def print_info(console: Console, store: Store) -> None:
     """Print a store's summary."""
     identity, targets = store.manifest.identity, store.targets
     teacher, corpus = identity["teacher"], store.manifest.corpus
-    files = [file["name"] for file in identity["corpus"]["files"]]
+    files = list(_file_names(identity["corpus"]))
     shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
+    documents = f"{corpus['documents']:,} documents from " if "documents" in corpus else ""
     values = "lossless" if targets.values == "float32" else f"within {targets.step / 2:g} nat"
     rows = {
         "teacher": f"{store.manifest.teacher} ({teacher['architecture']}, {teacher['dtype']}, "
@@ -55,7 +57,7 @@ def print_info(console: Console, store: Store) -> None:
         "weights": teacher["weights_sha256"],
         "vocabulary": f"{targets.vocab_size:,} outputs, {targets.tokenizer_vocab_size:,} in the "
         "tokenizer",
-        "corpus": f"{corpus['documents']:,} documents from {shown}",
+        "corpus": documents + shown,
         "windows": f"{len(store):,}, of at most {identity['windowing']['sequence_length']:,} "
         "tokens",
         "targets": f"{store.num_positions:,}: top {targets.top_k} logits, {values}, and the rest "
@@ -66,4 +68,16 @@ def print_info(console: Console, store: Store) -> None:
         "fingerprint": store.fingerprint,
         "format": f"{identity['format_version']}, by {store.manifest.created_by}",
     }
+    steps = [
+        f"{step['operation']} of {step['fingerprint'][:12]}" for step in identity.get("derived", ())
+    ]
+    if steps:
+        rows["derived"] = ", then ".join(steps)
     console.print(key_value_table(str(store.root), rows))
+
+
+def _file_names(corpus: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the input files' names, those of merged corpora too."""
+    yield from (file["name"] for file in corpus.get("files", ()))
+    for part in corpus.get("merged", ()):
+        yield from _file_names(part["corpus"])

@@ -8,6 +8,12 @@ import click
 
 from softtargets.cli.build import build_command
 from softtargets.cli.demo import demo_command
+from softtargets.cli.derive import (
+    export_command,
+    filter_command,
+    merge_command,
+    split_command,
+)
 from softtargets.cli.info import info_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
@@ -29,7 +35,14 @@ def main() -> None:
     """Compute a teacher's soft targets once, store them exactly, stream them to any student."""
 
 
-main.add_command(build_command)
-main.add_command(verify_command)
-main.add_command(info_command)
-main.add_command(demo_command)
+for _command in (
+    build_command,
+    verify_command,
+    info_command,
+    merge_command,
+    split_command,
+    filter_command,
+    export_command,
+    demo_command,
+):
+    main.add_command(_command)

@@ -1,6 +1,17 @@
 """What is on disk. Opens, checks and copies stores without torch or transformers."""
 
+from softtargets.store.derive import filter_store, merge_stores, split_store
+from softtargets.store.export import export_plain
 from softtargets.store.store import Store
 from softtargets.store.verify import Problem, VerifyReport, verify
 
-__all__ = ["Problem", "Store", "VerifyReport", "verify"]
+__all__ = [
+    "Problem",
+    "Store",
+    "VerifyReport",
+    "export_plain",
+    "filter_store",
+    "merge_stores",
+    "split_store",
+    "verify",
+]

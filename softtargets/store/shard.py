@@ -25,10 +25,10 @@ from softtargets.store.schema import (
     check_version,
     list_of,
 )
-from softtargets.window import Window
+from softtargets.window import Window, cut_windows
 
-ROW_GROUP_POSITIONS = 16_384
-"""A row group ends with the window that reaches so many positions: about 2 MB at k = 64."""
+ROW_GROUP_TOKENS = 16_384
+"""A row group ends with the window that reaches so many tokens: about 2 MB at k = 64."""
 
 ROW_GROUP_WINDOWS = 1024
 """It also ends after so many windows, so that one of them is found quickly."""
@@ -57,7 +57,7 @@ def encode_shard(
     schema = arrow_schema(targets, fingerprint, unit)
     floats = [field.name for field in schema if field.type == list_of(pa.float32())]
     sink = pa.BufferOutputStream()
-    groups = list(_cut(windows))
+    groups = list(cut_windows(windows, ROW_GROUP_TOKENS, ROW_GROUP_WINDOWS))
     with pq.ParquetWriter(
         sink,
         schema,
@@ -136,19 +136,6 @@ def _row_group_ends(content: bytes) -> list[int]:
             )
         )
     return ends
-
-
-def _cut(windows: Sequence[Window]) -> Iterator[list[Window]]:
-    group: list[Window] = []
-    num_positions = 0
-    for window in windows:
-        group.append(window)
-        num_positions += len(window.packed)
-        if num_positions >= ROW_GROUP_POSITIONS or len(group) == ROW_GROUP_WINDOWS:
-            yield group
-            group, num_positions = [], 0
-    if group:
-        yield group
 
 
 class ShardReader:

@@ -42,7 +42,9 @@ def test_every_command_and_every_option_has_help() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
-    assert set(main.commands) == {"build", "demo", "info", "verify"}
+    assert set(main.commands) == {
+        "build", "demo", "export", "filter", "info", "merge", "split", "verify"
+    }  # fmt: skip
     assert run("--version").output.startswith("softtargets, version ")
 
 

@@ -1,0 +1,172 @@
+"""Stores made from stores: merge, split, filter. One shard is in memory at a time.
+
+A derived store has an identity, and so a fingerprint, of its own: that of what it was made from,
+and in `derived` what was done, step by step. Like a build, an interrupted one is continued by the
+same call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softtargets.errors import InputError
+from softtargets.store.manifest import check_identity
+from softtargets.store.store import Store
+from softtargets.store.writer import StoreWriter
+from softtargets.window import Window, cut_windows
+
+
+def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
+    """Merge stores that differ in their corpus alone; a window that occurs again is left out.
+
+    Raises:
+        InputError: there are fewer than two.
+        IdentityError: teacher, tokenizer, windowing or targets differ; the message names the field.
+        StoreError: a store cannot be read, or the output cannot be written.
+    """
+    stores = [Store.open(path) for path in paths]
+    if len(stores) < 2:
+        raise InputError(
+            "merge",
+            expected="at least two stores",
+            found=f"{len(stores)}",
+            next_step="Name the stores to merge.",
+        )
+    first = _without_corpus(stores[0])
+    for store in stores[1:]:
+        check_identity(
+            first,
+            _without_corpus(store),
+            str(store.root),
+            f"Only stores made in the same way as {stores[0].root} can be merged with it.",
+        )
+    parts = [
+        {"fingerprint": store.fingerprint, "corpus": store.manifest.identity["corpus"]}
+        for store in stores
+    ]
+    identity = {**stores[0].manifest.identity, **first, "corpus": {"merged": parts}}
+
+    def is_new(number: int, window: Window) -> bool:
+        return not any(window.window_id in earlier for earlier in stores[:number])
+
+    windows = (
+        window for number, store in enumerate(stores) for window in store if is_new(number, window)
+    )
+    return _write(windows, Path(output), identity, stores[0].manifest.teacher)
+
+
+def split_store(
+    path: str | Path, train: str | Path, validation: str | Path, *, fraction: float
+) -> tuple[Store, Store]:
+    """Split a store in two by the hash of each window, so that any store is split alike.
+
+    A window goes to validation when the first 64 bits of its id, as a fraction of 2^64, are below
+    `fraction`. Every window goes to exactly one of the two.
+
+    Raises:
+        InputError: the fraction is not between 0 and 1, or a part would be empty.
+        StoreError: the store cannot be read, or an output cannot be written.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(
+            "split fraction",
+            expected="a number between 0 and 1",
+            found=f"{fraction:g}",
+            next_step="0.05 keeps a twentieth for validation.",
+        )
+    store = Store.open(path)
+
+    def is_validation(window: Window) -> bool:
+        return int(window.window_id[:16], 16) < fraction * 2**64
+
+    return (
+        _derive(
+            store,
+            Path(train),
+            {"operation": "split", "part": "train", "fraction": fraction},
+            lambda window: not is_validation(window),
+        ),
+        _derive(
+            store,
+            Path(validation),
+            {"operation": "split", "part": "validation", "fraction": fraction},
+            is_validation,
+        ),
+    )
+
+
+def filter_store(
+    path: str | Path,
+    output: str | Path,
+    *,
+    sources: Sequence[str] | None = None,
+    trained_only: bool = False,
+) -> Store:
+    """Keep the windows of some input files, or those with at least one target to train on.
+
+    Args:
+        path: the store.
+        output: where the new one goes.
+        sources: names of input files as in `Window.source`; None keeps all.
+        trained_only: leave out windows whose mask is false everywhere.
+
+    Raises:
+        InputError: a source is not in the store's corpus, or nothing would be left.
+        StoreError: the store cannot be read, or the output cannot be written.
+    """
+    store = Store.open(path)
+    wanted = None if sources is None else sorted(set(sources))
+
+    def keep(window: Window) -> bool:
+        has_source = wanted is None or window.source in wanted
+        return has_source and (not trained_only or bool(window.mask_T.any()))
+
+    step = {"operation": "filter", "sources": wanted, "trained_only": trained_only}
+    return _derive(store, Path(output), step, keep)
+
+
+def _derive(
+    store: Store, output: Path, step: Mapping[str, Any], keep: Callable[[Window], bool]
+) -> Store:
+    identity = {
+        **store.manifest.identity,
+        "derived": [
+            *store.manifest.identity.get("derived", []),
+            {**step, "fingerprint": store.fingerprint},
+        ],
+    }
+    return _write(filter(keep, store), output, identity, store.manifest.teacher)
+
+
+def _write(
+    windows: Iterable[Window], output: Path, identity: Mapping[str, Any], teacher: str
+) -> Store:
+    counts = {"windows": 0, "tokens": 0}
+    with StoreWriter.hold(output, identity) as writer:
+        if not writer.is_complete:
+            done = writer.recorded()
+            num_units = 0
+            for group in cut_windows(windows, identity["unit_tokens"]):
+                if num_units not in done:
+                    writer.write_unit(num_units, group, {})
+                num_units += 1
+                counts["windows"] += len(group)
+                counts["tokens"] += sum(len(window) for window in group)
+            if num_units == 0:
+                raise InputError(
+                    str(output),
+                    expected="at least one window in the new store",
+                    found="none",
+                    next_step="Check the sources or the fraction; 'softtargets info --json' lists "
+                    "the input files.",
+                )
+            writer.commit(num_units, teacher, counts)
+    return Store.open(output)
+
+
+def _without_corpus(store: Store) -> dict[str, Any]:
+    identity = {**store.manifest.identity}
+    identity.pop("corpus")
+    return identity

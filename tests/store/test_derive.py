@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from softtargets.capture import Corpus
+from softtargets.errors import IdentityError, InputError, StoreError
+from softtargets.store import (
+    Store,
+    export_plain,
+    filter_store,
+    merge_stores,
+    split_store,
+    verify,
+)
+from tests.cli.test_commands import run
+from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
+from tests.store.test_codec import assert_equal
+
+
+def ids(store: Store) -> list[str]:
+    return [window.window_id for window in store]
+
+
+def two_sources(directory: Path) -> Store:
+    paths = (
+        write_corpus(directory / "one.jsonl", TEXTS[:2]),
+        write_corpus(directory / "two.jsonl", TEXTS[2:]),
+    )
+    return build_store(directory, corpus=Corpus(paths=paths))
+
+
+def test_a_merge_holds_every_window_once(tmp_path: Path) -> None:
+    parts = []
+    for name, texts in (("a", TEXTS[:3]), ("b", TEXTS[2:])):
+        (tmp_path / name).mkdir()
+        corpus = Corpus(paths=(write_corpus(tmp_path / name / "text.jsonl", texts),))
+        parts.append(build_store(tmp_path / name, corpus=corpus))
+    merged = merge_stores([part.root for part in parts], tmp_path / "merged")
+    assert verify(merged.root).is_sound
+    shared = set(ids(parts[0])) & set(ids(parts[1]))
+    assert shared
+    assert ids(merged) == ids(parts[0]) + [one for one in ids(parts[1]) if one not in shared]
+    for window in merged:
+        origin = parts[0] if window.window_id in parts[0] else parts[1]
+        assert_equal(window, origin[window.window_id])
+    described = merged.manifest.identity["corpus"]["merged"]
+    assert [part["fingerprint"] for part in described] == [part.fingerprint for part in parts]
+    assert "text.jsonl, text.jsonl" in run("info", merged.root).output
+
+
+def test_a_merge_of_unlike_stores_is_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    one = build_store(tmp_path / "a")
+    other = build_store(tmp_path / "b", temperatures=(1.0, 3.0))
+    with pytest.raises(IdentityError, match=r"b/store, field targets.temperatures\[1\]"):
+        merge_stores([one.root, other.root], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    with pytest.raises(InputError, match="at least two stores"):
+        merge_stores([one.root], tmp_path / "merged")
+
+
+def test_a_split_sends_every_window_to_one_part(store: Store, tmp_path: Path) -> None:
+    train, validation = split_store(
+        store.root, tmp_path / "train", tmp_path / "validation", fraction=0.3
+    )
+    assert verify(train.root).is_sound
+    assert verify(validation.root).is_sound
+    assert sorted(ids(train) + ids(validation)) == sorted(ids(store))
+    assert not set(ids(train)) & set(ids(validation))
+    assert 0 < len(validation) < len(train)
+    for window in validation:
+        assert int(window.window_id, 16) < 0.3 * 2**128
+        assert_equal(window, store[window.window_id])
+    # It goes by content: a smaller fraction takes a part of the same windows.
+    _, smaller = split_store(store.root, tmp_path / "t", tmp_path / "v", fraction=0.15)
+    assert set(ids(smaller)) < set(ids(validation))
+    for fraction in (0.0, 1.0, -1.0):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            split_store(store.root, tmp_path / "x", tmp_path / "y", fraction=fraction)
+
+
+def test_a_filter_keeps_sources_and_says_so(tmp_path: Path) -> None:
+    store = two_sources(tmp_path)
+    kept = filter_store(store.root, tmp_path / "kept", sources=["two.jsonl"])
+    assert verify(kept.root).is_sound
+    assert ids(kept) == [one.window_id for one in store if one.source == "two.jsonl"]
+    assert kept.fingerprint != store.fingerprint
+    assert kept.manifest.identity["derived"] == [
+        {
+            "operation": "filter",
+            "sources": ["two.jsonl"],
+            "trained_only": False,
+            "fingerprint": store.fingerprint,
+        }
+    ]
+    assert f"filter of {store.fingerprint[:12]}" in run("info", kept.root).output
+    with pytest.raises(InputError, match="at least one window in the new store"):
+        filter_store(store.root, tmp_path / "none", sources=["three.jsonl"])
+
+
+def test_a_filter_by_mask_leaves_out_windows_without_targets(store: Store, tmp_path: Path) -> None:
+    assert ids(filter_store(store.root, tmp_path / "all", trained_only=True)) == ids(store)
+
+
+def test_deriving_again_does_nothing_and_an_interrupted_one_goes_on(
+    tmp_path: Path, store: Store
+) -> None:
+    kept = filter_store(store.root, tmp_path / "kept", trained_only=True)
+    before = shard_bytes(kept.root)
+    filter_store(store.root, tmp_path / "kept", trained_only=True)
+    assert shard_bytes(kept.root) == before
+    with pytest.raises(IdentityError, match="field derived"):
+        filter_store(store.root, tmp_path / "kept", sources=["corpus.jsonl"])
+
+
+def test_the_plain_layout_has_the_same_numbers(store: Store, tmp_path: Path) -> None:
+    directory = export_plain(store.root, tmp_path / "plain")
+    table = pq.read_table(directory)
+    rows = table.to_pylist()
+    assert [row["window_id"] for row in rows] == ids(store)
+    for row, window in zip(rows, store, strict=True):
+        targets = window.targets
+        assert row["input_ids"] == window.input_ids_L.tolist()
+        assert row["ids"] == targets.ids_TK.tolist()
+        for temperature, name in ((1.0, "t1"), (2.0, "t2")):
+            np.testing.assert_array_equal(
+                np.array(row[f"logprobs_{name}"], np.float32), targets.logprobs_TK(temperature)
+            )
+            total = np.exp(row[f"logprobs_{name}"]).sum(axis=1) + row[f"tail_mass_{name}"]
+            np.testing.assert_allclose(total, 1, atol=1e-5)
+        assert row["label_rank"] == targets.label_rank_T.tolist()
+    metadata = json.loads(pq.read_schema(next(directory.iterdir())).metadata[b"softtargets"])
+    assert metadata["fingerprint"] == store.fingerprint
+    with pytest.raises(StoreError, match="an empty directory, or nothing yet"):
+        export_plain(store.root, directory)
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    store = two_sources(tmp_path)
+    one, two, merged = (tmp_path / name for name in ("one", "two", "merged"))
+    assert "windows" in run("filter", store.root, "--output", one, "--source", "one.jsonl").output
+    split = run("split", store.root, "--train", two, "--validation", merged, "--fraction", "0.5")
+    assert split.exit_code == 0
+    assert run("export", store.root, tmp_path / "plain", "--to", "plain").exit_code == 0
+    refused = run("merge", one, store.root, "--output", tmp_path / "refused")
+    assert refused.exit_code == 1
+    assert "field derived" in refused.stderr
