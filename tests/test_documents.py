@@ -74,10 +74,12 @@ def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
 
 
 def test_links_and_paths_in_the_documents_exist() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/layouts.md"):
         text = (ROOT / document).read_text()
         paths = re.findall(r"\]\(([^)#:]+)\)", text)
         paths += re.findall(r"`((?:softtargets|schemas|tests)/[\w./]*)`", text)
+        modules = re.findall(r"python -m (tests[\w.]*)", text)
+        paths += [f"{module.replace('.', '/')}.py" for module in modules]
         for path in paths:
             assert (ROOT / path).exists(), f"{document}: {path}"
 

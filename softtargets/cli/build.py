@@ -37,7 +37,7 @@ INTERRUPTED = 130
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Text to score: .txt, .jsonl (each also .gz or .zst) or .parquet; repeat for more files.",
+    help="Text to score: .txt, .jsonl (each also .gz or .zst) or .parquet; more may follow.",
 )
 @click.option(
     "--output",
@@ -89,8 +89,11 @@ INTERRUPTED = 130
 @click.option(
     "--batch-tokens", default=4096, show_default=True, help="Tokens of a forward pass, at most."
 )
+@click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
 def build_command(**options: Any) -> None:
     """Run a teacher over text and store its soft targets.
+
+    Files that follow the first after --input are read too: --input a.jsonl b.jsonl.
 
     Ctrl-C or a crash costs the current shard at most: run the same command again to continue.
     When the store is complete, it does nothing and says so.
@@ -120,7 +123,7 @@ def build_command(**options: Any) -> None:
     )
     config = BuildConfig(
         corpus=Corpus(
-            paths=options["inputs"],
+            paths=(*options["inputs"], *options["more_inputs"]),
             text_field=options["text_field"],
             id_field=options["id_field"],
         ),

@@ -72,6 +72,16 @@ def test_build_verify_info(tmp_path: Path, build_arguments: list[str | Path]) ->
     assert data["identity"]["targets"]["temperatures"] == [1.0, 2.0]
 
 
+def test_several_files_may_follow_one_option(
+    tmp_path: Path, build_arguments: list[str | Path]
+) -> None:
+    paths = [write_corpus(tmp_path / f"{name}.jsonl", [f"{name} {TEXTS[0]}"]) for name in "abc"]
+    at = build_arguments.index("--input")
+    run(*build_arguments[: at + 1], *paths[:2], *build_arguments[at + 2 :], "--input", paths[2])
+    files = Store.open(tmp_path / "store").manifest.identity["corpus"]["files"]
+    assert sorted(file["name"] for file in files) == ["a.jsonl", "b.jsonl", "c.jsonl"]
+
+
 def test_verify_of_a_damaged_store_fails_and_names_the_file(store: Store) -> None:
     path = store.root / store.manifest.shards[1].path
     path.write_bytes(path.read_bytes()[:-1])

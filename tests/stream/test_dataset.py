@@ -116,6 +116,19 @@ def test_a_moved_store_is_the_same_store(store: Store, tmp_path: Path) -> None:
     SoftTargetDataset(moved).load_state_dict(state)
 
 
+def test_workers_that_are_spawned_deliver_the_same(store: Store) -> None:
+    dataset = SoftTargetDataset(store, shuffle=True)
+    loader = DataLoader(
+        dataset,
+        batch_size=3,
+        num_workers=1,
+        collate_fn=collate,
+        multiprocessing_context="spawn",
+    )
+    found = [window_id for batch in loader for window_id in batch["window_id"]]
+    assert found == ids(dataset)
+
+
 def test_the_state_of_windows_delivered_by_workers_is_refused(store: Store) -> None:
     dataset = SoftTargetDataset(store)
     next(iter(DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate)))
