@@ -110,7 +110,7 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest.
+    """Read and check a manifest with its identity.
 
     Raises:
         FormatError: it is not JSON, of an unknown version, or does not follow the JSON Schema.
@@ -120,6 +120,7 @@ def read_manifest(path: Path) -> Manifest:
     data = read_json(path)
     check_version(data.get("format_version"), where)
     check_schema(data, "manifest", where)
+    check_schema(data["identity"], "identity", where, "identity")
     if fingerprint_of(data["identity"]) != data["fingerprint"]:
         raise CorruptionError(
             f"{where}, field fingerprint",
@@ -180,16 +181,17 @@ def _not_an_object(path: Path, found: str) -> FormatError:
     )
 
 
-def check_schema(data: object, name: str, where: str) -> None:
-    """Check `data` against `schemas/<name>.schema.json`.
+def check_schema(data: object, name: str, where: str, field: str = "") -> None:
+    """Check `data`, which is `field` of a file if not all of it, against a JSON Schema by name.
 
     Raises:
         FormatError: naming the first field that does not fit.
     """
     error = jsonschema.exceptions.best_match(_validator(name).iter_errors(data))
     if error is not None:
+        parts = [*([field] if field else []), *(str(part) for part in error.absolute_path)]
         raise FormatError(
-            f"{where}, field {'.'.join(str(part) for part in error.absolute_path) or '(root)'}",
+            f"{where}, field {'.'.join(parts) or '(root)'}",
             expected=f"what {name}.schema.json says",
             found=error.message[:200],
             next_step="Restore the file from a copy, or build the store again.",

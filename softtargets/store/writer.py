@@ -35,6 +35,7 @@ from softtargets.store.manifest import (
     Manifest,
     ShardEntry,
     check_identity,
+    check_schema,
     fingerprint_of,
     read_json,
     read_manifest,
@@ -48,6 +49,7 @@ class StoreWriter:
     """Writes the units of one store. Make it with `StoreWriter.hold`."""
 
     def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
+        check_schema(identity, "identity", str(root), "identity")
         self.root = root
         self.identity = identity
         self.fingerprint = fingerprint_of(identity)
@@ -169,6 +171,7 @@ class StoreWriter:
 
     def _check_directory(self) -> None:
         """Check that the directory is new, or holds this very store, finished or not."""
+        found: Mapping[str, Any]
         where = str(self.root)
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(
@@ -183,6 +186,7 @@ class StoreWriter:
             request = read_json(self._request_path)
             check_version(request.get("format_version"), str(self._request_path))
             found = request.get("identity", {})
+            check_schema(found, "identity", str(self._request_path), "identity")
         elif others := self._foreign_names():
             raise StoreError(
                 where,
