@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
-import resource
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import BuildConfig, Corpus, Progress, TopK, Windowing, build
-from softtargets.capture.build import describe_build
+from softtargets.capture import Corpus, Progress, TopK, Windowing, build
 from softtargets.errors import (
-    BusyError,
     CorpusError,
     FormatError,
     IdentityError,
     InputError,
-    SoftTargetsError,
     StoreError,
 )
-from softtargets.store import Store, verify
-from softtargets.store import files as store_files
-from softtargets.store.files import sync_directory
-from softtargets.store.writer import StoreWriter
+from softtargets.store import verify
+from tests.capture.test_resume import StopError, stop_after
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes, write_corpus
 
 
@@ -62,81 +53,6 @@ def test_a_complete_store_is_left_alone(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()} == {
         path: time for path, time in before.items() if path.is_file()
     }
-
-
-class StopError(Exception):
-    """Stands for whatever ends a build."""
-
-
-def stop_after(num_calls: int) -> Callable[..., None]:
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > num_calls:
-            raise StopError
-
-    return count
-
-
-def test_an_exception_anywhere_loses_no_unit_that_was_done(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    expected = shard_bytes(build_store(tmp_path / "whole").root)
-    for num_calls in range(0, 60, 3):
-        directory = tmp_path / f"stopped-{num_calls}"
-        directory.mkdir()
-        config = build_config(directory)
-        done: set[int] = set()
-        try:
-            build(config, FakeTeacher(), stop_after(num_calls))
-        except StopError:
-            records = config.output / "work" / "records"
-            done = {int(path.stem.removeprefix("unit-")) for path in records.glob("*.json")}
-        result = build(config, FakeTeacher())
-        assert result.num_units_before in (len(done), result.num_units)
-        assert shard_bytes(config.output) == expected, num_calls
-
-
-def test_a_crash_at_any_write_shows_the_old_state_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every durable step of a build raises in turn: reopening finds no half store."""
-    crashes = 0
-    while True:
-        (tmp_path / str(crashes)).mkdir()
-        config = build_config(tmp_path / str(crashes), unit_tokens=200)
-        crash = stop_after(crashes)
-
-        def sync(
-            path: Path, crash: Callable[..., None] = crash, real: Any = sync_directory
-        ) -> None:
-            crash()
-            real(path)
-
-        def replace(
-            self: Path, target: Path, crash: Callable[..., None] = crash, real: Any = Path.replace
-        ) -> None:
-            crash()
-            real(self, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(store_files, "sync_directory", sync)
-            patch.setattr(Path, "replace", replace)
-            try:
-                build(config, FakeTeacher())
-                break
-            except StopError:
-                crashes += 1
-        if not (config.output / "manifest.json").is_file():
-            with pytest.raises(StoreError, match="unfinished build"):
-                Store.open(config.output)
-        build(config, FakeTeacher())
-        assert verify(config.output).is_sound
-        assert not list(config.output.rglob("*.tmp"))
-        assert sorted(path.name for path in config.output.iterdir()) == ["manifest.json", "shards"]
-    # Request, plan, each unit's windows, shard and record, manifest: two steps each.
-    assert crashes == 2 * (3 + 3 * len(Store.open(config.output).manifest.shards))
 
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [
@@ -236,119 +152,11 @@ def test_bad_input_is_found_before_the_teacher_is_loaded(tmp_path: Path) -> None
     assert verify(config.output).is_sound
 
 
-@pytest.mark.parametrize("num_calls", [0, 3])
-def test_a_build_without_a_finished_unit_may_begin_anew_otherwise(
-    tmp_path: Path, num_calls: int
-) -> None:
-    config = build_config(tmp_path, unit_tokens=10_000)
-    with pytest.raises(StopError):
-        build(config, FakeTeacher(), stop_after(num_calls))
-    (config.output / "shards" / "unit-000007.parquet").write_bytes(b"of a unit without a record")
-    other = dataclasses.replace(config, selection=TopK(k=5))
-    build(other, FakeTeacher())
-    assert verify(config.output).is_sound
-    assert Store.open(config.output).targets.top_k == 5
-
-
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text('{"text": ""}\n{"text": "x"}\n')
     with pytest.raises(CorpusError, match="found 2 documents, none with that many"):
         build(build_config(tmp_path, corpus=Corpus(paths=(path,))), FakeTeacher())
-
-
-def _build_within(config: BuildConfig, most_bytes: int, answer: Any) -> None:
-    # The kernel refuses writes past the limit, as a full disk refuses them.
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-    try:
-        build(config, FakeTeacher())
-        answer.put(None)
-    except SoftTargetsError as error:
-        answer.put(error)
-
-
-def test_a_write_the_system_refuses_loses_nothing(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    whole = build_store(tmp_path / "whole")
-    sizes = [shard.num_bytes for shard in whole.manifest.shards]
-    limit = max(sizes) - 1
-    config = build_config(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=_build_within, args=(config, limit, answer))
-    process.start()
-    error = answer.get(timeout=60)
-    process.join()
-    assert isinstance(error, StoreError)
-    assert f"unit-{sizes.index(max(sizes)):06d}.parquet: expected to write" in str(error)
-    assert "File too large" in str(error)
-    assert not list(config.output.rglob("*.tmp"))
-    done = shard_bytes(config.output)
-    assert len(done) == next(index for index, size in enumerate(sizes) if size > limit)
-    result = build(config, FakeTeacher())
-    assert result.num_units_before == len(done)
-    assert shard_bytes(config.output) == shard_bytes(whole.root)
-
-
-def _hold(config: BuildConfig, ready: Any, release: Any) -> None:
-    def wait(_: Progress) -> None:
-        ready.set()
-        release.wait(60)
-
-    build(config, FakeTeacher(), wait)
-
-
-def test_a_second_build_is_told_who_holds_the_store(tmp_path: Path) -> None:
-    config = build_config(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(config, ready, release))
-    process.start()
-    assert ready.wait(60)
-    with pytest.raises(BusyError, match=rf"found one by process {process.pid} on "):
-        build(config, FakeTeacher())
-    release.set()
-    process.join()
-    assert process.exitcode == 0
-    assert verify(config.output).is_sound
-
-
-def test_units_do_not_depend_on_the_order_they_were_done_in(tmp_path: Path) -> None:
-    config = build_config(tmp_path)
-    (tmp_path / "whole").mkdir()
-    expected = shard_bytes(build_store(tmp_path / "whole").root)
-    with pytest.raises(StopError):
-        build(config, FakeTeacher(), stop_after(25))
-    records = sorted((config.output / "work" / "records").iterdir())
-    assert len(records) > 1
-    # The first unit is lost: a hole, not a lower "last shard number".
-    records[0].unlink()
-    (config.output / "shards" / f"{records[0].stem}.parquet").unlink()
-    build(config, FakeTeacher())
-    assert shard_bytes(config.output) == expected
-
-
-def test_a_record_whose_shard_is_gone_or_cut_does_not_count(tmp_path: Path) -> None:
-    config = build_config(tmp_path)
-    (tmp_path / "whole").mkdir()
-    expected = shard_bytes(build_store(tmp_path / "whole").root)
-    with pytest.raises(StopError):
-        build(config, FakeTeacher(), stop_after(25))
-    shards = sorted((config.output / "shards").iterdir())
-    shards[0].unlink()
-    shards[1].write_bytes(shards[1].read_bytes()[:-1])
-    result = build(config, FakeTeacher())
-    assert result.num_units_before == len(shards) - 2
-    assert shard_bytes(config.output) == expected
-
-
-def test_nothing_is_committed_while_a_unit_is_missing(tmp_path: Path) -> None:
-    config = build_config(tmp_path)
-    with StoreWriter.hold(config.output, describe_build(config, FakeTeacher())) as writer:
-        with pytest.raises(StoreError, match="all of 2 units done; found 2 missing"):
-            writer.commit(2, "fake", {})
-        assert not writer.is_complete
 
 
 @pytest.mark.parametrize("vocab_size", [256, 49_152, 151_936, 262_144])
