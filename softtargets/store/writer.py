@@ -68,10 +68,13 @@ class StoreWriter:
         """
         writer = cls(root, identity)
         writer._check_directory()
+        if writer.is_complete and not writer.work.exists():
+            yield writer
+            return
         make_directory(writer.work)
         with hold_lock(writer.work / "lock"):
             if writer.is_complete:
-                # Left by a crash between the manifest and its removal, or made just above.
+                # Left by a crash before it was removed, or another build ended just now.
                 shutil.rmtree(writer.work)
             else:
                 writer._prepare()

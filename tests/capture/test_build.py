@@ -45,14 +45,13 @@ def test_the_bytes_do_not_depend_on_when_or_where(tmp_path: Path) -> None:
 
 def test_a_complete_store_is_left_alone(tmp_path: Path) -> None:
     store = build_store(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in [store.root, *store.root.rglob("*")]}
     teacher = FakeTeacher()
     result = build(build_config(tmp_path), teacher)
     assert result.num_units == result.num_units_before
     assert teacher.num_loads == 0
-    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()} == {
-        path: time for path, time in before.items() if path.is_file()
-    }
+    after = {path: path.stat().st_mtime_ns for path in [store.root, *store.root.rglob("*")]}
+    assert after == before
 
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [
