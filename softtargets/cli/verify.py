@@ -31,8 +31,10 @@ def print_verification(path: Path, *, fast: bool = False) -> VerifyReport:
         f"{report.num_positions:,} targets"
     )
     if report.is_sound:
-        how = "sizes and footers" if fast else "everything"
-        click.echo(f"{path} is sound: {checked} checked, {how}.")
+        if fast:
+            click.echo(f"{path}: sizes and footers hold; nothing else was read of {checked}.")
+        else:
+            click.echo(f"{path} is sound: {checked} checked.")
         return report
     number = len(report.problems)
     click.echo(f"{path} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")

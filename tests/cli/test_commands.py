@@ -64,6 +64,10 @@ def test_build_verify_info(tmp_path: Path, build_arguments: list[str | Path]) ->
     assert verified.exit_code == 0
     assert f"{len(store)} windows and {store.num_positions} targets checked" in verified.output
 
+    fast = run("verify", store.root, "--fast")
+    assert fast.exit_code == 0
+    assert "sizes and footers hold; nothing else was read" in fast.output
+
     shown = run("info", store.root).output
     assert "LlamaForCausalLM, float32, sdpa attention" in shown
     data = json.loads(run("info", store.root, "--json").output)
