@@ -46,7 +46,7 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
         {"fingerprint": store.fingerprint, "corpus": store.manifest.identity["corpus"]}
         for store in stores
     ]
-    identity = {**stores[0].manifest.identity, **first, "corpus": {"merged": parts}}
+    identity = {**first, "corpus": {"merged": parts}}
 
     def is_new(number: int, window: Window) -> bool:
         return not any(window.window_id in earlier for earlier in stores[:number])
