@@ -1,16 +1,18 @@
 """Soft targets in the form people compute with, in plain numpy.
 
 The shape legend of the whole package: T positions, K kept entries, V vocabulary, G temperatures,
-P id planes, E escapes, B batch, L tokens of a window, N positions of any windows. An array's name
-carries its shape: `logits_TK`.
+P id planes, E escapes, S sampled ids, C classes, R rows and D width of a feature, B batch, L tokens
+of a window, M tokens of an encoder's input, N positions of any windows. An array's name carries its
+shape: `logits_TK`.
 
-The target at position t is the teacher's distribution of token t + 1, given tokens 0..t of the
-same document. A window of L tokens has T = L - 1 of them.
+Where nothing else is said, the target at position t is the teacher's distribution of token t + 1,
+given tokens 0..t of the same document, and a window of L tokens has T = L - 1 of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,8 @@ from softtargets.errors import TemperatureError
 
 Bool = npt.NDArray[np.bool_]
 UInt8 = npt.NDArray[np.uint8]
+Int8 = npt.NDArray[np.int8]
+Float16 = npt.NDArray[np.float16]
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -33,7 +37,8 @@ def temperature_index(temperatures: tuple[float, ...], temperature: float) -> in
     if temperature not in temperatures:
         raise TemperatureError(
             f"temperature {temperature:g}",
-            expected=f"one of the temperatures stored: {', '.join(f'{t:g}' for t in temperatures)}",
+            expected="one of the temperatures stored: "
+            + (", ".join(f"{t:g}" for t in temperatures) or "there are none"),
             found="a temperature at which the tail mass is not known",
             next_step="Pass one of those, or build the store again with --temperature "
             f"{temperature:g} added.",
@@ -42,8 +47,29 @@ def temperature_index(temperatures: tuple[float, ...], temperature: float) -> in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """Ids drawn from a teacher's distribution at T positions: S distinct ones with their counts.
+
+    They lie flat, position after position. In each, ids drawn more than once come first; both
+    groups are by rising id.
+    """
+
+    num_samples_T: Int32
+    """How many of the S belong to each position."""
+    ids_S: Int32
+    counts_S: Int32
+    """How often each was drawn."""
+    logits_S: Float32 | None = None
+    """Their logits before any temperature; None when they are not stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SoftTargets:
-    """What a teacher says at T positions: K entries with their logits, and the mass of the rest."""
+    """What a teacher says at T positions: K entries with their logits, and the mass of the rest.
+
+    A store without a head has K = 0, all mass in the tail and no entry anywhere; what it has
+    instead are samples, class logits or features.
+    """
 
     ids_TK: Int32
     """Kept vocabulary ids, by falling logit; equal logits by rising id when captured."""
@@ -53,12 +79,19 @@ class SoftTargets:
     """How many of the K entries are kept; fewer where the teacher has fewer logits above -inf."""
     tail_mass_TG: Float32
     """Probability outside the kept entries at each temperature, in [0, 1]."""
-    label_logit_T: Float32
-    """The logit of the token that follows in the document."""
-    label_rank_T: Int32
-    """How many logits of the vocabulary are above the label's."""
     temperatures: tuple[float, ...]
-    """The grid at which the tail mass is known."""
+    """The grid at which the tail mass, or the logsumexp, is known."""
+    logsumexp_TG: Float32 | None = None
+    """log(sum over the vocabulary of exp(z / T)) where there is no head that it follows from."""
+    label_logit_T: Float32 | None = None
+    """The logit of the label, which is the token that follows in the document."""
+    label_rank_T: Int32 | None = None
+    """How many logits of the vocabulary are above the label's."""
+    samples: Samples | None = None
+    class_logits_TC: Float32 | None = None
+    """Logits of every class."""
+    features: Mapping[str, Float32] = field(default_factory=dict)
+    """Hidden states [R, D] by name; R is the number of tokens, of targets, or 1 for the window."""
 
     def __len__(self) -> int:
         return len(self.num_entries_T)
@@ -89,11 +122,14 @@ class SoftTargets:
     def logsumexp_T(self, temperature: float = 1.0) -> Float64:
         """Return log(sum over the vocabulary of exp(z / T)), [T].
 
-        It follows from the tail mass: logsumexp_K(z / T) - log(1 - tail).
+        With a head it follows from the tail mass: logsumexp_K(z / T) - log(1 - tail).
 
         Raises:
             TemperatureError: the temperature is not in the grid.
         """
+        if self.logsumexp_TG is not None:
+            index = temperature_index(self.temperatures, temperature)
+            return self.logsumexp_TG[:, index].astype(np.float64)
         tail_T = self._tail_T(temperature)
         scaled_TK = self.logits_TK.astype(np.float64) / temperature
         top_T = scaled_TK[:, 0]

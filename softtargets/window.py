@@ -24,18 +24,24 @@ class TokenWindow:
     """L tokens to be scored, with where they came from."""
 
     window_id: str
-    """32 hexadecimal digits: `hash_window` of the three arrays below."""
+    """32 hexadecimal digits: `hash_window` of the arrays below."""
     input_ids_L: Int32
     segment_lengths_S: Int32
     """Lengths of the documents in the window, in order; they sum to L."""
     mask_T: Bool
-    """Which of the T = L - 1 targets a student is trained on."""
+    """Which of the T targets a student is trained on."""
     document_ids: tuple[str, ...]
     """One id for each segment."""
     offset: int
     """Where the first token stands in its document, in tokens."""
     source: str
     """Name of the input file."""
+    positions_T: Int32 | None = None
+    """Where the targets are, rising; None when every position has one."""
+    label_ids_T: Int32 | None = None
+    """The labels where they are not the next input ids, for example of masked tokens."""
+    encoder_ids_M: Int32 | None = None
+    """What an encoder read, when the input ids are a decoder's."""
 
     def __len__(self) -> int:
         return len(self.input_ids_L)
@@ -79,14 +85,47 @@ def cut_windows(
         yield group
 
 
-def hash_window(input_ids_L: Int32, segment_lengths_S: Int32, mask_T: Bool) -> str:
+def hash_window(
+    input_ids_L: Int32,
+    segment_lengths_S: Int32,
+    mask_T: Bool,
+    *,
+    positions_T: Int32 | None = None,
+    label_ids_T: Int32 | None = None,
+    encoder_ids_M: Int32 | None = None,
+) -> str:
     """Return the first 128 bits, in hexadecimal, of the SHA-256 of a window's content.
 
     Each array is hashed as its length (uint64) and its values (int32; the mask as one byte each),
-    all little-endian, after a constant that names the scheme.
+    all little-endian, after a constant that names the scheme. Those of the last three that a
+    window has follow in this order, each after its name.
     """
     digest = hashlib.sha256(_HASH_DOMAIN)
     for array, dtype in ((input_ids_L, "<i4"), (segment_lengths_S, "<i4"), (mask_T, "u1")):
-        digest.update(len(array).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
+        _update(digest, array, dtype)
+    for name, extra in (
+        (b"target_positions\0", positions_T),
+        (b"label_ids\0", label_ids_T),
+        (b"encoder_input_ids\0", encoder_ids_M),
+    ):
+        if extra is not None:
+            digest.update(name)
+            _update(digest, extra, "<i4")
     return digest.hexdigest()[:32]
+
+
+def content_hash(window: TokenWindow) -> str:
+    """Return the id that a window's content gives it."""
+    return hash_window(
+        window.input_ids_L,
+        window.segment_lengths_S,
+        window.mask_T,
+        positions_T=window.positions_T,
+        label_ids_T=window.label_ids_T,
+        encoder_ids_M=window.encoder_ids_M,
+    )
+
+
+def _update(digest: hashlib._Hash, array: Int32 | Bool, dtype: str) -> None:
+    digest.update(len(array).to_bytes(8, "little"))
+    digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())

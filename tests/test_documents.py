@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from softtargets import Store
+from softtargets.store.schema import arrow_schema
 from tests.fakes import TEXTS, write_corpus
+from tests.windows import KINDS
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,7 +71,7 @@ def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
     expected = [*targets.ids_TK[0, :5], *targets.logprobs_TK()[0, :5]]
     np.testing.assert_allclose([float(one) for one in printed], expected, atol=1e-5)
     store = Store.open(workplace / "my-store")
-    least_sure = max(store, key=lambda window: window.packed.tail_mass_TG[:, 0].sum())
+    least_sure = max(store, key=lambda window: window.targets.tail_mass_TG[:, 0].sum())
     assert run_block("python", queries, workplace).splitlines()[-1] == least_sure.window_id
 
 
@@ -92,16 +94,10 @@ def test_the_rooms_in_readme_are_the_rooms() -> None:
 
 
 def test_format_names_every_column() -> None:
-    from softtargets.store.schema import TargetSchema, arrow_schema
-
     text = (ROOT / "schemas" / "FORMAT.md").read_text()
-    for values in ("steps", "float32"):
-        targets = TargetSchema(
-            top_k=4,
-            temperatures=(1.0,),
-            vocab_size=300,
-            tokenizer_vocab_size=300,
-            values=values,
-        )
-        for name in arrow_schema(targets, "f" * 64, 0).names:
-            assert f"`{name}`" in text or name.startswith("tail_mass_t"), name
+    for schema in KINDS.values():
+        for name in arrow_schema(schema, "f" * 64, 0).names:
+            general = re.sub(r"_t[\d_]+$", "_t<T>", name)
+            general = re.sub(r"^id_plane_\d$", "id_plane_0", general)
+            general = re.sub(r"^feature_[a-z_0-9]+?(_scale)?$", r"feature_<name>\1", general)
+            assert f"`{general}`" in text, name

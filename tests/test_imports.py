@@ -13,11 +13,12 @@ import pytest
 import softtargets
 
 ROOT = Path(softtargets.__file__).parent
-BELOW_ALL = {"errors", "targets", "packing", "window", "schemas"}
+BELOW_ALL = {"errors", "kinds", "targets", "packing", "window", "schemas"}
 MAY_IMPORT = {
     "errors": set[str](),
+    "kinds": {"errors"},
     "targets": {"errors"},
-    "packing": {"errors", "targets"},
+    "packing": {"errors", "kinds", "targets"},
     "window": {"packing", "targets"},
     "store": BELOW_ALL,
     "capture": BELOW_ALL | {"store"},

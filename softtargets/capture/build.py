@@ -14,9 +14,10 @@ from softtargets.capture.select import TopK, check_temperatures
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.windows import Windowing
 from softtargets.errors import InputError
-from softtargets.packing import DEFAULT_STEP
+from softtargets.kinds import HeadSchema, TargetSchema
 from softtargets.store import Store
-from softtargets.store.schema import FORMAT_VERSION, Compression, TargetSchema
+from softtargets.store.schema import Compression
+from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.writer import StoreWriter
 from softtargets.window import Window
 
@@ -115,12 +116,11 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
                 next_step="Leave it away for the default.",
             )
     targets = TargetSchema(
-        top_k=config.selection.k,
-        temperatures=check_temperatures(config.temperatures),
         vocab_size=teacher.vocab_size,
         tokenizer_vocab_size=teacher.tokenizer.vocab_size,
-        values=config.values,
-        step=DEFAULT_STEP,
+        temperatures=check_temperatures(config.temperatures),
+        head=HeadSchema(max_entries=config.selection.k, values=config.values),
+        label_logits=True,
     )
     return {
         "format_version": FORMAT_VERSION,

@@ -97,8 +97,7 @@ def read_plan(work: Path) -> Plan | None:
 
 def read_unit(work: Path, unit: int) -> list[TokenWindow]:
     """Return the windows of a unit, in the order of the corpus."""
-    path = _unit_path(work, unit)
-    return decode_tokens(pq.read_table(path), str(path))
+    return decode_tokens(pq.read_table(_unit_path(work, unit)))
 
 
 def _plan_path(work: Path) -> Path:

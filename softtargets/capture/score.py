@@ -10,8 +10,8 @@ import torch
 from softtargets.capture.select import Selected, TopK
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import TeacherError
+from softtargets.kinds import TargetSchema
 from softtargets.packing import pack
-from softtargets.store.schema import TargetSchema
 from softtargets.window import TokenWindow, Window
 
 _CHUNK_ELEMENTS = 1 << 22
@@ -49,9 +49,7 @@ def score_windows(
             stop = start + len(window) - 1
             rows = selected.rows(start, stop, targets.temperatures)
             start = stop
-            step = targets.step if targets.values == "steps" else None
-            packed = pack(rows, vocab_size=targets.vocab_size, step=step)
-            yield place, Window.of(window, packed)
+            yield place, Window.of(window, pack(rows, targets))
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

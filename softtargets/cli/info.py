@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from softtargets.cli.tables import bytes_text, key_value_table
+from softtargets.kinds import TargetSchema
 from softtargets.store import Store
 
 
@@ -50,7 +51,6 @@ def print_info(console: Console, store: Store) -> None:
     files = list(_file_names(identity["corpus"]))
     shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
     documents = f"{corpus['documents']:,} documents from " if "documents" in corpus else ""
-    values = "lossless" if targets.values == "float32" else f"within {targets.step / 2:g} nat"
     rows = {
         "teacher": f"{store.manifest.teacher} ({teacher['architecture']}, {teacher['dtype']}, "
         f"{teacher['attention']} attention)",
@@ -60,13 +60,12 @@ def print_info(console: Console, store: Store) -> None:
         "corpus": documents + shown,
         "windows": f"{len(store):,}, of at most {identity['windowing']['sequence_length']:,} "
         "tokens",
-        "targets": f"{store.num_positions:,}: top {targets.top_k} logits, {values}, and the rest "
-        "as tail mass",
-        "temperatures": ", ".join(f"{one:g}" for one in targets.temperatures),
+        "targets": f"{store.num_positions:,}: {targets.describe()}",
+        "temperatures": _temperatures(targets),
         "size": f"{bytes_text(store.num_bytes)} in {len(store.manifest.shards):,} shards, "
         f"{store.num_bytes / store.num_positions:.1f} bytes a target",
         "fingerprint": store.fingerprint,
-        "format": f"{identity['format_version']}, by {store.manifest.created_by}",
+        "format": f"{store.manifest.format_version}, by {store.manifest.created_by}",
     }
     steps = [
         f"{step['operation']} of {step['fingerprint'][:12]}" for step in identity.get("derived", ())
@@ -74,6 +73,13 @@ def print_info(console: Console, store: Store) -> None:
     if steps:
         rows["derived"] = ", then ".join(steps)
     console.print(key_value_table(str(store.root), rows))
+
+
+def _temperatures(targets: TargetSchema) -> str:
+    if not targets.temperatures:
+        return "none: what the vocabulary sums to is not stored"
+    what = "logsumexp" if targets.head is None else "tail mass"
+    return f"{', '.join(f'{one:g}' for one in targets.temperatures)}, the {what} at each"
 
 
 def _file_names(corpus: Mapping[str, Any]) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from softtargets.store.derive import filter_store, merge_stores, split_store
 from softtargets.store.export import export_plain
+from softtargets.store.invariants import Problem
 from softtargets.store.store import Store
-from softtargets.store.verify import Problem, VerifyReport, verify
+from softtargets.store.verify import VerifyReport, verify
 
 __all__ = [
     "Problem",

@@ -1,12 +1,13 @@
 """Windows to Arrow columns and back. Pure numpy on Arrow's buffers: no Python object per element.
 
-A per-position array is one `list` column with a row per window; entries of a position are one
-`fixed_size_binary`, so that a whole row group is a handful of contiguous arrays.
+A column that has an element for each position is a `list` with a row per window; entries of a
+position are one `fixed_size_binary`, so that a whole row group is a handful of contiguous arrays.
+A window's part of a column is called its cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,27 +15,25 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from softtargets.errors import CorruptionError
-from softtargets.packing import PackedTargets
-from softtargets.store.schema import TargetSchema
+from softtargets.kinds import TargetSchema, feature_columns
+from softtargets.packing import PackedFeature, PackedHead, PackedSamples, PackedTargets
+from softtargets.store.schema import columns_of, grid_columns, id_columns
 from softtargets.window import TokenWindow, Window
 
 Array = npt.NDArray[Any]
 
-TOKEN_COLUMNS = (
-    "window_id",
-    "source",
-    "document_ids",
-    "segment_lengths",
-    "offset",
-    "input_ids",
-    "mask",
-)
+_OPTIONAL_TOKENS = {
+    "target_positions": "positions_T",
+    "label_ids": "label_ids_T",
+    "encoder_input_ids": "encoder_ids_M",
+}
+"""Columns that some windows have, and their names in `TokenWindow`."""
 
 
 def encode_tokens(windows: Sequence[TokenWindow]) -> dict[str, pa.Array]:
     """Return the columns that say what was scored."""
     document_ids = [list(window.document_ids) for window in windows]
-    return {
+    columns = {
         "window_id": pa.array([window.window_id for window in windows], pa.string()),
         "source": pa.array([window.source for window in windows], pa.string()),
         "document_ids": pa.array(document_ids, pa.list_(pa.string())),
@@ -43,31 +42,24 @@ def encode_tokens(windows: Sequence[TokenWindow]) -> dict[str, pa.Array]:
         "input_ids": _lists([window.input_ids_L for window in windows]),
         "mask": _lists([window.mask_T for window in windows]),
     }
+    for name, attribute in _OPTIONAL_TOKENS.items():
+        if getattr(windows[0], attribute) is not None:
+            columns[name] = _lists([getattr(window, attribute) for window in windows])
+    return columns
 
 
-def encode(windows: Sequence[Window], schema: pa.Schema, targets: TargetSchema) -> pa.Table:
+def encode(windows: Sequence[Window], schema: pa.Schema) -> pa.Table:
     """Return windows as a table of `schema`."""
-    packed = [window.packed for window in windows]
     columns = encode_tokens(windows)
-    for plane, name in enumerate(targets.id_columns):
-        columns[name] = _blobs([one.id_planes[plane] for one in packed])
-    columns["num_entries"] = _lists([one.num_entries_T for one in packed])
-    columns["top_logit"] = _lists([one.top_logit_T for one in packed])
-    if targets.values == "steps":
-        columns["steps"] = _blobs([one.steps_TH for one in packed if one.steps_TH is not None])
-        columns["escapes"] = _lists([one.escapes_E for one in packed])
-    else:
-        columns["logits"] = _blobs([one.logits_TK for one in packed if one.logits_TK is not None])
-    for index, name in enumerate(targets.tail_columns):
-        columns[name] = _lists([one.tail_mass_TG[:, index] for one in packed])
-    columns["label_logit"] = _lists([one.label_logit_T for one in packed])
-    columns["label_rank"] = _lists([one.label_rank_T for one in packed])
+    cells = [_cells(window.packed) for window in windows]
+    for name in cells[0]:
+        columns[name] = _lists([one[name] for one in cells])
     return pa.table([columns[field.name].cast(field.type) for field in schema], schema=schema)
 
 
-def decode_tokens(table: pa.Table, where: str) -> list[TokenWindow]:
+def decode_tokens(table: pa.Table) -> list[TokenWindow]:
     """Return the windows of a table of token columns."""
-    return [TokenWindow(**fields) for fields in _token_fields(table, where)]
+    return [TokenWindow(**fields) for fields in _token_fields(table)]
 
 
 def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
@@ -76,84 +68,127 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
     Raises:
         CorruptionError: the columns disagree on how many positions a window has.
     """
-    offsets, top_logit_N = _flat(table, "top_logit")
-
-    def column(name: str) -> Array:
-        own_offsets, values = _flat(table, name)
-        _check_same(offsets, own_offsets, where, name)
-        return values
-
-    escape_offsets, escapes_E = np.zeros_like(offsets), np.empty(0, np.int32)
-    if targets.values == "steps":
-        escape_offsets, escapes_E = _flat(table, "escapes")
-    packed = PackedTargets(
-        id_planes=tuple(column(name) for name in targets.id_columns),
-        num_entries_T=column("num_entries"),
-        steps_TH=column("steps") if targets.values == "steps" else None,
-        escapes_E=escapes_E,
-        logits_TK=column("logits").view("<f4") if targets.values == "float32" else None,
-        top_logit_T=top_logit_N,
-        tail_mass_TG=np.stack([column(name) for name in targets.tail_columns], axis=1),
-        label_logit_T=column("label_logit"),
-        label_rank_T=column("label_rank"),
-        step=targets.step,
-        temperatures=targets.temperatures,
-        vocab_size=targets.vocab_size,
-    )
+    columns = {
+        column.name: _flat(table, column.name)
+        for column in columns_of(targets)
+        if column.rows != "window" and column.name != "document_ids"
+    }
+    _check_lengths(columns, targets, where)
+    positions = columns["mask"][0]
+    grid_NG = np.empty((len(columns["mask"][1]), len(targets.temperatures)), np.float32)
+    for index, name in enumerate(grid_columns(targets)):
+        grid_NG[:, index] = columns[name][1]
     windows = []
-    for row, fields in enumerate(_token_fields(table, where)):
-        start, stop = int(offsets[row]), int(offsets[row + 1])
-        _check_length(len(fields["input_ids_L"]) - 1, stop - start, where, row)
-        rows = packed.rows(start, stop, int(escape_offsets[row]), int(escape_offsets[row + 1]))
-        windows.append(Window(packed=rows, **fields))
+    for row, fields in enumerate(_token_fields(table)):
+        cells = {
+            name: values[offsets[row] : offsets[row + 1]]
+            for name, (offsets, values) in columns.items()
+        }
+        grid_TG = grid_NG[positions[row] : positions[row + 1]]
+        windows.append(Window(packed=_packed(cells, grid_TG, targets), **fields))
     return windows
 
 
-def _token_fields(table: pa.Table, where: str) -> list[dict[str, Any]]:
-    token_offsets, input_ids_N = _flat(table, "input_ids")
-    mask_offsets, mask_N = _flat(table, "mask")
-    segment_offsets, segment_lengths_N = _flat(table, "segment_lengths")
+def _cells(packed: PackedTargets) -> dict[str, Array]:
+    """Return a window's part of every column of targets."""
+    cells: dict[str, Array | None] = {"top_logit": packed.top_logit_T}
+    head, samples = packed.head, packed.samples
+    if head is not None:
+        cells |= dict(zip(id_columns(packed.schema), head.id_planes, strict=True))
+        cells |= {"num_entries": head.num_entries_T, "steps": head.steps_TH}
+        cells |= {"escapes": head.escapes_E if head.logits_TK is None else None}
+        cells |= {"logits": head.logits_TK}
+    if samples is not None:
+        cells |= {"num_repeated": samples.num_repeated_T, "sample_gaps": samples.gaps_S}
+        cells |= {"repeated_counts": samples.repeated_counts}
+        cells |= {"sample_steps": samples.steps_S, "sample_logits": samples.logits_S}
+    grid_TG = packed.logsumexp_TG if head is None else packed.tail_mass_TG
+    for index, name in enumerate(grid_columns(packed.schema)):
+        assert grid_TG is not None
+        cells[name] = grid_TG[:, index]
+    cells |= {"label_logit": packed.label_logit_T, "label_rank": packed.label_rank_T}
+    if packed.class_logits_TC is not None:
+        cells["class_logits"] = packed.class_logits_TC.ravel()
+    for feature in packed.schema.features:
+        own = packed.features[feature.name]
+        cells |= dict(zip(feature_columns(feature), (own.values_RD, own.scale_R), strict=False))
+    return {name: cell for name, cell in cells.items() if cell is not None}
+
+
+def _packed(cells: Mapping[str, Array], grid_TG: Array, targets: TargetSchema) -> PackedTargets:
+    """Return the targets of a window from its cells."""
+    head, samples = None, None
+    if targets.head is not None:
+        logits = cells.get("logits")
+        head = PackedHead(
+            id_planes=tuple(cells[name] for name in id_columns(targets)),
+            num_entries_T=cells["num_entries"],
+            steps_TH=cells.get("steps"),
+            escapes_E=cells.get("escapes", np.empty(0, np.int32)),
+            logits_TK=None if logits is None else logits.view("<f4"),
+            step=targets.head.step,
+        )
+    if targets.samples is not None:
+        samples = PackedSamples(
+            num_repeated_T=cells["num_repeated"],
+            repeated_counts=cells["repeated_counts"],
+            gaps_S=cells["sample_gaps"],
+            steps_S=cells.get("sample_steps"),
+            logits_S=cells.get("sample_logits"),
+            step=targets.samples.step,
+        )
+    features = {}
+    for feature in targets.features:
+        values, *scale = (cells[name] for name in feature_columns(feature))
+        features[feature.name] = PackedFeature(
+            values_RD=values.view("<f2" if feature.dtype == "float16" else "i1"),
+            scale_R=scale[0] if scale else None,
+        )
+    classes = cells.get("class_logits")
+    return PackedTargets(
+        schema=targets,
+        num_positions=len(cells["mask"]),
+        head=head,
+        samples=samples,
+        top_logit_T=cells.get("top_logit"),
+        tail_mass_TG=None if targets.head is None else grid_TG,
+        logsumexp_TG=grid_TG if targets.head is None and targets.temperatures else None,
+        label_logit_T=cells.get("label_logit"),
+        label_rank_T=cells.get("label_rank"),
+        class_logits_TC=None if classes is None else classes.reshape(-1, targets.num_classes),
+        features=features,
+    )
+
+
+def _token_fields(table: pa.Table) -> Iterator[dict[str, Any]]:
+    arrays = {"input_ids_L": "input_ids", "mask_T": "mask", "segment_lengths_S": "segment_lengths"}
+    for name, attribute in _OPTIONAL_TOKENS.items():
+        if name in table.column_names:
+            arrays[attribute] = name
+    columns = {attribute: _flat(table, name) for attribute, name in arrays.items()}
     names = {name: table.column(name).to_pylist() for name in ("window_id", "source", "offset")}
     document_ids = table.column("document_ids").to_pylist()
-    rows = []
     for row in range(table.num_rows):
-        input_ids_L = input_ids_N[token_offsets[row] : token_offsets[row + 1]]
-        mask_T = mask_N[mask_offsets[row] : mask_offsets[row + 1]]
-        _check_length(len(input_ids_L) - 1, len(mask_T), where, row)
-        rows.append(
-            {
-                "window_id": names["window_id"][row],
-                "source": names["source"][row],
-                "offset": names["offset"][row],
-                "document_ids": tuple(document_ids[row]),
-                "input_ids_L": input_ids_L,
-                "mask_T": mask_T,
-                "segment_lengths_S": segment_lengths_N[
-                    segment_offsets[row] : segment_offsets[row + 1]
-                ],
-            }
-        )
-    return rows
+        yield {
+            **{name: values[row] for name, values in names.items()},
+            "document_ids": tuple(document_ids[row]),
+            **{
+                attribute: values[offsets[row] : offsets[row + 1]]
+                for attribute, (offsets, values) in columns.items()
+            },
+        }
 
 
 def _lists(arrays: Sequence[Array]) -> pa.Array:
-    """Return one list per array, of its scalars."""
-    values = np.ascontiguousarray(np.concatenate(arrays)) if arrays else np.empty(0, np.int32)
-    return pa.ListArray.from_arrays(_offsets(arrays), pa.array(values))
-
-
-def _blobs(arrays: Sequence[Array]) -> pa.Array:
-    """Return one list per array [T, K], of its rows as bytes."""
+    """Return one list per array: of its scalars, or of its rows as bytes if it has two axes."""
+    offsets = pa.array(np.cumsum([0, *(len(array) for array in arrays)]), pa.int32())
     values = np.ascontiguousarray(np.concatenate(arrays))
-    width = values.shape[1] * values.itemsize
+    if values.ndim == 1:
+        return pa.ListArray.from_arrays(offsets, pa.array(values))
     blobs = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(width), len(values), [None, pa.py_buffer(values)]
+        pa.binary(values.shape[1] * values.itemsize), len(values), [None, pa.py_buffer(values)]
     )
-    return pa.ListArray.from_arrays(_offsets(arrays), blobs)
-
-
-def _offsets(arrays: Sequence[Array]) -> pa.Array:
-    return pa.array(np.cumsum([0, *(len(array) for array in arrays)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, blobs)
 
 
 def _flat(table: pa.Table, name: str) -> tuple[Array, Array]:
@@ -171,21 +206,33 @@ def _flat(table: pa.Table, name: str) -> tuple[Array, Array]:
     return offsets, values.to_numpy(zero_copy_only=False)
 
 
-def _check_same(offsets: Array, found: Array, where: str, name: str) -> None:
-    if not np.array_equal(offsets, found):
-        raise CorruptionError(
-            f"{where}, column {name}",
-            expected="as many positions in every window as column top_logit has",
-            found="another number of positions",
-            next_step="Restore the file from a copy, or build the store again.",
-        )
+def _check_lengths(
+    columns: Mapping[str, tuple[Array, Array]], targets: TargetSchema, where: str
+) -> None:
+    """Check that every cell has as many elements as its window has tokens, targets or classes."""
+    num_tokens = np.diff(columns["input_ids"][0])
+    num_targets = np.diff(columns["mask"][0])
+    expected = {
+        "tokens": num_tokens,
+        "targets": num_targets,
+        "classes": num_targets * targets.num_classes,
+        "single": np.ones_like(num_tokens),
+    }
+    if targets.positions == "all":
+        spare = {"next_token": num_tokens - 1, "token": num_tokens, "window": expected["single"]}
+        _check_same(num_targets, spare[targets.predicts], where, "mask")
+    for column in columns_of(targets):
+        if column.rows in expected:
+            found = np.diff(columns[column.name][0])
+            _check_same(found, expected[column.rows], where, column.name)
 
 
-def _check_length(expected: int, found: int, where: str, row: int) -> None:
-    if expected != found:
+def _check_same(found: Array, expected: Array, where: str, name: str) -> None:
+    if not np.array_equal(found, expected):
+        row = int((found != expected).argmax())
         raise CorruptionError(
-            f"{where}, row {row}",
-            expected=f"{expected} positions for {expected + 1} tokens",
-            found=f"{found}",
+            f"{where}, row {row}, column {name}",
+            expected=f"{expected[row]} elements, by the window's tokens and targets",
+            found=f"{found[row]}",
             next_step="Restore the file from a copy, or build the store again.",
         )

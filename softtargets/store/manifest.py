@@ -14,10 +14,17 @@ from typing import Any
 
 import jsonschema
 
-from softtargets.errors import CorruptionError, FormatError, IdentityError
-from softtargets.store.schema import FORMAT_VERSION, TargetSchema, check_version
+from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError
+from softtargets.kinds import TargetSchema
+from softtargets.store.versions import (
+    UPGRADE,
+    check_version,
+    is_newer,
+    upgrade_identity,
+)
 
 MANIFEST_NAME = "manifest.json"
+RESTORE = "Restore the file from a copy, or build the store again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +77,11 @@ class Manifest:
     """What a store holds. It is written last: a store without one is not finished."""
 
     identity: Mapping[str, Any]
-    """Everything that decides the content; `fingerprint` is its hash."""
+    """Everything that decides the content, in the form of the current format version."""
+    fingerprint: str
+    """Hash of the identity as it was written."""
+    format_version: str
+    """The version that was written."""
     teacher: str
     """What people call the teacher; what it is stands in the identity."""
     corpus: Mapping[str, int]
@@ -80,11 +91,6 @@ class Manifest:
     created_by: str
 
     @property
-    def fingerprint(self) -> str:
-        """Return the hash of the identity."""
-        return fingerprint_of(self.identity)
-
-    @property
     def targets(self) -> TargetSchema:
         """Return what the targets are and how they are encoded."""
         return TargetSchema.from_dict(self.identity["targets"])
@@ -92,7 +98,7 @@ class Manifest:
     def to_json(self) -> str:
         """Return the text of the file."""
         data = {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "fingerprint": self.fingerprint,
             "created_by": self.created_by,
             "teacher": self.teacher,
@@ -118,9 +124,14 @@ def read_manifest(path: Path) -> Manifest:
     """
     where = str(path)
     data = read_json(path)
-    check_version(data.get("format_version"), where)
-    check_schema(data, "manifest", where)
-    check_schema(data["identity"], "identity", where, "identity")
+    version = check_version(data.get("format_version"), where)
+    next_step = RESTORE
+    if is_newer(version):
+        next_step = f"The store is of format {version}; read it with a newer release ({UPGRADE})."
+    check_schema(data, "manifest", where, next_step=next_step)
+    identity = upgrade_identity(data["identity"], version)
+    check_schema(identity, "identity", where, field="identity", next_step=next_step)
+    _check_targets(identity, where, next_step)
     if fingerprint_of(data["identity"]) != data["fingerprint"]:
         raise CorruptionError(
             f"{where}, field fingerprint",
@@ -131,12 +142,27 @@ def read_manifest(path: Path) -> Manifest:
     shards = tuple(ShardEntry.from_dict(shard) for shard in data["shards"])
     _check_shards(shards, where)
     return Manifest(
-        identity=data["identity"],
+        identity=identity,
+        fingerprint=data["fingerprint"],
+        format_version=version,
         teacher=data["teacher"],
         corpus=data["corpus"],
         shards=shards,
         created_by=data["created_by"],
     )
+
+
+def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> None:
+    """Check what the JSON Schema cannot say: that the parts of the targets fit each other."""
+    try:
+        TargetSchema.from_dict(identity["targets"])
+    except InputError as error:
+        raise FormatError(
+            f"{where}, field identity.targets",
+            expected=error.expected,
+            found=error.found,
+            next_step=next_step,
+        ) from error
 
 
 def _check_shards(shards: Sequence[ShardEntry], where: str) -> None:
@@ -153,7 +179,7 @@ def _check_shards(shards: Sequence[ShardEntry], where: str) -> None:
                 expected=f"unit {place}, with row groups and a footer that cover the file",
                 found=f"unit {shard.unit}, {end + shard.footer_bytes:,} of {shard.num_bytes:,} "
                 "bytes covered",
-                next_step="Restore the file from a copy, or build the store again.",
+                next_step=RESTORE,
             )
 
 
@@ -181,7 +207,9 @@ def _not_an_object(path: Path, found: str) -> FormatError:
     )
 
 
-def check_schema(data: object, name: str, where: str, field: str = "") -> None:
+def check_schema(
+    data: object, name: str, where: str, *, field: str = "", next_step: str = RESTORE
+) -> None:
     """Check `data`, which is `field` of a file if not all of it, against a JSON Schema by name.
 
     Raises:
@@ -194,7 +222,7 @@ def check_schema(data: object, name: str, where: str, field: str = "") -> None:
             f"{where}, field {'.'.join(parts) or '(root)'}",
             expected=f"what {name}.schema.json says",
             found=error.message[:200],
-            next_step="Restore the file from a copy, or build the store again.",
+            next_step=next_step,
         )
 
 
@@ -226,7 +254,10 @@ def check_identity(
 def first_difference(left: Any, right: Any, field: str = "") -> tuple[str, Any, Any] | None:
     """Return (field, left value, right value) of the first difference between two JSON values."""
     if isinstance(left, Mapping) and isinstance(right, Mapping):
-        for key in sorted({*left, *right}):
+        # A field that both have says more than one that is missing.
+        for key in sorted(
+            {*left, *right}, key=lambda key: (key not in left or key not in right, key)
+        ):
             inner = first_difference(
                 left.get(key), right.get(key), f"{field}.{key}" if field else str(key)
             )

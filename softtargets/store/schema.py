@@ -1,90 +1,117 @@
-"""The Arrow schema of a shard, and the versions of the format.
+"""The columns of a shard.
 
 `schemas/FORMAT.md` is the specification; this module is where the code states it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 
-from softtargets.errors import FormatError
-from softtargets.packing import DEFAULT_STEP, num_id_planes
+from softtargets.kinds import TargetSchema, feature_columns, temperature_text
+from softtargets.packing.head import num_id_planes
+from softtargets.store.versions import FORMAT_VERSION
 
-FORMAT_VERSION = "1.0"
 METADATA_KEY = b"softtargets"
 
 Compression = Literal["zstd", "lz4"]
 """Of the Parquet pages: zstd is smaller, lz4 is read faster; docs/layouts.md has the figures."""
 
+Rows = Literal["window", "tokens", "targets", "classes", "single", "any"]
+"""How many elements a cell has: a scalar for the window; one for each token, for each target, for
+each class of each target; a list of one; a number of its own."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetSchema:
-    """What a store's targets are and how they are encoded; enough to read every shard of it."""
 
-    kind: Literal["topk"] = "topk"
-    """Which entries are kept: the `top_k` highest logits."""
-    top_k: int
-    temperatures: tuple[float, ...]
-    """The grid at which the tail mass is stored."""
-    vocab_size: int
-    """Width of the teacher's output, padding included."""
-    tokenizer_vocab_size: int
-    """How many ids the tokenizer knows."""
-    values: Literal["steps", "float32"] = "steps"
-    """Whether logits are kept in steps (error at most step / 2) or lossless."""
-    step: float = DEFAULT_STEP
-    """Width of a step in nats; of no meaning with values float32."""
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a shard."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return {**dataclasses.asdict(self), "temperatures": list(self.temperatures)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> TargetSchema:
-        """Parse the JSON form, already checked against the manifest's JSON Schema."""
-        return cls(**{**data, "temperatures": tuple(float(t) for t in data["temperatures"])})
+    name: str
+    element: pa.DataType
+    rows: Rows
 
     @property
-    def id_columns(self) -> tuple[str, ...]:
-        """Return the names of the id planes' columns, lowest byte first."""
-        return tuple(f"id_plane_{index}" for index in range(num_id_planes(self.vocab_size)))
+    def field(self) -> pa.Field:
+        """Return the Arrow field: the element itself, or a list of it; nothing is ever null."""
+        kind = self.element if self.rows == "window" else list_of(self.element)
+        return pa.field(self.name, kind, nullable=False)
 
-    @property
-    def tail_columns(self) -> tuple[str, ...]:
-        """Return the names of the tail mass columns, in the grid's order."""
-        return tuple(
-            f"tail_mass_t{temperature:g}".replace(".", "_") for temperature in self.temperatures
-        )
+
+def columns_of(targets: TargetSchema) -> tuple[Column, ...]:
+    """Return the columns of a shard, in their order."""
+    return (*_token_columns(targets), *_target_columns(targets))
+
+
+def _token_columns(targets: TargetSchema) -> Iterator[Column]:
+    yield Column("window_id", pa.string(), "window")
+    yield Column("source", pa.string(), "window")
+    yield Column("document_ids", pa.string(), "any")
+    yield Column("segment_lengths", pa.int32(), "any")
+    yield Column("offset", pa.int64(), "window")
+    yield Column("input_ids", pa.int32(), "tokens")
+    yield Column("mask", pa.bool_(), "targets")
+    if targets.positions == "listed":
+        yield Column("target_positions", pa.int32(), "targets")
+    if targets.label_ids:
+        yield Column("label_ids", pa.int32(), "targets")
+    if targets.encoder_input:
+        yield Column("encoder_input_ids", pa.int32(), "any")
+
+
+def _target_columns(targets: TargetSchema) -> Iterator[Column]:
+    head, samples = targets.head, targets.samples
+    if head is not None:
+        for name in id_columns(targets):
+            yield Column(name, pa.binary(head.max_entries), "targets")
+        yield Column("num_entries", pa.int32(), "targets")
+    if targets.has_top_logit:
+        yield Column("top_logit", pa.float32(), "targets")
+    if head is not None and head.values == "steps":
+        yield Column("steps", pa.binary((head.max_entries + 1) // 2), "targets")
+        yield Column("escapes", pa.int32(), "any")
+    elif head is not None:
+        yield Column("logits", pa.binary(4 * head.max_entries), "targets")
+    if samples is not None:
+        yield Column("num_repeated", pa.int32(), "targets")
+        yield Column("repeated_counts", pa.int32(), "any")
+        yield Column("sample_gaps", pa.int32(), "any")
+        if samples.values == "steps":
+            yield Column("sample_steps", pa.int32(), "any")
+        elif samples.values == "float32":
+            yield Column("sample_logits", pa.float32(), "any")
+    for name in grid_columns(targets):
+        yield Column(name, pa.float32(), "targets")
+    if targets.label_logits:
+        yield Column("label_logit", pa.float32(), "targets")
+        yield Column("label_rank", pa.int32(), "targets")
+    if targets.num_classes:
+        yield Column("class_logits", pa.float32(), "classes")
+    for feature in targets.features:
+        rows: Rows = "single" if feature.rows == "window" else feature.rows
+        names = feature_columns(feature)
+        yield Column(names[0], pa.binary(feature.width * np.dtype(feature.dtype).itemsize), rows)
+        for name in names[1:]:
+            yield Column(name, pa.float32(), rows)
+
+
+def id_columns(targets: TargetSchema) -> tuple[str, ...]:
+    """Return the names of the id planes' columns, lowest byte first."""
+    return tuple(f"id_plane_{index}" for index in range(num_id_planes(targets.vocab_size)))
+
+
+def grid_columns(targets: TargetSchema) -> tuple[str, ...]:
+    """Return the columns of tail masses, or of logsumexps without a head, in the grid's order."""
+    what = "logsumexp" if targets.head is None else "tail_mass"
+    return tuple(f"{what}_t{temperature_text(one)}" for one in targets.temperatures)
 
 
 def arrow_schema(targets: TargetSchema, fingerprint: str, unit: int) -> pa.Schema:
     """Return the schema of a shard, with the metadata that makes it self-describing."""
-    entries = pa.binary(targets.top_k)
-    fields: list[tuple[str, pa.DataType]] = [
-        ("window_id", pa.string()),
-        ("source", pa.string()),
-        ("document_ids", list_of(pa.string())),
-        ("segment_lengths", list_of(pa.int32())),
-        ("offset", pa.int64()),
-        ("input_ids", list_of(pa.int32())),
-        ("mask", list_of(pa.bool_())),
-        *((name, list_of(entries)) for name in targets.id_columns),
-        ("num_entries", list_of(pa.int32())),
-        ("top_logit", list_of(pa.float32())),
-    ]
-    if targets.values == "steps":
-        halves = pa.binary((targets.top_k + 1) // 2)
-        fields += [("steps", list_of(halves)), ("escapes", list_of(pa.int32()))]
-    else:
-        fields += [("logits", list_of(pa.binary(4 * targets.top_k)))]
-    fields += [(name, list_of(pa.float32())) for name in targets.tail_columns]
-    fields += [("label_logit", list_of(pa.float32())), ("label_rank", list_of(pa.int32()))]
     metadata = {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
@@ -92,7 +119,7 @@ def arrow_schema(targets: TargetSchema, fingerprint: str, unit: int) -> pa.Schem
         "targets": targets.to_dict(),
     }
     return pa.schema(
-        [pa.field(name, kind, nullable=False) for name, kind in fields],
+        [column.field for column in columns_of(targets)],
         metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()},
     )
 
@@ -100,20 +127,3 @@ def arrow_schema(targets: TargetSchema, fingerprint: str, unit: int) -> pa.Schem
 def list_of(element: pa.DataType) -> pa.DataType:
     """Return the type of a list without nulls."""
     return pa.list_(pa.field("element", element, nullable=False))
-
-
-def check_version(found: object, where: str) -> None:
-    """Accept every version with a known major number.
-
-    Raises:
-        FormatError: the major number is not 1, or there is none.
-    """
-    major = FORMAT_VERSION.split(".")[0]
-    if not isinstance(found, str) or found.split(".")[0] != major:
-        raise FormatError(
-            where,
-            expected=f"format_version {major}.x",
-            found=f"{found!r}",
-            next_step="Read it with a release of softtargets that knows this version "
-            "(pip install --upgrade softtargets).",
-        )

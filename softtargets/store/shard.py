@@ -14,17 +14,19 @@ import pyarrow.parquet as pq
 import xxhash
 
 from softtargets.errors import CorruptionError, IdentityError, SoftTargetsError
+from softtargets.kinds import TargetSchema
 from softtargets.store.codec import decode, encode
 from softtargets.store.files import hash_bytes
-from softtargets.store.manifest import RowGroup, ShardEntry
+from softtargets.store.manifest import RESTORE, RowGroup, ShardEntry
 from softtargets.store.schema import (
     METADATA_KEY,
+    Column,
     Compression,
-    TargetSchema,
     arrow_schema,
-    check_version,
-    list_of,
+    columns_of,
+    id_columns,
 )
+from softtargets.store.versions import check_version, upgrade_targets
 from softtargets.window import Window, cut_windows
 
 ROW_GROUP_TOKENS = 16_384
@@ -32,8 +34,6 @@ ROW_GROUP_TOKENS = 16_384
 
 ROW_GROUP_WINDOWS = 1024
 """It also ends after so many windows, so that one of them is found quickly."""
-
-RESTORE = "Restore the file from a copy, or build the store again."
 
 
 def shard_path(unit: int) -> str:
@@ -55,23 +55,31 @@ def encode_shard(
     The bytes are a pure function of the arguments and the version of pyarrow.
     """
     schema = arrow_schema(targets, fingerprint, unit)
-    floats = [field.name for field in schema if field.type == list_of(pa.float32())]
     sink = pa.BufferOutputStream()
     groups = list(cut_windows(windows, ROW_GROUP_TOKENS, ROW_GROUP_WINDOWS))
     with pq.ParquetWriter(
         sink,
         schema,
-        compression=_codecs(schema, targets, compression),
+        compression=_codecs(targets, compression),
+        compression_level=_levels(targets, compression),
         use_dictionary=["source", "document_ids.list.element"],
-        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in floats},
+        column_encoding=_encodings(targets),
         write_statistics=["window_id", "source"],
         write_page_checksum=True,
     ) as writer:
         for group in groups:
-            writer.write_table(encode(group, schema, targets))
+            writer.write_table(encode(group, schema))
     content = sink.getvalue().to_pybytes()
+    sizes = [(len(group), sum(len(window.packed) for window in group)) for group in groups]
+    return content, describe_shard(content, unit, sizes, run)
+
+
+def describe_shard(
+    content: bytes, unit: int, sizes: Sequence[tuple[int, int]], run: Mapping[str, Any]
+) -> ShardEntry:
+    """Return the manifest's entry of a shard; `sizes` are its row groups' windows and positions."""
     ends = _row_group_ends(content)
-    entry = ShardEntry(
+    return ShardEntry(
         unit=unit,
         path=shard_path(unit),
         num_bytes=len(content),
@@ -80,37 +88,57 @@ def encode_shard(
         footer_xxh3=checksum(content[ends[-1] :]),
         row_groups=tuple(
             RowGroup(
-                num_windows=len(group),
-                num_positions=sum(len(window.packed) for window in group),
+                num_windows=num_windows,
+                num_positions=num_positions,
                 offset=start,
                 num_bytes=end - start,
                 xxh3=checksum(content[start:end]),
             )
-            for group, start, end in zip(groups, [0, *ends], ends, strict=False)
+            for (num_windows, num_positions), start, end in zip(
+                sizes, [0, *ends], ends, strict=False
+            )
         ),
         run=run,
     )
-    return content, entry
 
 
-def _codecs(schema: pa.Schema, targets: TargetSchema, compression: Compression) -> dict[str, str]:
-    """Return the codec of every column.
+def _codecs(targets: TargetSchema, compression: Compression) -> dict[str, str]:
+    """Return the codec of every column, by its path in the file.
 
     The lowest byte of the ids is as good as random where there are others: compressing it saves
     hardly anything and costs time whenever it is read (docs/layouts.md).
     """
-    codecs: dict[str, str] = dict.fromkeys(_leaves(schema), compression)
-    if len(targets.id_columns) > 1:
-        codecs[f"{targets.id_columns[0]}.list.element"] = "none"
+    codecs: dict[str, str] = {_path(one): compression for one in columns_of(targets)}
+    lowest, *others = id_columns(targets)
+    for column in columns_of(targets):
+        if column.name == lowest and others:
+            codecs[_path(column)] = "none"
     return codecs
 
 
-def _leaves(schema: pa.Schema) -> list[str]:
-    """Return the Parquet paths of the columns."""
-    return [
-        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
-        for field in schema
-    ]
+def _encodings(targets: TargetSchema) -> dict[str, str]:
+    """Return which columns are split by byte: numbers whose upper bytes are alike."""
+    return {
+        _path(column): "BYTE_STREAM_SPLIT"
+        for column in columns_of(targets)
+        if column.element == pa.float32() or column.name in _SAMPLE_COLUMNS
+    }
+
+
+def _levels(targets: TargetSchema, compression: Compression) -> dict[str, int] | None:
+    """Return the level of the columns that the codec's default leaves too large.
+
+    Sample columns are small, and zstd packs them tightly only at its highest level.
+    """
+    names = _SAMPLE_COLUMNS if compression == "zstd" else ()
+    return {_path(one): 19 for one in columns_of(targets) if one.name in names} or None
+
+
+_SAMPLE_COLUMNS = ("num_repeated", "repeated_counts", "sample_gaps", "sample_steps")
+
+
+def _path(column: Column) -> str:
+    return column.name if column.rows == "window" else f"{column.name}.list.element"
 
 
 def checksum(content: bytes | memoryview) -> str:
@@ -157,6 +185,7 @@ class ShardReader:
         self.where = str(path)
         self._entry = entry
         self._targets = targets
+        self._columns = [column.name for column in columns_of(targets)]
         size = path.stat().st_size if path.is_file() else None
         if size != entry.num_bytes:
             raise CorruptionError(
@@ -193,7 +222,7 @@ class ShardReader:
             CorruptionError: its checksum or its structure is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_table(index, None, where)
+        table = self._read_table(index, self._columns, where)
         with _parquet_errors(where):
             return decode(table, self._targets, where)
 
@@ -204,7 +233,7 @@ class ShardReader:
             CorruptionError: a checksum or the structure of the row group is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_table(index, None, where)
+        table = self._read_table(index, self._columns, where)
         with _parquet_errors(where):
             return decode(table.slice(row, 1), self._targets, where)[0]
 
@@ -219,7 +248,7 @@ class ShardReader:
             for index in range(len(self._entry.row_groups))
         )
 
-    def _read_table(self, index: int, columns: list[str] | None, where: str) -> pa.Table:
+    def _read_table(self, index: int, columns: list[str], where: str) -> pa.Table:
         group = self._entry.row_groups[index]
         source = self._read(group.offset, group.num_bytes, group.xxh3, f"row group {index}")
         with _parquet_errors(where), pq.ParquetFile(source, metadata=self._footer) as file:
@@ -249,7 +278,8 @@ class ShardReader:
         with _parquet_errors(self.where):
             found_schema = self._footer.schema.to_arrow_schema()
             metadata = dict(json.loads((found_schema.metadata or {}).get(METADATA_KEY, b"{}")))
-        check_version(metadata.get("format_version"), self.where)
+        version = check_version(metadata.get("format_version"), self.where)
+        metadata["targets"] = upgrade_targets(metadata.get("targets"), version)
         expected = {
             "fingerprint": fingerprint,
             "unit": entry.unit,
@@ -263,7 +293,8 @@ class ShardReader:
                     found=f"{metadata.get(field)!r}",
                     next_step="The shard belongs to another store; restore the right file.",
                 )
-        for wanted in arrow_schema(self._targets, fingerprint, entry.unit):
+        for column in columns_of(self._targets):
+            wanted = column.field
             index = found_schema.get_field_index(wanted.name)
             if index < 0 or not found_schema.field(index).equals(wanted):
                 raise CorruptionError(

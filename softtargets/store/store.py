@@ -69,7 +69,7 @@ class Store:
     def __repr__(self) -> str:
         return (
             f"Store({str(self.root)!r}, {len(self):,} windows, {self.num_positions:,} positions, "
-            f"{self.targets.kind} {self.targets.top_k}, temperatures "
+            f"{self.targets.describe()}, temperatures "
             f"{list(self.targets.temperatures)}, fingerprint {self.fingerprint[:12]})"
         )
 

@@ -23,7 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from softtargets.errors import StoreError
+from softtargets.errors import IdentityError, StoreError
+from softtargets.kinds import TargetSchema
 from softtargets.store.files import (
     TEMPORARY_SUFFIX,
     hold_lock,
@@ -40,8 +41,8 @@ from softtargets.store.manifest import (
     read_json,
     read_manifest,
 )
-from softtargets.store.schema import FORMAT_VERSION, TargetSchema, check_version
 from softtargets.store.shard import encode_shard
+from softtargets.store.versions import FORMAT_VERSION, check_version
 from softtargets.window import Window
 
 
@@ -49,7 +50,7 @@ class StoreWriter:
     """Writes the units of one store. Make it with `StoreWriter.hold`."""
 
     def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
-        check_schema(identity, "identity", str(root), "identity")
+        check_schema(identity, "identity", str(root), field="identity")
         self.root = root
         self.identity = identity
         self.fingerprint = fingerprint_of(identity)
@@ -131,6 +132,8 @@ class StoreWriter:
             )
         manifest = Manifest(
             identity=self.identity,
+            fingerprint=self.fingerprint,
+            format_version=FORMAT_VERSION,
             teacher=teacher,
             corpus=corpus,
             shards=tuple(entries[unit] for unit in range(num_units)),
@@ -186,10 +189,7 @@ class StoreWriter:
         if self.is_complete:
             found = read_manifest(self.root / MANIFEST_NAME).identity
         elif self._has_records():
-            request = read_json(self._request_path)
-            check_version(request.get("format_version"), str(self._request_path))
-            found = request.get("identity", {})
-            check_schema(found, "identity", str(self._request_path), "identity")
+            found = self._read_request()
         elif others := self._foreign_names():
             raise StoreError(
                 where,
@@ -204,6 +204,23 @@ class StoreWriter:
             "directory; the store was not touched."
         )
         check_identity(found, self.identity, where, next_step)
+
+    def _read_request(self) -> Mapping[str, Any]:
+        """Return the identity that the build in the directory was begun with."""
+        where = str(self._request_path)
+        request = read_json(self._request_path)
+        version = check_version(request.get("format_version"), where)
+        if version != FORMAT_VERSION:
+            raise IdentityError(
+                where,
+                expected=f"a build begun in format {FORMAT_VERSION}",
+                found=f"one of {version}",
+                next_step="Finish it with the release of softtargets that began it, or choose "
+                "another output directory; nothing in this one was touched.",
+            )
+        identity: Mapping[str, Any] = request.get("identity", {})
+        check_schema(identity, "identity", where, field="identity")
+        return identity
 
     def _foreign_names(self) -> list[str]:
         """Return what a build that died before its request was written cannot have left."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from softtargets.errors import InputError
-from softtargets.packing import ESCAPE, PackedTargets, split_halves
+from softtargets.kinds import TargetSchema
+from softtargets.packing.head import ESCAPE, PackedHead, split_halves
 from softtargets.targets import temperature_index
 from softtargets.window import Window
 
 IGNORE_INDEX = -100
 """The label of a token that no loss counts, as in torch and transformers."""
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,28 +102,29 @@ def collate(windows: Sequence[Window]) -> Batch:
     """Return windows as one batch; the `collate_fn` for a DataLoader.
 
     Raises:
-        InputError: there are no windows, or they come from stores of different schemas.
+        InputError: there are no windows, they come from stores of different schemas, or their
+            targets are not those of a head at every position.
     """
-    _check_alike(windows)
+    schema = _common_schema(windows)
     length = max(len(window) for window in windows)
     packed = [window.packed for window in windows]
-    first = packed[0]
+    heads = _given(one.head for one in packed)
     targets: dict[str, npt.NDArray[Any]] = {
-        "num_entries": _pad([one.num_entries_T for one in packed], length),
-        "top_logit": _pad([one.top_logit_T for one in packed], length),
-        "tail_mass": _pad([one.tail_mass_TG for one in packed], length, fill=1),
-        "label_logit": _pad([one.label_logit_T for one in packed], length),
-        "label_rank": _pad([one.label_rank_T for one in packed], length),
+        "num_entries": _pad([head.num_entries_T for head in heads], length),
+        "top_logit": _pad(_given(one.top_logit_T for one in packed), length),
+        "tail_mass": _pad(_given(one.tail_mass_TG for one in packed), length, fill=1),
         "target_mask": _pad([window.mask_T for window in windows], length),
     }
-    for plane in range(len(first.id_planes)):
-        targets[f"id_plane_{plane}"] = _pad([one.id_planes[plane] for one in packed], length)
-    if first.steps_TH is not None:
-        steps_BLH = _pad([one.steps_TH for one in packed if one.steps_TH is not None], length)
-        targets |= {"steps": steps_BLH, **_place_escapes(packed, length)}
+    if schema.label_logits:
+        targets["label_logit"] = _pad(_given(one.label_logit_T for one in packed), length)
+        targets["label_rank"] = _pad(_given(one.label_rank_T for one in packed), length)
+    for plane in range(len(heads[0].id_planes)):
+        targets[f"id_plane_{plane}"] = _pad([head.id_planes[plane] for head in heads], length)
+    if heads[0].step is not None:
+        steps_BLH = _pad(_given(head.steps_TH for head in heads), length)
+        targets |= {"steps": steps_BLH, **_place_escapes(heads, length)}
     else:
-        logits = [one.logits_TK for one in packed if one.logits_TK is not None]
-        targets["logits"] = _pad(logits, length)
+        targets["logits"] = _pad(_given(head.logits_TK for head in heads), length)
     input_ids_BL = _pad([window.input_ids_L for window in windows], length).astype(np.int64)
     attention_mask_BL = np.arange(length) < np.array([len(one) for one in windows])[:, None]
     labels_BL = np.full_like(input_ids_BL, IGNORE_INDEX)
@@ -135,9 +139,9 @@ def collate(windows: Sequence[Window]) -> Batch:
         {name: torch.from_numpy(array) for name, array in (inputs | targets).items()}
         | {
             "window_id": [window.window_id for window in windows],
-            "temperatures": first.temperatures,
-            "step": first.step,
-            "vocab_size": first.vocab_size,
+            "temperatures": schema.temperatures,
+            "step": heads[0].step,
+            "vocab_size": schema.vocab_size,
         }
     )
 
@@ -151,17 +155,17 @@ def _pad(arrays: Sequence[npt.NDArray[Any]], length: int, fill: float = 0) -> np
     return padded
 
 
-def _place_escapes(packed: Sequence[PackedTargets], length: int) -> dict[str, npt.NDArray[Any]]:
+def _place_escapes(heads: Sequence[PackedHead], length: int) -> dict[str, npt.NDArray[Any]]:
     """Return the escapes of all windows, and where they stand in the flattened [B, L, K]."""
     places = []
-    for row, one in enumerate(packed):
-        assert one.steps_TH is not None
-        num_entries = one.id_planes[0].shape[1]
-        within = np.flatnonzero(split_halves(one.steps_TH, num_entries) == ESCAPE)
+    for row, head in enumerate(heads):
+        assert head.steps_TH is not None
+        num_entries = head.id_planes[0].shape[1]
+        within = np.flatnonzero(split_halves(head.steps_TH, num_entries) == ESCAPE)
         places.append(within + row * length * num_entries)
     return {
         "escape_index": np.concatenate(places),
-        "escape_value": np.concatenate([one.escapes_E for one in packed]),
+        "escape_value": np.concatenate([head.escapes_E for head in heads]),
     }
 
 
@@ -169,21 +173,33 @@ def _plane_names(batch: Batch) -> list[str]:
     return sorted(name for name in batch if name.startswith("id_plane_"))
 
 
-def _check_alike(windows: Sequence[Window]) -> None:
-    kinds = {
-        (
-            window.packed.temperatures,
-            window.packed.step,
-            window.packed.vocab_size,
-            window.packed.id_planes[0].shape[1],
-            window.packed.steps_TH is None,
-        )
-        for window in windows
-    }
-    if len(kinds) != 1:
+def _common_schema(windows: Sequence[Window]) -> TargetSchema:
+    """Return what the windows' targets are."""
+    schemas = {window.packed.schema for window in windows}
+    if len(schemas) != 1:
         raise InputError(
             "collate",
             expected="one or more windows of the same schema",
-            found=f"{len(windows)} windows of {len(kinds)} schemas",
+            found=f"{len(windows)} windows of {len(schemas)} schemas",
             next_step="Collate windows of one store.",
         )
+    schema = schemas.pop()
+    others = (schema.samples, schema.features, schema.label_ids, schema.encoder_input)
+    is_plain = schema.predicts == "next_token" and schema.positions == "all"
+    if schema.head is None or any(others) or not is_plain:
+        raise InputError(
+            "collate",
+            expected="targets of the next token, a head of kept entries at every position",
+            found=schema.describe(),
+            next_step="Collate these windows by a function of your own, from window.targets.",
+        )
+    return schema
+
+
+def _given(values: Iterable[Given | None]) -> list[Given]:
+    """Return the values of a part that every window has."""
+    given = []
+    for value in values:
+        assert value is not None
+        given.append(value)
+    return given

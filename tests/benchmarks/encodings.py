@@ -18,7 +18,7 @@ import zstandard
 from rich.console import Console
 from rich.table import Table
 
-from softtargets.packing import split_halves
+from softtargets.packing.head import split_halves
 from softtargets.store import Store
 from softtargets.targets import Int32, UInt8
 from tests.benchmarks.layouts import make_store
@@ -97,12 +97,14 @@ def measure(store: Store) -> None:
     inputs = np.concatenate([window.input_ids_L for window in windows])
     steps_NK = []
     for window in windows:
-        assert window.packed.steps_TH is not None
-        one_TK = split_halves(window.packed.steps_TH, store.targets.top_k).astype(np.int32)
-        one_TK[one_TK == 15] = window.packed.escapes_E
+        head = window.packed.head
+        assert head is not None
+        assert head.steps_TH is not None
+        one_TK = split_halves(head.steps_TH, ids_NK.shape[1]).astype(np.int32)
+        one_TK[one_TK == 15] = head.escapes_E
         steps_NK.append(one_TK)
     sizes = Sizes(len(ids_NK))
-    table = Table(title=f"{len(ids_NK):,} targets, k = {store.targets.top_k}")
+    table = Table(title=f"{len(ids_NK):,} targets, k = {ids_NK.shape[1]}")
     table.add_column("encoding")
     table.add_column("bytes/token", justify="right")
     for name, size in id_encodings(sizes, ids_NK, inputs, store.targets.vocab_size):

@@ -30,7 +30,7 @@ from softtargets.capture.build import build
 from softtargets.demo.corpus import write_corpus
 from softtargets.demo.teacher import teacher_directory
 from softtargets.store import Store
-from softtargets.store.schema import Compression
+from softtargets.store.schema import Compression, id_columns
 from softtargets.store.writer import StoreWriter
 
 MOST_ENTRY_BYTES, MOST_OTHER_BYTES, LEAST_SPEEDUP = 126, 14, 10
@@ -80,7 +80,7 @@ def read_ours(store: Store) -> int:
 def read_entries(store: Store) -> int:
     """Read ids and values alone, as the other layouts have them; checksums on."""
     count = 0
-    names = [*store.targets.id_columns, "steps", "escapes", "top_logit"]
+    names = [*id_columns(store.targets), "steps", "escapes", "top_logit"]
     for shard in range(len(store.manifest.shards)):
         with store.open_shard(shard) as reader:
             table = reader.read_columns(names)

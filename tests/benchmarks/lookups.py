@@ -31,13 +31,14 @@ def write_store(directory: Path, num_windows: int) -> Path:
     """Write a store of windows [n // 65536, n % 65536], all with the same targets."""
     # Imported here: torch in the process that measures would hide the store's own memory.
     from softtargets.capture.build import describe_build
-    from tests.fakes import FakeTeacher, build_config, select_in_numpy
+    from tests.fakes import FakeTeacher, build_config
+    from tests.windows import select_in_numpy, topk_schema
 
     config = build_config(directory)
     identity = describe_build(config, FakeTeacher(vocab_size=65_536))
     logits_TV = np.random.default_rng(0).standard_normal((1, 65_536)).astype(np.float32)
     targets = select_in_numpy(logits_TV, np.zeros(1, np.int64), 8, (1.0, 2.0))
-    packed = pack(targets, vocab_size=65_536, step=1 / 16)
+    packed = pack(targets, topk_schema(vocab_size=65_536))
     segment_lengths_S, mask_T = np.array([2], np.int32), np.ones(1, np.bool_)
     with StoreWriter.hold(config.output, identity) as writer:
         for unit, start in enumerate(range(0, num_windows, UNIT_WINDOWS)):

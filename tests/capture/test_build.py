@@ -55,9 +55,9 @@ def test_a_complete_store_is_left_alone(tmp_path: Path) -> None:
 
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [
-    ("targets.top_k", {"selection": TopK(k=9)}),
+    ("targets.head.max_entries", {"selection": TopK(k=9)}),
     ("targets.temperatures", {"temperatures": (1.0, 4.0)}),
-    ("targets.values", {"values": "float32"}),
+    ("targets.head.values", {"values": "float32"}),
     ("windowing.sequence_length", {"windowing": Windowing(sequence_length=17)}),
     ("unit_tokens", {"unit_tokens": 101}),
     ("compression", {"compression": "lz4"}),

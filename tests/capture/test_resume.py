@@ -19,6 +19,7 @@ from softtargets.errors import (
     SoftTargetsError,
     StoreError,
 )
+from softtargets.kinds import HeadSchema
 from softtargets.store import Store, verify
 from softtargets.store import files as store_files
 from softtargets.store.files import sync_directory
@@ -112,7 +113,7 @@ def test_a_build_without_a_finished_unit_may_begin_anew_otherwise(
     other = dataclasses.replace(config, selection=TopK(k=5))
     build(other, FakeTeacher())
     assert verify(config.output).is_sound
-    assert Store.open(config.output).targets.top_k == 5
+    assert Store.open(config.output).targets.head == HeadSchema(max_entries=5)
 
 
 def _build_within(config: BuildConfig, most_bytes: int, answer: Any) -> None:

@@ -12,13 +12,11 @@ from softtargets.capture import TopK, Windowing
 from softtargets.capture.corpus import Document
 from softtargets.capture.score import plan_batches, score_windows
 from softtargets.errors import TeacherError
-from softtargets.store.schema import TargetSchema
 from softtargets.window import TokenWindow, Window
 from tests.fakes import TEXTS, ByteTokenizer, FakeTeacher
+from tests.windows import topk_schema
 
-SCHEMA = TargetSchema(
-    top_k=8, temperatures=(1.0, 2.0), vocab_size=300, tokenizer_vocab_size=256, values="float32"
-)
+SCHEMA = topk_schema(lossless=True)
 
 
 def token_windows() -> list[TokenWindow]:
@@ -53,6 +51,7 @@ def test_the_target_at_a_position_is_that_of_the_next_token() -> None:
         expected_TK, _ = logits_LV[:-1].topk(8)
         np.testing.assert_allclose(targets.logits_TK, expected_TK, rtol=1e-5, atol=1e-5)
         labels_T1 = ids_1L[0, 1:, None]
+        assert targets.label_logit_T is not None
         label_logits_T = logits_LV[:-1].gather(1, labels_T1)[:, 0]
         np.testing.assert_allclose(targets.label_logit_T, label_logits_T, rtol=1e-5, atol=1e-5)
         shifted_TK, _ = logits_LV[1:].topk(8)

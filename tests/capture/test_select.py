@@ -7,7 +7,7 @@ import torch
 from softtargets.capture import TopK
 from softtargets.capture.select import Selected, check_temperatures
 from softtargets.errors import InputError, TeacherError
-from tests.fakes import select_in_numpy
+from tests.windows import select_in_numpy
 
 GRID = (0.5, 1.0, 2.0)
 
@@ -61,6 +61,7 @@ def test_logits_of_minus_infinity_are_not_kept() -> None:
     assert rows.num_entries_T.tolist() == [2]
     assert rows.ids_TK[0, :2].tolist() == [2, 4]
     assert rows.tail_mass_TG.tolist() == [[0.0, 0.0, 0.0]]
+    assert rows.label_logit_T is not None
     assert rows.label_logit_T.tolist() == [-np.inf]
     assert np.exp(rows.logprobs_TK()).sum() == pytest.approx(1)
 

@@ -19,7 +19,7 @@ from softtargets.store import (
 )
 from tests.cli.test_commands import run
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
-from tests.store.test_codec import assert_equal
+from tests.store.test_codec import assert_same
 
 
 def ids(store: Store) -> list[str]:
@@ -47,7 +47,7 @@ def test_a_merge_holds_every_window_once(tmp_path: Path) -> None:
     assert ids(merged) == ids(parts[0]) + [one for one in ids(parts[1]) if one not in shared]
     for window in merged:
         origin = parts[0] if window.window_id in parts[0] else parts[1]
-        assert_equal(window, origin[window.window_id])
+        assert_same(window, origin[window.window_id])
     described = merged.manifest.identity["corpus"]["merged"]
     assert [part["fingerprint"] for part in described] == [part.fingerprint for part in parts]
     assert "text.jsonl, text.jsonl" in run("info", merged.root).output
@@ -76,7 +76,7 @@ def test_a_split_sends_every_window_to_one_part(store: Store, tmp_path: Path) ->
     assert 0 < len(validation) < len(train)
     for window in validation:
         assert int(window.window_id, 16) < 0.3 * 2**128
-        assert_equal(window, store[window.window_id])
+        assert_same(window, store[window.window_id])
     # It goes by content: a smaller fraction takes a part of the same windows.
     _, smaller = split_store(store.root, tmp_path / "t", tmp_path / "v", fraction=0.15)
     assert set(ids(smaller)) < set(ids(validation))
@@ -134,6 +134,7 @@ def test_the_plain_layout_has_the_same_numbers(store: Store, tmp_path: Path) -> 
             )
             total = np.exp(row[f"logprobs_{name}"]).sum(axis=1) + row[f"tail_mass_{name}"]
             np.testing.assert_allclose(total, 1, atol=1e-5)
+        assert targets.label_rank_T is not None
         assert row["label_rank"] == targets.label_rank_T.tolist()
     metadata = json.loads(pq.read_schema(next(directory.iterdir())).metadata[b"softtargets"])
     assert metadata["fingerprint"] == store.fingerprint

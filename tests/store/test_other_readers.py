@@ -16,7 +16,7 @@ def test_every_reader_sees_the_same_columns(store: Store, tmp_path: Path) -> Non
     windows = list(store)
     files = f"{store.root}/shards/*.parquet"
     expected_ids = [window.input_ids_L.tolist() for window in windows]
-    expected_tail = np.concatenate([window.packed.tail_mass_TG[:, 0] for window in windows])
+    expected_tail = np.concatenate([window.targets.tail_mass_TG[:, 0] for window in windows])
 
     rows = duckdb.execute(
         f"SELECT input_ids, tail_mass_t1 FROM read_parquet('{files}', filename=true, "

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from softtargets.errors import FormatError
+from softtargets.kinds import HeadSchema
 from softtargets.store.manifest import check_schema, read_manifest
 
 SAMPLES = sorted((Path(__file__).parent / "invalid").glob("*.json"))
@@ -13,7 +14,7 @@ VALID = Path(__file__).parent / "invalid" / "valid.json"
 
 
 def test_the_sample_the_others_are_made_from_is_valid() -> None:
-    assert read_manifest(VALID).targets.top_k == 8
+    assert read_manifest(VALID).targets.head == HeadSchema(max_entries=8)
     assert len(SAMPLES) > 30
 
 

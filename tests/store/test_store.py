@@ -45,7 +45,9 @@ def test_a_window_is_found_by_its_id(store: Store) -> None:
 
 
 def test_repr_says_what_is_in_it(store: Store) -> None:
-    assert re.search(r"\d+ windows, \d+ positions, topk 8, temperatures \[1.0, 2.0\]", repr(store))
+    assert re.search(
+        r"\d+ windows, \d+ positions, top 8 logits within 0.03125 nat, temp", repr(store)
+    )
 
 
 def test_the_written_manifest_follows_its_schema(store: Store) -> None:
@@ -60,7 +62,7 @@ def test_every_shard_describes_itself(store: Store) -> None:
     for entry in store.manifest.shards:
         file = pq.ParquetFile(store.root / entry.path)
         metadata = json.loads(file.schema_arrow.metadata[b"softtargets"])
-        assert metadata["format_version"] == "1.0"
+        assert metadata["format_version"] == "1.1"
         assert metadata["fingerprint"] == store.fingerprint
         assert metadata["targets"] == store.targets.to_dict()
         assert metadata["unit"] == entry.unit
@@ -76,8 +78,19 @@ def test_every_shard_describes_itself(store: Store) -> None:
         (lambda m: m["shards"][0].update(path="/etc/passwd"), "field shards.0.path"),
         (lambda m: m["shards"][0].update(num_bytes=-1), "field shards.0.num_bytes"),
         (lambda m: m["shards"][0].update(sha256="x"), "field shards.0.sha256"),
-        (lambda m: m["identity"]["targets"].update(top_k="8"), "identity.targets.top_k"),
-        (lambda m: m["identity"]["targets"].update(kind="other"), "identity.targets.kind"),
+        (
+            lambda m: m["identity"]["targets"]["head"].update(max_entries="8"),
+            "identity.targets.head.max_entries",
+        ),
+        (lambda m: m["identity"]["targets"].update(kind="other"), "identity.targets.*'kind'"),
+        (
+            lambda m: m["identity"]["targets"]["head"].update(max_entries=301),
+            "identity.targets: expected at most as many entries in a head as the vocabulary has",
+        ),
+        (
+            lambda m: m["identity"]["targets"].update(temperatures=[1, 1.0000001]),
+            "identity.targets: expected temperatures that differ in 6 digits",
+        ),
     ],
 )
 def test_a_manifest_that_is_wrong_is_refused(

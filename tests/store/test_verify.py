@@ -3,18 +3,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from softtargets.capture.build import describe_build
+from softtargets.packing import pack
 from softtargets.store import Store, verify
-from softtargets.store.verify import check_window
+from softtargets.store.invariants import check_window
 from softtargets.store.writer import StoreWriter
-from softtargets.window import Window
-from tests.fakes import FakeTeacher, build_config, make_window
-from tests.store.test_codec import schema_of
+from softtargets.targets import Samples
+from softtargets.window import Window, content_hash
+from tests.fakes import FakeTeacher, build_config
 from tests.store.test_store import edit_manifest
+from tests.windows import KINDS, make_window
 
 
 def test_a_sound_store_is_read_whole(store: Store) -> None:
@@ -68,69 +71,183 @@ def test_a_window_that_is_stored_twice_is_reported(tmp_path: Path) -> None:
     assert problem.expected == "a window id that occurs once in the store"
 
 
-def break_packed(name: str, at: tuple[int, ...], value: float) -> Callable[[Window], Window]:
+Damage = Callable[[Window], Window]
+
+
+def change(window: Window, part: str, **arrays: Any) -> Window:
+    """Return a window with other arrays in `packed`, or in one of its parts."""
+    if part == "packed":
+        packed = dataclasses.replace(window.packed, **arrays)
+    else:
+        inner = dataclasses.replace(getattr(window.packed, part), **arrays)
+        packed = dataclasses.replace(window.packed, **{part: inner})
+    return dataclasses.replace(window, packed=packed)
+
+
+def put(part: str, name: str, at: tuple[int, ...], value: float) -> Damage:
     def damage(window: Window) -> Window:
-        array = getattr(window.packed, name).copy()
+        owner = window.packed if part == "packed" else getattr(window.packed, part)
+        array = getattr(owner, name).copy()
         array[at] = value
-        return dataclasses.replace(
-            window, packed=dataclasses.replace(window.packed, **{name: array})
-        )
+        return change(window, part, **{name: array})
 
     return damage
 
 
-def drop_an_escape(window: Window) -> Window:
-    escapes_E = window.packed.escapes_E
-    assert len(escapes_E) > 0
-    return dataclasses.replace(
-        window, packed=dataclasses.replace(window.packed, escapes_E=escapes_E[1:])
-    )
-
-
-def break_ids(ids: list[int]) -> Callable[[Window], Window]:
+def cut(part: str, name: str) -> Damage:
     def damage(window: Window) -> Window:
-        planes = tuple(plane.copy() for plane in window.packed.id_planes)
+        array = getattr(getattr(window.packed, part), name)
+        assert len(array) > 0
+        return change(window, part, **{name: array[1:]})
+
+    return damage
+
+
+def put_ids(ids: list[int]) -> Damage:
+    def damage(window: Window) -> Window:
+        assert window.packed.head is not None
+        planes = tuple(plane.copy() for plane in window.packed.head.id_planes)
         for rank, token in enumerate(ids):
             planes[0][2, rank], planes[1][2, rank] = token % 256, token // 256
-        return dataclasses.replace(
-            window, packed=dataclasses.replace(window.packed, id_planes=planes)
-        )
+        return change(window, "head", id_planes=planes)
 
     return damage
+
+
+def put_samples(samples: dict[int, int], position: int = 0) -> Damage:
+    """Return damage that gives a position other draws, of as many as there were."""
+
+    def damage(window: Window) -> Window:
+        targets = window.targets
+        assert targets.samples is not None
+        assert window.packed.schema.samples is not None
+        old, counts = targets.samples, targets.samples.num_samples_T
+        start = int(counts[:position].sum())
+        stop = start + int(counts[position])
+        ids, drawn = np.array(list(samples)), np.array(list(samples.values()))
+        assert drawn.sum() == window.packed.schema.samples.num_draws
+        num_samples_T = counts.copy()
+        num_samples_T[position] = len(ids)
+        changed = Samples(
+            num_samples_T=num_samples_T,
+            ids_S=np.r_[old.ids_S[:start], ids, old.ids_S[stop:]].astype(np.int32),
+            counts_S=np.r_[old.counts_S[:start], drawn, old.counts_S[stop:]].astype(np.int32),
+            logits_S=None
+            if old.logits_S is None
+            else np.r_[
+                old.logits_S[:start], np.zeros(len(ids), np.float32), old.logits_S[stop:]
+            ].astype(np.float32),
+        )
+        packed = pack(dataclasses.replace(targets, samples=changed), window.packed.schema)
+        return dataclasses.replace(window, packed=packed)
+
+    return damage
+
+
+def put_token(**arrays: Any) -> Damage:
+    """Return damage to a token array that keeps the window's id right."""
+
+    def damage(window: Window) -> Window:
+        changed = dataclasses.replace(window, **arrays)
+        return dataclasses.replace(changed, window_id=content_hash(changed))
+
+    return damage
+
+
+def put_feature(name: str, value: float) -> Damage:
+    def damage(window: Window) -> Window:
+        feature = window.packed.features[name]
+        assert feature.scale_R is not None
+        scale_R = feature.scale_R.copy()
+        scale_R[0] = value
+        changed = dataclasses.replace(feature, scale_R=scale_R)
+        return change(window, "packed", features={**window.packed.features, name: changed})
+
+    return damage
+
+
+def first_of_the_head(window: Window) -> Window:
+    token = int(window.targets.ids_TK[0, 0])
+    return put_samples({token: 8, (token + 1) % 300: 8})(window)
+
+
+INT = np.int32
 
 
 @pytest.mark.parametrize(
-    ("damage", "promise"),
+    ("kind", "damage", "promise"),
     [
-        (lambda window: dataclasses.replace(window, window_id="0" * 32), "hash of its content"),
-        (lambda window: dataclasses.replace(window, document_ids=("a", "b")), "document id"),
-        (break_packed("num_entries_T", (1,), 0), "at least one entry"),
-        (break_packed("num_entries_T", (1,), 9), "at most 8 entries"),
-        (drop_an_escape, "a value for every escape"),
-        (break_ids([300, 1]), "ids within the vocabulary"),
-        (break_ids([7, 7]), "without doubles"),
-        (break_packed("top_logit_T", (1,), np.nan), "finite kept logits"),
-        (break_packed("top_logit_T", (1,), np.inf), "finite kept logits"),
-        (break_packed("tail_mass_TG", (1, 0), -0.1), "tail mass"),
-        (break_packed("tail_mass_TG", (1, 1), 1.0), "tail mass"),
-        (break_packed("tail_mass_TG", (1, 1), np.nan), "tail mass"),
-        (break_packed("label_logit_T", (1,), np.nan), "label logit"),
-        (break_packed("label_rank_T", (1,), 300), "label rank"),
-        (break_packed("label_rank_T", (1,), -1), "label rank"),
+        ("topk", lambda window: dataclasses.replace(window, window_id="0" * 32), "hash of its"),
+        ("topk", put_token(document_ids=("a",)), "document id"),
+        ("topk", put_token(segment_lengths_S=np.array([1, 4], INT)), "segment lengths that sum"),
+        ("topk", put_token(input_ids_L=np.array([1, 2, 3, 4, 5, 300], INT)), "input ids within"),
+        ("topk", put("head", "num_entries_T", (1,), 0), "at least one entry"),
+        ("topk", put("head", "num_entries_T", (1,), 9), "at most 8 entries"),
+        ("topk", cut("head", "escapes_E"), "a value for every escape"),
+        ("topk", put_ids([300, 1]), "ids within the vocabulary"),
+        ("topk", put_ids([7, 7]), "without doubles"),
+        ("topk", put("packed", "top_logit_T", (1,), np.nan), "finite kept logits"),
+        ("topk", put("packed", "top_logit_T", (1,), np.inf), "finite kept logits"),
+        ("topk", put("packed", "tail_mass_TG", (1, 0), -0.1), "tail mass"),
+        ("topk", put("packed", "tail_mass_TG", (1, 1), 1.0), "tail mass"),
+        ("topk", put("packed", "tail_mass_TG", (1, 1), np.nan), "tail mass"),
+        ("topk", put("packed", "label_logit_T", (1,), np.nan), "label logit"),
+        ("topk", put("packed", "label_rank_T", (1,), 300), "label rank"),
+        ("topk", put("packed", "label_rank_T", (1,), -1), "label rank"),
+        ("topk-lossless", put("head", "logits_TK", (0, 3), 1000.0), "fall or stay along the rank"),
+        ("sampled", put("packed", "logsumexp_TG", (1, 0), np.nan), "finite logsumexp"),
+        ("sampled", cut("samples", "gaps_S"), "a gap for every id"),
+        ("sampled", cut("samples", "repeated_counts"), "counts that sum to the number of draws"),
+        ("sampled", put("samples", "num_repeated_T", (0,), -1), "counts that sum"),
+        ("sampled", put("samples", "repeated_counts", (0,), 1000), "counts that sum"),
+        ("sampled", put_samples({299: 31, 300: 1}), "sampled ids within the vocabulary"),
+        ("sampled", put_samples({7: 31, 8: 1}), None),
+        ("hybrid", first_of_the_head, "samples outside the head"),
+        ("hybrid", put("samples", "logits_S", (0,), np.inf), "finite sampled logits"),
+        ("classes-of-windows", put("packed", "class_logits_TC", (0, 1), np.nan), "class logits"),
+        ("classes-of-windows", put("packed", "class_logits_TC", (0, 1), np.inf), "class logits"),
+        ("classes-of-windows", put("packed", "class_logits_TC", (0,), -np.inf), "above -inf"),
+        ("classes-of-windows", put_token(label_ids_T=np.array([5], INT)), "labels below 5"),
+        ("masked-tokens", put_token(positions_T=np.array([3, 2], INT)), "positions that rise"),
+        ("masked-tokens", put_token(positions_T=np.array([2, 2], INT)), "positions that rise"),
+        ("masked-tokens", put_token(positions_T=np.array([2, 6], INT)), "within the window"),
+        ("masked-tokens", put_token(positions_T=np.array([2, 5], INT)), None),
+        ("assistant-tokens", put_token(positions_T=np.array([2, 5], INT)), "within the window"),
+        ("masked-tokens", put_token(label_ids_T=np.array([1, 300], INT)), "labels below 300"),
+        ("translation", put_token(encoder_ids_M=np.array([-1], INT)), "encoder ids"),
+        ("features", put_feature("pooled", np.nan), "finite values in feature pooled"),
     ],
 )
 def test_every_invariant_is_checked(
-    rng: np.random.Generator, damage: Callable[[Window], Window], promise: str
+    rng: np.random.Generator, kind: str, damage: Damage, promise: str | None
 ) -> None:
-    window, _ = make_window(rng, scale=6.0)
-    assert list(check_window(window, schema_of(), "here")) == []
-    problems = list(check_window(damage(window), schema_of(), "here"))
-    assert len(problems) == 1
-    assert promise in problems[0].expected
+    window = make_window(rng, KINDS[kind], scale=6.0)[0]
+    while window.positions_T is not None and len(window.positions_T) != 2:
+        window = make_window(rng, KINDS[kind], scale=6.0)[0]
+    assert list(check_window(window, "here")) == []
+    problems = list(check_window(damage(window), "here"))
+    assert [promise in problem.expected for problem in problems if promise] == [True] * bool(
+        promise
+    )
+    assert len(problems) == bool(promise)
 
 
-def test_lossless_logits_that_rise_are_reported(rng: np.random.Generator) -> None:
-    window, _ = make_window(rng, step=None)
-    broken = break_packed("logits_TK", (0, 3), 1000.0)(window)
-    problems = list(check_window(broken, schema_of(values="float32"), "here"))
-    assert [problem.expected for problem in problems] == ["logits that fall or stay along the rank"]
+def test_samples_that_stand_twice_are_reported(rng: np.random.Generator) -> None:
+    """An id among the repeated ones may not stand among the single ones of its position too."""
+    window = put_samples({7: 31, 8: 1})(make_window(rng, KINDS["sampled"])[0])
+    for name, gap, promise in (
+        ("single as repeated", 7, "sampled ids without doubles"),
+        ("gap below zero", -1, "gaps that are not negative"),
+    ):
+        problems = list(check_window(put("samples", "gaps_S", (1,), gap)(window), "here"))
+        assert promise in [problem.expected for problem in problems], name
+    assert window.packed.samples is not None
+    swapped = change(
+        window,
+        "samples",
+        num_repeated_T=window.packed.samples.num_repeated_T + np.eye(1, 5, dtype=INT)[0],
+        repeated_counts=np.r_[INT(31), INT(1), window.packed.samples.repeated_counts[1:]],
+    )
+    assert [problem.expected for problem in check_window(swapped, "here")] == [
+        "counts above 1 before those of 1"
+    ]

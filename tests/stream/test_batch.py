@@ -7,19 +7,17 @@ from torch.utils.data import DataLoader
 
 from softtargets import IGNORE_INDEX, Batch, SoftTargetDataset, Store, collate
 from softtargets.errors import InputError, TemperatureError
-from tests.fakes import make_window
+from tests.windows import KINDS, make_window, topk_schema
 
 
-@pytest.mark.parametrize("step", [1 / 16, None])
+@pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("scale", [3.0, 400.0])
 @pytest.mark.parametrize(("vocab_size", "k"), [(300, 8), (262_144, 5), (20, 20)])
 def test_targets_on_a_device_are_those_of_the_windows(
-    rng: np.random.Generator, step: float | None, scale: float, vocab_size: int, k: int
+    rng: np.random.Generator, lossless: bool, scale: float, vocab_size: int, k: int
 ) -> None:
-    windows = [
-        make_window(rng, num_tokens=length, step=step, scale=scale, vocab_size=vocab_size, k=k)[0]
-        for length in (3, 7, 2)
-    ]
+    schema = topk_schema(k, vocab_size=vocab_size, lossless=lossless)
+    windows = [make_window(rng, schema, num_tokens=length, scale=scale)[0] for length in (3, 7, 2)]
     batch = collate(windows)
     for temperature in (1.0, 2.0):
         found = batch.soft_targets(temperature)
@@ -57,7 +55,8 @@ def test_masks_and_labels_stand_where_they_belong(rng: np.random.Generator) -> N
 
 def test_entries_that_are_not_kept_have_no_mass(rng: np.random.Generator) -> None:
     window, _ = make_window(rng)
-    window.packed.num_entries_T[2] = 3
+    assert window.packed.head is not None
+    window.packed.head.num_entries_T[2] = 3
     logprobs = collate([window]).soft_targets().logprobs[0, 2]
     assert torch.isfinite(logprobs[:3]).all()
     assert (logprobs[3:] == -torch.inf).all()
@@ -94,6 +93,19 @@ def test_a_temperature_outside_the_grid_is_refused(store: Store) -> None:
 
 def test_windows_of_different_schemas_are_refused(rng: np.random.Generator) -> None:
     with pytest.raises(InputError, match="found 2 windows of 2 schemas"):
-        collate([make_window(rng, k=8)[0], make_window(rng, k=9)[0]])
+        collate([make_window(rng, topk_schema(8))[0], make_window(rng, topk_schema(9))[0]])
     with pytest.raises(InputError, match="found 0 windows"):
         collate([])
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"topk", "topk-lossless", "topk-of-262144"}))
+def test_a_batch_holds_all_that_a_store_has_or_is_refused(
+    rng: np.random.Generator, kind: str
+) -> None:
+    windows = [make_window(rng, KINDS[kind], num_tokens=length)[0] for length in (9, 12)]
+    if kind == "topk-without-tail":
+        with pytest.raises(TemperatureError, match="there are none"):
+            collate(windows).soft_targets()
+    else:
+        with pytest.raises(InputError, match="a head of kept entries at every position; found "):
+            collate(windows)

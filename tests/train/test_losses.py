@@ -12,7 +12,7 @@ from softtargets.errors import InputError, TemperatureError
 from softtargets.stream import Batch
 from softtargets.train import forward_kl
 from softtargets.window import Window
-from tests.fakes import make_window, select_in_numpy
+from tests.windows import make_window, select_in_numpy
 
 
 def reference_kl(

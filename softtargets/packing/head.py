@@ -1,4 +1,4 @@
-"""Soft targets in their compact form: byte planes of ids, uniform steps of logits.
+"""The head in its compact form: byte planes of ids, uniform steps of logits.
 
 The kept logits are stored as the distance below the position's top logit, rounded to steps of
 `step` nats and differenced along the rank. Rounding comes before differencing, so an entry is
@@ -10,21 +10,21 @@ half: neighbours in rank are alike, so the bytes compress better than with ranks
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from softtargets.errors import InputError
-from softtargets.targets import Bool, Float32, Float64, Int32, SoftTargets, UInt8
+from softtargets.kinds import HeadSchema
+from softtargets.targets import Bool, Float32, Float64, Int32, UInt8
 
 ESCAPE = 15
 """The half-byte that stands for a difference found among the escapes."""
-DEFAULT_STEP = 1 / 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackedTargets:
-    """The targets of T positions as they are stored; the legend is in `softtargets.targets`."""
+class PackedHead:
+    """The kept entries of T positions as they are stored; legend in `softtargets.targets`."""
 
     id_planes: tuple[UInt8, ...]
     """P byte planes [T, K] of the kept ids, lowest byte first; 0 past a position's count."""
@@ -35,87 +35,50 @@ class PackedTargets:
     escapes_E: Int32
     """True differences of the entries written as 15, in row-major order."""
     logits_TK: Float32 | None
-    """The logits themselves in lossless mode, 0 past a count; None when `steps_TK` holds them."""
-    top_logit_T: Float32
-    """The highest logit of the position, exact."""
-    tail_mass_TG: Float32
-    label_logit_T: Float32
-    label_rank_T: Int32
-    step: float
-    """Width of a step in nats."""
-    temperatures: tuple[float, ...]
-    vocab_size: int
+    """The logits themselves in lossless mode, 0 past a count; None when `steps_TH` holds them."""
+    step: float | None
+    """Width of a step in nats; None in lossless mode."""
 
-    def __len__(self) -> int:
-        return len(self.top_logit_T)
-
-    def rows(self, start: int, stop: int, first_escape: int, last_escape: int) -> PackedTargets:
-        """Return positions [start, stop) as views; the caller says which escapes are theirs."""
-        rows = slice(start, stop)
-        return replace(
-            self,
-            id_planes=tuple(plane_TK[rows] for plane_TK in self.id_planes),
-            num_entries_T=self.num_entries_T[rows],
-            steps_TH=None if self.steps_TH is None else self.steps_TH[rows],
-            escapes_E=self.escapes_E[first_escape:last_escape],
-            logits_TK=None if self.logits_TK is None else self.logits_TK[rows],
-            top_logit_T=self.top_logit_T[rows],
-            tail_mass_TG=self.tail_mass_TG[rows],
-            label_logit_T=self.label_logit_T[rows],
-            label_rank_T=self.label_rank_T[rows],
-        )
-
-    def unpack(self) -> SoftTargets:
-        """Return the targets to compute with."""
+    def unpack(self, top_logit_T: Float32) -> tuple[Int32, Float32]:
+        """Return ids [T, K] and logits [T, K], -inf past a position's count."""
         ids_TK = join_ids(self.id_planes)
         if self.logits_TK is not None:
             logits_TK = self.logits_TK.copy()
         else:
             assert self.steps_TH is not None
+            assert self.step is not None
             difference_TK = split_halves(self.steps_TH, ids_TK.shape[1]).astype(np.int64)
             difference_TK[difference_TK == ESCAPE] = self.escapes_E
             distance_TK = np.cumsum(difference_TK, axis=1) * self.step
-            logits_TK = (self.top_logit_T[:, None] - distance_TK).astype(np.float32)
+            logits_TK = (top_logit_T[:, None] - distance_TK).astype(np.float32)
         logits_TK[~kept_entries(self.num_entries_T, logits_TK.shape[1])] = -np.inf
-        return SoftTargets(
-            ids_TK=ids_TK,
-            logits_TK=logits_TK,
-            num_entries_T=self.num_entries_T,
-            tail_mass_TG=self.tail_mass_TG,
-            label_logit_T=self.label_logit_T,
-            label_rank_T=self.label_rank_T,
-            temperatures=self.temperatures,
-        )
+        return ids_TK, logits_TK
 
 
-def pack(targets: SoftTargets, *, vocab_size: int, step: float | None) -> PackedTargets:
-    """Return `targets` in compact form; `step=None` keeps the logits lossless in float32.
+def pack_head(
+    ids_TK: Int32, logits_TK: Float32, num_entries_T: Int32, schema: HeadSchema, vocab_size: int
+) -> PackedHead:
+    """Return the kept entries in compact form.
 
     Raises:
         InputError: the logits rise along the rank, or lie too far apart to be counted in steps.
     """
-    kept_TK = kept_entries(targets.num_entries_T, targets.ids_TK.shape[1])
-    ids_TK = np.where(kept_TK, targets.ids_TK, 0)
+    kept_TK = kept_entries(num_entries_T, ids_TK.shape[1])
     distance_TK = np.zeros(ids_TK.shape, np.float64)
-    top_T1 = targets.logits_TK[:, :1].astype(np.float64)
-    np.subtract(top_T1, targets.logits_TK, out=distance_TK, where=kept_TK)
+    np.subtract(logits_TK[:, :1].astype(np.float64), logits_TK, out=distance_TK, where=kept_TK)
     _check_falling(distance_TK, kept_TK)
-    steps_TH, escapes_E = None, np.empty(0, np.int32)
-    if step is not None:
-        steps_TH, escapes_E = _quantise(distance_TK, kept_TK, step)
-    return PackedTargets(
-        id_planes=split_ids(ids_TK, num_id_planes(vocab_size)),
-        num_entries_T=targets.num_entries_T,
+    steps_TH, escapes_E, lossless_TK = None, np.empty(0, np.int32), None
+    if schema.step is not None:
+        steps_TH, escapes_E = _quantise(distance_TK, kept_TK, schema.step)
+    else:
+        lossless_TK = np.where(kept_TK, logits_TK, np.float32(0))
+    return PackedHead(
+        id_planes=split_ids(np.where(kept_TK, ids_TK, 0), num_id_planes(vocab_size)),
+        num_entries_T=num_entries_T,
         steps_TH=steps_TH,
         escapes_E=escapes_E,
-        logits_TK=np.where(kept_TK, targets.logits_TK, np.float32(0)) if step is None else None,
-        top_logit_T=targets.logits_TK[:, 0],
-        tail_mass_TG=targets.tail_mass_TG,
-        label_logit_T=targets.label_logit_T,
-        label_rank_T=targets.label_rank_T,
-        step=DEFAULT_STEP if step is None else step,
-        temperatures=targets.temperatures,
-        vocab_size=vocab_size,
+        logits_TK=lossless_TK,
+        step=schema.step,
     )
 
 
@@ -154,6 +117,14 @@ def join_halves(steps_TK: UInt8) -> UInt8:
 def split_halves(steps_TH: UInt8, num_entries: int) -> UInt8:
     """Split bytes [T, H] into half-bytes [T, K]."""
     return np.concatenate([steps_TH & 15, steps_TH >> 4], axis=1)[:, :num_entries]
+
+
+def num_escapes(head: PackedHead) -> int:
+    """Return how many escapes the steps ask for."""
+    if head.steps_TH is None:
+        return 0
+    num_entries = head.id_planes[0].shape[1]
+    return int((split_halves(head.steps_TH, num_entries) == ESCAPE).sum())
 
 
 def _check_falling(distance_TK: Float64, kept_TK: Bool) -> None:

@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from softtargets.errors import InputError, TemperatureError
-from softtargets.packing import (
+from softtargets.packing import PackedTargets, pack
+from softtargets.packing.head import (
     ESCAPE,
     join_halves,
     join_ids,
     num_id_planes,
-    pack,
     split_halves,
     split_ids,
 )
 from softtargets.targets import SoftTargets
-from tests.fakes import select_in_numpy
+from tests.windows import select_in_numpy, topk_schema
 
 STEP = 1 / 16
 
@@ -36,6 +36,16 @@ def targets_of(logits: list[list[float]], tail: float = 0.25) -> SoftTargets:
     )
 
 
+def packed_of(targets: SoftTargets, *, lossless: bool = False) -> PackedTargets:
+    schema = topk_schema(
+        targets.ids_TK.shape[1],
+        vocab_size=500,
+        temperatures=targets.temperatures,
+        lossless=lossless,
+    )
+    return pack(targets, schema)
+
+
 sorted_logits = hnp.arrays(
     np.float32,
     st.tuples(st.integers(1, 5), st.integers(1, 9)),
@@ -46,7 +56,7 @@ sorted_logits = hnp.arrays(
 @given(sorted_logits)
 def test_no_entry_is_further_than_half_a_step(logits_TK: np.ndarray) -> None:
     targets = targets_of(logits_TK.tolist())
-    unpacked = pack(targets, vocab_size=300, step=STEP).unpack()
+    unpacked = packed_of(targets).unpack()
     distance_TK = logits_TK[:, :1].astype(np.float64) - logits_TK
     found_TK = unpacked.logits_TK[:, :1].astype(np.float64) - unpacked.logits_TK
     # The float32 of a logit near 1000 is itself off by up to 3e-5.
@@ -57,42 +67,42 @@ def test_no_entry_is_further_than_half_a_step(logits_TK: np.ndarray) -> None:
 
 @given(sorted_logits)
 def test_lossless_mode_changes_nothing(logits_TK: np.ndarray) -> None:
-    unpacked = pack(targets_of(logits_TK.tolist()), vocab_size=300, step=None).unpack()
+    unpacked = packed_of(targets_of(logits_TK.tolist()), lossless=True).unpack()
     assert np.array_equal(unpacked.logits_TK, logits_TK)
 
 
 def test_errors_do_not_add_up_along_the_rank() -> None:
     # Each gap is 0.4 steps: rounding gaps would give a distance of 0 at every rank.
     logits = [-0.4 * STEP * rank for rank in range(64)]
-    unpacked = pack(targets_of([logits]), vocab_size=300, step=STEP).unpack()
+    unpacked = packed_of(targets_of([logits])).unpack()
     assert np.abs(unpacked.logits_TK[0] - logits).max() <= STEP / 2 + 1e-6
 
 
 @pytest.mark.parametrize("gap", [14, 15, 16, 255, 256, 100_000])
 def test_large_gaps_are_exact(gap: int) -> None:
-    packed = pack(
-        targets_of([[1.0, 1 - gap * STEP, 1 - (gap + 3) * STEP]] * 2), vocab_size=300, step=STEP
-    )
-    assert packed.steps_TH is not None
-    assert split_halves(packed.steps_TH, 3)[0].tolist() == [0, min(gap, ESCAPE), 3]
-    assert packed.escapes_E.tolist() == ([gap, gap] if gap >= ESCAPE else [])
+    packed = packed_of(targets_of([[1.0, 1 - gap * STEP, 1 - (gap + 3) * STEP]] * 2))
+    assert packed.head is not None
+    assert packed.head.steps_TH is not None
+    assert split_halves(packed.head.steps_TH, 3)[0].tolist() == [0, min(gap, ESCAPE), 3]
+    assert packed.head.escapes_E.tolist() == ([gap, gap] if gap >= ESCAPE else [])
     assert packed.unpack().logits_TK[1].tolist() == [1.0, 1 - gap * STEP, 1 - (gap + 3) * STEP]
 
 
 def test_gaps_that_cannot_be_counted_are_refused() -> None:
     with pytest.raises(InputError, match=r"neighbouring ranks within 1\.34e"):
-        pack(targets_of([[0.0, -2e8]]), vocab_size=300, step=STEP)
+        packed_of(targets_of([[0.0, -2e8]]))
 
 
 def test_rising_logits_are_refused() -> None:
     with pytest.raises(InputError, match=r"position 1: .* a rise at rank 2"):
-        pack(targets_of([[3, 2, 1], [3, 1, 2]]), vocab_size=300, step=STEP)
+        packed_of(targets_of([[3, 2, 1], [3, 1, 2]]))
 
 
-@pytest.mark.parametrize("step", [STEP, None])
-def test_entries_past_the_count_come_back_as_minus_infinity(step: float | None) -> None:
-    packed = pack(targets_of([[3, 2, -np.inf], [3, 2, 1]]), vocab_size=300, step=step)
-    assert packed.id_planes[0][0].tolist() == [0, 1, 0]
+@pytest.mark.parametrize("lossless", [False, True])
+def test_entries_past_the_count_come_back_as_minus_infinity(lossless: bool) -> None:
+    packed = packed_of(targets_of([[3, 2, -np.inf], [3, 2, 1]]), lossless=lossless)
+    assert packed.head is not None
+    assert packed.head.id_planes[0][0].tolist() == [0, 1, 0]
     unpacked = packed.unpack()
     assert unpacked.logits_TK.tolist() == [[3, 2, -np.inf], [3, 2, 1]]
     assert unpacked.logprobs_TK()[0, 2] == -np.inf
@@ -132,7 +142,7 @@ def test_logprobs_and_tail_sum_to_one_at_each_temperature(rng: np.random.Generat
     logits_TV = (4 * rng.standard_normal((20, 500))).astype(np.float32)
     labels_T = rng.integers(0, 500, 20)
     exact = select_in_numpy(logits_TV, labels_T, 16, (0.5, 1.0, 3.0))
-    unpacked = pack(exact, vocab_size=500, step=STEP).unpack()
+    unpacked = packed_of(exact).unpack()
     for temperature in exact.temperatures:
         scaled_TV = logits_TV.astype(np.float64) / temperature
         lse_T = np.log(np.exp(scaled_TV).sum(axis=1))

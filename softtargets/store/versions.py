@@ -1,0 +1,69 @@
+"""The versions of the format: which are read, and how older ones become the current one.
+
+`schemas/FORMAT.md` lists them. Upgrading happens while parsing and changes no file; a store keeps
+the fingerprint it was written with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from softtargets.errors import FormatError
+
+FORMAT_VERSION = "1.1"
+
+
+def check_version(found: object, where: str) -> str:
+    """Return a version whose major number is known.
+
+    Raises:
+        FormatError: the major number is not 1, or there is none.
+    """
+    major = FORMAT_VERSION.split(".")[0]
+    if not isinstance(found, str) or found.split(".")[0] != major:
+        raise FormatError(
+            where,
+            expected=f"format_version {major}.x",
+            found=f"{found!r}",
+            next_step=f"Read it with a release of softtargets that knows this version ({UPGRADE}).",
+        )
+    return found
+
+
+UPGRADE = "pip install --upgrade softtargets"
+
+
+def is_newer(version: str) -> bool:
+    """Return whether a store of this version may hold what this release does not know."""
+    minor = version.split(".")[1:]
+    return minor != [] and minor[0].isdecimal() and int(minor[0]) > int(FORMAT_VERSION[2:])
+
+
+def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, Any]:
+    """Return an identity in the current form; one that is malformed is left for the schema."""
+    if version != "1.0":
+        return identity
+    targets = upgrade_targets(identity.get("targets"), version)
+    return {**identity, "format_version": FORMAT_VERSION, "targets": targets}
+
+
+def upgrade_targets(targets: Any, version: str) -> Any:
+    """Return the description of targets in the current form.
+
+    Version 1.0 knew top-k alone and described it in one flat object.
+    """
+    if version != "1.0" or not isinstance(targets, Mapping) or targets.get("kind") != "topk":
+        return targets
+    head = {"max_entries": targets.get("top_k"), "values": targets.get("values")}
+    if targets.get("values") == "steps":
+        head["step"] = targets.get("step")
+    return {
+        "vocab_size": targets.get("vocab_size"),
+        "tokenizer_vocab_size": targets.get("tokenizer_vocab_size"),
+        "temperatures": targets.get("temperatures"),
+        "predicts": "next_token",
+        "positions": "all",
+        "head": head,
+        "label_logits": True,
+    }

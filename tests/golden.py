@@ -1,0 +1,141 @@
+"""Golden stores: one of every kind of target, which every future release must read alike.
+
+    python -m tests.golden DIRECTORY [KIND...]
+
+writes stores of the current format with the arrays a reader must find in them. The committed ones,
+in tests/store/golden, are never written again: a store that is there already is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softtargets.kinds import TargetSchema
+from softtargets.store import Store
+from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.writer import StoreWriter
+from softtargets.window import Window
+from tests.windows import KINDS, make_window
+
+GOLDEN = Path(__file__).parent / "store" / "golden"
+NUM_TOKENS = ((2, 9, 5), (16, 3))
+"""Lengths of the windows in each shard."""
+
+
+def write_store(directory: Path, schema: TargetSchema, windows: Iterable[list[Window]]) -> Store:
+    """Write windows, unit by unit, as a store of an invented teacher."""
+    counts = {"windows": 0, "tokens": 0}
+    with StoreWriter.hold(directory, identity_of(schema)) as writer:
+        unit = 0
+        for unit, group in enumerate(windows):
+            writer.write_unit(unit, group, {})
+            counts["windows"] += len(group)
+            counts["tokens"] += sum(len(window) for window in group)
+        writer.commit(unit + 1, "invented", counts)
+    return Store.open(directory)
+
+
+def identity_of(schema: TargetSchema) -> dict[str, Any]:
+    """Return an identity with these targets."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "teacher": {
+            "architecture": "Invented",
+            "weights_sha256": "a" * 64,
+            "config_sha256": "c" * 64,
+            "revision": None,
+            "dtype": "float32",
+            "attention": "none",
+        },
+        "tokenizer": {"sha256": "b" * 64, "vocab_size": schema.tokenizer_vocab_size},
+        "corpus": {
+            "files": [{"name": "random", "num_bytes": 0, "sha256": "d" * 64}],
+            "text_field": "text",
+            "id_field": None,
+        },
+        "windowing": {"kind": "split", "sequence_length": 32},
+        "targets": schema.to_dict(),
+        "unit_tokens": 64,
+        "compression": "zstd",
+    }
+
+
+def make_store(directory: Path, kind: str) -> Store:
+    """Write a store of random windows of a kind."""
+    rng = np.random.default_rng(sorted(KINDS).index(kind))
+    schema = KINDS[kind]
+    groups = [
+        [
+            make_window(rng, schema, num_tokens=length, scale=6, trained=0.7, ruled_out=0.2)[0]
+            for length in lengths
+        ]
+        for lengths in NUM_TOKENS
+    ]
+    return write_store(directory, schema, groups)
+
+
+def arrays_of(windows: Iterable[Window]) -> dict[str, np.ndarray]:
+    """Return everything a reader finds in windows: arrays by name, window after window."""
+    parts: dict[str, list[Any]] = {}
+    for window in windows:
+        for name, value in _arrays(window).items():
+            if value is not None:
+                parts.setdefault(name, []).append(np.asarray(value))
+    return {
+        name: np.stack(values) if values[0].ndim == 0 else np.concatenate(values)
+        for name, values in parts.items()
+    }
+
+
+def _arrays(window: Window) -> Mapping[str, Any]:
+    targets, samples = window.targets, window.targets.samples
+    kept_TK = np.isfinite(targets.logits_TK)
+    return {
+        "window_id": window.window_id,
+        "source": window.source,
+        "document_ids": "\n".join(window.document_ids),
+        "offset": window.offset,
+        "num_tokens": len(window),
+        "num_targets": len(targets),
+        "input_ids": window.input_ids_L,
+        "segment_lengths": window.segment_lengths_S,
+        "mask": window.mask_T,
+        "target_positions": window.positions_T,
+        "label_ids": window.label_ids_T,
+        "encoder_input_ids": window.encoder_ids_M,
+        "num_entries": targets.num_entries_T,
+        # An id past the count means nothing.
+        "ids": np.where(kept_TK, targets.ids_TK, 0),
+        "logits": targets.logits_TK,
+        "tail_mass": targets.tail_mass_TG,
+        "logsumexp": targets.logsumexp_TG,
+        "label_logit": targets.label_logit_T,
+        "label_rank": targets.label_rank_T,
+        "num_samples": None if samples is None else samples.num_samples_T,
+        "sample_ids": None if samples is None else samples.ids_S,
+        "sample_counts": None if samples is None else samples.counts_S,
+        "sample_logits": None if samples is None else samples.logits_S,
+        "class_logits": targets.class_logits_TC,
+        **{f"feature_{name}": values_RD for name, values_RD in targets.features.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("kinds", nargs="*", default=sorted(KINDS))
+    arguments = parser.parse_args()
+    for kind in arguments.kinds:
+        directory = arguments.directory / f"{kind}-{FORMAT_VERSION}"
+        if not directory.exists():
+            store = make_store(directory / "store", kind)
+            np.savez_compressed(directory / "expected.npz", **arrays_of(store))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()

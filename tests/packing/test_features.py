@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from softtargets.errors import InputError
+from softtargets.kinds import FeatureSchema
+from softtargets.packing.features import pack_feature
+
+
+def feature(dtype: Literal["float16", "int8"], width: int = 4) -> FeatureSchema:
+    return FeatureSchema(name="layer_3", width=width, rows="tokens", dtype=dtype)
+
+
+vectors = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 5), st.just(4)),
+    elements=st.floats(-60_000, 60_000, width=32),
+)
+
+
+@given(vectors)
+def test_float16_rounds_and_int8_is_off_by_half_a_scale(values_RD: np.ndarray) -> None:
+    half = pack_feature(values_RD, feature("float16")).unpack()
+    np.testing.assert_array_equal(half, values_RD.astype(np.float16).astype(np.float32))
+    packed = pack_feature(values_RD, feature("int8"))
+    assert packed.scale_R is not None
+    error_RD = np.abs(packed.unpack() - values_RD)
+    assert (error_RD <= packed.scale_R[:, None] * 0.501 + 1e-37).all()
+
+
+def test_a_vector_of_zeros_stays_one() -> None:
+    assert (pack_feature(np.zeros((2, 4), np.float32), feature("int8")).unpack() == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused(dtype: Literal["float16", "int8"], bad: float) -> None:
+    values_RD = np.ones((3, 4), np.float32)
+    values_RD[1, 2] = bad
+    with pytest.raises(InputError, match=f"feature layer_3: .* found {bad}"):
+        pack_feature(values_RD, feature(dtype))
+
+
+def test_what_float16_cannot_hold_is_refused_and_not_clamped() -> None:
+    values_RD = np.full((1, 4), 70_000, np.float32)
+    with pytest.raises(InputError, match=r"at most 65504 in float16; found 70000\. .* int8"):
+        pack_feature(values_RD, feature("float16"))
+    assert pack_feature(values_RD, feature("int8")).unpack() == pytest.approx(values_RD)
+
+
+def test_another_width_is_refused() -> None:
+    with pytest.raises(InputError, match=r"vectors of width 5; found an array of shape \[1, 4\]"):
+        pack_feature(np.zeros((1, 4), np.float32), feature("int8", width=5))

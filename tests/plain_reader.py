@@ -1,0 +1,173 @@
+"""A reader written from schemas/FORMAT.md alone: it shares no code with softtargets.
+
+It is slow and plain on purpose. Whoever writes a reader in another language may start from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+Row = dict[str, Any]
+
+
+def read_store(root: Path) -> dict[str, np.ndarray]:
+    """Return everything in a store: arrays by name, window after window."""
+    manifest = json.loads((root / "manifest.json").read_text())
+    assert manifest["format_version"].split(".")[0] == "1"
+    identity = manifest["identity"]
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(canonical.encode()).hexdigest() == manifest["fingerprint"]
+    windows = []
+    for shard in manifest["shards"]:
+        path = root / shard["path"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == shard["sha256"]
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        metadata = json.loads(file.schema_arrow.metadata[b"softtargets"])
+        assert metadata["fingerprint"] == manifest["fingerprint"]
+        assert metadata["unit"] == shard["unit"]
+        assert metadata["targets"] == identity["targets"]
+        targets = identity["targets"]
+        if metadata["format_version"] == "1.0":
+            targets = from_version_1_0(targets)
+        windows += [read_window(row, targets) for row in file.read().to_pylist()]
+    names = windows[0]
+    return {
+        name: np.concatenate([np.asarray(window[name]) for window in windows]) for name in names
+    }
+
+
+def from_version_1_0(targets: dict[str, Any]) -> dict[str, Any]:
+    head = {"max_entries": targets["top_k"], "values": targets["values"], "step": targets["step"]}
+    return {
+        "vocab_size": targets["vocab_size"],
+        "temperatures": targets["temperatures"],
+        "predicts": "next_token",
+        "positions": "all",
+        "head": head,
+        "label_logits": True,
+    }
+
+
+def read_window(row: Row, targets: dict[str, Any]) -> Row:
+    assert row["window_id"] == window_id(row)
+    num_targets = len(row["mask"])
+    found: Row = {
+        "window_id": [row["window_id"]],
+        "source": [row["source"]],
+        "document_ids": ["\n".join(row["document_ids"])],
+        "offset": [row["offset"]],
+        "num_tokens": [len(row["input_ids"])],
+        "num_targets": [num_targets],
+    }
+    copied = ["input_ids", "segment_lengths", "mask", "target_positions", "label_ids"]
+    copied += ["encoder_input_ids", "label_logit", "label_rank"]
+    found |= {name: row[name] for name in copied if name in row}
+    if "head" in targets:
+        found |= read_head(row, targets)
+    if "samples" in targets:
+        found |= read_samples(row, targets)
+    for what in ("tail_mass", "logsumexp"):
+        names = [f"{what}_t{one:g}".replace(".", "_") for one in targets["temperatures"]]
+        if names and names[0] in row:
+            found[what] = np.stack([np.array(row[name], np.float32) for name in names], axis=1)
+    if "num_classes" in targets:
+        classes = np.array(row["class_logits"], np.float32)
+        found["class_logits"] = classes.reshape(num_targets, targets["num_classes"])
+    for feature in targets.get("features", []):
+        name = f"feature_{feature['name']}"
+        dtype = {"float16": "<f2", "int8": "i1"}[feature["dtype"]]
+        vectors = np.array([np.frombuffer(one, dtype) for one in row[name]]).astype(np.float32)
+        if feature["dtype"] == "int8":
+            vectors *= np.array(row[f"{name}_scale"], np.float32)[:, None]
+        found[name] = vectors
+    return found
+
+
+def read_head(row: Row, targets: dict[str, Any]) -> Row:
+    head = targets["head"]
+    escapes = iter(row.get("escapes", []))
+    planes = sorted(name for name in row if name.startswith("id_plane_"))
+    ids, logits = [], []
+    for position, count in enumerate(row["num_entries"]):
+        entries = [
+            sum(row[name][position][rank] << 8 * plane for plane, name in enumerate(planes))
+            for rank in range(head["max_entries"])
+        ]
+        if head["values"] == "float32":
+            values = list(np.frombuffer(row["logits"][position], "<f4"))
+        else:
+            values = list(logits_in_steps(row, position, head, escapes))
+        ids.append([entry if rank < count else 0 for rank, entry in enumerate(entries)])
+        logits.append([value if rank < count else -np.inf for rank, value in enumerate(values)])
+    return {
+        "num_entries": row["num_entries"],
+        "ids": np.array(ids),
+        "logits": np.array(logits, np.float32),
+    }
+
+
+def logits_in_steps(
+    row: Row, position: int, head: dict[str, Any], escapes: Iterator[int]
+) -> Iterator[float]:
+    halves = (head["max_entries"] + 1) // 2
+    distance = 0
+    differences = []
+    for rank in range(head["max_entries"]):
+        byte = row["steps"][position][rank % halves]
+        differences.append(byte & 15 if rank < halves else byte >> 4)
+    for difference in differences:
+        distance += next(escapes) if difference == 15 else difference
+        yield row["top_logit"][position] - distance * head["step"]
+
+
+def read_samples(row: Row, targets: dict[str, Any]) -> Row:
+    schema = targets["samples"]
+    gaps, counts = iter(row["sample_gaps"]), iter(row["repeated_counts"])
+    ids: list[int] = []
+    drawn: list[int] = []
+    num_samples: list[int] = []
+    tops: list[float] = []
+    for position, num_repeated in enumerate(row["num_repeated"]):
+        own = [next(counts) for _ in range(num_repeated)]
+        left = schema["num_draws"] - sum(own)
+        if schema["origin"] == "tail":
+            column = f"tail_mass_t{schema['temperature']:g}".replace(".", "_")
+            left = 0 if row[column][position] == 0 else left
+        before = len(ids)
+        for run in (num_repeated, left):
+            last = -1
+            for _ in range(run):
+                last += next(gaps) + 1
+                ids.append(last)
+        drawn += own + [1] * left
+        num_samples.append(len(ids) - before)
+        if "top_logit" in row:
+            tops += [row["top_logit"][position]] * num_samples[-1]
+    found: Row = {"num_samples": num_samples, "sample_ids": ids, "sample_counts": drawn}
+    if schema["values"] == "steps":
+        found["sample_logits"] = [
+            top - steps * schema["step"]
+            for top, steps in zip(tops, row["sample_steps"], strict=True)
+        ]
+    elif schema["values"] == "float32":
+        found["sample_logits"] = row["sample_logits"]
+    return found
+
+
+def window_id(row: Row) -> str:
+    content = b"softtargets.window.v1\0"
+    for name, code in (("input_ids", "i"), ("segment_lengths", "i"), ("mask", "?")):
+        content += struct.pack(f"<Q{len(row[name])}{code}", len(row[name]), *row[name])
+    for name in ("target_positions", "label_ids", "encoder_input_ids"):
+        if name in row:
+            content += name.encode() + b"\0"
+            content += struct.pack(f"<Q{len(row[name])}i", len(row[name]), *row[name])
+    return hashlib.sha256(content).hexdigest()[:32]

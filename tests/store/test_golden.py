@@ -1,0 +1,99 @@
+"""Stores of released formats are read to the same arrays by every later release."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from softtargets.capture import Corpus
+from softtargets.store import Store, merge_stores, verify
+from softtargets.store.schema import columns_of
+from tests.fakes import build_store, write_corpus
+from tests.golden import GOLDEN, arrays_of, make_store
+from tests.plain_reader import read_store
+from tests.windows import KINDS, topk_schema
+
+STORES = sorted(path.name for path in GOLDEN.iterdir())
+
+
+def expected_of(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / name / "expected.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def test_every_kind_of_target_has_a_golden_store() -> None:
+    assert set(STORES) == {f"{kind}-1.1" for kind in KINDS} | {"topk-1.0"}
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_golden_store_is_read_to_the_same_arrays(name: str) -> None:
+    store = Store.open(GOLDEN / name / "store")
+    assert store.manifest.format_version == name[-3:]
+    expected, found = expected_of(name), arrays_of(store)
+    assert set(expected) == set(found)
+    for array in expected:
+        assert found[array].dtype == expected[array].dtype, array
+        np.testing.assert_array_equal(found[array], expected[array], array)
+    assert verify(store.root).problems == ()
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_the_specification_is_enough_to_read_them(name: str) -> None:
+    """A reader written from FORMAT.md alone finds the same."""
+    expected, found = expected_of(name), read_store(GOLDEN / name / "store")
+    # What a store does not have, our reader gives as no entry and all mass in the tail.
+    absent = {key for key in expected if expected[key].ndim == 2 and expected[key].shape[1] == 0}
+    if "ids" in absent:
+        absent |= {"num_entries", "tail_mass"}
+        assert (expected["tail_mass"] == 1).all()
+        assert (expected["num_entries"] == 0).all()
+    assert set(found) == set(expected) - absent
+    for array in found:
+        np.testing.assert_array_equal(
+            found[array].astype(expected[array].dtype), expected[array], array
+        )
+
+
+def test_golden_stores_hold_what_is_hard() -> None:
+    counts = expected_of("topk-1.1")["num_entries"]
+    assert 0 < (counts < counts.max()).sum() < len(counts)
+    assert expected_of("topk-of-262144-1.1")["ids"].max() > 1 << 17
+    hybrid = expected_of("hybrid-1.1")
+    assert (hybrid["num_samples"] == 0).any()
+    assert (hybrid["tail_mass"] == 0).any()
+    assert hybrid["sample_counts"].max() > 1
+    assert not expected_of("topk-1.1")["mask"].all()
+    heads = [window.packed.head for window in Store.open(GOLDEN / "topk-1.1" / "store")]
+    assert sum(len(head.escapes_E) for head in heads if head is not None) > 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_today_is_what_was_written(kind: str, tmp_path: Path) -> None:
+    """The same windows give the same columns; their bytes may change with pyarrow."""
+    store = make_store(tmp_path / "store", kind)
+    golden = Store.open(GOLDEN / f"{kind}-1.1" / "store")
+    assert store.fingerprint == golden.fingerprint
+    names = [column.name for column in columns_of(store.targets)]
+    for shard in range(len(golden.manifest.shards)):
+        with store.open_shard(shard) as one, golden.open_shard(shard) as other:
+            assert one.read_columns(names).equals(other.read_columns(names))
+
+
+def test_a_store_of_an_older_format_is_one_of_the_current(tmp_path: Path) -> None:
+    """It keeps its fingerprint, and goes together with what the same teacher gives today."""
+    old = Store.open(GOLDEN / "topk-1.0" / "store")
+    written = json.loads((old.root / "manifest.json").read_text())
+    assert old.fingerprint == written["fingerprint"]
+    assert old.targets == dataclasses.replace(topk_schema(), tokenizer_vocab_size=256)
+    corpus = Corpus(paths=(write_corpus(tmp_path / "other.jsonl", ["Another text, read later."]),))
+    new = build_store(tmp_path, corpus=corpus, unit_tokens=300)
+    merged = merge_stores([old.root, new.root], tmp_path / "merged")
+    assert merged.manifest.format_version == "1.1"
+    assert [window.window_id for window in merged] == [
+        window.window_id for store in (old, new) for window in store
+    ]
+    assert verify(merged.root).is_sound

@@ -1,0 +1,248 @@
+"""Random windows of every kind of target, and the targets as they were before packing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from softtargets.kinds import FeatureSchema, HeadSchema, SampleSchema, TargetSchema
+from softtargets.packing import pack
+from softtargets.targets import Int32, Samples, SoftTargets
+from softtargets.window import TokenWindow, Window, hash_window
+
+
+def topk_schema(
+    k: int = 8,
+    *,
+    vocab_size: int = 300,
+    temperatures: tuple[float, ...] = (1.0, 2.0),
+    lossless: bool = False,
+) -> TargetSchema:
+    """Return what `softtargets build` makes."""
+    return TargetSchema(
+        vocab_size=vocab_size,
+        tokenizer_vocab_size=vocab_size,
+        temperatures=temperatures,
+        head=HeadSchema(max_entries=k, values="float32" if lossless else "steps"),
+        label_logits=True,
+    )
+
+
+def _schema(**parts: object) -> TargetSchema:
+    defaults = {"vocab_size": 300, "tokenizer_vocab_size": 300, "temperatures": (1.0, 2.0)}
+    return TargetSchema(**{**defaults, **parts})  # type: ignore[arg-type]
+
+
+_HEAD = HeadSchema(max_entries=8)
+_DRAWS = SampleSchema(num_draws=32, origin="all", temperature=1.0)
+
+KINDS = {
+    "topk": topk_schema(),
+    "topk-lossless": topk_schema(lossless=True),
+    "topk-of-262144": topk_schema(4, vocab_size=262_144),
+    "topk-without-tail": _schema(head=_HEAD, temperatures=()),
+    "sampled": _schema(samples=_DRAWS, label_logits=True),
+    "sampled-with-logits": _schema(
+        samples=SampleSchema(num_draws=300, origin="all", temperature=2.0, values="steps")
+    ),
+    "hybrid": _schema(
+        head=_HEAD,
+        samples=SampleSchema(num_draws=16, origin="tail", temperature=1.0, values="float32"),
+        label_logits=True,
+    ),
+    "classes-of-windows": _schema(
+        num_classes=5, temperatures=(), predicts="window", label_ids=True
+    ),
+    "classes-of-tokens": _schema(num_classes=3, temperatures=(), predicts="token"),
+    "masked-tokens": _schema(
+        head=_HEAD, predicts="token", positions="listed", label_ids=True, label_logits=True
+    ),
+    "assistant-tokens": _schema(head=_HEAD, positions="listed", label_logits=True),
+    "translation": _schema(head=_HEAD, encoder_input=True, label_logits=True),
+    "features": _schema(
+        head=_HEAD,
+        features=(
+            FeatureSchema(name="layer_3", width=7, rows="tokens", dtype="float16"),
+            FeatureSchema(name="layer_6", width=5, rows="targets", dtype="int8"),
+            FeatureSchema(name="pooled", width=4, rows="window", dtype="int8"),
+        ),
+    ),
+    "features-alone": _schema(
+        features=(FeatureSchema(name="last_hidden", width=16, rows="targets", dtype="float16"),)
+    ),
+}
+"""One schema for every kind of target that the format knows."""
+
+
+def make_window(
+    rng: np.random.Generator,
+    schema: TargetSchema | None = None,
+    *,
+    num_tokens: int = 6,
+    scale: float = 3.0,
+    trained: float = 1.0,
+    ruled_out: float = 0.0,
+) -> tuple[Window, SoftTargets]:
+    """Return a window with random targets, and the targets as they were before packing.
+
+    Args:
+        rng: what decides it.
+        schema: of the targets.
+        num_tokens: length of the window.
+        scale: spread of the logits.
+        trained: share of the targets in the mask.
+        ruled_out: share of the targets where all but three logits are -inf.
+    """
+    schema = schema or topk_schema()
+    tokens = make_tokens(rng, schema, num_tokens, trained)
+    targets = make_targets(rng, schema, tokens, scale, ruled_out)
+    return Window.of(tokens, pack(targets, schema)), targets
+
+
+def make_tokens(
+    rng: np.random.Generator, schema: TargetSchema, num_tokens: int, trained: float
+) -> TokenWindow:
+    """Return random tokens of two documents; `trained` is the share of targets in the mask."""
+    input_ids_L = rng.integers(0, schema.vocab_size, num_tokens).astype(np.int32)
+    first = int(rng.integers(1, num_tokens))
+    num_targets = {"next_token": num_tokens - 1, "token": num_tokens, "window": 1}[schema.predicts]
+    positions_T, label_ids_T, encoder_ids_M = None, None, None
+    if schema.positions == "listed":
+        is_listed = rng.random(num_targets) < 0.4
+        is_listed[rng.integers(num_targets)] = True
+        positions_T = np.flatnonzero(is_listed).astype(np.int32)
+        num_targets = len(positions_T)
+    if schema.label_ids:
+        label_ids_T = rng.integers(0, schema.num_labels, num_targets).astype(np.int32)
+    if schema.encoder_input:
+        encoder_ids_M = rng.integers(0, schema.vocab_size, 2 * num_tokens).astype(np.int32)
+    segment_lengths_S = np.array([first, num_tokens - first], np.int32)
+    mask_T = rng.random(num_targets) < trained
+    return TokenWindow(
+        window_id=hash_window(
+            input_ids_L,
+            segment_lengths_S,
+            mask_T,
+            positions_T=positions_T,
+            label_ids_T=label_ids_T,
+            encoder_ids_M=encoder_ids_M,
+        ),
+        input_ids_L=input_ids_L,
+        segment_lengths_S=segment_lengths_S,
+        mask_T=mask_T,
+        document_ids=("0", "1"),
+        offset=3,
+        source="random",
+        positions_T=positions_T,
+        label_ids_T=label_ids_T,
+        encoder_ids_M=encoder_ids_M,
+    )
+
+
+def make_targets(
+    rng: np.random.Generator,
+    schema: TargetSchema,
+    tokens: TokenWindow,
+    scale: float,
+    ruled_out: float,
+) -> SoftTargets:
+    """Return random targets with every part of the schema."""
+    num_targets = len(tokens.mask_T)
+    logits_TV = (scale * rng.standard_normal((num_targets, schema.vocab_size))).astype(np.float32)
+    for row in np.flatnonzero(rng.random(num_targets) < ruled_out):
+        possible = rng.choice(schema.vocab_size, 3, replace=False)
+        logits_TV[row, np.isin(np.arange(schema.vocab_size), possible, invert=True)] = -np.inf
+    k = schema.head.max_entries if schema.head else 0
+    chosen = select_in_numpy(logits_TV, _labels(tokens, schema), k, schema.temperatures)
+    class_logits_TC = None
+    if schema.num_classes:
+        shape = (num_targets, schema.num_classes)
+        class_logits_TC = rng.standard_normal(shape).astype(np.float32)
+    num_rows = {"tokens": len(tokens), "targets": num_targets, "window": 1}
+    return SoftTargets(
+        ids_TK=chosen.ids_TK,
+        logits_TK=chosen.logits_TK,
+        num_entries_T=chosen.num_entries_T,
+        tail_mass_TG=chosen.tail_mass_TG,
+        temperatures=schema.temperatures,
+        logsumexp_TG=_logsumexp(logits_TV, schema),
+        label_logit_T=chosen.label_logit_T if schema.label_logits else None,
+        label_rank_T=chosen.label_rank_T if schema.label_logits else None,
+        samples=_draw(rng, logits_TV, chosen.ids_TK, schema),
+        class_logits_TC=class_logits_TC,
+        features={
+            one.name: rng.standard_normal((num_rows[one.rows], one.width)).astype(np.float32)
+            for one in schema.features
+        },
+    )
+
+
+def select_in_numpy(
+    logits_TV: np.ndarray, labels_T: np.ndarray, k: int, temperatures: tuple[float, ...]
+) -> SoftTargets:
+    """Return top-k targets by sorting everything in float64: the reference of `TopK.select`."""
+    wide_TV = logits_TV.astype(np.float64)
+    ids_TV = np.argsort(-wide_TV, axis=1, kind="stable")
+    ids_TK = ids_TV[:, :k]
+    tail_mass_TG = np.empty((len(logits_TV), len(temperatures)), np.float32)
+    for index, temperature in enumerate(temperatures):
+        weights_TV = np.exp((wide_TV - wide_TV.max(axis=1, keepdims=True)) / temperature)
+        tail_T = np.take_along_axis(weights_TV, ids_TV[:, k:], axis=1).sum(axis=1)
+        tail_mass_TG[:, index] = tail_T / weights_TV.sum(axis=1)
+    label_logit_T = np.take_along_axis(logits_TV, labels_T[:, None], axis=1)[:, 0]
+    logits_TK = np.take_along_axis(logits_TV, ids_TK, axis=1)
+    return SoftTargets(
+        ids_TK=ids_TK.astype(np.int32),
+        logits_TK=logits_TK,
+        num_entries_T=np.isfinite(logits_TK).sum(axis=1).astype(np.int32),
+        tail_mass_TG=tail_mass_TG,
+        temperatures=temperatures,
+        label_logit_T=label_logit_T,
+        label_rank_T=(logits_TV > label_logit_T[:, None]).sum(axis=1).astype(np.int32),
+    )
+
+
+def _labels(tokens: TokenWindow, schema: TargetSchema) -> Int32:
+    if tokens.label_ids_T is not None and not schema.num_classes:
+        return tokens.label_ids_T
+    if schema.predicts != "next_token":
+        return np.zeros(len(tokens.mask_T), np.int32)
+    at = np.arange(len(tokens) - 1) if tokens.positions_T is None else tokens.positions_T
+    return tokens.input_ids_L[at + 1]
+
+
+def _logsumexp(logits_TV: np.ndarray, schema: TargetSchema) -> np.ndarray | None:
+    if schema.head is not None or not schema.temperatures:
+        return None
+    columns = [
+        np.log(np.exp(logits_TV.astype(np.float64) / one).sum(axis=1))
+        for one in schema.temperatures
+    ]
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _draw(
+    rng: np.random.Generator, logits_TV: np.ndarray, head_ids_TK: Int32, schema: TargetSchema
+) -> Samples | None:
+    """Return draws from the whole softmax or its tail, counted in the order of the format."""
+    if schema.samples is None:
+        return None
+    ids, counts, logits = [], [], []
+    for logits_V, head_ids_K in zip(logits_TV, head_ids_TK, strict=True):
+        weights_V = np.exp(logits_V.astype(np.float64) / schema.samples.temperature)
+        if schema.samples.origin == "tail":
+            weights_V[head_ids_K] = 0
+        drawn = np.empty(0, np.int64)
+        if weights_V.sum() > 0:
+            shares_V = weights_V / weights_V.sum()
+            drawn = rng.choice(len(logits_V), schema.samples.num_draws, p=shares_V)
+        own_ids, own_counts = np.unique(drawn, return_counts=True)
+        order = np.argsort(own_counts == 1, kind="stable")
+        ids.append(own_ids[order])
+        counts.append(own_counts[order])
+        logits.append(logits_V[own_ids[order]])
+    return Samples(
+        num_samples_T=np.array([len(one) for one in ids], np.int32),
+        ids_S=np.concatenate(ids).astype(np.int32),
+        counts_S=np.concatenate(counts).astype(np.int32),
+        logits_S=None if schema.samples.values == "none" else np.concatenate(logits),
+    )
