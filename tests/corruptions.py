@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from softtargets.store.files import hash_bytes
+from softtargets.store.shard import checksum
+
 Damage = Callable[[Path, random.Random], str]
 
 
@@ -98,6 +101,27 @@ def edit_manifest_field(store: Path, rng: random.Random) -> str:
         del container[key]
     path.write_text(json.dumps(data))
     return name
+
+
+def forge(store: Path, rng: random.Random) -> str:
+    """Change bytes of a shard's data or of its footer, and make every checksum right again."""
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    entry = rng.choice(manifest["shards"])
+    shard = store / entry["path"]
+    content = bytearray(shard.read_bytes())
+    footer = len(content) - entry["footer_bytes"]
+    places = rng.choice((range(footer), range(footer, len(content))))
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        content[rng.choice(places)] = rng.randrange(256)
+    shard.write_bytes(content)
+    entry["sha256"] = hash_bytes(bytes(content))
+    entry["footer_xxh3"] = checksum(bytes(content[footer:]))
+    for group in entry["row_groups"]:
+        start = group["offset"]
+        group["xxh3"] = checksum(bytes(content[start : start + group["num_bytes"]]))
+    path.write_text(json.dumps(manifest))
+    return str(entry["path"])
 
 
 DAMAGES: tuple[Damage, ...] = (

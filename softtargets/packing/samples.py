@@ -49,7 +49,7 @@ class PackedSamples:
         if runs_T2 is None:
             raise CorruptionError(
                 "samples",
-                expected="counts that sum to the number of draws, and a gap for every id",
+                expected="counts that sum to the number of draws, a gap and a logit for every id",
                 found=f"{len(self.repeated_counts)} counts and {len(self.gaps_S)} gaps at "
                 f"{len(num_draws_T)} positions",
                 next_step="Restore the store from a copy, or build it again.",
@@ -76,11 +76,15 @@ class PackedSamples:
         )
 
     def fits(self, num_draws_T: Int32) -> bool:
-        """Return whether counts sum to the number of draws, with a gap for every id."""
+        """Return whether counts sum to the number of draws, with a gap and a logit for each id."""
         return self._runs(num_draws_T) is not None
 
     def _runs(self, num_draws_T: Int32) -> npt.NDArray[np.int64] | None:
         """Return how many ids [T, 2] of each position were drawn repeatedly, and once."""
+        if any(
+            len(one) != len(self.gaps_S) for one in (self.steps_S, self.logits_S) if one is not None
+        ):
+            return None
         num_repeated_T = self.num_repeated_T.astype(np.int64)
         if (num_repeated_T < 0).any() or num_repeated_T.sum() != len(self.repeated_counts):
             return None

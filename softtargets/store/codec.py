@@ -74,16 +74,14 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
         if column.rows != "window" and column.name != "document_ids"
     }
     _check_lengths(columns, targets, where)
-    positions = columns["mask"][0]
+    positions = columns["mask"][0].tolist()
     grid_NG = np.empty((len(columns["mask"][1]), len(targets.temperatures)), np.float32)
     for index, name in enumerate(grid_columns(targets)):
         grid_NG[:, index] = columns[name][1]
+    bounds = {name: (offsets.tolist(), values) for name, (offsets, values) in columns.items()}
     windows = []
     for row, fields in enumerate(_token_fields(table)):
-        cells = {
-            name: values[offsets[row] : offsets[row + 1]]
-            for name, (offsets, values) in columns.items()
-        }
+        cells = _row(bounds, row)
         grid_TG = grid_NG[positions[row] : positions[row + 1]]
         windows.append(Window(packed=_packed(cells, grid_TG, targets), **fields))
     return windows
@@ -165,18 +163,25 @@ def _token_fields(table: pa.Table) -> Iterator[dict[str, Any]]:
     for name, attribute in _OPTIONAL_TOKENS.items():
         if name in table.column_names:
             arrays[attribute] = name
-    columns = {attribute: _flat(table, name) for attribute, name in arrays.items()}
+    bounds = {}
+    for attribute, name in arrays.items():
+        offsets, values = _flat(table, name)
+        bounds[attribute] = offsets.tolist(), values
     names = {name: table.column(name).to_pylist() for name in ("window_id", "source", "offset")}
     document_ids = table.column("document_ids").to_pylist()
     for row in range(table.num_rows):
         yield {
             **{name: values[row] for name, values in names.items()},
             "document_ids": tuple(document_ids[row]),
-            **{
-                attribute: values[offsets[row] : offsets[row + 1]]
-                for attribute, (offsets, values) in columns.items()
-            },
+            **_row(bounds, row),
         }
+
+
+def _row(bounds: Mapping[str, tuple[list[int], Array]], row: int) -> dict[str, Array]:
+    """Return a window's cell of every column."""
+    return {
+        name: values[offsets[row] : offsets[row + 1]] for name, (offsets, values) in bounds.items()
+    }
 
 
 def _lists(arrays: Sequence[Array]) -> pa.Array:

@@ -81,8 +81,8 @@ def _packed_promises(packed: PackedTargets) -> dict[str, bool]:
             head.num_entries_T <= most
         ).all() and len(head.escapes_E) == num_escapes(head)
     if samples is not None:
-        promises["counts that sum to the number of draws, and a gap for every id"] = samples.fits(
-            packed.num_draws_T
+        promises["counts that sum to the number of draws, a gap and a logit for every id"] = (
+            samples.fits(packed.num_draws_T)
         )
     return promises
 

@@ -68,8 +68,13 @@ class ShardEntry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ShardEntry:
         """Parse the JSON form, already checked against the manifest's JSON Schema."""
-        groups = tuple(RowGroup(**group) for group in data["row_groups"])
-        return cls(**{**data, "row_groups": groups})
+        groups = tuple(RowGroup(**_known(RowGroup, group)) for group in data["row_groups"])
+        return cls(**{**_known(cls, data), "row_groups": groups})
+
+
+def _known(kind: type[RowGroup | ShardEntry], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that this release knows; a later one may add others."""
+    return {field.name: data[field.name] for field in dataclasses.fields(kind)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

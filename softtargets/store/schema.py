@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -27,7 +28,7 @@ Rows = Literal["window", "tokens", "targets", "classes", "single", "any"]
 each class of each target; a list of one; a number of its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column:
     """One column of a shard."""
 
@@ -35,13 +36,14 @@ class Column:
     element: pa.DataType
     rows: Rows
 
-    @property
+    @cached_property
     def field(self) -> pa.Field:
         """Return the Arrow field: the element itself, or a list of it; nothing is ever null."""
         kind = self.element if self.rows == "window" else list_of(self.element)
         return pa.field(self.name, kind, nullable=False)
 
 
+@cache
 def columns_of(targets: TargetSchema) -> tuple[Column, ...]:
     """Return the columns of a shard, in their order."""
     return (*_token_columns(targets), *_target_columns(targets))
@@ -99,11 +101,13 @@ def _target_columns(targets: TargetSchema) -> Iterator[Column]:
             yield Column(name, pa.float32(), rows)
 
 
+@cache
 def id_columns(targets: TargetSchema) -> tuple[str, ...]:
     """Return the names of the id planes' columns, lowest byte first."""
     return tuple(f"id_plane_{index}" for index in range(num_id_planes(targets.vocab_size)))
 
 
+@cache
 def grid_columns(targets: TargetSchema) -> tuple[str, ...]:
     """Return the columns of tail masses, or of logsumexps without a head, in the grid's order."""
     what = "logsumexp" if targets.head is None else "tail_mass"

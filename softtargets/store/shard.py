@@ -259,7 +259,8 @@ class ShardReader:
 
         The memory of the rest is never touched, so it costs address space only.
         """
-        content = np.empty(self._entry.num_bytes, np.uint8)
+        with _parquet_errors(self.where):
+            content = np.empty(self._entry.num_bytes, np.uint8)
         piece = content[offset : offset + num_bytes].data
         self._file.seek(offset)
         count = self._file.readinto(piece)
@@ -321,7 +322,7 @@ def _parquet_errors(where: str) -> Iterator[None]:
         yield
     except SoftTargetsError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except (pa.ArrowException, MemoryError, OSError, ValueError, KeyError) as error:
         raise CorruptionError(
             where,
             expected="a readable Parquet file whose checksums hold",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -61,45 +62,86 @@ def test_an_exception_anywhere_loses_no_unit_that_was_done(tmp_path: Path) -> No
         assert shard_bytes(config.output) == expected, num_calls
 
 
-def test_a_crash_at_any_write_shows_the_old_state_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every durable step of a build raises in turn: reopening finds no half store."""
+def build_until_write(config: BuildConfig, interrupt: Callable[..., None]) -> None:
+    """Build, calling `interrupt` before every rename and before every sync of a directory."""
+
+    def sync(path: Path, real: Any = sync_directory) -> None:
+        interrupt()
+        real(path)
+
+    def replace(self: Path, target: Path, real: Any = Path.replace) -> None:
+        interrupt()
+        real(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_files, "sync_directory", sync)
+        patch.setattr(Path, "replace", replace)
+        build(config, FakeTeacher())
+
+
+def check_old_state_or_new(config: BuildConfig) -> None:
+    """Check that an interrupted store is unfinished or whole, and that building again ends it."""
+    if not (config.output / "manifest.json").is_file():
+        with pytest.raises(StoreError, match="unfinished build"):
+            Store.open(config.output)
+    build(config, FakeTeacher())
+    assert verify(config.output).is_sound
+    assert sorted(path.name for path in config.output.rglob("*") if path.is_file()) == sorted(
+        ["manifest.json", *shard_bytes(config.output)]
+    )
+
+
+def num_writes(config: BuildConfig) -> int:
+    """Return how many writes a build takes: request, plan, manifest, three a unit; two steps each.
+
+    A unit's are its windows, its shard and its record.
+    """
+    return 2 * (3 + 3 * len(Store.open(config.output).manifest.shards))
+
+
+def test_an_exception_at_any_write_shows_the_old_state_or_the_new(tmp_path: Path) -> None:
     crashes = 0
     while True:
         (tmp_path / str(crashes)).mkdir()
         config = build_config(tmp_path / str(crashes), unit_tokens=200)
-        crash = stop_after(crashes)
+        try:
+            build_until_write(config, stop_after(crashes))
+            break
+        except StopError:
+            check_old_state_or_new(config)
+            crashes += 1
+    assert crashes == num_writes(config)
 
-        def sync(
-            path: Path, crash: Callable[..., None] = crash, real: Any = sync_directory
-        ) -> None:
-            crash()
-            real(path)
 
-        def replace(
-            self: Path, target: Path, crash: Callable[..., None] = crash, real: Any = Path.replace
-        ) -> None:
-            crash()
-            real(self, target)
+def _build_until_killed(config: BuildConfig, num_calls: int) -> None:
+    stop = stop_after(num_calls)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(store_files, "sync_directory", sync)
-            patch.setattr(Path, "replace", replace)
-            try:
-                build(config, FakeTeacher())
-                break
-            except StopError:
-                crashes += 1
-        if not (config.output / "manifest.json").is_file():
-            with pytest.raises(StoreError, match="unfinished build"):
-                Store.open(config.output)
-        build(config, FakeTeacher())
-        assert verify(config.output).is_sound
-        assert not list(config.output.rglob("*.tmp"))
-        assert sorted(path.name for path in config.output.iterdir()) == ["manifest.json", "shards"]
-    # Request, plan, each unit's windows, shard and record, manifest: two steps each.
-    assert crashes == 2 * (3 + 3 * len(Store.open(config.output).manifest.shards))
+    def kill() -> None:
+        try:
+            stop()
+        except StopError:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    build_until_write(config, kill)
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_write_shows_the_old_state_or_the_new(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.capture.test_resume"])
+    kills = 0
+    while True:
+        (tmp_path / str(kills)).mkdir()
+        config = build_config(tmp_path / str(kills), unit_tokens=200)
+        process = context.Process(target=_build_until_killed, args=(config, kills))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        check_old_state_or_new(config)
+        kills += 1
+    assert kills == num_writes(config)
 
 
 @pytest.mark.parametrize("num_calls", [0, 3])

@@ -115,5 +115,5 @@ def test_samples_that_cannot_be_stored_are_refused(changes: dict[str, list[float
 
 def test_columns_that_do_not_fit_are_refused() -> None:
     packed = pack_samples(samples_of([{4: 5, 9: 1}]), SCHEMA, draws(1), None)
-    with pytest.raises(CorruptionError, match="a gap for every id; found 1 counts and 1 gaps"):
+    with pytest.raises(CorruptionError, match="a logit for every id; found 1 counts and 1 gaps"):
         dataclasses.replace(packed, gaps_S=packed.gaps_S[:1]).unpack(draws(1), None)

@@ -4,18 +4,26 @@ import pytest
 
 from softtargets.store import Store, verify
 from tests.benchmarks.corruption import run
-from tests.corruptions import DAMAGES
+from tests.corruptions import DAMAGES, forge
 
 
 @pytest.mark.slow
 def test_damage_is_detected_or_changes_nothing() -> None:
     """A thousand of the ten thousand that `python -m tests.benchmarks.corruption` tries."""
-    outcomes, bad = run(1000)
+    outcomes, bad = run(1000, DAMAGES)
     assert bad == []
     assert set(outcomes) == {damage.__name__ for damage in DAMAGES}
     for kind in ("flip_bytes", "cut_tail", "append", "swap_shards", "remove_or_link"):
         assert set(outcomes[kind]) == {"detected"}, kind
     assert outcomes["edit_manifest_field"]["detected"] > 100
+
+
+@pytest.mark.slow
+def test_a_forged_shard_is_reported_or_read_as_another_store() -> None:
+    """With right checksums the parser is alone with the damage: no crash, no error of pyarrow."""
+    outcomes, bad = run(400, [forge])
+    assert bad == []
+    assert outcomes["forge"]["detected"] > 200
 
 
 def test_the_fast_check_sees_sizes_and_footers_and_reads_nothing_else(store: Store) -> None:

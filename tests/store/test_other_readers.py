@@ -7,9 +7,12 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars
+import pyarrow.parquet as pq
+import pytest
 from datasets import load_dataset
 
 from softtargets.store import Store
+from tests.golden import GOLDEN
 
 
 def test_every_reader_sees_the_same_columns(store: Store, tmp_path: Path) -> None:
@@ -40,3 +43,28 @@ def test_every_reader_sees_the_same_columns(store: Store, tmp_path: Path) -> Non
     assert {"label_logit", "label_rank", "tail_mass_t2", "top_logit", "window_id"} <= set(
         dataset.column_names
     )
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
+def test_every_reader_opens_every_kind(name: str, tmp_path: Path) -> None:
+    """Whatever encodings the columns have, others read the same numbers from them."""
+    files = f"{GOLDEN / name}/store/shards/*.parquet"
+    expected = pq.read_table(f"{GOLDEN / name}/store/shards", page_checksum_verification=True)
+    frame = polars.read_parquet(files)
+    dataset = load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    rows = duckdb.execute(
+        f"SELECT * EXCLUDE (filename, file_row_number) FROM read_parquet('{files}', "
+        "filename=true, file_row_number=true) ORDER BY filename, file_row_number"
+    )
+    names = [column[0] for column in rows.description or []]
+    found = dict(zip(names, zip(*rows.fetchall(), strict=True), strict=True))
+    assert (
+        set(names) == set(frame.columns) == set(dataset.column_names) == set(expected.schema.names)
+    )
+    for column in names:
+        values = expected[column].to_pylist()
+        assert list(found[column]) == values, f"duckdb, {column}"
+        assert frame[column].to_list() == values, f"polars, {column}"
+        assert dataset[column][:] == values, f"datasets, {column}"

@@ -134,6 +134,34 @@ def test_a_truncated_or_missing_shard_is_named(store: Store) -> None:
         list(store)
 
 
+def test_a_file_of_absurd_size_is_refused(store: Store) -> None:
+    """A file may claim to be larger than any memory; nothing of the hole is ever on the disk."""
+    entry = store.manifest.shards[0]
+    with open(store.root / entry.path, "r+b") as file:
+        file.truncate(1 << 43)
+    end = entry.num_bytes - entry.footer_bytes
+    growth = (1 << 43) - entry.num_bytes
+
+    def claim_a_footer(manifest: dict[str, Any]) -> None:
+        manifest["shards"][0].update(num_bytes=1 << 43, footer_bytes=entry.footer_bytes + growth)
+
+    def claim_row_groups(manifest: dict[str, Any]) -> None:
+        shard = manifest["shards"][0]
+        shard.update(footer_bytes=entry.footer_bytes)
+        for offset in range(end, end + growth, 1 << 34):
+            size = min(1 << 34, end + growth - offset)
+            shard["row_groups"].append(
+                {**shard["row_groups"][0], "offset": offset, "num_bytes": size}
+            )
+
+    edit_manifest(store, claim_a_footer)
+    with pytest.raises(FormatError, match=r"field shards.0.footer_bytes"):
+        Store.open(store.root)
+    edit_manifest(store, claim_row_groups)
+    with pytest.raises(CorruptionError, match=r"unit-000000.parquet"):
+        list(Store.open(store.root))
+
+
 def test_a_flipped_bit_anywhere_is_caught(store: Store) -> None:
     entry = store.manifest.shards[0]
     path = store.root / entry.path
