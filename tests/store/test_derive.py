@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,9 +18,12 @@ from softtargets.store import (
     split_store,
     verify,
 )
+from softtargets.store.writer import StoreWriter
 from tests.cli.test_commands import run
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
+from tests.golden import GOLDEN, write_store
 from tests.store.test_codec import assert_same
+from tests.windows import KINDS, make_window
 
 
 def ids(store: Store) -> list[str]:
@@ -104,19 +108,88 @@ def test_a_filter_keeps_sources_and_says_so(tmp_path: Path) -> None:
         filter_store(store.root, tmp_path / "none", sources=["three.jsonl"])
 
 
-def test_a_filter_by_mask_leaves_out_windows_without_targets(store: Store, tmp_path: Path) -> None:
-    assert ids(filter_store(store.root, tmp_path / "all", trained_only=True)) == ids(store)
-
-
-def test_deriving_again_does_nothing_and_an_interrupted_one_goes_on(
-    tmp_path: Path, store: Store
+def test_a_filter_by_mask_leaves_out_windows_without_targets(
+    rng: np.random.Generator, tmp_path: Path
 ) -> None:
+    windows = [make_window(rng, trained=share)[0] for share in (1, 0, 0.5, 0, 1)]
+    store = write_store(tmp_path / "store", KINDS["topk"], [windows])
+    kept = filter_store(store.root, tmp_path / "kept", trained_only=True)
+    assert ids(kept) == [window.window_id for window in windows if window.mask_T.any()]
+    assert len(kept) < len(store)
+
+
+def test_deriving_again_does_nothing(tmp_path: Path, store: Store) -> None:
     kept = filter_store(store.root, tmp_path / "kept", trained_only=True)
     before = shard_bytes(kept.root)
     filter_store(store.root, tmp_path / "kept", trained_only=True)
     assert shard_bytes(kept.root) == before
     with pytest.raises(IdentityError, match="field derived"):
         filter_store(store.root, tmp_path / "kept", sources=["corpus.jsonl"])
+
+
+def test_an_interrupted_derivation_goes_on(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = filter_store(store.root, tmp_path / "whole", trained_only=True)
+    real = StoreWriter.write_unit
+    units: list[int] = []
+
+    def write_unit(self: StoreWriter, unit: int, *rest: Any) -> Any:
+        if len(units) == 2:
+            raise KeyboardInterrupt
+        units.append(unit)
+        return real(self, unit, *rest)
+
+    monkeypatch.setattr(StoreWriter, "write_unit", write_unit)
+    with pytest.raises(KeyboardInterrupt):
+        filter_store(store.root, tmp_path / "kept", trained_only=True)
+    assert units == [0, 1]
+    monkeypatch.setattr(StoreWriter, "write_unit", real)
+    assert shard_bytes(filter_store(store.root, tmp_path / "kept", trained_only=True).root) == (
+        shard_bytes(whole.root)
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
+def test_every_kind_is_merged_split_and_exported(name: str, tmp_path: Path) -> None:
+    store = Store.open(GOLDEN / name / "store")
+    train, validation = split_store(
+        store.root, tmp_path / "train", tmp_path / "validation", fraction=0.5
+    )
+    parts = {window.window_id: window for part in (train, validation) for window in part}
+    assert len(parts) == len(store) > len(validation) > 0
+    for window in store:
+        assert_same(parts[window.window_id], window)
+    assert verify(train.root).is_sound
+    table = pq.read_table(export_plain(store.root, tmp_path / "plain"))
+    rows = {row["window_id"]: row for row in table.to_pylist()}
+    for window in store:
+        row, targets = rows[window.window_id], window.targets
+        for feature, values_RD in targets.features.items():
+            assert row[f"feature_{feature}"] == values_RD.tolist()
+        if targets.class_logits_TC is not None:
+            assert row["class_logits"] == targets.class_logits_TC.tolist()
+        if targets.logsumexp_TG is not None:
+            assert row["logsumexp_t2"] == targets.logsumexp_TG[:, 1].tolist()
+        if targets.samples is not None:
+            own = targets.samples
+            assert [len(one) for one in row["sample_ids"]] == own.num_samples_T.tolist()
+            assert [one for position in row["sample_ids"] for one in position] == own.ids_S.tolist()
+            assert [
+                one for position in row["sample_counts"] for one in position
+            ] == own.counts_S.tolist()
+            if own.logits_S is not None:
+                assert [
+                    one for position in row["sample_logits"] for one in position
+                ] == own.logits_S.tolist()
+        if store.targets.head is not None:
+            kept = zip(targets.ids_TK.tolist(), targets.num_entries_T.tolist(), strict=True)
+            assert row["ids"] == [entries[:count] for entries, count in kept]
+            assert ("logits" in row) == (not store.targets.temperatures)
+            if "logits" in row:
+                assert row["logits"][0][0] == targets.logits_TK[0, 0]
+        if window.positions_T is not None:
+            assert row["target_positions"] == window.positions_T.tolist()
 
 
 def test_the_plain_layout_has_the_same_numbers(store: Store, tmp_path: Path) -> None:
