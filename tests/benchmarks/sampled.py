@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import zstandard
 from rich.console import Console
 from rich.table import Table
 
@@ -118,6 +119,58 @@ def write_sampled(store: Store, directory: Path, schema: TargetSchema) -> Store:
     return Store.open(directory)
 
 
+def encodings(store: Store) -> Iterator[tuple[str, float]]:
+    """Yield what ids and counts take in bytes/token in other encodings, zstd without Parquet."""
+    samples = [window.targets.samples for window in store]
+    num_T = np.concatenate([one.num_samples_T for one in samples if one])
+    ids_S = np.concatenate([one.ids_S for one in samples if one]).astype(np.int64)
+    counts_S = np.concatenate([one.counts_S for one in samples if one])
+    position_S = np.repeat(np.arange(len(num_T)), num_T)
+
+    def packed(*arrays: np.ndarray, level: int = 1) -> float:
+        compress = zstandard.ZstdCompressor(level=level).compress
+        size = sum(len(compress(array.astype(np.uint8).tobytes())) for array in arrays)
+        return size / len(num_T)
+
+    def planes(values_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return values_S & 255, values_S >> 8
+
+    def gaps(order_S: np.ndarray, run_S: np.ndarray) -> np.ndarray:
+        """Return gaps between ids in an order, from the start of each run."""
+        ids, runs, positions = ids_S[order_S], run_S[order_S], position_S[order_S]
+        same = (np.diff(runs, prepend=-1) == 0) & (np.diff(positions, prepend=-1) == 0)
+        result: np.ndarray = np.where(same, ids - np.roll(ids, 1), ids + 1) - 1
+        return result
+
+    by_count = np.lexsort((ids_S, -counts_S, position_S))
+    by_id = np.lexsort((ids_S, position_S))
+    is_single_S = counts_S == 1
+    by_run = np.lexsort((ids_S, is_single_S, position_S))
+    yield (
+        "ids by falling count, a count each",
+        packed(num_T, *planes(ids_S[by_count]), counts_S[by_count]),
+    )
+    yield (
+        "ids by rising id as gaps, a count each",
+        packed(num_T, *planes(gaps(by_id, np.zeros_like(ids_S))), counts_S[by_id]),
+    )
+    yield (
+        "ids by falling count, gaps where counts are equal, a count each",
+        packed(num_T, *planes(gaps(by_count, counts_S)), counts_S[by_count]),
+    )
+    num_repeated_T = np.bincount(position_S[~is_single_S], minlength=len(num_T))
+    repeated = (num_repeated_T, counts_S[by_run][~is_single_S[by_run]])
+    run_gaps = gaps(by_run, is_single_S)
+    for level in (1, 19):
+        yield (
+            f"repeated ids, then single ones, gaps in both, level {level}",
+            packed(*repeated, *planes(run_gaps), level=level),
+        )
+    lengths = np.frexp(run_gaps)[1]
+    bits = np.maximum(lengths - 1, 0).sum() / 8 / len(num_T)
+    yield "the same, gaps as length classes and packed bits", packed(*repeated, lengths) + bits
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=16_384)
@@ -164,6 +217,12 @@ def show(store: Store, nested_bytes: int, speeds: list[float]) -> bool:
     ):
         rates = ("", "") if speed is None else (f"{speed / 1e3:,.0f}", f"{speed / speeds[0]:.1f}x")
         table.add_row(layout, f"{size:.1f}", f"{8 * size / distinct:.1f}", *rates)
+    console.print(table)
+    table = Table(title="other encodings of ids and counts")
+    table.add_column("encoding")
+    table.add_column("bytes/token", justify="right")
+    for name, size in encodings(store):
+        table.add_row(name, f"{size:.1f}")
     console.print(table)
     console.print(
         "bytes/token by column: "
