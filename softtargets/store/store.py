@@ -6,13 +6,14 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from softtargets.errors import StoreError
+from softtargets.errors import InputError, StoreError
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, read_manifest
 from softtargets.store.shard import ShardReader
 from softtargets.window import Window
@@ -122,10 +123,35 @@ class Store:
             return shard.read_row_group(ref.group)
 
     def __iter__(self) -> Iterator[Window]:
-        for shard, entry in enumerate(self.manifest.shards):
+        return self.windows()
+
+    def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Window]:
+        """Yield the windows at places [start, stop) in the order of the corpus.
+
+        Only the row groups they lie in are read.
+
+        Raises:
+            InputError: the range is not within the store.
+            CorruptionError, FormatError or IdentityError: a shard is not what was committed.
+        """
+        stop = len(self) if stop is None else stop
+        if not 0 <= start <= stop <= len(self):
+            raise InputError(
+                "Store.windows",
+                expected=f"0 <= start <= stop <= {len(self)}",
+                found=f"start {start}, stop {stop}",
+                next_step="Pass places within the store; len(store) is the number of windows.",
+            )
+        return self._windows(start, stop) if start < stop else iter(())
+
+    def _windows(self, start: int, stop: int) -> Iterator[Window]:
+        at = bisect_right(self.row_groups, start, key=lambda ref: ref.first_window) - 1
+        wanted = takewhile(lambda ref: ref.first_window < stop, islice(self.row_groups, at, None))
+        for shard, refs in groupby(wanted, key=lambda ref: ref.shard):
             with self.open_shard(shard) as reader:
-                for group in range(len(entry.row_groups)):
-                    yield from reader.read_row_group(group)
+                for ref in refs:
+                    first = max(0, start - ref.first_window)
+                    yield from reader.read_row_group(ref.group)[first : stop - ref.first_window]
 
     def __contains__(self, window_id: object) -> bool:
         return isinstance(window_id, str) and self._find(window_id) is not None
