@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.plan import Plan, make_plan, read_plan, read_unit
-from softtargets.capture.score import score_windows
+from softtargets.capture.score import ScoredBatch, Scorer
 from softtargets.capture.select import TopK, check_temperatures
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.windows import Windowing
 from softtargets.errors import InputError
 from softtargets.kinds import HeadSchema, TargetSchema
 from softtargets.store import Store
+from softtargets.store.manifest import ShardEntry
 from softtargets.store.schema import Compression
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.writer import StoreWriter
-from softtargets.window import Window
+from softtargets.window import TokenWindow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +136,41 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
     }
 
 
+class _Tally:
+    """What is done of a plan, for whoever shows progress."""
+
+    def __init__(
+        self, plan: Plan, entries: dict[int, ShardEntry], show: Callable[[Progress], None]
+    ) -> None:
+        done = [unit for unit in plan.units if unit.unit in entries]
+        self.entries = entries
+        self._plan = plan
+        self._show = show
+        self._num_windows = sum(unit.num_windows for unit in done)
+        self._num_tokens = self._tokens_before = sum(unit.num_tokens for unit in done)
+
+    def add(self, windows: Sequence[TokenWindow]) -> None:
+        """Count windows that were scored."""
+        self._num_windows += len(windows)
+        self._num_tokens += sum(len(window) for window in windows)
+        self.report()
+
+    def report(self) -> None:
+        """Show how far the build is."""
+        num_bytes = sum(entry.num_bytes for entry in self.entries.values())
+        in_shards = sum(unit.num_tokens for unit in self._plan.units if unit.unit in self.entries)
+        self._show(
+            Progress(
+                num_windows=self._num_windows,
+                num_tokens=self._num_tokens,
+                all_windows=self._plan.num_windows,
+                all_tokens=self._plan.num_tokens,
+                tokens_before=self._tokens_before,
+                bytes_per_token=num_bytes / in_shards if in_shards else None,
+            )
+        )
+
+
 def _run_units(
     config: BuildConfig,
     teacher: Teacher,
@@ -141,42 +178,46 @@ def _run_units(
     plan: Plan,
     on_progress: Callable[[Progress], None],
 ) -> None:
-    """Score and write every unit that has no record yet."""
-    entries = writer.recorded()
-    done = [unit for unit in plan.units if unit.unit in entries]
-    num_windows = sum(unit.num_windows for unit in done)
-    num_tokens = tokens_before = sum(unit.num_tokens for unit in done)
+    """Score and write every unit that has no record yet.
 
-    def report() -> None:
-        num_bytes = sum(entry.num_bytes for entry in entries.values())
-        in_shards = sum(unit.num_tokens for unit in plan.units if unit.unit in entries)
-        on_progress(
-            Progress(
-                num_windows=num_windows,
-                num_tokens=num_tokens,
-                all_windows=plan.num_windows,
-                all_tokens=plan.num_tokens,
-                tokens_before=tokens_before,
-                bytes_per_token=num_bytes / in_shards if in_shards else None,
-            )
-        )
+    A thread packs and writes a unit while the teacher reads the next; what it raises is raised
+    here as soon as the batch that is being read is done.
+    """
+    tally = _Tally(plan, writer.recorded(), on_progress)
+    tally.report()
+    missing = [unit.unit for unit in plan.units if unit.unit not in tally.entries]
+    if not missing:
+        return
+    teacher.load()
+    scorer = Scorer(teacher, config.selection, writer.targets, config.batch_tokens)
+    writing: Future[ShardEntry] | None = None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-write") as thread:
+        for unit in missing:
+            batches = []
+            for batch in scorer.score(read_unit(writer.work, unit)):
+                batches.append(batch)
+                tally.add(batch.windows)
+                if writing is not None and writing.done():
+                    _finish(writing, tally)
+                    writing = None
+            if writing is not None:
+                _finish(writing, tally)
+            run = {"device": teacher.device.type, "batch_tokens": scorer.batch_tokens}
+            writing = thread.submit(_write_unit, writer, unit, batches, run)
+        assert writing is not None
+        _finish(writing, tally)
 
-    report()
-    if len(done) < len(plan.units):
-        teacher.load()
-    run = {"device": teacher.device.type, "batch_tokens": config.batch_tokens}
-    for unit in plan.units:
-        if unit.unit in entries:
-            continue
-        tokens = read_unit(writer.work, unit.unit)
-        windows: dict[int, Window] = {}
-        for place, window in score_windows(
-            tokens, teacher, config.selection, writer.targets, config.batch_tokens
-        ):
-            windows[place] = window
-            num_windows += 1
-            num_tokens += len(window)
-            report()
-        in_order = [windows[place] for place in range(len(tokens))]
-        entries[unit.unit] = writer.write_unit(unit.unit, in_order, run)
-        report()
+
+def _finish(writing: Future[ShardEntry], tally: _Tally) -> None:
+    """Wait for a unit to be written, raising what its thread raised."""
+    entry = writing.result()
+    tally.entries[entry.unit] = entry
+    tally.report()
+
+
+def _write_unit(
+    writer: StoreWriter, unit: int, batches: Sequence[ScoredBatch], run: Mapping[str, Any]
+) -> ShardEntry:
+    """Pack the windows of a unit and write its shard, in the order of the corpus."""
+    windows = dict(pair for batch in batches for pair in batch.pack(writer.targets))
+    return writer.write_unit(unit, [windows[place] for place in range(len(windows))], run)

@@ -26,8 +26,26 @@ class Selected:
     label_logit_N: torch.Tensor
     label_rank_N: torch.Tensor
 
+    def cpu(self) -> Selected:
+        """Return the targets on the host."""
+        return Selected(**{field.name: getattr(self, field.name).cpu() for field in fields(self)})
+
+    def check(self) -> None:
+        """Check that the teacher gave numbers.
+
+        Raises:
+            TeacherError: a logit was NaN or infinity, or a position had none above -inf.
+        """
+        if not self.tail_mass_NG.isfinite().all():
+            raise TeacherError(
+                "logits",
+                expected="numbers, and at least one above -inf at every position",
+                found="NaN, infinity or nothing but -inf",
+                next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
+            )
+
     def rows(self, start: int, stop: int, temperatures: tuple[float, ...]) -> SoftTargets:
-        """Return positions [start, stop) in numpy, on the host."""
+        """Return positions [start, stop) in numpy; they must be on the host."""
         names = {
             "ids_TK": self.ids_NK,
             "logits_TK": self.logits_NK,
@@ -37,7 +55,7 @@ class Selected:
             "label_rank_T": self.label_rank_N,
         }
         arrays: dict[str, Any] = {
-            name: tensor[start:stop].cpu().numpy() for name, tensor in names.items()
+            name: tensor[start:stop].numpy() for name, tensor in names.items()
         }
         return SoftTargets(temperatures=temperatures, **arrays)
 
@@ -81,22 +99,13 @@ class TopK:
         float32 precision however small it is: tail = S_tail / (S_head + S_tail), S = sum exp(z/T).
 
         Equal logits are ordered by id, so that the result does not depend on the device's sort.
-
-        Raises:
-            TeacherError: a logit is NaN or infinity.
+        Logits that are no numbers make tail masses that are none: `Selected.check` finds them.
         """
         labels_N1 = labels_N[:, None]
         label_logit_N1 = logits_NV.gather(1, labels_N1)
-        top_logits_NK, top_ids_NK = logits_NV.topk(self.k, dim=1)
+        top_logits_NK, top_ids_NK = _top(logits_NV, self.k)
         label_rank_N = _rank(logits_NV, top_logits_NK, label_logit_N1)
-        tail_mass_NG = _tail_mass(logits_NV, top_ids_NK, top_logits_NK, temperatures)
-        if not tail_mass_NG.isfinite().all():
-            raise TeacherError(
-                "logits",
-                expected="numbers, and at least one above -inf at every position",
-                found="NaN, infinity or nothing but -inf",
-                next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
-            )
+        tail_mass_NG = _tail_mass(logits_NV, top_ids_NK, temperatures)
         ids_NK, by_id = top_ids_NK.sort(dim=1)
         logits_NK, by_logit = top_logits_NK.gather(1, by_id).sort(
             dim=1, descending=True, stable=True
@@ -111,6 +120,36 @@ class TopK:
         )
 
 
+_BLOCK = 64
+"""Logits whose maximum is looked at before they are; see `_top`."""
+
+
+def _top(logits_NV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the k highest logits [N, K] and their ids, highest first.
+
+    An entry of the top k lies in one of the k blocks with the highest maxima: every block above
+    its own has an entry above it. So only k blocks are sorted, and the rest is read once.
+    """
+    num_rows, vocab_size = logits_NV.shape
+    num_blocks = vocab_size // _BLOCK
+    if num_blocks <= k:
+        return logits_NV.topk(k, dim=1)
+    in_blocks = num_blocks * _BLOCK
+    # Left over at the end are less than a block, looked at one by one.
+    blocks_NMB = logits_NV[:, :in_blocks].unflatten(1, (num_blocks, _BLOCK))
+    best_NK = blocks_NMB.amax(dim=2).topk(k, dim=1, sorted=False).indices
+    rows_N1 = torch.arange(num_rows, device=logits_NV.device)[:, None]
+    candidates_NC = blocks_NMB[rows_N1, best_NK].flatten(1)
+    offsets_B = torch.arange(_BLOCK, device=logits_NV.device)
+    ids_NC = (best_NK[:, :, None] * _BLOCK + offsets_B).flatten(1)
+    if in_blocks < vocab_size:
+        candidates_NC = torch.cat([candidates_NC, logits_NV[:, in_blocks:]], dim=1)
+        rest = torch.arange(in_blocks, vocab_size, device=logits_NV.device)
+        ids_NC = torch.cat([ids_NC, rest.expand(num_rows, -1)], dim=1)
+    top_logits_NK, places_NK = candidates_NC.topk(k, dim=1)
+    return top_logits_NK, ids_NC.gather(1, places_NK)
+
+
 def _rank(
     logits_NV: torch.Tensor, top_logits_NK: torch.Tensor, label_logit_N1: torch.Tensor
 ) -> torch.Tensor:
@@ -123,26 +162,33 @@ def _rank(
 
 
 def _tail_mass(
-    logits_NV: torch.Tensor,
-    top_ids_NK: torch.Tensor,
-    top_logits_NK: torch.Tensor,
-    temperatures: tuple[float, ...],
+    logits_NV: torch.Tensor, top_ids_NK: torch.Tensor, temperatures: tuple[float, ...]
 ) -> torch.Tensor:
     """Return the mass outside the top entries [N, G]; overwrites the logits.
 
-    exp(z / T) is taken relative to the position's top logit, so it cannot overflow, and since the
-    head's sum is then at least 1, what underflows in the tail is below any float32 of the whole.
+    Probabilities at T / 2 are the squares of those at T, but for a factor that head and tail
+    share, so one softmax serves both temperatures.
     """
-    top_N1 = top_logits_NK[:, :1]
-    tail_NV = logits_NV.scatter_(1, top_ids_NK, -torch.inf).sub_(top_N1)
-    head_NK = top_logits_NK - top_N1
-    scaled_NV = torch.empty_like(tail_NV)
-    masses = []
-    for temperature in temperatures:
-        head_N = (head_NK / temperature).exp_().sum(dim=1)
-        tail_N = torch.div(tail_NV, temperature, out=scaled_NV).exp_().sum(dim=1)
-        masses.append(tail_N / (head_N + tail_N))
-    return torch.stack(masses, dim=1)
+    masses: dict[float, torch.Tensor] = {}
+    pending = sorted(temperatures)
+    while pending:
+        temperature = pending.pop()
+        # The last softmax may take the place of the logits; before it they are needed again.
+        is_last = not [one for one in pending if one != temperature / 2]
+        scaled_NV = logits_NV.div_(temperature) if is_last else logits_NV / temperature
+        tail_NV = torch.softmax(scaled_NV, dim=1, out=scaled_NV)
+        head_NK = tail_NV.gather(1, top_ids_NK)
+        tail_NV.scatter_(1, top_ids_NK, 0.0)
+        masses[temperature] = _share(tail_NV.sum(dim=1), head_NK.sum(dim=1))
+        if temperature / 2 in pending:
+            pending.remove(temperature / 2)
+            squares_N = torch.linalg.vector_norm(tail_NV, dim=1).square_()
+            masses[temperature / 2] = _share(squares_N, head_NK.square_().sum(dim=1))
+    return torch.stack([masses[temperature] for temperature in temperatures], dim=1)
+
+
+def _share(part: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+    return part / (part + rest)
 
 
 def check_temperatures(temperatures: tuple[float, ...]) -> tuple[float, ...]:

@@ -58,7 +58,7 @@ class Teacher(Protocol):
         ...
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Return the float32 logits [N, V] of hidden states; the caller may overwrite them."""
+        """Return the logits [N, V] of hidden states, in the teacher's number format."""
         ...
 
 
@@ -138,9 +138,13 @@ class TransformersTeacher:
     def load(self) -> None:
         """Load the weights, and check that the model can be taken apart into decoder and head.
 
+        Loading again does nothing.
+
         Raises:
             TeacherError: the weights cannot be loaded, or the architecture is not supported.
         """
+        if hasattr(self, "_model"):
+            return
         with _loading(
             self.config.name,
             f"weights that load in {self.config.dtype} with {self.config.attention} attention",
@@ -168,7 +172,7 @@ class TransformersTeacher:
 
     @torch.inference_mode()
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Return the float32 logits [N, V], in a tensor of their own.
+        """Return the logits [N, V], in the model's number format.
 
         The model's own forward pass makes them, with the decoder's output handed in, so whatever
         an architecture does after its head (soft-capping, scaling) is done here too.
@@ -182,13 +186,13 @@ class TransformersTeacher:
         finally:
             del decoder.forward
         logits_NV: torch.Tensor = logits_1NV[0]
-        return logits_NV.float() if logits_NV.dtype != torch.float32 else logits_NV.clone()
+        return logits_NV
 
     @torch.inference_mode()
     def _check_head(self) -> None:
         """Check on a few tokens that the two steps give what the model's own forward pass gives."""
         input_ids_1L = torch.arange(min(8, self.vocab_size), device=self.device)[None]
-        whole_LV = self._model(input_ids=input_ids_1L, use_cache=False).logits[0].float()
+        whole_LV = self._model(input_ids=input_ids_1L, use_cache=False).logits[0]
         parts_LV = self.logits(self.hidden_states(input_ids_1L)[0])
         if whole_LV.shape != parts_LV.shape or not torch.equal(whole_LV, parts_LV):
             raise TeacherError(

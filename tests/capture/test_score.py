@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softtargets.capture import TopK, Windowing
+from softtargets.capture import TopK, Windowing, build
 from softtargets.capture.corpus import Document
-from softtargets.capture.score import plan_batches, score_windows
+from softtargets.capture.score import Scorer, plan_batches
 from softtargets.errors import TeacherError
 from softtargets.window import TokenWindow, Window
-from tests.fakes import TEXTS, ByteTokenizer, FakeTeacher
+from tests.fakes import TEXTS, ByteTokenizer, FakeTeacher, build_config
 from tests.windows import topk_schema
 
 SCHEMA = topk_schema(lossless=True)
@@ -25,7 +26,9 @@ def token_windows() -> list[TokenWindow]:
 
 
 def score(teacher: FakeTeacher, batch_tokens: int) -> list[Window]:
-    scored = dict(score_windows(token_windows(), teacher, TopK(k=8), SCHEMA, batch_tokens))
+    scorer = Scorer(teacher, TopK(k=8), SCHEMA, batch_tokens)
+    batches = scorer.score(token_windows())
+    scored = {place: window for batch in batches for place, window in batch.pack(SCHEMA)}
     return [scored[place] for place in range(len(scored))]
 
 
@@ -74,3 +77,51 @@ def test_bad_numbers_are_reported_with_the_documents() -> None:
 
     with pytest.raises(TeacherError, match=r"logits of documents s:\d.*: .* found NaN"):
         score(Broken(), 100)
+
+
+class SmallMemory(FakeTeacher):
+    """A teacher whose device holds so many tokens at once."""
+
+    def __init__(self, most_tokens: int) -> None:
+        super().__init__()
+        self.most_tokens = most_tokens
+        self.num_refused = 0
+
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        if input_ids_BL.numel() > self.most_tokens:
+            self.num_refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
+        return super().hidden_states(input_ids_BL)
+
+
+def test_too_large_batches_are_halved_until_they_fit() -> None:
+    teacher = SmallMemory(most_tokens=70)
+    scorer = Scorer(teacher, TopK(k=8), SCHEMA, batch_tokens=1000)
+    batches = list(scorer.score(token_windows()))
+    places = sorted(place for batch in batches for place in batch.places)
+    assert places == list(range(len(token_windows())))
+    assert scorer.batch_tokens <= 70
+    # What did not fit once is not tried again.
+    assert teacher.num_refused <= 5
+    list(scorer.score(token_windows()))
+    assert teacher.num_refused <= 5
+    expected = score(FakeTeacher(), 1000)
+    for batch in batches:
+        for place, window in batch.pack(SCHEMA):
+            assert window.window_id == expected[place].window_id
+            np.testing.assert_allclose(
+                window.targets.logits_TK, expected[place].targets.logits_TK, atol=1e-4
+            )
+
+
+def test_a_window_that_does_not_fit_alone_is_reported() -> None:
+    scorer = Scorer(SmallMemory(most_tokens=20), TopK(k=8), SCHEMA, batch_tokens=1000)
+    with pytest.raises(
+        TeacherError, match=r"a window of 33 tokens: .* Tried to allocate 2\.00 GiB"
+    ):
+        list(scorer.score(token_windows()))
+
+
+def test_the_record_of_a_unit_says_which_batches_it_ran(tmp_path: Path) -> None:
+    store = build(build_config(tmp_path, batch_tokens=64), SmallMemory(most_tokens=40)).store
+    assert {entry.run["batch_tokens"] for entry in store.manifest.shards} == {32}

@@ -12,22 +12,28 @@ from tests.windows import select_in_numpy
 GRID = (0.5, 1.0, 2.0)
 
 
-def select(logits_NV: torch.Tensor, labels_N: torch.Tensor, k: int) -> Selected:
-    return TopK(k=k).select(logits_NV.clone(), labels_N, GRID)
+def select(
+    logits_NV: torch.Tensor, labels_N: torch.Tensor, k: int, grid: tuple[float, ...] = GRID
+) -> Selected:
+    selected = TopK(k=k).select(logits_NV.clone(), labels_N, grid)
+    selected.check()
+    return selected
 
 
+@pytest.mark.parametrize("grid", [GRID, (1.0,), (1.0, 2.0), (0.7, 1.0, 2.0, 3.0, 4.0)])
 @pytest.mark.parametrize(
-    ("positions", "vocab_size", "k"), [(1, 1, 1), (7, 300, 1), (5, 300, 64), (3, 64, 64), (2, 2, 1)]
+    ("positions", "vocab_size", "k"),
+    [(1, 1, 1), (7, 300, 1), (5, 300, 64), (3, 64, 64), (2, 2, 1), (9, 5000, 8), (4, 8192, 64)],
 )
 @pytest.mark.parametrize("scale", [0.1, 3.0, 50.0])
 def test_against_sorting_everything_in_float64(
-    positions: int, vocab_size: int, k: int, scale: float
+    positions: int, vocab_size: int, k: int, scale: float, grid: tuple[float, ...]
 ) -> None:
     generator = torch.Generator().manual_seed(vocab_size + k)
     logits_NV = scale * torch.randn((positions, vocab_size), generator=generator)
     labels_N = torch.randint(0, vocab_size, (positions,), generator=generator)
-    found = select(logits_NV, labels_N, k).rows(0, positions, GRID)
-    expected = select_in_numpy(logits_NV.numpy(), labels_N.numpy(), k, GRID)
+    found = select(logits_NV, labels_N, k, grid).rows(0, positions, grid)
+    expected = select_in_numpy(logits_NV.numpy(), labels_N.numpy(), k, grid)
     for name in ("ids_TK", "logits_TK", "num_entries_T", "label_logit_T", "label_rank_T"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     # Also the smallest tails are right to float32 precision, relative to themselves.
