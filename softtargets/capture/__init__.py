@@ -2,6 +2,7 @@
 
 from softtargets.capture.build import BuildConfig, BuildResult, Progress, build
 from softtargets.capture.corpus import Corpus
+from softtargets.capture.rescore import RescoreReport, rescore
 from softtargets.capture.select import TopK
 from softtargets.capture.teacher import TeacherConfig, TransformersTeacher
 from softtargets.capture.windows import Windowing
@@ -11,9 +12,11 @@ __all__ = [
     "BuildResult",
     "Corpus",
     "Progress",
+    "RescoreReport",
     "TeacherConfig",
     "TopK",
     "TransformersTeacher",
     "Windowing",
     "build",
+    "rescore",
 ]

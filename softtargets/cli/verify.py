@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.console import Console
+from rich.table import Table
 
-from softtargets.store import VerifyReport, verify
+from softtargets.store import Store, VerifyReport, verify
 
 MOST_SHOWN = 20
 
@@ -14,13 +17,74 @@ MOST_SHOWN = 20
 @click.command("verify")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--fast", is_flag=True, help="Check sizes and footers only; read no targets.")
-def verify_command(store: Path, fast: bool) -> None:
+@click.option(
+    "--rescore",
+    "num_windows",
+    type=int,
+    metavar="N",
+    help="Also run the teacher over N random windows again and compare; needs --teacher.",
+)
+@click.option("--teacher", metavar="DIR_OR_ID", help="The teacher that the store was built from.")
+@click.option("--revision", help="Branch, tag or commit of a Hub id.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps.")
+@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+def verify_command(
+    store: Path, fast: bool, num_windows: int | None, teacher: str | None, **options: Any
+) -> None:
     """Read a whole store and check every checksum, count and invariant.
+
+    With --rescore, the stored targets are compared with the live teacher's, beside what the teacher
+    itself varies by in batches of other windows, and what keeping only some entries loses.
 
     Exits with 0 only when everything holds.
     """
-    if not print_verification(store, fast=fast).is_sound:
+    if (num_windows is None) != (teacher is None):
+        raise click.UsageError("--rescore and --teacher go together.")
+    is_sound = print_verification(store, fast=fast).is_sound
+    if is_sound and num_windows is not None:
+        is_sound = print_rescoring(store, num_windows, name=str(teacher), **options)
+    if not is_sound:
         raise click.exceptions.Exit(1)
+
+
+def print_rescoring(path: Path, num_windows: int, *, name: str, **options: Any) -> bool:
+    """Compare a store with its teacher, as it was run for it, and print what came out."""
+    from transformers.utils import logging as transformers_logging
+
+    from softtargets.capture import TeacherConfig, TransformersTeacher, rescore
+
+    transformers_logging.disable_progress_bar()
+    identity = Store.open(path).manifest.identity["teacher"]
+    config = TeacherConfig(
+        name=name, dtype=identity["dtype"], attention=identity["attention"], **options
+    )
+    report = rescore(path, TransformersTeacher(config), num_windows)
+    table = Table(
+        title=f"{report.num_windows:,} windows, {report.num_positions:,} targets, in nats: mean of "
+        "the largest difference of log-probabilities, and KL"
+    )
+    columns = ("temperature", "stored to live", "live to live", "may add", "KL stored", "KL live")
+    for column in (*columns, "KL of the top k", ""):
+        table.add_column(column, justify="right")
+    for one in report.temperatures:
+        numbers = (one.stored.largest, one.live.largest, one.bound)
+        divergences = (one.stored.kl, one.live.kl, one.truncation_kl)
+        table.add_row(
+            f"{one.temperature:g}",
+            *(f"{number:.4f}" for number in numbers),
+            *(f"{number:.2e}" for number in divergences),
+            "holds" if one.holds else "FAILS",
+        )
+    Console(highlight=False, width=100).print(table)
+    if report.holds:
+        click.echo(f"{path} agrees with the live teacher.")
+    else:
+        click.echo(
+            f"{path} does not agree with the live teacher: its targets differ by more than the "
+            "teacher's own rounding and the stored form explain. They belong to other positions, "
+            "or to another teacher. Build the store again."
+        )
+    return report.holds
 
 
 def print_verification(path: Path, *, fast: bool = False) -> VerifyReport:

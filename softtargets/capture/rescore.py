@@ -1,0 +1,213 @@
+"""Stored targets against the live teacher, beside what the teacher itself varies by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from softtargets.capture.teacher import Teacher
+from softtargets.errors import InputError
+from softtargets.kinds import TargetSchema
+from softtargets.store import Store
+from softtargets.store.manifest import check_identity
+from softtargets.targets import Float64
+from softtargets.window import Window
+
+_CHUNK_ELEMENTS = 1 << 24
+_LIVE_WINDOWS = 8
+"""Windows of the second live pass's batches; the first has one window in each."""
+_ROUNDING = 1e-4
+"""How far float32 sums of a whole vocabulary may differ, in nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """How far two distributions are apart, over all positions, in nats."""
+
+    largest: float
+    """Mean over positions of the largest difference between log-probabilities of kept entries."""
+    kl: float
+    """Mean KL over the kept entries and the tail as one bucket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """What was found at one temperature."""
+
+    temperature: float
+    stored: Distance
+    """The store against the live teacher."""
+    live: Distance
+    """The live teacher against itself in batches of other windows."""
+    bound: float
+    """What the stored form may add to `live.largest`: a step of the logits / T."""
+    truncation_kl: float
+    """KL from the full distribution to the exact head with the tail spread evenly."""
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the store differs by no more than the teacher and the stored form do."""
+        return self.stored.largest <= self.live.largest + self.bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RescoreReport:
+    """What was rescored, and how it compares at each temperature of the grid."""
+
+    num_windows: int
+    num_positions: int
+    temperatures: tuple[Fidelity, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the store agrees with the teacher at every temperature."""
+        return all(one.holds for one in self.temperatures)
+
+
+def rescore(
+    path: str | Path, teacher: Teacher, num_windows: int, *, seed: int = 0
+) -> RescoreReport:
+    """Run the teacher over random windows of a store again and compare.
+
+    Every window is scored alone, and once more padded in batches with others: what differs between
+    the two is the teacher's own rounding noise, and the store may not differ by much more.
+
+    Raises:
+        InputError: the number is not positive, or the store's targets are of another kind.
+        IdentityError: teacher or tokenizer is not the store's; the message names the field.
+        StoreError: the store cannot be read.
+    """
+    store = Store.open(path)
+    _check(store, teacher, num_windows)
+    teacher.load()
+    rng = np.random.default_rng(seed)
+    places = sorted(rng.choice(len(store), min(num_windows, len(store)), replace=False).tolist())
+    totals = {temperature: np.zeros(5) for temperature in store.targets.temperatures}
+    num_positions = 0
+    for start in range(0, len(places), _LIVE_WINDOWS):
+        windows = [
+            next(store.windows(place, place + 1)) for place in places[start : start + _LIVE_WINDOWS]
+        ]
+        alone = [logits for window in windows for logits in _live(teacher, [window])]
+        together = _live(teacher, windows)
+        for window, logits_TV, other_TV in zip(windows, alone, together, strict=True):
+            num_positions += len(window.packed)
+            for temperature, total in totals.items():
+                total += _distances(window, logits_TV, other_TV, temperature)
+    return RescoreReport(
+        num_windows=len(places),
+        num_positions=num_positions,
+        temperatures=tuple(
+            _fidelity(store.targets, temperature, total / num_positions)
+            for temperature, total in totals.items()
+        ),
+    )
+
+
+def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
+    schema = store.targets
+    if schema.head is None or (schema.predicts, schema.positions) != ("next_token", "all"):
+        raise InputError(
+            str(store.root),
+            expected="a head of kept entries at every position, to be compared",
+            found=schema.describe(),
+            next_step="Such a store cannot be rescored yet.",
+        )
+    if num_windows < 1:
+        raise InputError(
+            "--rescore",
+            expected="a positive number of windows",
+            found=str(num_windows),
+            next_step="A hundred tell enough.",
+        )
+    found = {"teacher": teacher.describe(), "tokenizer": teacher.tokenizer.describe()}
+    stored = {name: store.manifest.identity[name] for name in found}
+    next_step = "Pass the very teacher that the store was built from."
+    check_identity(stored, found, str(store.root), next_step)
+
+
+def _live(teacher: Teacher, windows: Sequence[Window]) -> Iterator[torch.Tensor]:
+    """Yield the float64 logits [T, V] of every window, scored in one batch."""
+    length = max(len(window) for window in windows)
+    input_ids_BL = np.zeros((len(windows), length), np.int64)
+    for row, window in enumerate(windows):
+        input_ids_BL[row, : len(window)] = window.input_ids_L
+    with torch.inference_mode():
+        hidden_BLD = teacher.hidden_states(torch.from_numpy(input_ids_BL).to(teacher.device))
+        rows = max(1, _CHUNK_ELEMENTS // teacher.vocab_size)
+        for row, window in enumerate(windows):
+            hidden_TD = hidden_BLD[row, : len(window) - 1]
+            yield torch.cat([teacher.logits(one).cpu().double() for one in hidden_TD.split(rows)])
+
+
+def _distances(
+    window: Window, logits_TV: torch.Tensor, other_TV: torch.Tensor, temperature: float
+) -> Float64:
+    """Return sums over positions: stored and live largest, stored and live KL, truncation KL."""
+    targets = window.targets
+    ids_TK = torch.from_numpy(targets.ids_TK.astype(np.int64))
+    full_TV = (logits_TV / temperature).log_softmax(dim=1)
+    kept_TK = np.isfinite(targets.logits_TK)
+    live = _buckets(full_TV, ids_TK, kept_TK)
+    other = _buckets((other_TV / temperature).log_softmax(dim=1), ids_TK, kept_TK)
+    stored = (
+        targets.logprobs_TK(temperature).astype(np.float64),
+        targets.tail_logmass_T(temperature).astype(np.float64),
+    )
+    entropy_T = (full_TV.exp() * full_TV.clamp(min=-1e4)).sum(dim=1).numpy()
+    head_T = np.where(kept_TK, np.exp(live[0]) * live[0], 0).sum(axis=1)
+    num_rest_T = full_TV.shape[1] - targets.num_entries_T
+    tail_T = np.exp(live[1])
+    spread_T = np.where(tail_T > 0, live[1] - np.log(np.maximum(num_rest_T, 1)), 0)
+    truncation_T = entropy_T - head_T - tail_T * spread_T
+    return np.array(
+        [
+            _largest(live[0], stored[0], kept_TK).sum(),
+            _largest(live[0], other[0], kept_TK).sum(),
+            _kl(live, stored, kept_TK).sum(),
+            _kl(live, other, kept_TK).sum(),
+            truncation_T.sum(),
+        ]
+    )
+
+
+def _buckets(
+    logprobs_TV: torch.Tensor, ids_TK: torch.Tensor, kept_TK: np.ndarray
+) -> tuple[Float64, Float64]:
+    """Return log-probabilities of the kept entries [T, K] and of the rest together [T]."""
+    entries_TK = logprobs_TV.gather(1, ids_TK).masked_fill(~torch.from_numpy(kept_TK), -torch.inf)
+    rest_TV = logprobs_TV.clone()
+    for row, (ids_K, kept_K) in enumerate(zip(ids_TK, kept_TK, strict=True)):
+        rest_TV[row, ids_K[torch.from_numpy(kept_K)]] = -torch.inf
+    return entries_TK.numpy(), rest_TV.logsumexp(dim=1).numpy()
+
+
+def _largest(one_TK: Float64, other_TK: Float64, kept_TK: np.ndarray) -> Float64:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(kept_TK, np.abs(one_TK - other_TK), 0).max(axis=1))
+
+
+def _kl(
+    one: tuple[Float64, Float64], other: tuple[Float64, Float64], kept_TK: np.ndarray
+) -> Float64:
+    with np.errstate(invalid="ignore"):
+        head_T = np.where(kept_TK, np.exp(one[0]) * (one[0] - other[0]), 0).sum(axis=1)
+        has_tail_T = np.isfinite(one[1]) & np.isfinite(other[1])
+        tail_T = np.where(has_tail_T, np.exp(one[1]) * (one[1] - other[1]), 0)
+    return np.asarray(head_T + tail_T)
+
+
+def _fidelity(schema: TargetSchema, temperature: float, means: Float64) -> Fidelity:
+    assert schema.head is not None
+    stored, live, stored_kl, live_kl, truncation = (float(mean) for mean in means)
+    return Fidelity(
+        temperature=temperature,
+        stored=Distance(largest=stored, kl=stored_kl),
+        live=Distance(largest=live, kl=live_kl),
+        bound=(schema.head.step or 0) / temperature + _ROUNDING,
+        truncation_kl=truncation,
+    )
