@@ -58,6 +58,9 @@ class FakeTeacher:
             "attention": "none",
         }
 
+    def for_worker(self, worker: int) -> FakeTeacher:
+        return self
+
     def load(self) -> None:
         self.num_loads += 1
 

@@ -1,7 +1,8 @@
 """The teacher's side: a corpus and a teacher become a store."""
 
-from softtargets.capture.build import BuildConfig, BuildResult, Progress, build
+from softtargets.capture.build import BuildConfig, BuildResult, build
 from softtargets.capture.corpus import Corpus
+from softtargets.capture.progress import Progress
 from softtargets.capture.rescore import RescoreReport, rescore
 from softtargets.capture.select import TopK
 from softtargets.capture.teacher import TeacherConfig, TransformersTeacher

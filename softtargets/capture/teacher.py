@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -47,6 +47,10 @@ class Teacher(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Return what decides its logits, for the identity; without loading its weights."""
+        ...
+
+    def for_worker(self, worker: int) -> Teacher:
+        """Return the teacher for a process of its own, the `worker`th; it must be picklable."""
         ...
 
     def load(self) -> None:
@@ -93,6 +97,16 @@ class TransformersTeacher:
                 self._directory, trust_remote_code=config.trust_remote_code
             )
         self.device = _pick_device(config.device)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TransformersTeacher, (self.config,)
+
+    def for_worker(self, worker: int) -> TransformersTeacher:
+        """Return a teacher for a process of its own, on a CUDA device in turn if it may choose."""
+        device = self.config.device
+        if device == "auto" and self.device.type == "cuda":
+            device = f"cuda:{worker % torch.cuda.device_count()}"
+        return TransformersTeacher(replace(self.config, device=device))
 
     @property
     def name(self) -> str:

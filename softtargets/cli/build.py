@@ -89,6 +89,12 @@ INTERRUPTED = 130
 @click.option(
     "--batch-tokens", default=4096, show_default=True, help="Tokens of a forward pass, at most."
 )
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    help="Processes that run units; with several CUDA devices each takes one in turn.",
+)
 @click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
 def build_command(**options: Any) -> None:
     """Run a teacher over text and store its soft targets.
@@ -135,6 +141,7 @@ def build_command(**options: Any) -> None:
         compression=options["compression"],
         unit_tokens=options["unit_tokens"],
         batch_tokens=options["batch_tokens"],
+        workers=options["workers"],
     )
     run_build(console, config, teacher)
 

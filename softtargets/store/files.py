@@ -78,15 +78,19 @@ def hash_file(path: Path) -> str:
 
 
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file that says who holds it; the system drops it on any death.
+def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock on a file that says who holds it; the system drops it on any death.
+
+    Args:
+        path: the file, in the `work` directory of a store.
+        shared: let others hold it too that share it.
 
     Raises:
         BusyError: another process holds it.
     """
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             raise BusyError(

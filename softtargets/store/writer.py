@@ -4,6 +4,8 @@ While a store is being built its directory holds
 
     work/request.json          the identity: what is being built
     work/plan.json, work/plan/ what is to be done, kept by `softtargets.capture.plan`
+    work/lock                  held by the build
+    work/workers.lock          held by each of its worker processes
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
     manifest.json              written when every unit has a record; then `work` is removed
@@ -74,11 +76,13 @@ class StoreWriter:
             return
         make_directory(writer.work)
         with hold_lock(writer.work / "lock"):
-            if writer.is_complete:
-                # Left by a crash before it was removed, or another build ended just now.
-                shutil.rmtree(writer.work)
-            else:
-                writer._prepare()
+            # Workers whose parent was killed end by themselves, when their unit is done.
+            with hold_lock(writer.workers_lock):
+                if writer.is_complete:
+                    # Left by a crash before it was removed, or another build ended just now.
+                    shutil.rmtree(writer.work)
+                else:
+                    writer._prepare()
             yield writer
 
     @property
@@ -170,6 +174,11 @@ class StoreWriter:
             leftover.unlink()
         if not is_same:
             write_file(self._request_path, content)
+
+    @property
+    def workers_lock(self) -> Path:
+        """Return the file that every worker process holds a shared lock on."""
+        return self.work / "workers.lock"
 
     @property
     def _request_path(self) -> Path:

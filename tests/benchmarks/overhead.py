@@ -39,6 +39,7 @@ from softtargets.demo.teacher import teacher_directory
 
 MOST_OVERHEAD = {"float32": 1.05, "bfloat16": 1.08}
 BATCH_TOKENS = 2048
+units = sys.modules["softtargets.capture.units"]
 builds = sys.modules["softtargets.capture.build"]
 """The module: the package has a function of the same name."""
 PARTS = ("tokenise", "decoder", "head", "select", "pack and write", "wait for writing")
@@ -85,8 +86,8 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
             (teacher, "logits", "head"),
             (TopK, "select", "select"),
             (builds, "make_plan", "tokenise"),
-            (builds, "_write_unit", "pack and write"),
-            (builds, "_finish", "wait for writing"),
+            (units, "write_unit", "pack and write"),
+            (units, "wait_for", "wait for writing"),
         ):
             patch.setattr(owner, name, teacher.times.of(part, getattr(owner, name)))
         yield teacher.times
