@@ -18,6 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging as transformers_logging
+
 from softtargets.capture.plan import read_unit
 from softtargets.capture.progress import Tally
 from softtargets.capture.score import Scorer, name_documents
@@ -112,7 +114,8 @@ class _Pool:
     def run(self, num_workers: int) -> None:
         """Run until nothing is left."""
         while self._pending or self._workers:
-            while len(self._workers) < min(num_workers, len(self._pending) + len(self._workers)):
+            num_busy = sum(bool(worker.units) for worker in self._workers)
+            while len(self._workers) < min(num_workers, len(self._pending) + num_busy):
                 self._start()
             connections = {worker.connection: worker for worker in self._workers}
             for connection in wait(list(connections)):
@@ -194,6 +197,7 @@ def _work(job: Job, teacher: Teacher, connection: Connection) -> None:
     """Run the units that the parent sends until it sends None, or dies."""
     # The parent hears Ctrl-C too, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    transformers_logging.disable_progress_bar()
     writer = StoreWriter(job.root, job.identity)
     with hold_lock(writer.workers_lock, shared=True):
         try:

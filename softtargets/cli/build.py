@@ -57,6 +57,20 @@ INTERRUPTED = 130
 )
 @click.option("--sequence-length", default=1024, show_default=True, help="Most tokens in a window.")
 @click.option(
+    "--window",
+    "window_kind",
+    type=click.Choice(["split", "truncate"]),
+    default="split",
+    show_default=True,
+    help="Cut long documents into windows, or keep the first of each.",
+)
+@click.option(
+    "--overlap",
+    default=0,
+    show_default=True,
+    help="Tokens of context that a window repeats from the one before it; not trained on again.",
+)
+@click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float16", "float32"]),
     default="bfloat16",
@@ -93,7 +107,8 @@ INTERRUPTED = 130
     "--workers",
     default=1,
     show_default=True,
-    help="Processes that run units; with several CUDA devices each takes one in turn.",
+    help="Processes that run units; with several CUDA devices each takes one in turn. On a CPU one "
+    "process uses all cores already.",
 )
 @click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
 def build_command(**options: Any) -> None:
@@ -134,7 +149,11 @@ def build_command(**options: Any) -> None:
             id_field=options["id_field"],
         ),
         output=options["output"],
-        windowing=Windowing(sequence_length=options["sequence_length"]),
+        windowing=Windowing(
+            sequence_length=options["sequence_length"],
+            kind=options["window_kind"],
+            overlap=options["overlap"],
+        ),
         selection=TopK(k=options["top_k"]),
         temperatures=options["temperatures"],
         values=options["values"],
@@ -171,7 +190,8 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
             "windows": f"{len(store):,}",
             "left out": f"{corpus['repeated_windows']:,} repeated windows, "
             f"{corpus['single_tokens']:,} single tokens, "
-            f"{corpus['empty_documents']:,} empty documents",
+            f"{corpus['empty_documents']:,} empty documents, "
+            f"{corpus['truncated_tokens']:,} truncated tokens",
             "targets": f"{store.num_positions:,}",
             "size": f"{bytes_text(store.num_bytes)}, "
             f"{store.num_bytes / store.num_positions:.1f} bytes a target",
