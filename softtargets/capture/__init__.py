@@ -2,6 +2,7 @@
 
 from softtargets.capture.build import BuildConfig, BuildResult, build
 from softtargets.capture.corpus import Corpus
+from softtargets.capture.estimate import Estimate, estimate
 from softtargets.capture.progress import Progress
 from softtargets.capture.rescore import RescoreReport, rescore
 from softtargets.capture.select import TopK
@@ -12,6 +13,7 @@ __all__ = [
     "BuildConfig",
     "BuildResult",
     "Corpus",
+    "Estimate",
     "Progress",
     "RescoreReport",
     "TeacherConfig",
@@ -19,5 +21,6 @@ __all__ = [
     "TransformersTeacher",
     "Windowing",
     "build",
+    "estimate",
     "rescore",
 ]

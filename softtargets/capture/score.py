@@ -151,18 +151,24 @@ class Scorer:
         return self._workspace[: len(logits_CV)].copy_(logits_CV)
 
 
+MOST_PADDING = 0.05
+"""Share of a batch that may be padding."""
+
+
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Return batches of places, longest windows first, none above `batch_tokens` when padded.
 
-    A window longer than that is a batch by itself. A pure function, so that a unit gives the same
-    numbers whoever runs it.
+    At most a twentieth of a batch is padding. A window longer than `batch_tokens` is a batch by
+    itself. A pure function, so that a unit gives the same numbers whoever runs it.
     """
     batches: list[list[int]] = []
-    width = 0
+    width = num_tokens = 0
     for place in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
-        if not batches or (len(batches[-1]) + 1) * width > batch_tokens:
+        padded = (len(batches[-1]) + 1) * width if batches else 0
+        num_tokens += lengths[place]
+        if not 0 < padded <= batch_tokens or padded - num_tokens > MOST_PADDING * padded:
             batches.append([])
-            width = lengths[place]
+            width = num_tokens = lengths[place]
         batches[-1].append(place)
     return batches
 

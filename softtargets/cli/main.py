@@ -15,6 +15,7 @@ from softtargets.cli.derive import (
     split_command,
 )
 from softtargets.cli.info import info_command
+from softtargets.cli.plan import plan_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
 
@@ -36,6 +37,7 @@ def main() -> None:
 
 
 for _command in (
+    plan_command,
     build_command,
     verify_command,
     info_command,

@@ -41,7 +41,13 @@ def test_batches_hold_every_window_once_within_the_budget(
     for batch in batches:
         widths = [lengths[place] for place in batch]
         assert len(batch) == 1 or len(batch) * max(widths) <= batch_tokens
+        assert sum(widths) >= 0.95 * len(batch) * max(widths)
         assert widths == sorted(widths, reverse=True)
+
+
+def test_windows_of_like_length_share_a_batch() -> None:
+    assert plan_batches([8, 8, 8, 8, 8], 24) == [[0, 1, 2], [3, 4]]
+    assert plan_batches([100, 3, 99, 3, 95, 50], 1000) == [[0, 2, 4], [5], [1, 3]]
 
 
 def test_the_target_at_a_position_is_that_of_the_next_token() -> None:
@@ -100,7 +106,8 @@ def test_too_large_batches_are_halved_until_they_fit() -> None:
     batches = list(scorer.score(token_windows()))
     places = sorted(place for batch in batches for place in batch.places)
     assert places == list(range(len(token_windows())))
-    assert scorer.batch_tokens <= 70
+    assert all(len(one.windows) * len(one.windows[0]) <= 70 for one in batches)
+    assert scorer.batch_tokens < 1000
     # What did not fit once is not tried again.
     assert teacher.num_refused <= 5
     list(scorer.score(token_windows()))

@@ -1,0 +1,155 @@
+"""What a build would take, from reading the whole corpus and scoring a sample of its windows."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from softtargets.capture.build import BuildConfig, describe_build
+from softtargets.capture.score import Scorer
+from softtargets.capture.teacher import Teacher
+from softtargets.capture.windows import COUNTS
+from softtargets.errors import CorpusError, InputError
+from softtargets.kinds import TargetSchema
+from softtargets.store.manifest import fingerprint_of
+from softtargets.store.shard import encode_shard
+from softtargets.window import TokenWindow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The size of a build that is not begun, and how long it takes on this machine."""
+
+    fingerprint: str
+    """That of the store which the same options would build."""
+    corpus: dict[str, int]
+    """Counts of documents, windows, tokens, and of what would be left out."""
+    num_units: int
+    sample_windows: int
+    sample_tokens: int
+    bytes_per_token: float
+    """Size of the sample's shard."""
+    tokens_per_second: float
+    """Of scoring, packing and encoding the sample; without what loads the teacher."""
+    online_tokens_per_second: float
+    """Of the teacher's forward pass alone, over the same windows: what a student that is trained
+    with the teacher beside it pays in every epoch."""
+
+    @property
+    def num_bytes(self) -> float:
+        """Return the size of the store."""
+        return self.bytes_per_token * self.corpus["tokens"]
+
+    @property
+    def hours(self) -> float:
+        """Return how long the build takes."""
+        return self.corpus["tokens"] / self.tokens_per_second / 3600
+
+    @property
+    def online_hours(self) -> float:
+        """Return how long the teacher runs in one epoch of one student trained online."""
+        return self.corpus["tokens"] / self.online_tokens_per_second / 3600
+
+    @property
+    def break_even_epochs(self) -> float:
+        """Return how many epochs of students, all together, cost as much online as the build."""
+        return self.hours / self.online_hours
+
+
+def estimate(
+    config: BuildConfig, teacher: Teacher, *, sample_windows: int = 16, seed: int = 0
+) -> Estimate:
+    """Read the corpus, score a random sample of its windows, and write nothing.
+
+    Raises:
+        InputError: an option is out of range.
+        CorpusError, TeacherError: the input or the model is wrong.
+    """
+    if sample_windows < 1:
+        raise InputError(
+            "--sample",
+            expected="a positive number of windows",
+            found=str(sample_windows),
+            next_step="16 tell enough.",
+        )
+    identity = describe_build(config, teacher)
+    counts: Counter[str] = Counter()
+    num_units, sample = _read(config, teacher, counts, sample_windows, np.random.default_rng(seed))
+    targets = TargetSchema.from_dict(identity["targets"])
+    teacher.load()
+    scorer = Scorer(teacher, config.selection, targets, config.batch_tokens)
+    # What is done for the first time takes longer.
+    list(scorer.score(sample[:1]))
+    started = time.perf_counter()
+    packed = dict(pair for batch in scorer.score(sample) for pair in batch.pack(targets))
+    windows = [packed[place] for place in range(len(sample))]
+    content, _ = encode_shard(
+        windows, targets, fingerprint_of(identity), 0, compression=config.compression, run={}
+    )
+    seconds = time.perf_counter() - started
+    online_seconds = _time_forward(teacher, sample)
+    num_tokens = sum(len(window) for window in sample)
+    return Estimate(
+        fingerprint=fingerprint_of(identity),
+        corpus={name: counts[name] for name in COUNTS},
+        num_units=num_units,
+        sample_windows=len(sample),
+        sample_tokens=num_tokens,
+        bytes_per_token=len(content) / num_tokens,
+        tokens_per_second=num_tokens / seconds,
+        online_tokens_per_second=num_tokens / online_seconds,
+    )
+
+
+def _read(
+    config: BuildConfig,
+    teacher: Teacher,
+    counts: Counter[str],
+    sample_windows: int,
+    rng: np.random.Generator,
+) -> tuple[int, list[TokenWindow]]:
+    """Return the number of units and a uniform sample of the windows (reservoir sampling)."""
+    sample: list[TokenWindow] = []
+    num_units = tokens = 0
+    documents = config.corpus.documents()
+    windows = config.windowing.windows(documents, teacher.tokenizer, counts)
+    for number, window in enumerate(windows):
+        num_units += tokens == 0
+        tokens += len(window)
+        if tokens >= config.unit_tokens:
+            tokens = 0
+        if number < sample_windows:
+            sample.append(window)
+        elif (place := int(rng.integers(number + 1))) < sample_windows:
+            sample[place] = window
+    if not sample:
+        raise CorpusError(
+            ", ".join(str(path) for path in config.corpus.paths),
+            expected="at least one document of two tokens or more",
+            found=f"{counts['documents']} documents, none with that many",
+            next_step="Check the input files and --text-field.",
+        )
+    return num_units, sample
+
+
+@torch.inference_mode()
+def _time_forward(teacher: Teacher, sample: Sequence[TokenWindow]) -> float:
+    """Return the seconds of the forward pass over the sample, a window at a time."""
+
+    def run(window: TokenWindow) -> Any:
+        ids_1L = torch.from_numpy(window.input_ids_L.astype("int64"))[None].to(teacher.device)
+        return teacher.logits(teacher.hidden_states(ids_1L)[0])
+
+    run(sample[0])
+    started = time.perf_counter()
+    for window in sample:
+        logits_LV = run(window)
+    # Copying one number waits for the device.
+    float(logits_LV[0, 0])
+    return time.perf_counter() - started

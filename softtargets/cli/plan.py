@@ -1,0 +1,78 @@
+"""`softtargets plan`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from softtargets.cli.options import build_options, parse_build
+from softtargets.cli.tables import bytes_text, key_value_table
+
+if TYPE_CHECKING:
+    from softtargets.capture import Estimate
+
+
+@click.command("plan")
+@click.option(
+    "--output",
+    metavar="STORE",
+    type=click.Path(path_type=Path),
+    help="As for build, so that its options can be pasted; nothing is written there.",
+)
+@build_options
+@click.option("--sample", default=16, show_default=True, help="Windows that are scored to measure.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def plan_command(output: Path | None, sample: int, as_json: bool, **options: Any) -> None:
+    """Say what a build would take, before it is begun: size, time, and when it pays.
+
+    Takes the options of build. The whole corpus is read and tokenised, and a random sample of its
+    windows is scored on this machine; nothing is written.
+    """
+    from softtargets.capture import estimate
+
+    config, teacher = parse_build(options, output or Path("planned-store"))
+    found = estimate(config, teacher, sample_windows=sample)
+    if as_json:
+        click.echo(json.dumps(describe(found), indent=1))
+    else:
+        Console(highlight=False).print(key_value_table("A build with these options", rows(found)))
+
+
+def describe(found: Estimate) -> dict[str, Any]:
+    """Return an estimate as JSON."""
+    derived = ("num_bytes", "hours", "online_hours", "break_even_epochs")
+    return dataclasses.asdict(found) | {name: getattr(found, name) for name in derived}
+
+
+def rows(found: Estimate) -> dict[str, str]:
+    """Return the rows of the table."""
+    corpus = found.corpus
+    return {
+        "documents": f"{corpus['documents']:,}",
+        "windows": f"{corpus['windows']:,}, {corpus['tokens']:,} tokens",
+        "left out": f"{corpus['repeated_windows']:,} repeated windows, "
+        f"{corpus['single_tokens']:,} single tokens, "
+        f"{corpus['empty_documents']:,} empty documents, "
+        f"{corpus['truncated_tokens']:,} truncated tokens",
+        "units": f"{found.num_units:,}",
+        "size": f"{bytes_text(found.num_bytes)}, {found.bytes_per_token:.1f} bytes a token",
+        "time": f"{hours_text(found.hours)} in one process on this machine, "
+        f"{found.tokens_per_second:,.0f} tokens/s",
+        "break-even": f"a teacher beside the student runs {hours_text(found.online_hours)} in "
+        f"every epoch of every student: {found.break_even_epochs:.2f} epochs cost as much as this "
+        "build",
+        "measured on": f"{found.sample_windows:,} random windows, {found.sample_tokens:,} tokens",
+        "fingerprint": found.fingerprint,
+    }
+
+
+def hours_text(hours: float) -> str:
+    """Return a duration for people."""
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{hours * 60:.1f} minutes" if hours * 60 >= 1 else f"{hours * 3600:.1f} seconds"

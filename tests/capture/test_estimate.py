@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from softtargets.capture import Corpus, build, estimate
+from softtargets.errors import CorpusError, InputError
+from tests.cli.test_commands import run
+from tests.fakes import FakeTeacher, build_config, write_corpus
+
+
+def test_it_counts_what_the_build_makes_and_writes_nothing(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+    found = estimate(config, FakeTeacher(), sample_windows=1000)
+    assert not config.output.exists()
+    store = build(config, FakeTeacher()).store
+    assert found.corpus == store.manifest.corpus
+    assert found.num_units == len(store.manifest.shards)
+    assert found.fingerprint == store.fingerprint
+    assert found.sample_windows == len(store)
+    assert found.sample_tokens == found.corpus["tokens"]
+
+
+def test_the_size_of_a_large_store_is_that_of_its_sample(tmp_path: Path) -> None:
+    texts = [f"{number} {number**3} {number**5}" for number in range(4000)]
+    corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
+    config = build_config(tmp_path, corpus=corpus, unit_tokens=100_000)
+    found = estimate(config, FakeTeacher(), sample_windows=1000)
+    assert found.sample_windows == 1000
+    store = build(config, FakeTeacher()).store
+    assert found.num_bytes == pytest.approx(store.num_bytes, rel=0.15)
+
+
+def test_the_sample_is_spread_over_the_corpus_and_always_the_same(tmp_path: Path) -> None:
+    texts = ["x" * 16] + [f"{number:016}" for number in range(500)]
+    corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
+    config = build_config(tmp_path, corpus=corpus)
+    one, other = (estimate(config, FakeTeacher(), sample_windows=20) for _ in range(2))
+    assert one.bytes_per_token == other.bytes_per_token
+    third = estimate(config, FakeTeacher(), sample_windows=20, seed=1)
+    assert one.bytes_per_token != third.bytes_per_token
+
+
+def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--sample: expected a positive number"):
+        estimate(build_config(tmp_path), FakeTeacher(), sample_windows=0)
+    corpus = Corpus(paths=(write_corpus(tmp_path / "empty.jsonl", ["", "a"]),))
+    with pytest.raises(CorpusError, match="found 2 documents, none with that many"):
+        estimate(build_config(tmp_path, corpus=corpus), FakeTeacher())
+
+
+def test_the_command(tmp_path: Path, tiny_teacher: Path) -> None:
+    (tmp_path / "text.txt").write_text("Twas brillig, and the slithy toves did gyre and gimble.")
+    options = (
+        "--teacher", tiny_teacher, "--input", tmp_path / "text.txt", "--top-k", "8",
+        "--sequence-length", "16", "--output", tmp_path / "store",
+    )  # fmt: skip
+    table = run("plan", *options)
+    assert table.exit_code == 0, table.output
+    assert "4, 55 tokens" in table.output
+    assert "bytes a token" in table.output
+    found = json.loads(run("plan", *options, "--json").output)
+    assert not (tmp_path / "store").exists()
+    assert found["corpus"]["windows"] == 4
+    assert found["hours"] == pytest.approx(55 / found["tokens_per_second"] / 3600)
+    assert found["break_even_epochs"] == pytest.approx(found["hours"] / found["online_hours"])
+    assert run("build", *options).exit_code == 0
+    assert (
+        json.loads(run("info", tmp_path / "store", "--json").output)["fingerprint"]
+        == (found["fingerprint"])
+    )
