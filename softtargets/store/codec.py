@@ -22,6 +22,11 @@ from softtargets.window import TokenWindow, Window
 
 Array = npt.NDArray[Any]
 
+_TOKEN_ARRAYS = {
+    "input_ids_L": "input_ids",
+    "mask_T": "mask",
+    "segment_lengths_S": "segment_lengths",
+}
 _OPTIONAL_TOKENS = {
     "target_positions": "positions_T",
     "label_ids": "label_ids_T",
@@ -78,12 +83,17 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
     grid_NG = np.empty((len(columns["mask"][1]), len(targets.temperatures)), np.float32)
     for index, name in enumerate(grid_columns(targets)):
         grid_NG[:, index] = columns[name][1]
-    bounds = {name: (offsets.tolist(), values) for name, (offsets, values) in columns.items()}
+    # Token columns are read with the tokens, and the grid's are stacked above.
+    elsewhere = {*_TOKEN_ARRAYS.values(), *_OPTIONAL_TOKENS, *grid_columns(targets)}
+    bounds = {
+        name: (offsets.tolist(), values)
+        for name, (offsets, values) in columns.items()
+        if name not in elsewhere
+    }
     windows = []
     for row, fields in enumerate(_token_fields(table)):
-        cells = _row(bounds, row)
         grid_TG = grid_NG[positions[row] : positions[row + 1]]
-        windows.append(Window(packed=_packed(cells, grid_TG, targets), **fields))
+        windows.append(Window(packed=_packed(_row(bounds, row), grid_TG, targets), **fields))
     return windows
 
 
@@ -145,7 +155,7 @@ def _packed(cells: Mapping[str, Array], grid_TG: Array, targets: TargetSchema) -
     classes = cells.get("class_logits")
     return PackedTargets(
         schema=targets,
-        num_positions=len(cells["mask"]),
+        num_positions=len(grid_TG),
         head=head,
         samples=samples,
         top_logit_T=cells.get("top_logit"),
@@ -159,7 +169,7 @@ def _packed(cells: Mapping[str, Array], grid_TG: Array, targets: TargetSchema) -
 
 
 def _token_fields(table: pa.Table) -> Iterator[dict[str, Any]]:
-    arrays = {"input_ids_L": "input_ids", "mask_T": "mask", "segment_lengths_S": "segment_lengths"}
+    arrays = dict(_TOKEN_ARRAYS)
     for name, attribute in _OPTIONAL_TOKENS.items():
         if name in table.column_names:
             arrays[attribute] = name

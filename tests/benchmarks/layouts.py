@@ -37,8 +37,8 @@ MOST_ENTRY_BYTES, MOST_OTHER_BYTES, LEAST_SPEEDUP = 126, 14, 10
 ENTRY_COLUMNS = ("id_plane_", "steps", "escapes")
 
 
-def make_store(directory: Path, num_tokens: int) -> Store:
-    """Build a store of about `num_tokens` real targets, windows of 512 tokens."""
+def small_corpus(directory: Path, num_tokens: int) -> Corpus:
+    """Return about so many tokens of the Python language reference."""
     train, _ = write_corpus(directory)
     lines, size = [], 0
     for line in train.read_text().splitlines(keepends=True):
@@ -47,8 +47,13 @@ def make_store(directory: Path, num_tokens: int) -> Store:
         lines.append(line)
         size += len(line)
     train.write_text("".join(lines))
+    return Corpus(paths=(train,), id_field="id")
+
+
+def make_store(directory: Path, num_tokens: int) -> Store:
+    """Build a store of about `num_tokens` real targets, windows of 512 tokens."""
     config = BuildConfig(
-        corpus=Corpus(paths=(train,), id_field="id"),
+        corpus=small_corpus(directory, num_tokens),
         output=directory / "store",
         windowing=Windowing(sequence_length=512),
         temperatures=(1.0, 2.0),

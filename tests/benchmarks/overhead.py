@@ -28,14 +28,13 @@ from rich.table import Table
 
 from softtargets.capture import (
     BuildConfig,
-    Corpus,
     TeacherConfig,
     TopK,
     TransformersTeacher,
     Windowing,
 )
-from softtargets.demo.corpus import write_corpus
 from softtargets.demo.teacher import teacher_directory
+from tests.benchmarks.layouts import small_corpus
 
 MOST_OVERHEAD = {"float32": 1.05, "bfloat16": 1.08}
 BATCH_TOKENS = 2048
@@ -91,19 +90,6 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
         ):
             patch.setattr(owner, name, teacher.times.of(part, getattr(owner, name)))
         yield teacher.times
-
-
-def small_corpus(directory: Path, num_tokens: int) -> Corpus:
-    """Return about so many tokens of the Python language reference."""
-    train, _ = write_corpus(directory)
-    lines, size = [], 0
-    for line in train.read_text().splitlines(keepends=True):
-        if size > 4 * num_tokens:
-            break
-        lines.append(line)
-        size += len(line)
-    train.write_text("".join(lines))
-    return Corpus(paths=(train,), id_field="id")
 
 
 def measure(dtype: Any, num_tokens: int, rounds: int) -> list[Times]:
