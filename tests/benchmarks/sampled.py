@@ -197,7 +197,7 @@ def main() -> None:
     sys.exit(missed)
 
 
-def show(store: Store, nested_bytes: int, speeds: list[float]) -> bool:
+def show(store: Store, nested_bytes: int, speeds: list[tuple[float, float]]) -> bool:
     console = Console(highlight=False)
     count = store.num_positions
     samples = [window.targets.samples for window in store]
@@ -215,7 +215,7 @@ def show(store: Store, nested_bytes: int, speeds: list[float]) -> bool:
         ("published: 17-bit ids, 7-bit counts", distinct * PUBLISHED_BITS / 8, None),
         ("this store: ids and counts", ours, speeds[1]),
     ):
-        rates = ("", "") if speed is None else (f"{speed / 1e3:,.0f}", f"{speed / speeds[0]:.1f}x")
+        rates = ("", "") if speed is None else (f"{speed[0] / 1e3:,.0f}", f"{speed[1]:.1f}x")
         table.add_row(layout, f"{size:.1f}", f"{8 * size / distinct:.1f}", *rates)
     console.print(table)
     table = Table(title="other encodings of ids and counts")
