@@ -14,12 +14,13 @@ import pytest
 from softtargets.capture import build
 from softtargets.errors import FormatError, IdentityError
 from softtargets.store import Store, verify
-from softtargets.store.manifest import fingerprint_of
+from softtargets.store.manifest import check_schema, fingerprint_of
 from softtargets.store.shard import describe_shard
 from softtargets.store.versions import is_newer, upgrade_targets
 from tests.fakes import FakeTeacher, build_config
-from tests.golden import arrays_of
+from tests.golden import arrays_of, identity_of
 from tests.store.test_store import edit_manifest
+from tests.windows import topk_schema
 
 
 def test_minor_versions_are_ordered_as_numbers() -> None:
@@ -31,7 +32,9 @@ def test_minor_versions_are_ordered_as_numbers() -> None:
 
 @pytest.mark.parametrize("targets", [None, [], {}, {"kind": "other"}, {"kind": "topk"}])
 def test_malformed_targets_of_an_older_version_are_left_for_the_schema(targets: Any) -> None:
-    upgrade_targets(targets, "1.0")
+    identity = {**identity_of(topk_schema()), "targets": upgrade_targets(targets, "1.0")}
+    with pytest.raises(FormatError, match=r"here, field targets"):
+        check_schema(identity, "identity", "here")
 
 
 def add_columns(store: Store) -> None:
