@@ -27,6 +27,7 @@ from softtargets.store.schema import (
     id_columns,
 )
 from softtargets.store.versions import check_version, upgrade_targets
+from softtargets.targets import UInt8
 from softtargets.window import Window, cut_windows
 
 ROW_GROUP_TOKENS = 16_384
@@ -121,7 +122,7 @@ def _encodings(targets: TargetSchema) -> dict[str, str]:
     return {
         _path(column): "BYTE_STREAM_SPLIT"
         for column in columns_of(targets)
-        if column.element == pa.float32() or column.name in _SAMPLE_COLUMNS
+        if column.element == pa.float32() or column.name in _SPLIT_COLUMNS
     }
 
 
@@ -135,6 +136,7 @@ def _levels(targets: TargetSchema, compression: Compression) -> dict[str, int] |
 
 
 _SAMPLE_COLUMNS = ("num_repeated", "repeated_counts", "sample_gaps", "sample_steps")
+_SPLIT_COLUMNS = (*_SAMPLE_COLUMNS, "escapes", "label_rank")
 
 
 def _path(column: Column) -> str:
@@ -197,9 +199,10 @@ class ShardReader:
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
         try:
             start = entry.num_bytes - entry.footer_bytes
-            source = self._read(start, entry.footer_bytes, entry.footer_xxh3, "footer")
+            content = self._blank()
+            self._fill(content, start, entry.footer_bytes, entry.footer_xxh3, "footer")
             with _parquet_errors(self.where):
-                self._footer = pq.read_metadata(source)
+                self._footer = pq.read_metadata(_as_file(content))
             self._check_metadata(fingerprint)
         except SoftTargetsError:
             self.close()
@@ -222,7 +225,7 @@ class ShardReader:
             CorruptionError: its checksum or its structure is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_table(index, self._columns, where)
+        table = self._read_table([index], self._columns, where)
         with _parquet_errors(where):
             return decode(table, self._targets, where)
 
@@ -233,7 +236,7 @@ class ShardReader:
             CorruptionError: a checksum or the structure of the row group is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_table(index, self._columns, where)
+        table = self._read_table([index], self._columns, where)
         with _parquet_errors(where):
             return decode(table.slice(row, 1), self._targets, where)[0]
 
@@ -243,24 +246,25 @@ class ShardReader:
         Raises:
             CorruptionError: a checksum or the structure is wrong.
         """
-        return pa.concat_tables(
-            self._read_table(index, list(names), f"{self.where}, row group {index}")
-            for index in range(len(self._entry.row_groups))
-        )
+        groups = range(len(self._entry.row_groups))
+        return self._read_table(groups, names, self.where)
 
-    def _read_table(self, index: int, columns: list[str], where: str) -> pa.Table:
-        group = self._entry.row_groups[index]
-        source = self._read(group.offset, group.num_bytes, group.xxh3, f"row group {index}")
+    def _read_table(self, groups: Sequence[int], columns: Sequence[str], where: str) -> pa.Table:
+        content = self._blank()
+        for index in groups:
+            group = self._entry.row_groups[index]
+            self._fill(content, group.offset, group.num_bytes, group.xxh3, f"row group {index}")
+        source = _as_file(content)
         with _parquet_errors(where), pq.ParquetFile(source, metadata=self._footer) as file:
-            return file.read_row_group(index, columns=columns, use_threads=False)
+            return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 
-    def _read(self, offset: int, num_bytes: int, expected: str, part: str) -> pa.BufferReader:
-        """Read and check a range; return it at its place in a file of which nothing else is there.
-
-        The memory of the rest is never touched, so it costs address space only.
-        """
+    def _blank(self) -> UInt8:
+        """Return memory as long as the file; what is never touched of it costs addresses only."""
         with _parquet_errors(self.where):
-            content = np.empty(self._entry.num_bytes, np.uint8)
+            return np.empty(self._entry.num_bytes, np.uint8)
+
+    def _fill(self, content: UInt8, offset: int, num_bytes: int, expected: str, part: str) -> None:
+        """Read a range of the file to its place in `content`, and check it."""
         piece = content[offset : offset + num_bytes].data
         self._file.seek(offset)
         count = self._file.readinto(piece)
@@ -272,7 +276,6 @@ class ShardReader:
                 found=f"{count:,} bytes with {found}",
                 next_step=RESTORE,
             )
-        return pa.BufferReader(pa.py_buffer(content))
 
     def _check_metadata(self, fingerprint: str) -> None:
         entry = self._entry
@@ -313,6 +316,10 @@ class ShardReader:
                 found=f"{found}",
                 next_step=RESTORE,
             )
+
+
+def _as_file(content: UInt8) -> pa.BufferReader:
+    return pa.BufferReader(pa.py_buffer(content))
 
 
 @contextmanager
