@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from softtargets.errors import InputError
+
 if TYPE_CHECKING:
     from softtargets.capture import BuildConfig
+    from softtargets.capture.plan import AnyCorpus
     from softtargets.capture.teacher import Teacher
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,12 +24,20 @@ _OPTIONS = (
     click.option(
         "--input",
         "inputs",
-        required=True,
         multiple=True,
         metavar="FILE",
         type=click.Path(path_type=Path),
-        help="Text to score: .txt, .jsonl (each also .gz or .zst) or .parquet; more may follow.",
+        help="What to score: .txt, .jsonl (each also .gz or .zst) or .parquet, or a pattern such "
+        "as 'data/*.jsonl'; more may follow.",
     ),
+    click.option(
+        "--dataset",
+        metavar="DIR_OR_ID",
+        help="Instead of --input: a dataset that save_to_disk wrote, or a Hub id, streamed.",
+    ),
+    click.option("--split", default="train", show_default=True, help="Split of the --dataset."),
+    click.option("--dataset-config", help="Configuration of a --dataset on the Hub."),
+    click.option("--dataset-revision", help="Branch, tag or commit of a --dataset on the Hub."),
     click.option("--top-k", default=64, show_default=True, help="Entries kept at each position."),
     click.option(
         "--temperature",
@@ -42,10 +53,11 @@ _OPTIONS = (
     click.option(
         "--window",
         "window_kind",
-        type=click.Choice(["split", "truncate"]),
+        type=click.Choice(["split", "truncate", "pack"]),
         default="split",
         show_default=True,
-        help="Cut long documents into windows, or keep the first of each.",
+        help="Cut long documents into windows; or keep the first of each; or put short documents "
+        "into one window, where the teacher reads each by itself.",
     ),
     click.option(
         "--overlap",
@@ -66,11 +78,47 @@ _OPTIONS = (
     click.option(
         "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps."
     ),
+    click.option(
+        "--compile",
+        is_flag=True,
+        help="Run the decoder through torch.compile, which takes minutes to begin with. Its "
+        "rounding differs, so it is part of the fingerprint.",
+    ),
     click.option("--revision", help="Branch, tag or commit of a Hub id."),
     click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model."),
     click.option("--text-field", default="text", show_default=True, help="Field with the text."),
     click.option(
+        "--input-ids-field", help="Field with token ids of the teacher's tokenizer, not a text."
+    ),
+    click.option("--messages-field", help="Field with a conversation, not a text."),
+    click.option("--tools-field", help="Field with the tools of a conversation."),
+    click.option(
+        "--chat-template",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="File with a Jinja template, instead of the tokenizer's own.",
+    ),
+    click.option(
+        "--train-on",
+        type=click.Choice(["assistant", "all"]),
+        default="assistant",
+        show_default=True,
+        help="Which tokens of a conversation are targets.",
+    ),
+    click.option(
         "--id-field", help="Field with a document's id; its number in the file otherwise."
+    ),
+    click.option(
+        "--metadata-field",
+        "metadata_fields",
+        multiple=True,
+        help="Field to keep beside a document's id; repeat for more.",
+    ),
+    click.option(
+        "--on-invalid",
+        type=click.Choice(["stop", "skip"]),
+        default="stop",
+        show_default=True,
+        help="What to do at a record that cannot be read; those that are skipped are counted.",
     ),
     click.option(
         "--values",
@@ -116,7 +164,6 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
 
     from softtargets.capture import (
         BuildConfig,
-        Corpus,
         TeacherConfig,
         TopK,
         TransformersTeacher,
@@ -132,14 +179,11 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
             attention=options["attention"],
             device=options["device"],
             trust_remote_code=options["trust_remote_code"],
+            compile=options["compile"],
         )
     )
     config = BuildConfig(
-        corpus=Corpus(
-            paths=(*options["inputs"], *options["more_inputs"]),
-            text_field=options["text_field"],
-            id_field=options["id_field"],
-        ),
+        corpus=_parse_corpus(options),
         output=output,
         windowing=Windowing(
             sequence_length=options["sequence_length"],
@@ -155,3 +199,30 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
         workers=options["workers"],
     )
     return config, teacher
+
+
+def _parse_corpus(options: Mapping[str, Any]) -> AnyCorpus:
+    from softtargets.capture import Corpus, DatasetCorpus
+
+    paths = (*options["inputs"], *options["more_inputs"])
+    dataset = options["dataset"]
+    if bool(paths) == (dataset is not None):
+        raise InputError(
+            "--input, --dataset",
+            expected="one of them",
+            found="both" if paths else "neither",
+            next_step="Pass the files to score, or a dataset.",
+        )
+    template = options["chat_template"]
+    names = ("text_field", "input_ids_field", "messages_field", "tools_field", "train_on")
+    fields = {name: options[name] for name in (*names, "id_field", "metadata_fields", "on_invalid")}
+    fields["chat_template"] = None if template is None else template.read_text()
+    if dataset is None:
+        return Corpus(paths=paths, **fields)
+    return DatasetCorpus(
+        dataset=dataset,
+        split=options["split"],
+        config=options["dataset_config"],
+        revision=options["dataset_revision"],
+        **fields,
+    )

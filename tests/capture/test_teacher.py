@@ -1,0 +1,310 @@
+"""Teachers of many families: logits in two steps are the model's own, whatever follows the head."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from softtargets.capture import TeacherConfig, TransformersTeacher
+from softtargets.errors import TeacherError
+
+V = 97
+SIZES: dict[str, Any] = {
+    "vocab_size": V,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+GPT2_SIZES: dict[str, Any] = {
+    "vocab_size": V,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GEMMA = GROUPED | {
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": 4,
+    "final_logit_softcapping": 0.5,
+}
+MAMBA = {
+    "mamba_d_ssm": 32,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_state": 4,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Bert": SIZES | {"is_decoder": True},
+    "Cohere": GROUPED | {"logit_scale": 0.0625},
+    "Cohere2": GROUPED | {"logit_scale": 0.25, "sliding_window": 4},
+    "FalconH1": GROUPED | MAMBA | {"lm_head_multiplier": 0.25},
+    "Gemma2": GEMMA | {"attn_logit_softcapping": 1.0},
+    "Gemma3Text": GEMMA,
+    "GPT2": GPT2_SIZES,
+    "GPTNeoX": SIZES,
+    "Granite": GROUPED
+    | {
+        "logits_scaling": 8.0,
+        "residual_multiplier": 0.5,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.3,
+    },
+    "Llama": GROUPED,
+    "Mistral": GROUPED | {"sliding_window": 4},
+    "Mixtral": GROUPED | {"num_local_experts": 4, "output_router_logits": True},
+    "Olmo2": GROUPED,
+    "OPT": SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 16},
+    "Phi": SIZES,
+    "Phi3": GROUPED,
+    "Qwen3": GROUPED | {"head_dim": 8},
+}
+"""Bert's head has layers of its own, OPT projects before it, Phi's has a bias, GPT2's is tied."""
+MORE_THAN_A_HEAD = {"Bert", "Cohere", "Cohere2", "FalconH1", "Gemma2", "Gemma3Text", "Granite"}
+WITHOUT_SDPA = {"Gemma2"}
+LENGTHS = (1, 2, 5, 23)
+NOISE = {"float32": 1e-5, "bfloat16": 2**-6}
+"""By how much matrix products of other shapes may differ, relative to the largest number.
+
+1.4e-6 and 0 were seen; bfloat16 has 8 significant bits, so this is two units in the last place.
+"""
+
+Save = Callable[[str], Path]
+LoadBoth = Callable[[str, str], tuple[TransformersTeacher, PreTrainedModel]]
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
+    """Return where a random model of a family lies; each is written once."""
+    return cache(lambda family: save_model(tmp_path_factory.mktemp(family), family))
+
+
+@pytest.fixture(scope="module")
+def load_both(save: Save) -> LoadBoth:
+    """Return a family's teacher, and its model loaded by transformers alone; each once."""
+
+    @cache
+    def both(family: str, dtype: str) -> tuple[TransformersTeacher, PreTrainedModel]:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            save(family), dtype=getattr(torch, dtype), attn_implementation=attention(family)
+        )
+        model.eval()
+        return load(save(family), family, dtype), model
+
+    return both
+
+
+def save_model(directory: Path, family: str, **changes: Any) -> Path:
+    """Write a model with random weights everywhere, also where models begin with zeros or ones."""
+    config = getattr(transformers, f"{family}Config")(**(FAMILIES[family] | changes))
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(directory)
+    return directory
+
+
+def attention(family: str) -> str:
+    return "eager" if family in WITHOUT_SDPA else "sdpa"
+
+
+def load(directory: Path, family: str, dtype: Any = "float32") -> TransformersTeacher:
+    config = TeacherConfig(
+        name=str(directory), dtype=dtype, device="cpu", attention=attention(family)
+    )
+    teacher = TransformersTeacher(config)
+    teacher.load()
+    return teacher
+
+
+def random_ids(length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(length)
+    return torch.randint(3, V, (2, length), generator=generator)
+
+
+def assert_near(actual: torch.Tensor, expected: torch.Tensor, noise: float) -> None:
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= noise * expected.abs().max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_logits_are_the_models_own(family: str, dtype: str, load_both: LoadBoth) -> None:
+    """Bit for bit: the products have the same shapes in both, and rows side by side in memory."""
+    teacher, model = load_both(family, dtype)
+    for length in LENGTHS:
+        input_ids_BL = random_ids(length)
+        hidden_ND = teacher.hidden_states(input_ids_BL).flatten(0, 1)
+        logits_NV = teacher.logits(hidden_ND)
+        own_NV = model(input_ids=input_ids_BL).logits.flatten(0, 1)
+        assert logits_NV.dtype == own_NV.dtype == getattr(torch, dtype)
+        assert torch.equal(logits_NV, own_NV)
+        chunks = [teacher.logits(chunk_ND) for chunk_ND in hidden_ND.split(7)]
+        assert_near(torch.cat(chunks), logits_NV, NOISE[dtype])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_the_head_alone_is_not_enough(family: str, load_both: LoadBoth) -> None:
+    """The negative control: what the families differ in would show in the test above."""
+    teacher, model = load_both(family, "float32")
+    hidden_ND = teacher.hidden_states(random_ids(23)).flatten(0, 1)
+    logits_NV = teacher.logits(hidden_ND)
+    if family == "OPT":
+        # Its hidden states are projected already: the head is all that follows.
+        assert hidden_ND.shape[1] == 16
+    head_NV = model.get_output_embeddings()(hidden_ND)
+    difference = (head_NV - logits_NV).abs().max() / logits_NV.abs().max()
+    assert (difference > 0.5) if family in MORE_THAN_A_HEAD else (difference == 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_on_the_right_changes_nothing(family: str, load_both: LoadBoth) -> None:
+    teacher, _ = load_both(family, "float32")
+    for length in LENGTHS:
+        input_ids_BL = random_ids(length)
+        hidden_BLD = teacher.hidden_states(input_ids_BL)
+        for padding in (0, 50):
+            padded_BL = torch.nn.functional.pad(input_ids_BL, (0, 6), value=padding)
+            assert_near(teacher.hidden_states(padded_BL)[:, :length], hidden_BLD, NOISE["float32"])
+        if length > 1:
+            # The control: attention is at work, as the token before the last one matters.
+            input_ids_BL[:, -2] = 2
+            changed_BD = teacher.hidden_states(input_ids_BL)[:, -1]
+            assert (changed_BD - hidden_BLD[:, -1]).abs().max() > 1e-3
+
+
+def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path) -> None:
+    directory = save_model(tmp_path, "Bert", is_decoder=False)
+    with pytest.raises(TeacherError, match=r"reads in both directions \(BertLMHeadModel\)"):
+        load(directory, "Bert")
+
+
+def test_logits_that_need_more_than_the_last_hidden_states_are_refused(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = transformers.LlamaForCausalLM.forward
+
+    def with_memory(model: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        output = forward(model, input_ids=input_ids, **kwargs)
+        output.logits += input_ids[..., None]
+        return output
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", with_memory)
+    with pytest.raises(TeacherError, match="others from LlamaForCausalLM"):
+        load(save("Llama"), "Llama")
+
+
+def test_a_model_that_cannot_run_is_refused_each_time(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "forward", fail)
+    teacher = TransformersTeacher(TeacherConfig(name=str(save("Llama")), device="cpu"))
+    for _ in range(2):
+        with pytest.raises(TeacherError, match=r"runs in bfloat16 with sdpa .* found ValueError"):
+            teacher.load()
+
+
+def test_an_attention_that_a_model_lacks_is_named(save: Save) -> None:
+    teacher = TransformersTeacher(TeacherConfig(name=str(save("Gemma2")), device="cpu"))
+    with pytest.raises(TeacherError, match=r"sdpa attention.*try --attention eager"):
+        teacher.load()
+
+
+def test_only_compiling_changes_the_description(save: Save) -> None:
+    config = TeacherConfig(name=str(save("Llama")))
+    described = TransformersTeacher(config).describe()
+    compiling = TransformersTeacher(TeacherConfig(name=config.name, compile=True))
+    assert "compile" not in described
+    assert compiling.describe() == described | {"compile": True}
+    assert pickle.loads(pickle.dumps(compiling)).config.compile
+    assert compiling.for_worker(1).config.compile
+
+
+def compile_with(backend: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+
+
+def load_compiled(directory: Path, family: str) -> tuple[TransformersTeacher, TransformersTeacher]:
+    """Write a model of one layer, and return it compiled and as it is."""
+    save_model(directory, family, num_hidden_layers=1)
+    plain = load(directory, family)
+    compiled = TransformersTeacher(replace(plain.config, compile=True))
+    compiled.load()
+    return compiled, plain
+
+
+def assert_alike(one: TransformersTeacher, other: TransformersTeacher) -> None:
+    for length in (2, 5, 23):
+        hidden_BLD = one.hidden_states(random_ids(length))
+        other_BLD = other.hidden_states(random_ids(length))
+        assert_near(hidden_BLD, other_BLD, NOISE["float32"])
+        logits_NV = one.logits(hidden_BLD.flatten(0, 1))
+        assert_near(logits_NV, other.logits(other_BLD.flatten(0, 1)), NOISE["float32"])
+
+
+def test_hidden_states_come_from_the_compiled_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is captured as for users, but run as it is: making kernels takes half a minute."""
+    num_runs = 0
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            nonlocal num_runs
+            num_runs += 1
+            return graph.forward(*args)
+
+        return run
+
+    compile_with(backend, monkeypatch)
+    compiled, plain = load_compiled(tmp_path, "OPT")
+    assert num_runs == 1
+    assert_alike(compiled, plain)
+    assert num_runs == 4
+
+
+def test_a_decoder_that_does_not_compile_is_a_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(*_: Any) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    compile_with(backend, monkeypatch)
+    with pytest.raises(TeacherError, match=r"no C\+\+ compiler.*Leave --compile away"):
+        load_compiled(tmp_path, "OPT")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler"
+)
+# Of torch itself, when it first compiles.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.* is deprecated:DeprecationWarning")
+def test_compiled_kernels_give_what_the_decoder_gives(tmp_path: Path) -> None:
+    assert_alike(*load_compiled(tmp_path, "Granite"))
