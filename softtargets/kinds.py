@@ -94,6 +94,8 @@ class TargetSchema:
     """Whether the label's logit and its rank are stored."""
     encoder_input: bool = False
     """Whether windows hold the input of an encoder beside that of the decoder."""
+    metadata: tuple[str, ...] = ()
+    """Names of what is known about each document beside its id."""
 
     def __post_init__(self) -> None:
         for promise, holds in self._promises():
@@ -112,6 +114,7 @@ class TargetSchema:
         has_labels = self.label_ids or self.predicts == "next_token"
         yield "temperatures that differ in 6 digits", len(set(texts)) == len(texts)
         yield "features whose columns differ", len(set(names)) == len(names)
+        yield "metadata whose names differ", len(set(self.metadata)) == len(self.metadata)
         yield (
             "a head, samples, class logits or features",
             bool(head or samples or self.num_classes or self.features),
@@ -164,6 +167,7 @@ class TargetSchema:
         data: dict[str, Any] = asdict(self)
         data["temperatures"] = list(self.temperatures)
         data["features"] = list(data["features"])
+        data["metadata"] = list(self.metadata)
         for part in (data["head"], data["samples"]):
             if part is not None and part["step"] is None:
                 del part["step"]
@@ -180,6 +184,7 @@ class TargetSchema:
             **data,
             "temperatures": tuple(float(one) for one in data["temperatures"]),
             "features": tuple(FeatureSchema(**one) for one in data.get("features", ())),
+            "metadata": tuple(data.get("metadata", ())),
         }
         if "head" in data:
             parts["head"] = HeadSchema(**data["head"])

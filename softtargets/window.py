@@ -7,8 +7,8 @@ ids, its segment boundaries and its mask, and of nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import numpy as np
@@ -42,6 +42,15 @@ class TokenWindow:
     """The labels where they are not the next input ids, for example of masked tokens."""
     encoder_ids_M: Int32 | None = None
     """What an encoder read, when the input ids are a decoder's."""
+    metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What the corpus says about the documents, by name; one text for each segment."""
+
+    @property
+    def target_positions_T(self) -> Int32:
+        """Return where the targets are, whether or not they are listed."""
+        if self.positions_T is not None:
+            return self.positions_T
+        return np.arange(len(self.mask_T), dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.input_ids_L)
@@ -60,7 +69,7 @@ class Window(TokenWindow):
     @classmethod
     def of(cls, tokens: TokenWindow, packed: PackedTargets) -> Window:
         """Return a token window with its targets."""
-        own = {field.name: getattr(tokens, field.name) for field in fields(TokenWindow)}
+        own = {one.name: getattr(tokens, one.name) for one in fields(TokenWindow)}
         return cls(packed=packed, **own)
 
     @property

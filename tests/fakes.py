@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from softtargets.capture import BuildConfig, Corpus, TopK, Windowing, build
+from softtargets.capture.records import Conversation
 from softtargets.store import Store
 
 TEXTS = (
@@ -29,8 +30,23 @@ class ByteTokenizer:
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
+    def encode_conversation(
+        self, conversation: Conversation, where: str
+    ) -> tuple[list[int], list[bool] | None]:
+        """Every message on a line after its role; the assistant's lines are targets."""
+        ids: list[int] = []
+        is_target: list[bool] = []
+        for message in conversation.messages:
+            role, content = f"{message['role']}: ".encode(), f"{message['content']}\n".encode()
+            ids += [*role, *content]
+            is_target += [False] * len(role) + [message["role"] == "assistant"] * len(content)
+        return ids, None if conversation.train_on == "all" else is_target
+
     def describe(self) -> dict[str, Any]:
         return {"sha256": "b" * 64, "vocab_size": self.vocab_size}
+
+    def describe_chat(self) -> dict[str, Any]:
+        return {"chat_template_sha256": "d" * 64}
 
 
 class FakeTeacher:

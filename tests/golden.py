@@ -108,6 +108,7 @@ def _arrays(window: Window) -> Mapping[str, Any]:
         "target_positions": window.positions_T,
         "label_ids": window.label_ids_T,
         "encoder_input_ids": window.encoder_ids_M,
+        **{f"metadata_{name}": "\n".join(texts) for name, texts in window.metadata.items()},
         "num_entries": targets.num_entries_T,
         # An id past the count means nothing.
         "ids": np.where(kept_TK, targets.ids_TK, 0),

@@ -70,6 +70,8 @@ def read_window(row: Row, targets: dict[str, Any]) -> Row:
     copied = ["input_ids", "segment_lengths", "mask", "target_positions", "label_ids"]
     copied += ["encoder_input_ids", "label_logit", "label_rank"]
     found |= {name: row[name] for name in copied if name in row}
+    for name in targets.get("metadata", []):
+        found[f"metadata_{name}"] = ["\n".join(row[f"metadata_{name}"])]
     if "head" in targets:
         found |= read_head(row, targets)
     if "samples" in targets:

@@ -100,4 +100,5 @@ def test_format_names_every_column() -> None:
             general = re.sub(r"_t[\d_]+$", "_t<T>", name)
             general = re.sub(r"^id_plane_\d$", "id_plane_0", general)
             general = re.sub(r"^feature_[a-z_0-9]+?(_scale)?$", r"feature_<name>\1", general)
+            general = re.sub(r"^metadata_.*", "metadata_<name>", general)
             assert f"`{general}`" in text, name

@@ -69,6 +69,7 @@ KINDS = {
     "features-alone": _schema(
         features=(FeatureSchema(name="last_hidden", width=16, rows="targets", dtype="float16"),)
     ),
+    "with-metadata": _schema(head=_HEAD, metadata=("language", "url")),
 }
 """One schema for every kind of target that the format knows."""
 
@@ -135,6 +136,7 @@ def make_tokens(
         positions_T=positions_T,
         label_ids_T=label_ids_T,
         encoder_ids_M=encoder_ids_M,
+        metadata={name: (f"{name} of 0", "") for name in schema.metadata},
     )
 
 

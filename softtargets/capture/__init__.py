@@ -1,7 +1,15 @@
 """The teacher's side: a corpus and a teacher become a store."""
 
-from softtargets.capture.build import BuildConfig, BuildResult, build
+from softtargets.capture.build import (
+    BuildConfig,
+    BuildResult,
+    RangeResult,
+    build,
+    build_range,
+    commit,
+)
 from softtargets.capture.corpus import Corpus
+from softtargets.capture.datasets import DatasetCorpus
 from softtargets.capture.estimate import Estimate, estimate
 from softtargets.capture.progress import Progress
 from softtargets.capture.rescore import RescoreReport, rescore
@@ -13,14 +21,18 @@ __all__ = [
     "BuildConfig",
     "BuildResult",
     "Corpus",
+    "DatasetCorpus",
     "Estimate",
     "Progress",
+    "RangeResult",
     "RescoreReport",
     "TeacherConfig",
     "TopK",
     "TransformersTeacher",
     "Windowing",
     "build",
+    "build_range",
+    "commit",
     "estimate",
     "rescore",
 ]

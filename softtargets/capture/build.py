@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from softtargets.capture.corpus import Corpus
-from softtargets.capture.plan import Plan, make_plan, read_plan
+from softtargets.capture.plan import AnyCorpus, Plan, make_plan, read_plan
 from softtargets.capture.progress import Progress, Tally
+from softtargets.capture.queue import UnitQueue
 from softtargets.capture.score import Scorer
 from softtargets.capture.select import TopK, check_temperatures
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.units import run_units
+from softtargets.capture.units import run_queue
 from softtargets.capture.windows import Windowing
 from softtargets.capture.workers import Job, run_workers
-from softtargets.errors import InputError
+from softtargets.errors import InputError, StoreError
 from softtargets.kinds import HeadSchema, TargetSchema
 from softtargets.store import Store
 from softtargets.store.schema import Compression
 from softtargets.store.versions import FORMAT_VERSION
-from softtargets.store.writer import StoreWriter
+from softtargets.store.writer import StoreWriter, read_request
+
+_POLL_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildConfig:
     """What to build. All but `output`, `batch_tokens` and `workers` decide the store's content."""
 
-    corpus: Corpus
+    corpus: AnyCorpus
     output: Path
     windowing: Windowing = field(default_factory=Windowing)
     selection: TopK = field(default_factory=TopK)
@@ -52,6 +56,17 @@ class BuildResult:
     num_units: int
     num_units_before: int
     """Units that an earlier call had done."""
+    was_complete: bool
+    """Whether the store was committed before this call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeResult:
+    """What is done of a store that is built range by range."""
+
+    num_units: int
+    num_done: int
+    """Units that are done, by this call and by others."""
 
 
 def build(
@@ -67,22 +82,92 @@ def build(
     Raises:
         InputError: an option is out of range.
         CorpusError, TeacherError: the input or the model is wrong.
-        StoreError, IdentityError, BusyError: the output directory is taken, or cannot be written.
+        StoreError, IdentityError, BusyError: the output directory is taken, or cannot be written;
+            or units failed three times, and all others are done.
     """
     identity = describe_build(config, teacher)
     with StoreWriter.hold(config.output, identity) as writer:
         if writer.is_complete:
             store = Store.open(config.output)
             num_units = len(store.manifest.shards)
-            return BuildResult(store=store, num_units=num_units, num_units_before=num_units)
-        plan = read_plan(writer.work) or make_plan(
-            config.corpus, config.windowing, teacher.tokenizer, config.unit_tokens, writer.work
-        )
+            return BuildResult(
+                store=store, num_units=num_units, num_units_before=num_units, was_complete=True
+            )
+        plan = _plan(config, teacher, writer)
         done_before = len(writer.recorded())
         _run(config, teacher, writer, plan, on_progress)
-        writer.commit(len(plan.units), teacher.name, plan.corpus)
+        writer.commit(len(plan.units), plan.teacher, plan.corpus)
     return BuildResult(
-        store=Store.open(config.output), num_units=len(plan.units), num_units_before=done_before
+        store=Store.open(config.output),
+        num_units=len(plan.units),
+        num_units_before=done_before,
+        was_complete=False,
+    )
+
+
+def build_range(
+    config: BuildConfig,
+    teacher: Teacher,
+    start: int,
+    stop: int | None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> RangeResult:
+    """Run units [start, stop) of a store, beside other processes and machines that do the same.
+
+    The first of them plans for all. Ranges may overlap: a unit is run by one process at a time, and
+    what a process leaves that dies is taken by another whose range has it. `commit` makes the store
+    when all units are done; whoever ran them, it is the same store.
+
+    Raises:
+        InputError: an option is out of range, or there are no such units.
+        CorpusError, TeacherError: the input or the model is wrong.
+        StoreError, IdentityError, BusyError: the output directory is taken by another store or a
+            whole build, or cannot be written; or units failed three times.
+    """
+    identity = describe_build(config, teacher)
+    with StoreWriter.join(config.output, identity) as writer:
+        if writer.is_complete:
+            num_units = len(Store.open(config.output).manifest.shards)
+            return RangeResult(num_units=num_units, num_done=num_units)
+        with writer.planning():
+            plan = _plan(config, teacher, writer)
+        num_units = len(plan.units)
+        if not 0 <= start < (num_units if stop is None else stop) <= num_units:
+            raise InputError(
+                "--unit-range",
+                expected=f"A:B with 0 <= A < B <= {num_units}, the number of units",
+                found=f"{start}:{'' if stop is None else stop}",
+                next_step="Leave B away for all units from A on.",
+            )
+        units = range(start, num_units if stop is None else stop)
+        _run(config, teacher, writer, plan, on_progress, units)
+        return RangeResult(num_units=num_units, num_done=len(writer.recorded()))
+
+
+def commit(output: Path) -> Store:
+    """Make a store of a directory all of whose units are done.
+
+    Raises:
+        StoreError: units are missing; the message lists them. Or nothing is built there.
+        BusyError: a process is still at work in it.
+    """
+    with StoreWriter.hold(output, read_request(output)) as writer:
+        if not writer.is_complete:
+            plan = read_plan(writer.work)
+            if plan is None:
+                raise StoreError(
+                    str(output),
+                    expected="a build whose units are planned",
+                    found="one that stopped before that",
+                    next_step="Run softtargets build.",
+                )
+            writer.commit(len(plan.units), plan.teacher, plan.corpus)
+    return Store.open(output)
+
+
+def _plan(config: BuildConfig, teacher: Teacher, writer: StoreWriter) -> Plan:
+    return read_plan(writer.work) or make_plan(
+        config.corpus, config.windowing, teacher, config.unit_tokens, writer.work
     )
 
 
@@ -112,12 +197,17 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
         temperatures=check_temperatures(config.temperatures),
         head=HeadSchema(max_entries=config.selection.k, values=config.values),
         label_logits=True,
+        positions="listed" if config.corpus.lists_positions else "all",
+        metadata=config.corpus.metadata_fields,
     )
+    corpus = config.corpus.describe()
+    if config.corpus.messages_field is not None:
+        corpus = teacher.tokenizer.describe_chat() | corpus
     return {
         "format_version": FORMAT_VERSION,
         "teacher": teacher.describe(),
         "tokenizer": teacher.tokenizer.describe(),
-        "corpus": config.corpus.describe(),
+        "corpus": corpus,
         "windowing": config.windowing.describe(),
         "targets": targets.to_dict(),
         "unit_tokens": config.unit_tokens,
@@ -131,13 +221,19 @@ def _run(
     writer: StoreWriter,
     plan: Plan,
     on_progress: Callable[[Progress], None],
+    units: Sequence[int] | None = None,
 ) -> None:
-    """Run every unit that has no record yet, here or in workers."""
+    """Run every unit that has no record yet, here or in workers; of some, if others run the rest.
+
+    Raises:
+        StoreError: units failed three times; all others are done.
+    """
     recorded = writer.recorded()
     tally = Tally(plan, recorded, on_progress)
-    missing = [unit.unit for unit in plan.units if unit.unit not in recorded]
-    if not missing:
-        return
+    wanted = range(len(plan.units)) if units is None else units
+    missing = [unit for unit in wanted if unit not in recorded]
+    queue = UnitQueue(writer, missing, tally, is_shared=units is not None)
+    run: Callable[[], None]
     if config.workers > 1:
         job = Job(
             root=config.output,
@@ -145,14 +241,14 @@ def _run(
             selection=config.selection,
             batch_tokens=config.batch_tokens,
         )
-        run_workers(job, teacher, writer, missing, config.workers, tally)
-        return
-    teacher.load()
-    run_units(
-        Scorer(teacher, config.selection, writer.targets, config.batch_tokens),
-        teacher,
-        writer,
-        missing,
-        on_batch=lambda windows: tally.add(len(windows), sum(len(one) for one in windows)),
-        on_written=tally.write,
-    )
+        run = partial(run_workers, job, teacher, writer, queue, config.workers, tally)
+    elif missing:
+        teacher.load()
+        scorer = Scorer(teacher, config.selection, writer.targets, config.batch_tokens)
+        run = partial(run_queue, queue, scorer, teacher, writer, tally)
+    while queue:
+        run()
+        if queue:
+            # Other processes have what is left. It is done when they are, or die.
+            time.sleep(_POLL_SECONDS)
+    queue.raise_failed()

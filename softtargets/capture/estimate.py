@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from softtargets.capture.build import BuildConfig, describe_build
-from softtargets.capture.score import Scorer
+from softtargets.capture.plan import SOME_WINDOW, read_windows
+from softtargets.capture.score import Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.windows import COUNTS
 from softtargets.errors import CorpusError, InputError
@@ -87,8 +88,7 @@ def estimate(
     # What is done for the first time takes longer.
     list(scorer.score(sample[:1]))
     started = time.perf_counter()
-    packed = dict(pair for batch in scorer.score(sample) for pair in batch.pack(targets))
-    windows = [packed[place] for place in range(len(sample))]
+    windows = pack_windows(sample, scorer.score(sample), targets)
     content, _ = encode_shard(
         windows, targets, fingerprint_of(identity), 0, compression=config.compression, run={}
     )
@@ -117,8 +117,7 @@ def _read(
     """Return the number of units and a uniform sample of the windows (reservoir sampling)."""
     sample: list[TokenWindow] = []
     num_units = tokens = 0
-    documents = config.corpus.documents()
-    windows = config.windowing.windows(documents, teacher.tokenizer, counts)
+    windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts)
     for number, window in enumerate(windows):
         num_units += tokens == 0
         tokens += len(window)
@@ -130,10 +129,10 @@ def _read(
             sample[place] = window
     if not sample:
         raise CorpusError(
-            ", ".join(str(path) for path in config.corpus.paths),
-            expected="at least one document of two tokens or more",
+            config.corpus.name,
+            expected=SOME_WINDOW,
             found=f"{counts['documents']} documents, none with that many",
-            next_step="Check the input files and --text-field.",
+            next_step="Check the input and --text-field.",
         )
     return num_units, sample
 

@@ -11,7 +11,9 @@ teacher has cost anything.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +21,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.capture.corpus import Corpus
+from softtargets.capture.datasets import DatasetCorpus
+from softtargets.capture.records import raise_invalid
+from softtargets.capture.teacher import Teacher
 from softtargets.capture.tokenizer import Tokenizer
 from softtargets.capture.windows import COUNTS, Windowing
 from softtargets.errors import CorpusError
@@ -26,6 +31,13 @@ from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.files import make_directory, write_file
 from softtargets.store.manifest import read_json
 from softtargets.window import TokenWindow, cut_windows
+
+AnyCorpus = Corpus | DatasetCorpus
+SOME_WINDOW = "at least one document of two tokens or more"
+MOST_WARNINGS = 10
+"""Invalid documents that are named; all are counted."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +55,8 @@ class Plan:
 
     units: tuple[Unit, ...]
     corpus: dict[str, int]
+    teacher: str
+    """What people call it, for the manifest."""
 
     @property
     def num_windows(self) -> int:
@@ -55,8 +69,32 @@ class Plan:
         return sum(unit.num_tokens for unit in self.units)
 
 
+def read_windows(
+    corpus: AnyCorpus, windowing: Windowing, tokenizer: Tokenizer, counts: Counter[str]
+) -> Iterator[TokenWindow]:
+    """Yield every window of a corpus; what is left out is counted, invalid documents logged.
+
+    Raises:
+        CorpusError: a file is wrong; or a document, unless the corpus skips those.
+    """
+
+    def skip(error: CorpusError) -> None:
+        counts["invalid_documents"] += 1
+        if counts["invalid_documents"] <= MOST_WARNINGS:
+            _log.warning("Left out: %s", error)
+
+    on_invalid = skip if corpus.on_invalid == "skip" else raise_invalid
+    return windowing.windows(
+        corpus.documents(on_invalid),
+        tokenizer,
+        counts,
+        lists_positions=corpus.lists_positions,
+        on_invalid=on_invalid,
+    )
+
+
 def make_plan(
-    corpus: Corpus, windowing: Windowing, tokenizer: Tokenizer, unit_tokens: int, work: Path
+    corpus: AnyCorpus, windowing: Windowing, teacher: Teacher, unit_tokens: int, work: Path
 ) -> Plan:
     """Cut a corpus into units of at least `unit_tokens` tokens and write them to `work`.
 
@@ -65,7 +103,7 @@ def make_plan(
     """
     make_directory(work / "plan")
     counts: Counter[str] = Counter()
-    windows = windowing.windows(corpus.documents(), tokenizer, counts)
+    windows = read_windows(corpus, windowing, teacher.tokenizer, counts)
     units = []
     for number, group in enumerate(cut_windows(windows, unit_tokens)):
         table = pa.table(encode_tokens(group))
@@ -76,12 +114,13 @@ def make_plan(
         units.append(Unit(unit=number, num_windows=len(group), num_tokens=num_tokens))
     if not units:
         raise CorpusError(
-            ", ".join(str(path) for path in corpus.paths),
-            expected="at least one document of two tokens or more",
+            corpus.name,
+            expected=SOME_WINDOW,
             found=f"{counts['documents']} documents, none with that many",
-            next_step="Check the input files and --text-field.",
+            next_step="Check the input and --text-field.",
         )
-    plan = Plan(units=tuple(units), corpus={name: counts[name] for name in COUNTS})
+    corpus_counts = {name: counts[name] for name in COUNTS}
+    plan = Plan(units=tuple(units), corpus=corpus_counts, teacher=teacher.name)
     write_file(_plan_path(work), json.dumps(asdict(plan)).encode())
     return plan
 
@@ -92,7 +131,8 @@ def read_plan(work: Path) -> Plan | None:
     if not path.is_file():
         return None
     data = read_json(path)
-    return Plan(units=tuple(Unit(**unit) for unit in data["units"]), corpus=data["corpus"])
+    units = tuple(Unit(**unit) for unit in data["units"])
+    return Plan(units=units, corpus=data["corpus"], teacher=data["teacher"])
 
 
 def read_unit(work: Path, unit: int) -> list[TokenWindow]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from softtargets.capture.score import hidden_states, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema
@@ -110,10 +111,10 @@ def rescore(
 
 def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     schema = store.targets
-    if schema.head is None or (schema.predicts, schema.positions) != ("next_token", "all"):
+    if schema.head is None or schema.predicts != "next_token":
         raise InputError(
             str(store.root),
-            expected="a head of kept entries at every position, to be compared",
+            expected="targets of the next token with a head of kept entries, to be compared",
             found=schema.describe(),
             next_step="Such a store cannot be rescored yet.",
         )
@@ -132,15 +133,11 @@ def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
 
 def _live(teacher: Teacher, windows: Sequence[Window]) -> Iterator[torch.Tensor]:
     """Yield the float64 logits [T, V] of every window, scored in one batch."""
-    length = max(len(window) for window in windows)
-    input_ids_BL = np.zeros((len(windows), length), np.int64)
-    for row, window in enumerate(windows):
-        input_ids_BL[row, : len(window)] = window.input_ids_L
+    segments = [segment for window in windows for segment in segments_of(window)]
+    rows = max(1, _CHUNK_ELEMENTS // teacher.vocab_size)
     with torch.inference_mode():
-        hidden_BLD = teacher.hidden_states(torch.from_numpy(input_ids_BL).to(teacher.device))
-        rows = max(1, _CHUNK_ELEMENTS // teacher.vocab_size)
-        for row, window in enumerate(windows):
-            hidden_TD = hidden_BLD[row, : len(window) - 1]
+        hidden_ND = hidden_states(teacher, segments)
+        for hidden_TD in hidden_ND.split([len(window.mask_T) for window in windows]):
             yield torch.cat([teacher.logits(one).cpu().double() for one in hidden_TD.split(rows)])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.errors import TeacherError
 from softtargets.kinds import TargetSchema
 from softtargets.packing import pack
+from softtargets.targets import Int32
 from softtargets.window import TokenWindow, Window
 
 _HEAD_ELEMENTS = {"cpu": 1 << 24}
@@ -24,16 +25,60 @@ _DEVICE_ELEMENTS = 1 << 27
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A document, or a part of one, in a window: what the teacher reads as one sequence.
+
+    It is read from position 0 and sees nothing else of its window, so documents that share a
+    window cannot influence each other, whatever the architecture.
+    """
+
+    window: TokenWindow
+    is_first: bool
+    input_ids_L: Int32
+    positions_T: Int32
+    """Where in the segment the targets are, rising."""
+    label_ids_T: Int32
+
+    def __len__(self) -> int:
+        return len(self.input_ids_L)
+
+
+def segments_of(window: TokenWindow) -> Iterator[Segment]:
+    """Yield the segments of a window, in order; their targets together are the window's."""
+    positions_T = window.target_positions_T
+    ends = np.cumsum(window.segment_lengths_S)
+    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        own_T = positions_T[(positions_T >= start) & (positions_T < stop)]
+        yield Segment(
+            window=window,
+            is_first=start == 0,
+            input_ids_L=window.input_ids_L[start:stop],
+            positions_T=own_T - start,
+            label_ids_T=window.input_ids_L[own_T + 1],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredBatch:
-    """Windows of a batch with their targets one after another, still on the teacher's device."""
+    """Segments of a batch with their targets one after another, still on the teacher's device."""
 
     places: Sequence[int]
-    """Where the windows stand in what was scored."""
-    windows: Sequence[TokenWindow]
+    """Where the segments stand in `segments_of` all windows."""
+    segments: Sequence[Segment]
     selected: Selected
 
-    def pack(self, targets: TargetSchema) -> Iterator[tuple[int, Window]]:
-        """Yield every window's place and the window with its targets.
+    @property
+    def num_first(self) -> int:
+        """Return how many windows begin in this batch."""
+        return sum(segment.is_first for segment in self.segments)
+
+    @property
+    def num_tokens(self) -> int:
+        """Return how many tokens were read, without padding."""
+        return sum(len(segment) for segment in self.segments)
+
+    def rows(self) -> Iterator[tuple[int, Selected]]:
+        """Yield every segment's place and its targets, on the host.
 
         Raises:
             TeacherError: the teacher's logits cannot be stored; the message names the documents.
@@ -43,16 +88,35 @@ class ScoredBatch:
             selected.check()
         except TeacherError as error:
             raise TeacherError(
-                f"{error.where} of {name_documents(self.windows)}",
+                f"{error.where} of {name_documents([one.window for one in self.segments])}",
                 expected=error.expected,
                 found=error.found,
                 next_step=error.next_step,
             ) from error
         start = 0
-        for place, window in zip(self.places, self.windows, strict=True):
-            rows = selected.rows(start, start + len(window) - 1, targets.temperatures)
-            start += len(window) - 1
-            yield place, Window.of(window, pack(rows, targets))
+        for place, segment in zip(self.places, self.segments, strict=True):
+            stop = start + len(segment.positions_T)
+            yield place, selected.slice(start, stop)
+            start = stop
+
+
+def pack_windows(
+    windows: Sequence[TokenWindow], batches: Iterable[ScoredBatch], targets: TargetSchema
+) -> list[Window]:
+    """Return windows with their targets, from all batches that they were scored in.
+
+    Raises:
+        TeacherError: the teacher's logits cannot be stored; the message names the documents.
+    """
+    scored = dict(rows for batch in batches for rows in batch.rows())
+    packed = []
+    at = 0
+    for window in windows:
+        stop = at + len(window.segment_lengths_S)
+        own = Selected.concatenate([scored[place] for place in range(at, stop)])
+        packed.append(Window.of(window, pack(own.numpy(targets.temperatures), targets)))
+        at = stop
+    return packed
 
 
 class Scorer:
@@ -77,35 +141,34 @@ class Scorer:
         self._workspace: torch.Tensor | None = None
 
     def score(self, windows: Sequence[TokenWindow]) -> Iterator[ScoredBatch]:
-        """Yield the windows in batches of like length, longest first, so that little is padded.
+        """Yield their segments in batches of like length, longest first: little is padded.
 
         Raises:
-            TeacherError: a single window does not fit the device's memory.
+            TeacherError: a single segment does not fit the device's memory.
         """
-        left = list(range(len(windows)))
+        segments = [segment for window in windows for segment in segments_of(window)]
+        left = list(range(len(segments)))
         while left:
-            lengths = [len(windows[place]) for place in left]
+            lengths = [len(segments[place]) for place in left]
             batches = plan_batches(lengths, self.batch_tokens)
             done: set[int] = set()
             for batch in batches:
                 places = [left[index] for index in batch]
-                members = [windows[place] for place in places]
+                members = [segments[place] for place in places]
                 try:
                     selected = self._score_batch(members)
                 except torch.OutOfMemoryError as error:
                     self._use_less_memory(members, error)
                     break
                 done.update(places)
-                yield ScoredBatch(places=places, windows=members, selected=selected)
+                yield ScoredBatch(places=places, segments=members, selected=selected)
             left = [place for place in left if place not in done]
 
-    def _use_less_memory(
-        self, members: Sequence[TokenWindow], error: torch.OutOfMemoryError
-    ) -> None:
+    def _use_less_memory(self, members: Sequence[Segment], error: torch.OutOfMemoryError) -> None:
         if len(members) == 1:
             raise TeacherError(
-                f"{name_documents(members)}, a window of {len(members[0]):,} tokens",
-                expected=f"enough memory on {self._teacher.device} for one window",
+                f"{name_documents([members[0].window])}, {len(members[0]):,} tokens",
+                expected=f"enough memory on {self._teacher.device} for one of them",
                 found=str(error).splitlines()[0],
                 next_step="Pass a smaller --sequence-length, or another --device.",
             ) from error
@@ -115,17 +178,11 @@ class Scorer:
         self.batch_tokens = max(1, len(members) * len(members[0]) // 2)
 
     @torch.inference_mode()
-    def _score_batch(self, windows: Sequence[TokenWindow]) -> Selected:
-        """Return the targets of all windows of a batch, one after another."""
+    def _score_batch(self, segments: Sequence[Segment]) -> Selected:
+        """Return the targets of all segments of a batch, one after another."""
         teacher, device = self._teacher, self._teacher.device
-        input_ids_BL = np.zeros((len(windows), len(windows[0])), np.int64)
-        for row, window in enumerate(windows):
-            input_ids_BL[row, : len(window)] = window.input_ids_L
-        hidden_BLD = teacher.hidden_states(torch.from_numpy(input_ids_BL).to(device))
-        hidden_ND = torch.cat(
-            [hidden_BLD[row, : len(window) - 1] for row, window in enumerate(windows)]
-        )
-        labels = np.concatenate([window.input_ids_L[1:] for window in windows])
+        hidden_ND = hidden_states(teacher, segments)
+        labels = np.concatenate([segment.label_ids_T for segment in segments])
         labels_N = torch.from_numpy(labels.astype(np.int64)).to(device)
         parts = []
         for hidden_HD, labels_H in zip(
@@ -149,6 +206,20 @@ class Scorer:
             shape = (self._select_rows, logits_CV.shape[1])
             self._workspace = torch.empty(shape, dtype=torch.float32, device=logits_CV.device)
         return self._workspace[: len(logits_CV)].copy_(logits_CV)
+
+
+def hidden_states(teacher: Teacher, segments: Sequence[Segment]) -> torch.Tensor:
+    """Return the last hidden states [N, D] at the targets of segments, read in one batch."""
+    input_ids_BL = np.zeros((len(segments), max(map(len, segments))), np.int64)
+    for row, segment in enumerate(segments):
+        input_ids_BL[row, : len(segment)] = segment.input_ids_L
+    hidden_BLD = teacher.hidden_states(torch.from_numpy(input_ids_BL).to(teacher.device))
+    return torch.cat(
+        [
+            hidden_BLD[row, torch.from_numpy(segment.positions_T).to(teacher.device)]
+            for row, segment in enumerate(segments)
+        ]
+    )
 
 
 MOST_PADDING = 0.05

@@ -44,8 +44,17 @@ class Selected:
                 next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
             )
 
-    def rows(self, start: int, stop: int, temperatures: tuple[float, ...]) -> SoftTargets:
-        """Return positions [start, stop) in numpy; they must be on the host."""
+    def __len__(self) -> int:
+        return len(self.num_entries_N)
+
+    def slice(self, start: int, stop: int) -> Selected:
+        """Return positions [start, stop), without copying."""
+        return Selected(
+            **{field.name: getattr(self, field.name)[start:stop] for field in fields(self)}
+        )
+
+    def numpy(self, temperatures: tuple[float, ...]) -> SoftTargets:
+        """Return the targets in numpy; they must be on the host."""
         names = {
             "ids_TK": self.ids_NK,
             "logits_TK": self.logits_NK,
@@ -54,14 +63,14 @@ class Selected:
             "label_logit_T": self.label_logit_N,
             "label_rank_T": self.label_rank_N,
         }
-        arrays: dict[str, Any] = {
-            name: tensor[start:stop].numpy() for name, tensor in names.items()
-        }
+        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in names.items()}
         return SoftTargets(temperatures=temperatures, **arrays)
 
     @classmethod
     def concatenate(cls, parts: list[Selected]) -> Selected:
-        """Return the positions of all parts, in order."""
+        """Return the positions of all parts, in order; those of a single one without copying."""
+        if len(parts) == 1:
+            return parts[0]
         return cls(
             **{
                 field.name: torch.cat([getattr(part, field.name) for part in parts])

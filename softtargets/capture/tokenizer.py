@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from softtargets.capture.chat import encode_conversation
+from softtargets.capture.records import Conversation
 from softtargets.errors import TeacherError
 
 
@@ -24,8 +26,22 @@ class Tokenizer(Protocol):
         """Return the ids of each text, with the special tokens the teacher was trained with."""
         ...
 
+    def encode_conversation(
+        self, conversation: Conversation, where: str
+    ) -> tuple[list[int], list[bool] | None]:
+        """Return the ids of a conversation, and which are targets; None when all are.
+
+        Raises:
+            CorpusError: it cannot be rendered; `where` says which it is.
+        """
+        ...
+
     def describe(self) -> dict[str, Any]:
         """Return what decides the ids, for the identity."""
+        ...
+
+    def describe_chat(self) -> dict[str, Any]:
+        """Return what decides the ids of conversations beside that."""
         ...
 
 
@@ -56,6 +72,17 @@ class TransformersTokenizer:
             "input_ids"
         ]
         return ids
+
+    def encode_conversation(
+        self, conversation: Conversation, where: str
+    ) -> tuple[list[int], list[bool] | None]:
+        """Return the ids of a conversation, and which are the assistant's; None for no matter."""
+        return encode_conversation(self._tokenizer, conversation, where)
+
+    def describe_chat(self) -> dict[str, Any]:
+        """Return the hash of the tokenizer's chat template."""
+        template = json.dumps(self._tokenizer.chat_template, sort_keys=True)
+        return {"chat_template_sha256": hashlib.sha256(template.encode()).hexdigest()}
 
     def describe(self) -> dict[str, Any]:
         """Return the hash of the tokenizer's content, and its size."""

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 
-from softtargets.capture.corpus import Document
+from softtargets.capture.records import Conversation, Document, OnInvalid, raise_invalid
 from softtargets.capture.tokenizer import Tokenizer
-from softtargets.errors import InputError
-from softtargets.targets import Int32
+from softtargets.errors import CorpusError, InputError
+from softtargets.targets import Bool, Int32
 from softtargets.window import TokenWindow, hash_window
 
 COUNTS = (
     "documents",
+    "invalid_documents",
     "empty_documents",
     "windows",
     "tokens",
     "single_tokens",
     "repeated_windows",
+    "untargeted_windows",
     "truncated_tokens",
 )
-"""What `Windowing.windows` counts; in the manifest as `corpus`."""
+"""What is counted of a corpus; in the manifest as `corpus`."""
 
 _TOKENIZE_AT_ONCE = 256
 """Documents given to the tokenizer together, so that it can use every core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """A part of a document that is read by itself: all of a window, or a segment of one."""
+
+    document: Document
+    input_ids_L: Int32
+    is_target_T: Bool
+    """Which of the L - 1 tokens after the first a student is trained to predict."""
+    offset: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +49,10 @@ class Windowing:
     """How a document becomes windows of at most `sequence_length` tokens."""
 
     sequence_length: int = 1024
-    kind: Literal["split", "truncate"] = "split"
-    """Cut into pieces, in order; or keep the first piece and drop the rest."""
+    kind: Literal["split", "truncate", "pack"] = "split"
+    """Cut into pieces, in order; or keep the first piece and drop the rest; or cut, and put pieces
+    of documents that follow each other into one window while they fit. Packed documents do not see
+    each other: each is read from position 0 as if it were alone."""
     overlap: int = 0
     """Tokens that a piece has in common with the one before it, as context. The targets that the
     piece before has already are masked, so that every token is trained on once; without overlap
@@ -51,7 +66,7 @@ class Windowing:
                 found=str(self.sequence_length),
                 next_step="Pass a larger one.",
             )
-        most = self.sequence_length - 1 if self.kind == "split" else 0
+        most = 0 if self.kind == "truncate" else self.sequence_length - 1
         if not 0 <= self.overlap <= most:
             raise InputError(
                 "--overlap",
@@ -67,29 +82,78 @@ class Windowing:
         return described | ({"overlap": self.overlap} if self.overlap else {})
 
     def windows(
-        self, documents: Iterable[Document], tokenizer: Tokenizer, counts: Counter[str]
+        self,
+        documents: Iterable[Document],
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+        *,
+        lists_positions: bool = False,
+        on_invalid: OnInvalid = raise_invalid,
     ) -> Iterator[TokenWindow]:
         """Yield every window once, in the order of the corpus.
 
-        A document without tokens, a piece of a single token (nothing can be predicted in it), a
-        window that occurred before and what is truncated are left out; `counts` is told of all,
-        under `COUNTS`.
+        A document without tokens, a piece of a single token (nothing can be predicted in it), one
+        without a target, one that occurred before and what is truncated are left out; `counts` is
+        told of all, under `COUNTS`.
+
+        Args:
+            documents: what is cut.
+            tokenizer: the teacher's.
+            counts: is added to.
+            lists_positions: list the positions that are targets, instead of giving every position
+                one and masking the others.
+            on_invalid: called for a document that the tokenizer refuses.
         """
-        seen: set[str] = set()
-        for document, ids_L in _tokenized(documents, tokenizer):
+        for pieces in self._groups(self._pieces(documents, tokenizer, counts, on_invalid)):
+            window = _window(pieces, lists_positions=lists_positions)
+            counts["windows"] += 1
+            counts["tokens"] += len(window)
+            yield window
+
+    def _groups(self, pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+        """Yield the pieces of each window."""
+        group: list[_Piece] = []
+        num_tokens = 0
+        for piece in pieces:
+            fits = (
+                self.kind == "pack"
+                and num_tokens + len(piece.input_ids_L) <= self.sequence_length
+                # A window has one source, and one offset.
+                and piece.offset == 0
+                and (not group or piece.document.source == group[0].document.source)
+            )
+            if group and not fits:
+                yield group
+                group, num_tokens = [], 0
+            group.append(piece)
+            num_tokens += len(piece.input_ids_L)
+        if group:
+            yield group
+
+    def _pieces(
+        self,
+        documents: Iterable[Document],
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+        on_invalid: OnInvalid,
+    ) -> Iterator[_Piece]:
+        """Yield the pieces that have something to learn from, each once."""
+        seen: set[bytes] = set()
+        for document, ids_L, is_target_L in _tokenized(documents, tokenizer, on_invalid):
             counts["documents"] += 1
             counts["empty_documents"] += len(ids_L) == 0
             for offset in self._offsets(len(ids_L)):
-                window = self._window(document, ids_L, offset)
-                if len(window) == 1:
+                piece = self._piece(document, ids_L, is_target_L, offset)
+                key = _key(piece)
+                if len(piece.input_ids_L) == 1:
                     counts["single_tokens"] += 1
-                elif window.window_id in seen:
+                elif not piece.is_target_T.any():
+                    counts["untargeted_windows"] += 1
+                elif key in seen:
                     counts["repeated_windows"] += 1
                 else:
-                    seen.add(window.window_id)
-                    counts["windows"] += 1
-                    counts["tokens"] += len(window)
-                    yield window
+                    seen.add(key)
+                    yield piece
             if self.kind == "truncate":
                 counts["truncated_tokens"] += max(0, len(ids_L) - self.sequence_length)
 
@@ -101,28 +165,82 @@ class Windowing:
         last = max(num_tokens - self.overlap, min(1, num_tokens))
         return range(0, last, self.sequence_length - self.overlap)
 
-    def _window(self, document: Document, ids_L: Int32, offset: int) -> TokenWindow:
+    def _piece(
+        self, document: Document, ids_L: Int32, is_target_L: Bool | None, offset: int
+    ) -> _Piece:
         input_ids_L = ids_L[offset : offset + self.sequence_length]
-        segment_lengths_S = np.array([len(input_ids_L)], np.int32)
-        mask_T = np.ones(len(input_ids_L) - 1, np.bool_)
+        if is_target_L is None:
+            is_target_T = np.ones(len(input_ids_L) - 1, np.bool_)
+        else:
+            is_target_T = is_target_L[offset + 1 : offset + self.sequence_length].copy()
         if offset > 0:
-            mask_T[: max(0, self.overlap - 1)] = False
-        return TokenWindow(
-            window_id=hash_window(input_ids_L, segment_lengths_S, mask_T),
-            input_ids_L=input_ids_L,
-            segment_lengths_S=segment_lengths_S,
-            mask_T=mask_T,
-            document_ids=(document.document_id,),
-            offset=offset,
-            source=document.source,
+            is_target_T[: max(0, self.overlap - 1)] = False
+        return _Piece(
+            document=document, input_ids_L=input_ids_L, is_target_T=is_target_T, offset=offset
         )
 
 
+def _key(piece: _Piece) -> bytes:
+    """Return a hash of what a piece teaches."""
+    lengths_1 = np.array([len(piece.input_ids_L)], np.int32)
+    return bytes.fromhex(hash_window(piece.input_ids_L, lengths_1, piece.is_target_T))
+
+
+def _window(pieces: Sequence[_Piece], *, lists_positions: bool) -> TokenWindow:
+    first = pieces[0]
+    input_ids_L = np.concatenate([piece.input_ids_L for piece in pieces])
+    segment_lengths_S = np.array([len(piece.input_ids_L) for piece in pieces], np.int32)
+    # Between two segments is a position whose next token is of another document.
+    is_target_T = np.concatenate([np.append(piece.is_target_T, False) for piece in pieces])[:-1]
+    positions_T = np.flatnonzero(is_target_T).astype(np.int32) if lists_positions else None
+    mask_T = is_target_T if positions_T is None else np.ones(len(positions_T), np.bool_)
+    names = first.document.metadata
+    return TokenWindow(
+        window_id=hash_window(input_ids_L, segment_lengths_S, mask_T, positions_T=positions_T),
+        input_ids_L=input_ids_L,
+        segment_lengths_S=segment_lengths_S,
+        mask_T=mask_T,
+        document_ids=tuple(piece.document.document_id for piece in pieces),
+        offset=first.offset,
+        source=first.document.source,
+        positions_T=positions_T,
+        metadata={name: tuple(one.document.metadata[name] for one in pieces) for name in names},
+    )
+
+
 def _tokenized(
-    documents: Iterable[Document], tokenizer: Tokenizer
-) -> Iterator[tuple[Document, Int32]]:
+    documents: Iterable[Document], tokenizer: Tokenizer, on_invalid: OnInvalid
+) -> Iterator[tuple[Document, Int32, Bool | None]]:
+    """Yield documents with their ids [L], and which of them are targets, None meaning all."""
     stream = iter(documents)
     while batch := list(islice(stream, _TOKENIZE_AT_ONCE)):
-        ids = tokenizer.encode_batch([document.text for document in batch])
-        for document, ids_L in zip(batch, ids, strict=True):
-            yield document, np.asarray(ids_L, dtype=np.int32)
+        texts = [document.content for document in batch if isinstance(document.content, str)]
+        encoded = iter(tokenizer.encode_batch(texts) if texts else ())
+        for document in batch:
+            is_target: list[bool] | None = None
+            try:
+                if isinstance(document.content, str):
+                    ids: Any = next(encoded)
+                elif isinstance(document.content, Conversation):
+                    where = f"{document.source}, document {document.document_id}"
+                    ids, is_target = tokenizer.encode_conversation(document.content, where)
+                else:
+                    ids = _known(document, document.content, tokenizer)
+            except CorpusError as error:
+                on_invalid(error)
+                continue
+            is_target_L = None if is_target is None else np.array(is_target, np.bool_)
+            yield document, np.asarray(ids, dtype=np.int32), is_target_L
+
+
+def _known(document: Document, ids_L: Int32, tokenizer: Tokenizer) -> Int32:
+    """Return ids that the tokenizer knows."""
+    if len(ids_L) and ids_L.max() >= tokenizer.vocab_size:
+        raise CorpusError(
+            f"{document.source}, document {document.document_id}",
+            expected=f"token ids below {tokenizer.vocab_size:,}, as the teacher's tokenizer has",
+            found=f"{ids_L.max()}",
+            next_step="Tokenise with the teacher's tokenizer, or leave such documents out with "
+            "--on-invalid skip.",
+        )
+    return ids_L

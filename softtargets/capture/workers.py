@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import traceback
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -20,19 +18,16 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from softtargets.capture.plan import read_unit
 from softtargets.capture.progress import Tally
-from softtargets.capture.score import Scorer, name_documents
+from softtargets.capture.queue import MOST_ATTEMPTS, UnitQueue
+from softtargets.capture.score import Scorer
 from softtargets.capture.select import TopK
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.units import run_units
-from softtargets.errors import SoftTargetsError, StoreError, TeacherError
+from softtargets.capture.units import UnitError, run_units
+from softtargets.errors import SoftTargetsError, StoreError
 from softtargets.store.files import hold_lock
 from softtargets.store.manifest import ShardEntry
 from softtargets.store.writer import StoreWriter
-
-MOST_ATTEMPTS = 3
-"""How often a unit, or the loading of a teacher, is tried before it counts as failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +46,12 @@ class _Worker:
 
     process: BaseProcess
     connection: Connection
+    reserved: int | None
+    """The unit it is to be given first, when it has loaded its teacher."""
     units: set[int] = field(default_factory=set)
     error: SoftTargetsError | None = None
+    failed_unit: int | None = None
+    """The unit that the error is about."""
     has_ended: bool = False
 
 
@@ -60,63 +59,45 @@ def run_workers(
     job: Job,
     teacher: Teacher,
     writer: StoreWriter,
-    units: Sequence[int],
+    queue: UnitQueue,
     num_workers: int,
     tally: Tally,
 ) -> None:
-    """Run units in `num_workers` processes; one that dies is replaced.
+    """Run units in `num_workers` processes until none can be had; one that dies is replaced.
 
     Raises:
-        StoreError: units failed three times; all others are done.
+        StoreError: the system refused to write, or no worker gets as far as a unit.
         SoftTargetsError: what kept the teacher from loading.
     """
-    pool = _Pool(job, teacher, writer, units, tally)
+    pool = _Pool(job, teacher, writer, queue, tally)
     try:
         pool.run(num_workers)
     finally:
         pool.stop()
-    if pool.failed:
-        unit, error = min(pool.failed.items())
-        documents = name_documents(read_unit(writer.work, unit))
-        raise StoreError(
-            str(writer.root),
-            expected="every unit done",
-            found=f"{len(pool.failed)} that failed {MOST_ATTEMPTS} times (units "
-            f"{', '.join(str(one) for one in sorted(pool.failed)[:10])}). Unit {unit}, with "
-            f"{documents}: {error}",
-            next_step="All other units are done. Mend what the error names, and run the same "
-            "command again.",
-        )
 
 
 class _Pool:
-    """The workers, what is left for them, and what they could not do."""
+    """The workers, and the queue they are given units from."""
 
     def __init__(
-        self,
-        job: Job,
-        teacher: Teacher,
-        writer: StoreWriter,
-        units: Sequence[int],
-        tally: Tally,
+        self, job: Job, teacher: Teacher, writer: StoreWriter, queue: UnitQueue, tally: Tally
     ) -> None:
-        self.failed: dict[int, str] = {}
         self._job = job
         self._teacher = teacher
         self._writer = writer
+        self._queue = queue
         self._tally = tally
-        self._pending = deque(units)
-        self._attempts: Counter[int] = Counter()
         self._num_idle_deaths = 0
         self._num_started = 0
         self._workers: list[_Worker] = []
 
     def run(self, num_workers: int) -> None:
-        """Run until nothing is left."""
-        while self._pending or self._workers:
-            num_busy = sum(bool(worker.units) for worker in self._workers)
-            while len(self._workers) < min(num_workers, len(self._pending) + num_busy):
-                self._start()
+        """Run until no unit can be had."""
+        while True:
+            while len(self._workers) < num_workers and (unit := self._queue.take()) is not None:
+                self._start(unit)
+            if not self._workers:
+                return
             connections = {worker.connection: worker for worker in self._workers}
             for connection in wait(list(connections)):
                 assert isinstance(connection, Connection)
@@ -130,7 +111,7 @@ class _Pool:
             worker.process.join()
             worker.connection.close()
 
-    def _start(self) -> None:
+    def _start(self, unit: int) -> None:
         context = multiprocessing.get_context("spawn")
         own, theirs = context.Pipe()
         teacher = self._teacher.for_worker(self._num_started)
@@ -138,7 +119,7 @@ class _Pool:
         process = context.Process(target=_work, args=(self._job, teacher, theirs), daemon=True)
         process.start()
         theirs.close()
-        self._workers.append(_Worker(process, own))
+        self._workers.append(_Worker(process, own, reserved=unit))
 
     def _hear(self, worker: _Worker) -> None:
         """Take one message of a worker, or notice that it died."""
@@ -148,7 +129,8 @@ class _Pool:
             self._bury(worker)
             return
         if kind == "ready":
-            unit = self._pending.popleft() if self._pending else None
+            unit = self._queue.take() if worker.reserved is None else worker.reserved
+            worker.reserved = None
             if unit is not None:
                 worker.units.add(unit)
             worker.has_ended = unit is None
@@ -157,10 +139,11 @@ class _Pool:
         elif kind == "written":
             self._note(worker, value)
         else:
-            worker.error = value
+            worker.failed_unit, worker.error = value
 
     def _note(self, worker: _Worker, entry: ShardEntry) -> None:
         worker.units.discard(entry.unit)
+        self._queue.finish(entry.unit)
         self._tally.add_unit(entry.unit)
         self._tally.write(entry)
 
@@ -169,28 +152,33 @@ class _Pool:
         worker.process.join()
         worker.connection.close()
         self._workers.remove(worker)
-        recorded = self._writer.recorded() if worker.units else {}
-        for unit in sorted(worker.units & set(recorded)):
-            self._note(worker, recorded[unit])
+        for unit in sorted(worker.units):
+            entry = self._writer.read_record(unit)
+            if entry is not None:
+                self._note(worker, entry)
+        if worker.reserved is not None:
+            self._queue.return_unit(worker.reserved)
+        if worker.error is not None and worker.failed_unit is None:
+            raise worker.error
         text = str(worker.error or f"its process ended with exit code {worker.process.exitcode}")
         if not worker.units and not worker.has_ended:
-            self._num_idle_deaths += 1
-            if worker.error is not None:
-                raise worker.error
-            if self._num_idle_deaths >= MOST_ATTEMPTS:
-                raise StoreError(
-                    str(self._writer.root),
-                    expected="workers that load the teacher",
-                    found=text,
-                    next_step="Look for the system's reason, for example memory; fewer --workers "
-                    "need less.",
-                )
-        for unit in sorted(worker.units):
-            self._attempts[unit] += 1
-            if self._attempts[unit] < MOST_ATTEMPTS:
-                self._pending.append(unit)
+            self._note_idle_death(text)
+        for unit in sorted(worker.units, reverse=True):
+            if worker.failed_unit in (None, unit):
+                self._queue.fail(unit, text)
             else:
-                self.failed[unit] = text
+                self._queue.return_unit(unit)
+
+    def _note_idle_death(self, text: str) -> None:
+        self._num_idle_deaths += 1
+        if self._num_idle_deaths >= MOST_ATTEMPTS:
+            raise StoreError(
+                str(self._writer.root),
+                expected="workers that load the teacher",
+                found=text,
+                next_step="Look for the system's reason, for example memory; fewer --workers "
+                "need less.",
+            )
 
 
 def _work(job: Job, teacher: Teacher, connection: Connection) -> None:
@@ -208,25 +196,15 @@ def _work(job: Job, teacher: Teacher, connection: Connection) -> None:
                 teacher,
                 writer,
                 _assigned(connection),
-                on_batch=lambda _: None,
+                on_batch=lambda *_: None,
                 on_written=lambda entry: connection.send(("written", entry)),
             )
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
+        except UnitError as error:
+            connection.send(("failed", (error.unit, error.cause)))
         except SoftTargetsError as error:
-            connection.send(("failed", error))
-        except Exception as error:  # noqa: BLE001 - the process ends here; its parent reports it
-            connection.send(("failed", _unexpected(error)))
-
-
-def _unexpected(error: Exception) -> TeacherError:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return TeacherError(
-        f"{Path(last.filename).name}, line {last.lineno}",
-        expected="a unit to be scored",
-        found=f"{type(error).__name__}: {error}",
-        next_step="If the message does not help, please report it.",
-    )
+            connection.send(("failed", (None, error)))
 
 
 def _assigned(connection: Connection) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
 from softtargets.cli.options import build_options, parse_build
-from softtargets.cli.tables import bytes_text, key_value_table
+from softtargets.cli.tables import bytes_text, key_value_table, left_out_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,21 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 
+class UnitRange(click.ParamType[tuple[int, int | None]]):
+    """A:B, or A: for all from A on."""
+
+    name = "A:B"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int | None]:
+        """Return A and B."""
+        found = re.fullmatch(r"(\d+):(\d*)", value)
+        if found is None:
+            self.fail(f"{value!r} is not of the form A:B or A:, for example 0:16.", param, ctx)
+        return int(found[1]), int(found[2]) if found[2] else None
+
+
 @click.command("build")
 @click.option(
     "--output",
@@ -37,8 +53,14 @@ INTERRUPTED = 130
     type=click.Path(path_type=Path),
     help="Directory of the store; an interrupted build is continued there.",
 )
+@click.option(
+    "--unit-range",
+    type=UnitRange(),
+    help="Run units A to B - 1 only, beside other processes and machines that run others; A: runs "
+    "all from A on. When all are done, softtargets commit makes the store.",
+)
 @build_options
-def build_command(output: Path, **options: Any) -> None:
+def build_command(output: Path, unit_range: tuple[int, int | None] | None, **options: Any) -> None:
     """Run a teacher over text and store its soft targets.
 
     Files that follow the first after --input are read too: --input a.jsonl b.jsonl.
@@ -47,36 +69,40 @@ def build_command(output: Path, **options: Any) -> None:
     When the store is complete, it does nothing and says so.
     """
     config, teacher = parse_build(options, output)
-    run_build(Console(highlight=False), config, teacher)
+    console = Console(highlight=False)
+    if unit_range is None:
+        run_build(console, config, teacher)
+    else:
+        _run_range(console, config, teacher, *unit_range)
+
+
+@click.command("commit")
+@click.argument("store", type=click.Path(path_type=Path))
+def commit_command(store: Path) -> None:
+    """Make a store of units that were built with --unit-range, when all are done."""
+    from softtargets.capture import commit
+
+    committed = commit(store)
+    size = bytes_text(committed.num_bytes)
+    click.echo(f"{store}: {len(committed):,} windows, {committed.num_positions:,} targets, {size}.")
+    click.echo(f"fingerprint {committed.fingerprint}")
 
 
 def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildResult:
     """Build with a progress display and print what came out."""
     from softtargets.capture import build
 
-    number = len(config.corpus.paths)
-    text = f"{number} files" if number > 1 else str(config.corpus.paths[0])
-    click.echo(f"Building {config.output}: {teacher.name} on {teacher.device} reads {text}.")
-    try:
-        with _progress_display(console) as show:
-            result = build(config, teacher, show)
-    except KeyboardInterrupt:
-        click.echo(
-            "Interrupted. The shards done so far are kept: run the same command to continue."
-        )
-        raise click.exceptions.Exit(INTERRUPTED) from None
+    with _watching(console, config, teacher) as show:
+        result = build(config, teacher, show)
     store = result.store
-    if result.num_units_before == result.num_units:
+    if result.was_complete:
         click.echo(f"{config.output} is complete already: nothing to do.")
     else:
         corpus = store.manifest.corpus
         rows = {
             "documents": f"{corpus['documents']:,}",
             "windows": f"{len(store):,}",
-            "left out": f"{corpus['repeated_windows']:,} repeated windows, "
-            f"{corpus['single_tokens']:,} single tokens, "
-            f"{corpus['empty_documents']:,} empty documents, "
-            f"{corpus['truncated_tokens']:,} truncated tokens",
+            "left out": left_out_text(corpus),
             "targets": f"{store.num_positions:,}",
             "size": f"{bytes_text(store.num_bytes)}, "
             f"{store.num_bytes / store.num_positions:.1f} bytes a target",
@@ -84,6 +110,37 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
         }
         console.print(key_value_table(str(config.output), rows))
     return result
+
+
+def _run_range(
+    console: Console, config: BuildConfig, teacher: Teacher, start: int, stop: int | None
+) -> None:
+    from softtargets.capture import build_range
+
+    with _watching(console, config, teacher) as show:
+        result = build_range(config, teacher, start, stop, show)
+    done = f"{result.num_done:,} of {result.num_units:,} units are done"
+    if result.num_done < result.num_units:
+        click.echo(f"Units {start} to {(stop or result.num_units) - 1}: done. In all {done}.")
+    else:
+        click.echo(f"All {done}: softtargets commit {config.output}")
+
+
+@contextmanager
+def _watching(
+    console: Console, config: BuildConfig, teacher: Teacher
+) -> Iterator[Callable[[Progress], None]]:
+    """Say what is begun, yield what shows progress, and end in peace after Ctrl-C."""
+    name = config.corpus.name
+    click.echo(f"Building {config.output}: {teacher.name} on {teacher.device} reads {name}.")
+    try:
+        with _progress_display(console) as show:
+            yield show
+    except KeyboardInterrupt:
+        click.echo(
+            "Interrupted. The shards done so far are kept: run the same command to continue."
+        )
+        raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from softtargets.cli.build import build_command
+from softtargets.cli.build import build_command, commit_command
 from softtargets.cli.demo import demo_command
 from softtargets.cli.derive import (
     export_command,
@@ -39,6 +39,7 @@ def main() -> None:
 for _command in (
     plan_command,
     build_command,
+    commit_command,
     verify_command,
     info_command,
     merge_command,

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from softtargets.cli.options import build_options, parse_build
-from softtargets.cli.tables import bytes_text, key_value_table
+from softtargets.cli.tables import bytes_text, key_value_table, left_out_text
 
 if TYPE_CHECKING:
     from softtargets.capture import Estimate
@@ -55,10 +55,7 @@ def rows(found: Estimate) -> dict[str, str]:
     return {
         "documents": f"{corpus['documents']:,}",
         "windows": f"{corpus['windows']:,}, {corpus['tokens']:,} tokens",
-        "left out": f"{corpus['repeated_windows']:,} repeated windows, "
-        f"{corpus['single_tokens']:,} single tokens, "
-        f"{corpus['empty_documents']:,} empty documents, "
-        f"{corpus['truncated_tokens']:,} truncated tokens",
+        "left out": left_out_text(corpus),
         "units": f"{found.num_units:,}",
         "size": f"{bytes_text(found.num_bytes)}, {found.bytes_per_token:.1f} bytes a token",
         "time": f"{hours_text(found.hours)} in one process on this machine, "

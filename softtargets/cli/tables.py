@@ -23,3 +23,17 @@ def bytes_text(num_bytes: float) -> str:
         if num_bytes >= factor:
             return f"{num_bytes / factor:,.1f} {unit}"
     return f"{num_bytes:,.0f} bytes"
+
+
+def left_out_text(corpus: Mapping[str, int]) -> str:
+    """Return what of a corpus gave no target, as far as there is any."""
+    counts = [
+        ("invalid_documents", "invalid documents"),
+        ("repeated_windows", "repeated windows"),
+        ("untargeted_windows", "windows without targets"),
+        ("single_tokens", "single tokens"),
+        ("empty_documents", "empty documents"),
+        ("truncated_tokens", "truncated tokens"),
+    ]
+    parts = [f"{corpus[name]:,} {text}" for name, text in counts if corpus.get(name)]
+    return ", ".join(parts) or "nothing"

@@ -31,7 +31,8 @@ def pack_feature(values_RD: Float32, schema: FeatureSchema) -> PackedFeature:
     """Return vectors in compact form.
 
     An int8 value is off by at most half its vector's scale, which is the largest absolute value
-    of the vector / 127; a float16 one by the rounding of float16.
+    of the vector / 127; a float16 one by the rounding of float16. Where that scale would be below
+    float32's smallest normal number (values below 1.5e-36), the vector is stored as zeros.
 
     Raises:
         InputError: the vectors are of another width, not finite, or too large for float16.

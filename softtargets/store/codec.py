@@ -17,7 +17,7 @@ import pyarrow as pa
 from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema, feature_columns
 from softtargets.packing import PackedFeature, PackedHead, PackedSamples, PackedTargets
-from softtargets.store.schema import columns_of, grid_columns, id_columns
+from softtargets.store.schema import METADATA_PREFIX, columns_of, grid_columns, id_columns
 from softtargets.window import TokenWindow, Window
 
 Array = npt.NDArray[Any]
@@ -37,11 +37,10 @@ _OPTIONAL_TOKENS = {
 
 def encode_tokens(windows: Sequence[TokenWindow]) -> dict[str, pa.Array]:
     """Return the columns that say what was scored."""
-    document_ids = [list(window.document_ids) for window in windows]
     columns = {
         "window_id": pa.array([window.window_id for window in windows], pa.string()),
         "source": pa.array([window.source for window in windows], pa.string()),
-        "document_ids": pa.array(document_ids, pa.list_(pa.string())),
+        "document_ids": _texts([window.document_ids for window in windows]),
         "segment_lengths": _lists([window.segment_lengths_S for window in windows]),
         "offset": pa.array([window.offset for window in windows], pa.int64()),
         "input_ids": _lists([window.input_ids_L for window in windows]),
@@ -50,6 +49,8 @@ def encode_tokens(windows: Sequence[TokenWindow]) -> dict[str, pa.Array]:
     for name, attribute in _OPTIONAL_TOKENS.items():
         if getattr(windows[0], attribute) is not None:
             columns[name] = _lists([getattr(window, attribute) for window in windows])
+    for name in windows[0].metadata:
+        columns[METADATA_PREFIX + name] = _texts([window.metadata[name] for window in windows])
     return columns
 
 
@@ -76,7 +77,7 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
     columns = {
         column.name: _flat(table, column.name)
         for column in columns_of(targets)
-        if column.rows != "window" and column.name != "document_ids"
+        if column.rows != "window" and column.element != pa.string()
     }
     _check_lengths(columns, targets, where)
     positions = columns["mask"][0].tolist()
@@ -178,11 +179,20 @@ def _token_fields(table: pa.Table) -> Iterator[dict[str, Any]]:
         offsets, values = _flat(table, name)
         bounds[attribute] = offsets.tolist(), values
     names = {name: table.column(name).to_pylist() for name in ("window_id", "source", "offset")}
-    document_ids = table.column("document_ids").to_pylist()
+    texts = {
+        name: table.column(name).to_pylist()
+        for name in table.column_names
+        if name == "document_ids" or name.startswith(METADATA_PREFIX)
+    }
+    document_ids = texts.pop("document_ids")
     for row in range(table.num_rows):
         yield {
             **{name: values[row] for name, values in names.items()},
             "document_ids": tuple(document_ids[row]),
+            "metadata": {
+                name.removeprefix(METADATA_PREFIX): tuple(cells[row])
+                for name, cells in texts.items()
+            },
             **_row(bounds, row),
         }
 
@@ -204,6 +214,10 @@ def _lists(arrays: Sequence[Array]) -> pa.Array:
         pa.binary(values.shape[1] * values.itemsize), len(values), [None, pa.py_buffer(values)]
     )
     return pa.ListArray.from_arrays(offsets, blobs)
+
+
+def _texts(cells: Sequence[Sequence[str]]) -> pa.Array:
+    return pa.array([list(cell) for cell in cells], pa.list_(pa.string()))
 
 
 def _flat(table: pa.Table, name: str) -> tuple[Array, Array]:

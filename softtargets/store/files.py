@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import gethostname
+from uuid import uuid4
 
 from softtargets.errors import BusyError, StoreError
 
@@ -21,7 +22,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         StoreError: the system refused, for example because the disk is full; nothing is left.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    # Two processes may write the same file, each the same bytes.
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -78,19 +80,22 @@ def hash_file(path: Path) -> str:
 
 
 @contextmanager
-def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
+def hold_lock(path: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Hold a lock on a file that says who holds it; the system drops it on any death.
 
     Args:
         path: the file, in the `work` directory of a store.
         shared: let others hold it too that share it.
+        wait: until nobody else holds it.
 
     Raises:
         BusyError: another process holds it.
+        StoreError: the file system knows no locks.
     """
+    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(file, kind)
         except BlockingIOError as error:
             file.seek(0)
             raise BusyError(
@@ -98,6 +103,13 @@ def hold_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
                 expected="no other build in this directory",
                 found=f"one by {file.read().strip() or 'a process that just started'}",
                 next_step="Wait for it to end, or choose another output directory.",
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                str(path),
+                expected="a file system with locks (flock)",
+                found=f"{error.strerror or error}",
+                next_step="Build on a local disk, or mount the network file system with locks.",
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {gethostname()}\n")

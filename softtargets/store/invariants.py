@@ -55,6 +55,9 @@ def _token_promises(window: TokenWindow, schema: TargetSchema) -> dict[str, bool
     promises = {
         "segment lengths that sum to its tokens": window.segment_lengths_S.sum() == len(window),
         "a document id a segment": len(window.document_ids) == len(window.segment_lengths_S),
+        "a text a segment for all metadata": all(
+            len(texts) == len(window.segment_lengths_S) for texts in window.metadata.values()
+        ),
         "input ids within the vocabulary": _within(window.input_ids_L, schema.num_input_ids).all(),
     }
     if window.positions_T is not None:

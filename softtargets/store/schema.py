@@ -19,6 +19,8 @@ from softtargets.packing.head import num_id_planes
 from softtargets.store.versions import FORMAT_VERSION
 
 METADATA_KEY = b"softtargets"
+METADATA_PREFIX = "metadata_"
+"""What the names of columns with the documents' metadata begin with."""
 
 Compression = Literal["zstd", "lz4"]
 """Of the Parquet pages: zstd is smaller, lz4 is read faster; docs/layouts.md has the figures."""
@@ -53,6 +55,8 @@ def _token_columns(targets: TargetSchema) -> Iterator[Column]:
     yield Column("window_id", pa.string(), "window")
     yield Column("source", pa.string(), "window")
     yield Column("document_ids", pa.string(), "any")
+    for name in targets.metadata:
+        yield Column(METADATA_PREFIX + name, pa.string(), "any")
     yield Column("segment_lengths", pa.int32(), "any")
     yield Column("offset", pa.int64(), "window")
     yield Column("input_ids", pa.int32(), "tokens")

@@ -63,7 +63,11 @@ def encode_shard(
         schema,
         compression=_codecs(targets, compression),
         compression_level=_levels(targets, compression),
-        use_dictionary=["source", "document_ids.list.element"],
+        use_dictionary=[
+            _path(column)
+            for column in columns_of(targets)
+            if column.element == pa.string() and column.name != "window_id"
+        ],
         column_encoding=_encodings(targets),
         write_statistics=["window_id", "source"],
         write_page_checksum=True,

@@ -4,8 +4,9 @@ While a store is being built its directory holds
 
     work/request.json          the identity: what is being built
     work/plan.json, work/plan/ what is to be done, kept by `softtargets.capture.plan`
-    work/lock                  held by the build
+    work/lock                  held by the build, or by every process that builds a range of units
     work/workers.lock          held by each of its worker processes
+    work/plan.lock, work/leases held by processes that build ranges, while they plan or run a unit
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
     manifest.json              written when every unit has a record; then `work` is removed
@@ -85,6 +86,50 @@ class StoreWriter:
                     writer._prepare()
             yield writer
 
+    @classmethod
+    @contextmanager
+    def join(cls, root: Path, identity: Mapping[str, Any]) -> Iterator[StoreWriter]:
+        """Create the directory or continue in it, beside other processes that do the same.
+
+        Raises:
+            StoreError: the directory holds something else, or cannot be written.
+            IdentityError: it holds a store, finished or not, of another identity.
+            BusyError: another process builds the whole store in it.
+        """
+        writer = cls(root, identity)
+        writer._check_directory()
+        if writer.is_complete:
+            yield writer
+            return
+        make_directory(writer.work)
+        with hold_lock(writer.work / "lock", shared=True):
+            yield writer
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Keep the other processes that joined waiting, so that one of them plans for all.
+
+        Raises:
+            IdentityError: another store was begun in the directory.
+        """
+        with hold_lock(self.work / "plan.lock", wait=True):
+            if self._request_path.is_file():
+                self._check_request(_read_request(self._request_path))
+            else:
+                self._prepare()
+            make_directory(self.work / "leases")
+            yield
+
+    @contextmanager
+    def lease(self, unit: int) -> Iterator[None]:
+        """Hold a unit for this process while it works on it.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        with hold_lock(self.work / "leases" / f"unit-{unit:06d}"):
+            yield
+
     @property
     def is_complete(self) -> bool:
         """Return whether the store is committed."""
@@ -97,6 +142,12 @@ class StoreWriter:
             for path in sorted((self.work / "records").glob("*.json"))
         ]
         return {entry.unit: entry for entry in entries if self._has_shard(entry)}
+
+    def read_record(self, unit: int) -> ShardEntry | None:
+        """Return the manifest entry of a unit, or None when it is not done."""
+        path = self._record_path(unit)
+        entry = ShardEntry.from_dict(read_json(path)) if path.is_file() else None
+        return entry if entry is not None and self._has_shard(entry) else None
 
     def write_unit(
         self, unit: int, windows: Sequence[Window], run: Mapping[str, Any]
@@ -115,8 +166,7 @@ class StoreWriter:
             run=run,
         )
         write_file(self.root / entry.path, content)
-        record = self.work / "records" / f"unit-{unit:06d}.json"
-        write_file(record, json.dumps(dataclasses.asdict(entry)).encode())
+        write_file(self._record_path(unit), json.dumps(dataclasses.asdict(entry)).encode())
         return entry
 
     def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
@@ -131,8 +181,9 @@ class StoreWriter:
             raise StoreError(
                 str(self.root),
                 expected=f"all of {num_units} units done",
-                found=f"{len(missing)} missing, the first being {missing[0]}",
-                next_step="Run the same 'softtargets build' command again.",
+                found=f"{len(missing)} missing: {_ranges_text(missing)}",
+                next_step="Run the same 'softtargets build' command again, without --unit-range or "
+                "with one that has them.",
             )
         manifest = Manifest(
             identity=self.identity,
@@ -146,6 +197,9 @@ class StoreWriter:
         write_file(self.root / MANIFEST_NAME, manifest.to_json().encode())
         shutil.rmtree(self.work)
         return manifest
+
+    def _record_path(self, unit: int) -> Path:
+        return self.work / "records" / f"unit-{unit:06d}.json"
 
     def _has_shard(self, entry: ShardEntry) -> bool:
         path = self.root / entry.path
@@ -198,7 +252,7 @@ class StoreWriter:
         if self.is_complete:
             found = read_manifest(self.root / MANIFEST_NAME).identity
         elif self._has_records():
-            found = self._read_request()
+            found = _read_request(self._request_path)
         elif others := self._foreign_names():
             raise StoreError(
                 where,
@@ -208,28 +262,14 @@ class StoreWriter:
             )
         else:
             return
+        self._check_request(found)
+
+    def _check_request(self, found: Mapping[str, Any]) -> None:
         next_step = (
             "Pass the options and files the store was begun with, or choose another output "
             "directory; the store was not touched."
         )
-        check_identity(found, self.identity, where, next_step)
-
-    def _read_request(self) -> Mapping[str, Any]:
-        """Return the identity that the build in the directory was begun with."""
-        where = str(self._request_path)
-        request = read_json(self._request_path)
-        version = check_version(request.get("format_version"), where)
-        if version != FORMAT_VERSION:
-            raise IdentityError(
-                where,
-                expected=f"a build begun in format {FORMAT_VERSION}",
-                found=f"one of {version}",
-                next_step="Finish it with the release of softtargets that began it, or choose "
-                "another output directory; nothing in this one was touched.",
-            )
-        identity: Mapping[str, Any] = request.get("identity", {})
-        check_schema(identity, "identity", where, field="identity")
-        return identity
+        check_identity(found, self.identity, str(self.root), next_step)
 
     def _foreign_names(self) -> list[str]:
         """Return what a build that died before its request was written cannot have left."""
@@ -237,3 +277,52 @@ class StoreWriter:
             return []
         own = {"work", "shards"}
         return sorted(path.name for path in self.root.iterdir() if path.name not in own)
+
+
+def read_request(root: Path) -> Mapping[str, Any]:
+    """Return the identity of the store that a directory holds or that is being built in it.
+
+    Raises:
+        StoreError: there is none.
+    """
+    if (root / MANIFEST_NAME).is_file():
+        return read_manifest(root / MANIFEST_NAME).identity
+    request = root / "work" / "request.json"
+    if not request.is_file():
+        raise StoreError(
+            str(root),
+            expected="a store, or a directory in which one is being built",
+            found="neither",
+            next_step="Run softtargets build.",
+        )
+    return _read_request(request)
+
+
+def _read_request(path: Path) -> Mapping[str, Any]:
+    """Return the identity that the build in the directory was begun with."""
+    where = str(path)
+    request = read_json(path)
+    version = check_version(request.get("format_version"), where)
+    if version != FORMAT_VERSION:
+        raise IdentityError(
+            where,
+            expected=f"a build begun in format {FORMAT_VERSION}",
+            found=f"one of {version}",
+            next_step="Finish it with the release of softtargets that began it, or choose "
+            "another output directory; nothing in this one was touched.",
+        )
+    identity: Mapping[str, Any] = request.get("identity", {})
+    check_schema(identity, "identity", where, field="identity")
+    return identity
+
+
+def _ranges_text(numbers: Sequence[int]) -> str:
+    """Return rising numbers as at most ten ranges, last ones included: 3, 7-9."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][-1] == number - 1:
+            ranges[-1] = [ranges[-1][0], number]
+        else:
+            ranges.append([number])
+    more = ", ..." if len(ranges) > 10 else ""
+    return ", ".join("-".join(str(one) for one in ends) for ends in ranges[:10]) + more

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import UserDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema
 from softtargets.packing.head import ESCAPE, PackedHead, split_halves
-from softtargets.targets import temperature_index
+from softtargets.targets import Int32, temperature_index
 from softtargets.window import Window
 
 IGNORE_INDEX = -100
@@ -46,7 +47,10 @@ class Batch(UserDict[str, Any]):
 
     For the student: `input_ids`, `attention_mask` and `labels` [B, L] int64. `labels` are the
     input ids where a target is trained on and -100 elsewhere, not shifted, as transformers wants
-    them. `window_id` is a list of B strings. The rest are the packed targets: read them with
+    them. Where documents share a window the teacher read each by itself, from position 0:
+    `segment_ids` [B, L] tells which tokens are of one document, `position_ids` where they stand in
+    it, and a student is to see them in the same way. `window_id` is a list of B strings. The rest
+    are the packed targets: read them with
     `soft_targets`.
     """
 
@@ -103,29 +107,32 @@ def collate(windows: Sequence[Window]) -> Batch:
 
     Raises:
         InputError: there are no windows, they come from stores of different schemas, or their
-            targets are not those of a head at every position.
+            targets are not those of the next token with a head.
     """
     schema = _common_schema(windows)
     length = max(len(window) for window in windows)
     packed = [window.packed for window in windows]
     heads = _given(one.head for one in packed)
+    place_tokens = partial(_place, [slice(len(window)) for window in windows], length)
+    place = partial(_place, [_target_places(window) for window in windows], length)
     targets: dict[str, npt.NDArray[Any]] = {
-        "num_entries": _pad([head.num_entries_T for head in heads], length),
-        "top_logit": _pad(_given(one.top_logit_T for one in packed), length),
-        "tail_mass": _pad(_given(one.tail_mass_TG for one in packed), length, fill=1),
-        "target_mask": _pad([window.mask_T for window in windows], length),
+        "num_entries": place([head.num_entries_T for head in heads]),
+        "top_logit": place(_given(one.top_logit_T for one in packed)),
+        "tail_mass": place(_given(one.tail_mass_TG for one in packed), fill=1),
+        "target_mask": place([window.mask_T for window in windows]),
     }
     if schema.label_logits:
-        targets["label_logit"] = _pad(_given(one.label_logit_T for one in packed), length)
-        targets["label_rank"] = _pad(_given(one.label_rank_T for one in packed), length)
+        targets["label_logit"] = place(_given(one.label_logit_T for one in packed))
+        targets["label_rank"] = place(_given(one.label_rank_T for one in packed))
     for plane in range(len(heads[0].id_planes)):
-        targets[f"id_plane_{plane}"] = _pad([head.id_planes[plane] for head in heads], length)
+        targets[f"id_plane_{plane}"] = place([head.id_planes[plane] for head in heads])
     if heads[0].step is not None:
-        steps_BLH = _pad(_given(head.steps_TH for head in heads), length)
-        targets |= {"steps": steps_BLH, **_place_escapes(heads, length)}
+        steps_BLH = place(_given(head.steps_TH for head in heads))
+        targets |= {"steps": steps_BLH, **_place_escapes(windows, heads, length)}
     else:
-        targets["logits"] = _pad(_given(head.logits_TK for head in heads), length)
-    input_ids_BL = _pad([window.input_ids_L for window in windows], length).astype(np.int64)
+        targets["logits"] = place(_given(head.logits_TK for head in heads))
+    input_ids_BL = place_tokens([window.input_ids_L for window in windows]).astype(np.int64)
+    segments = [window.segment_lengths_S for window in windows]
     attention_mask_BL = np.arange(length) < np.array([len(one) for one in windows])[:, None]
     labels_BL = np.full_like(input_ids_BL, IGNORE_INDEX)
     is_label_BT = targets["target_mask"][:, :-1]
@@ -134,6 +141,10 @@ def collate(windows: Sequence[Window]) -> Batch:
         "input_ids": input_ids_BL,
         "attention_mask": attention_mask_BL.astype(np.int64),
         "labels": labels_BL,
+        "segment_ids": place_tokens([np.repeat(np.arange(len(one)), one) for one in segments]),
+        "position_ids": place_tokens(
+            [np.concatenate([np.arange(length) for length in one]) for one in segments]
+        ),
     }
     return Batch(
         {name: torch.from_numpy(array) for name, array in (inputs | targets).items()}
@@ -146,23 +157,36 @@ def collate(windows: Sequence[Window]) -> Batch:
     )
 
 
-def _pad(arrays: Sequence[npt.NDArray[Any]], length: int, fill: float = 0) -> npt.NDArray[Any]:
-    """Return arrays [T or L, ...] as one [B, length, ...], filled on the right."""
+def _target_places(window: Window) -> slice | Int32:
+    """Return where in its row the targets of a window stand."""
+    return slice(len(window.mask_T)) if window.positions_T is None else window.positions_T
+
+
+def _place(
+    places: Sequence[slice | Int32],
+    length: int,
+    arrays: Sequence[npt.NDArray[Any]],
+    fill: float = 0,
+) -> npt.NDArray[Any]:
+    """Return arrays [T or L, ...] as one [B, length, ...], filled where nothing is placed."""
     shape = (len(arrays), length, *arrays[0].shape[1:])
     padded = np.full(shape, fill, arrays[0].dtype) if fill else np.zeros(shape, arrays[0].dtype)
-    for row, array in enumerate(arrays):
-        padded[row, : len(array)] = array
+    for row, (place, array) in enumerate(zip(places, arrays, strict=True)):
+        padded[row, place] = array
     return padded
 
 
-def _place_escapes(heads: Sequence[PackedHead], length: int) -> dict[str, npt.NDArray[Any]]:
+def _place_escapes(
+    windows: Sequence[Window], heads: Sequence[PackedHead], length: int
+) -> dict[str, npt.NDArray[Any]]:
     """Return the escapes of all windows, and where they stand in the flattened [B, L, K]."""
     places = []
-    for row, head in enumerate(heads):
+    for row, (window, head) in enumerate(zip(windows, heads, strict=True)):
         assert head.steps_TH is not None
         num_entries = head.id_planes[0].shape[1]
-        within = np.flatnonzero(split_halves(head.steps_TH, num_entries) == ESCAPE)
-        places.append(within + row * length * num_entries)
+        position, entry = np.nonzero(split_halves(head.steps_TH, num_entries) == ESCAPE)
+        at = window.target_positions_T[position].astype(np.int64) + row * length
+        places.append(at * num_entries + entry)
     return {
         "escape_index": np.concatenate(places),
         "escape_value": np.concatenate([head.escapes_E for head in heads]),
@@ -185,11 +209,10 @@ def _common_schema(windows: Sequence[Window]) -> TargetSchema:
         )
     schema = schemas.pop()
     others = (schema.samples, schema.features, schema.label_ids, schema.encoder_input)
-    is_plain = schema.predicts == "next_token" and schema.positions == "all"
-    if schema.head is None or any(others) or not is_plain:
+    if schema.head is None or any(others) or schema.predicts != "next_token":
         raise InputError(
             "collate",
-            expected="targets of the next token, a head of kept entries at every position",
+            expected="targets of the next token, with a head of kept entries",
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import Corpus, Progress, TopK, Windowing, build
+from softtargets.capture import Corpus, Progress, TopK, Windowing, build, build_range
+from softtargets.capture.plan import read_plan
 from softtargets.errors import (
     CorpusError,
     FormatError,
@@ -86,7 +87,7 @@ def test_another_teacher_or_corpus_is_refused(tmp_path: Path) -> None:
     build(config, FakeTeacher())
     with pytest.raises(IdentityError, match=r"field teacher.weights_sha256"):
         build(config, FakeTeacher(seed=1))
-    write_corpus(config.corpus.paths[0], ["another text", "and one more"])
+    write_corpus(tmp_path / "corpus.jsonl", ["another text", "and one more"])
     with pytest.raises(IdentityError, match=r"field corpus.files\[0\].num_bytes"):
         build(config, FakeTeacher())
 
@@ -172,3 +173,110 @@ def test_vocabularies_of_any_size(tmp_path: Path, vocab_size: int) -> None:
     ids_TK = np.concatenate([window.targets.ids_TK for window in store])
     assert ids_TK.max() == vocab_size - 1
     assert ids_TK.min() > vocab_size - 100
+
+
+class Allergic(FakeTeacher):
+    """A teacher that gives no numbers, or fails, for windows with a certain text in them."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self.error = error
+        self.num_met = 0
+
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        hidden_BLD = super().hidden_states(input_ids_BL)
+        for row, ids in enumerate(input_ids_BL.tolist()):
+            if b"remark" in bytes(ids):
+                self.num_met += 1
+                if self.error is not None:
+                    raise self.error
+                hidden_BLD[row] = torch.nan
+        return hidden_BLD
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (None, "found NaN"),
+        (RuntimeError("CUDA error"), "expected a unit to be scored; found RuntimeError: CUDA err"),
+    ],
+)
+def test_a_unit_that_fails_three_times_is_reported_and_the_others_are_done(
+    tmp_path: Path, error: Exception | None, message: str
+) -> None:
+    (tmp_path / "whole").mkdir()
+    expected = shard_bytes(build_store(tmp_path / "whole").root)
+    config = build_config(tmp_path)
+    teacher = Allergic(error)
+    seen: list[Progress] = []
+    with pytest.raises(StoreError, match=r"1 that failed 3 times \(units \d\)") as caught:
+        build(config, teacher, seen.append)
+    assert message in str(caught.value)
+    assert "corpus.jsonl:2" in str(caught.value)
+    assert teacher.num_met == 3
+    done = shard_bytes(config.output)
+    assert len(done) == len(expected) - 1
+    assert done.items() < expected.items()
+    # What was read in vain is not counted.
+    assert seen[-1].num_tokens == seen[-1].all_tokens - next(
+        unit.num_tokens
+        for unit in read_plan(config.output / "work").units  # type: ignore[union-attr]
+        if f"unit-{unit.unit:06d}.parquet" not in done
+    )
+    build(config, FakeTeacher())
+    assert shard_bytes(config.output) == expected
+
+
+def test_a_build_that_only_had_to_commit_says_so(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+    build_range(config, FakeTeacher(), 0, None)
+    result = build(config, FakeTeacher())
+    assert result.num_units_before == result.num_units
+    assert not result.was_complete
+    assert build(config, FakeTeacher()).was_complete
+
+
+@pytest.mark.slow
+def test_bad_documents_are_read_or_counted_and_none_is_lost(tmp_path: Path) -> None:
+    """A raw NUL and control characters within JSON strings are text like any other."""
+    rng = np.random.default_rng(0)
+    long = rng.integers(32, 127, 1_000_000).astype(np.uint8).tobytes().replace(b"\\", b"/")
+    lines = [
+        b'{"text": ""}',
+        b'{"text": "a"}',
+        b'{"text": "' + long.replace(b'"', b"'") + b'"}',
+        b'{"text": "not \xff UTF-8"}',
+        b'{"text": "nul \x00 and \x1b[31m, \x07 and \\u0000 and \t tab"}',
+        b'{"text": "half a pair \\ud83d"}',
+        b"\x00\x00\x00",
+        b"",
+        b'{"text": "the last one"}',
+    ]
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    config = build_config(
+        tmp_path,
+        unit_tokens=1 << 18,
+        windowing=Windowing(sequence_length=512),
+        batch_tokens=1 << 14,
+        selection=TopK(k=2),
+        temperatures=(1.0,),
+    )
+    with pytest.raises(CorpusError, match=r"bad.jsonl, line 4: expected UTF-8"):
+        build(dataclasses.replace(config, corpus=Corpus(paths=(path,))), FakeTeacher())
+    corpus = Corpus(paths=(path,), on_invalid="skip")
+    store = build(dataclasses.replace(config, corpus=corpus), FakeTeacher()).store
+    counts = store.manifest.corpus
+    assert counts["documents"] == 5
+    assert counts["invalid_documents"] == 3
+    assert counts["empty_documents"] == 1
+    assert counts["single_tokens"] == 1
+    texts: dict[str, bytes] = {}
+    for window in store:
+        [name] = window.document_ids
+        texts[name] = texts.get(name, b"") + bytes(window.input_ids_L.tolist())
+    assert texts.keys() == {"2", "4", "8"}
+    assert texts["2"] == long.replace(b'"', b"'")
+    assert texts["4"] == b"nul \x00 and \x1b[31m, \x07 and \x00 and \t tab"
+    assert texts["8"] == b"the last one"
+    assert verify(store.root).is_sound

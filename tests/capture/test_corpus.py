@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
 
 from softtargets.capture import Corpus
-from softtargets.errors import CorpusError
+from softtargets.capture.records import Conversation
+from softtargets.errors import CorpusError, InputError
 
 LINES = b"".join(
     json.dumps({"text": f"text {i}", "name": f"n{i}"}).encode() + b"\n" for i in range(3)
@@ -21,7 +23,7 @@ LINES = b"".join(
 
 def read(*paths: Path, **options: Any) -> list[tuple[str, str, str]]:
     documents = Corpus(paths=paths, **options).documents()
-    return [(one.text, one.document_id, one.source) for one in documents]
+    return [(str(one.content), one.document_id, one.source) for one in documents]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,8 @@ def test_a_large_zst_file_is_streamed(tmp_path: Path) -> None:
         ("a.jsonl", b'{"body": "x"}\n', r"line 1: .* 'text'; found fields \['body'\]"),
         ("a.jsonl", b'{"text": 3}\n', r"line 1: expected a string .* found a int there"),
         ("a.jsonl", b'{"text": null}\n', r"found a NoneType there"),
+        ("a.jsonl", b'{"text": "a \\ud800 b"}\n', r"line 1: .* found half a surrogate pair at 2"),
+        ("a.jsonl", b"[" * 100_000, r"line 1: expected a JSON object; found maximum recursion"),
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "\xff"}\n',
@@ -122,3 +126,146 @@ def test_the_description_follows_content_and_order_not_the_place(tmp_path: Path)
     assert describe("one", "a.txt", "b.txt") != describe("one", "b.txt", "a.txt")
     (tmp_path / "two" / "a.txt").write_text("c.txt")
     assert describe("one", "a.txt") != describe("two", "a.txt")
+
+
+def test_a_pattern_stands_for_its_files_in_order(tmp_path: Path) -> None:
+    for name in ("b/2.jsonl", "a/1.jsonl", "a/3.txt", "a/.hidden.jsonl", "[x].txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(LINES)
+    corpus = Corpus(paths=(tmp_path / "**" / "*.jsonl", tmp_path / "a" / "?.txt"))
+    assert [str(one.relative_to(tmp_path)) for one in corpus.files] == [
+        "a/1.jsonl", "b/2.jsonl", "a/3.txt",
+    ]  # fmt: skip
+    assert corpus.name == "3 files"
+    assert len(corpus.describe()["files"]) == 3
+    assert Corpus(paths=(tmp_path / "[x].txt",)).files == (tmp_path / "[x].txt",)
+    with pytest.raises(CorpusError, match=r"\*\.json: expected a pattern that some file matches"):
+        read(tmp_path / "*.json")
+
+
+def test_invalid_documents_are_told_and_all_others_read(tmp_path: Path) -> None:
+    lines, text = tmp_path / "a.jsonl", tmp_path / "b.txt"
+    table = tmp_path / "c.parquet"
+    lines.write_bytes(
+        b'{"text": "one"}\n{"text": "\xff"}\n{"text": \n[]\n{"text": 1}\n{"text": "two"}\n'
+    )
+    text.write_bytes(b"\xff")
+    rows = pa.array([b"fine", b"\xff", None], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": rows}), table)
+    told: list[CorpusError] = []
+    documents = Corpus(paths=(lines, text, table)).documents(told.append)
+    assert [one.content for one in documents] == ["one", "two", "fine"]
+    assert [error.where.removeprefix(str(tmp_path)) for error in told] == [
+        "/a.jsonl, line 2", "/a.jsonl, line 3", "/a.jsonl, line 4", "/a.jsonl, line 5",
+        "/b.txt, line 1", "/c.parquet, row 1", "/c.parquet, row 2",
+    ]  # fmt: skip
+    table.write_bytes(table.read_bytes()[:-9])
+    with pytest.raises(CorpusError, match=r"c\.parquet: expected a readable file"):
+        list(Corpus(paths=(table,)).documents(told.append))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_token_ids(tmp_path: Path, suffix: str) -> None:
+    records: list[dict[str, Any]] = [{"ids": [3, 1, 2]}, {"ids": []}]
+    path = write_records(tmp_path / f"a{suffix}", records)
+    found = list(Corpus(paths=(path,), input_ids_field="ids").documents())
+    assert [np.asarray(one.content).tolist() for one in found] == [[3, 1, 2], []]
+    assert all(one.content.dtype == np.int32 for one in found)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ("12", r"expected a list of token ids in field 'ids'; found a str there"),
+        ([1, "x"], "found other things than whole numbers"),
+        ([1.5], "found other things than whole numbers"),
+        ([[1], [2]], "found other things than whole numbers"),
+        ([True, False], "found other things than whole numbers"),
+        ([0, -1], "found numbers from -1 to 0"),
+        ([1 << 31], "found numbers from 2147483648 to"),
+    ],
+)
+def test_what_are_no_token_ids_is_named(tmp_path: Path, ids: Any, message: str) -> None:
+    path = write_records(tmp_path / "a.jsonl", [{"ids": ids}])
+    with pytest.raises(CorpusError, match=message):
+        list(Corpus(paths=(path,), input_ids_field="ids").documents())
+
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+CALL = [
+    {"role": "user", "content": "Weather?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"name": "get", "arguments": {"a": 1}}]},
+    {"role": "tool", "content": "sun"},
+]
+TOOLS = [{"name": "get", "parameters": {"a": {"type": "integer"}}}]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_conversations_and_tools_are_taken_as_they_are(tmp_path: Path, suffix: str) -> None:
+    """Columns give every message every key; nulls that only come from that are taken away."""
+    records: list[dict[str, Any]] = [
+        {"chat": CALL, "tools": json.dumps(TOOLS)},
+        {"chat": CHAT, "tools": None},
+    ]
+    path = write_records(tmp_path / f"a{suffix}", records)
+    corpus = Corpus(paths=(path,), messages_field="chat", tools_field="tools")
+    one, other = (document.content for document in corpus.documents())
+    assert isinstance(one, Conversation)
+    assert isinstance(other, Conversation)
+    assert (one.messages, one.tools) == (CALL, TOOLS)
+    assert (other.messages, other.tools) == (CHAT, None)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"chat": []}, "expected a list of messages in field 'chat'; found none"),
+        ({"chat": {"role": "user"}}, "found dict there"),
+        ({"chat": "no JSON"}, "found a string that is no JSON"),
+        ({"chat": [{"role": "user"}, {"content": "x"}]}, "line 1, message 1: .* without a role"),
+        ({"chat": CHAT, "tools": {"name": "get"}}, "found a dict in field 'tools'"),
+    ],
+)
+def test_what_is_no_conversation_is_named(
+    tmp_path: Path, record: dict[str, Any], message: str
+) -> None:
+    path = write_records(tmp_path / "a.jsonl", [record])
+    corpus = Corpus(paths=(path,), messages_field="chat", tools_field="tools")
+    with pytest.raises(CorpusError, match=message):
+        list(corpus.documents())
+
+
+def test_metadata_is_text(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"text": "a", "url": "u", "year": 2020},
+        {"text": "b", "url": None},
+    ]
+    path = write_records(tmp_path / "a.jsonl", records)
+    documents = Corpus(paths=(path,), metadata_fields=("url", "year")).documents()
+    assert [one.metadata for one in documents] == [
+        {"url": "u", "year": "2020"}, {"url": "", "year": ""},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"messages_field": "m", "input_ids_field": "i"}, "expected one of them; found both"),
+        ({"tools_field": "t"}, "--tools-field: expected --messages-field beside it"),
+        ({"chat_template": "t"}, "--chat-template: expected --messages-field beside it"),
+        ({"metadata_fields": ("a", "a")}, "--metadata-field: expected names that differ"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Corpus(paths=(), **options)
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path

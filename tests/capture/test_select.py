@@ -32,7 +32,7 @@ def test_against_sorting_everything_in_float64(
     generator = torch.Generator().manual_seed(vocab_size + k)
     logits_NV = scale * torch.randn((positions, vocab_size), generator=generator)
     labels_N = torch.randint(0, vocab_size, (positions,), generator=generator)
-    found = select(logits_NV, labels_N, k, grid).rows(0, positions, grid)
+    found = select(logits_NV, labels_N, k, grid).numpy(grid)
     expected = select_in_numpy(logits_NV.numpy(), labels_N.numpy(), k, grid)
     for name in ("ids_TK", "logits_TK", "num_entries_T", "label_logit_T", "label_rank_T"):
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
@@ -63,7 +63,7 @@ def test_the_label_rank_is_right_inside_and_outside_the_top() -> None:
 def test_logits_of_minus_infinity_are_not_kept() -> None:
     logits_NV = torch.full((1, 6), -torch.inf)
     logits_NV[0, 2], logits_NV[0, 4] = 1.0, 0.0
-    rows = select(logits_NV, torch.tensor([0]), 4).rows(0, 1, GRID)
+    rows = select(logits_NV, torch.tensor([0]), 4).numpy(GRID)
     assert rows.num_entries_T.tolist() == [2]
     assert rows.ids_TK[0, :2].tolist() == [2, 4]
     assert rows.tail_mass_TG.tolist() == [[0.0, 0.0, 0.0]]

@@ -43,7 +43,7 @@ def test_every_command_and_every_option_has_help() -> None:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
     assert set(main.commands) == {
-        "build", "demo", "export", "filter", "info", "merge", "plan", "split", "verify"
+        "build", "commit", "demo", "export", "filter", "info", "merge", "plan", "split", "verify"
     }  # fmt: skip
     assert run("--version").output.startswith("softtargets, version ")
 

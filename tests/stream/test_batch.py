@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from torch.utils.data import DataLoader
 
 from softtargets import IGNORE_INDEX, Batch, SoftTargetDataset, Store, collate
 from softtargets.errors import InputError, TemperatureError
+from softtargets.packing import pack
+from softtargets.targets import SoftTargets
 from tests.windows import KINDS, make_window, topk_schema
 
 
@@ -98,7 +102,63 @@ def test_windows_of_different_schemas_are_refused(rng: np.random.Generator) -> N
         collate([])
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"topk", "topk-lossless", "topk-of-262144"}))
+PLAIN = {"topk", "topk-lossless", "topk-of-262144", "assistant-tokens", "with-metadata"}
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_listed_targets_stand_at_their_positions(rng: np.random.Generator, lossless: bool) -> None:
+    """A batch of some positions is that of all positions where those are, and empty elsewhere."""
+    every = [
+        make_window(rng, topk_schema(lossless=lossless), num_tokens=length, scale=100.0)[0]
+        for length in (9, 14, 5)
+    ]
+    schema = dataclasses.replace(topk_schema(lossless=lossless), positions="listed")
+    listed = []
+    for window in every:
+        positions_T = np.flatnonzero(rng.random(len(window.mask_T)) < 0.5).astype(np.int32)
+        own = window.targets
+        arrays = {
+            name: getattr(own, name)[positions_T]
+            for name in (
+                "ids_TK",
+                "logits_TK",
+                "num_entries_T",
+                "tail_mass_TG",
+                "label_logit_T",
+                "label_rank_T",
+            )
+        }
+        some = SoftTargets(temperatures=own.temperatures, **arrays)
+        listed.append(
+            dataclasses.replace(
+                window,
+                positions_T=positions_T,
+                mask_T=window.mask_T[positions_T],
+                packed=pack(some, schema),
+            )
+        )
+        window.mask_T[np.setdiff1d(np.arange(len(window.mask_T)), positions_T)] = False
+    whole, found = collate(every), collate(listed)
+    assert torch.equal(found["labels"], whole["labels"])
+    expected, targets = whole.soft_targets(2.0), found.soft_targets(2.0)
+    assert torch.equal(targets.mask, expected.mask)
+    at = targets.mask
+    assert at.any()
+    assert torch.equal(targets.ids[at], expected.ids[at])
+    torch.testing.assert_close(targets.logprobs[at], expected.logprobs[at])
+    torch.testing.assert_close(targets.tail_logmass[at], expected.tail_logmass[at])
+    assert (targets.tail_logmass[~at] == 0).all()
+
+
+def test_documents_that_share_a_window_are_told_apart(rng: np.random.Generator) -> None:
+    window, _ = make_window(rng, num_tokens=6)
+    first = int(window.segment_lengths_S[0])
+    batch = collate([window, make_window(rng, num_tokens=8)[0]])
+    assert batch["segment_ids"][0].tolist() == [0] * first + [1] * (6 - first) + [0, 0]
+    assert batch["position_ids"][0].tolist() == [*range(first), *range(6 - first), 0, 0]
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - PLAIN))
 def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     rng: np.random.Generator, kind: str
 ) -> None:
@@ -107,5 +167,5 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
         with pytest.raises(TemperatureError, match="there are none"):
             collate(windows).soft_targets()
     else:
-        with pytest.raises(InputError, match="a head of kept entries at every position; found "):
+        with pytest.raises(InputError, match="next token, with a head of kept entries; found "):
             collate(windows)

@@ -1,0 +1,117 @@
+"""Conversations to token ids, and which of them the assistant wrote."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from softtargets.capture.records import Conversation
+from softtargets.errors import CorpusError
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, where: str
+) -> tuple[list[int], list[bool] | None]:
+    """Return the ids of a conversation under its chat template, and which are the assistant's.
+
+    A template that marks with `{% generation %}` what the assistant writes is believed. With any
+    other, a turn of the assistant is what the template adds after the prompt to generate one, less
+    the white space at its end, which stands between turns.
+
+    Raises:
+        CorpusError: there is no template, it refuses the messages, or it changes earlier turns when
+            later ones are added, so that nobody can say where a turn is.
+    """
+    template = conversation.chat_template or tokenizer.chat_template
+    if template is None:
+        raise CorpusError(
+            where,
+            expected="a chat template in the tokenizer",
+            found="none",
+            next_step="Pass one with --chat-template FILE.",
+        )
+    renderer = _Renderer(tokenizer, conversation)
+    try:
+        if conversation.train_on == "all":
+            return _encode(tokenizer, renderer.text())[0], None
+        if isinstance(template, str) and _GENERATION_TAG.search(template):
+            return _encode_marked(renderer)
+        return _encode_turns(renderer, where)
+    except (TemplateError, TypeError, KeyError, ValueError) as error:
+        raise CorpusError(
+            where,
+            expected="messages that the chat template takes",
+            found=f"{type(error).__name__}: {error}",
+            next_step="Mend them, pass another --chat-template, or leave such conversations out "
+            "with --on-invalid skip.",
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Renderer:
+    """A tokenizer's chat template, and a conversation for it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    conversation: Conversation
+
+    def text(self, num_messages: int | None = None, *, prompts: bool = False) -> str:
+        """Return the text of the first messages; with the prompt for the next turn if asked."""
+        return str(self.apply(num_messages, add_generation_prompt=prompts, tokenize=False))
+
+    def apply(self, num_messages: int | None = None, **options: Any) -> Any:
+        """Return what the template makes of the first messages."""
+        messages: Any = list(self.conversation.messages[:num_messages])
+        tools: Any = self.conversation.tools
+        template = self.conversation.chat_template
+        return self.tokenizer.apply_chat_template(
+            messages, tools=tools, chat_template=template, **options
+        )
+
+
+def _encode_marked(renderer: _Renderer) -> tuple[list[int], list[bool]]:
+    encoded = renderer.apply(return_dict=True, return_assistant_tokens_mask=True)
+    return encoded["input_ids"], [bool(one) for one in encoded["assistant_masks"]]
+
+
+def _encode_turns(renderer: _Renderer, where: str) -> tuple[list[int], list[bool]]:
+    text = renderer.text()
+    turns = list(_turns(renderer, text, where))
+    ids, spans = _encode(renderer.tokenizer, text)
+    return ids, [
+        any(first <= start < stop <= last for first, last in turns) for start, stop in spans
+    ]
+
+
+def _turns(renderer: _Renderer, text: str, where: str) -> Iterator[tuple[int, int]]:
+    """Yield where the text of each of the assistant's turns begins and ends."""
+    for place, message in enumerate(renderer.conversation.messages):
+        if message["role"] != "assistant":
+            continue
+        before = renderer.text(place, prompts=True)
+        until = renderer.text(place + 1)
+        if not text.startswith(until) or not until.startswith(before):
+            raise CorpusError(
+                where,
+                expected="a chat template that leaves earlier turns as they are, or marks the "
+                "assistant's with {% generation %}",
+                found=f"one that writes message {place} otherwise when others follow",
+                next_step="Pass a template with the tags (--chat-template FILE), or --train-on "
+                "all.",
+            )
+        yield len(before), len(until.rstrip())
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the ids of a rendered text and each token's place in it."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids: list[int] = encoded["input_ids"]
+    return ids, encoded["offset_mapping"]

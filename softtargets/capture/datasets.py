@@ -1,0 +1,138 @@
+"""Hugging Face datasets to documents: a directory that `save_to_disk` wrote, or a Hub id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from softtargets.capture.corpus import check_columns, describe_file
+from softtargets.capture.records import (
+    Document,
+    OnInvalid,
+    RecordFields,
+    raise_invalid,
+    without_nulls,
+)
+from softtargets.errors import CorpusError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCorpus(RecordFields):
+    """One split of a dataset, streamed: a document is a row."""
+
+    dataset: str
+    """A directory that `save_to_disk` wrote, or an id on the Hugging Face Hub."""
+    split: str = "train"
+    config: str | None = None
+    """Name of a configuration on the Hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        name = Path(self.dataset).name if self._directory else self.dataset
+        return f"{name}/{self.split}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the documents, for the identity.
+
+        That is names and hashes of a saved dataset's files, or the Hub's id and commit.
+
+        Raises:
+            CorpusError: there is no such dataset or split.
+        """
+        described: dict[str, Any] = {"split": self.split}
+        if self._directory is None:
+            described |= {"id": self.dataset, "config": self.config, "revision": self._commit}
+        else:
+            with self._errors():
+                state = json.loads((self._directory / "state.json").read_text())
+                names = [one["filename"] for one in state["_data_files"]]
+                described["files"] = [describe_file(self._directory / name) for name in names]
+        return {"dataset": described, **self.describe_fields()}
+
+    def documents(self, on_invalid: OnInvalid = raise_invalid) -> Iterator[Document]:
+        """Yield every document.
+
+        Raises:
+            CorpusError: the dataset cannot be read; or, from `on_invalid`, naming the row that is
+                wrong.
+        """
+        # Importing datasets takes a second that those who read files need not wait.
+        from datasets import load_dataset, load_from_disk
+
+        with self._errors():
+            if self._directory is None:
+                rows = load_dataset(
+                    self.dataset,
+                    self.config,
+                    split=self.split,
+                    revision=self._commit,
+                    streaming=True,
+                )
+            else:
+                rows = load_from_disk(str(self._directory))
+            if rows.column_names is not None:
+                check_columns(self, self.name, rows.column_names)
+                rows = rows.select_columns(list(self.fields))
+            for number, record in enumerate(rows):
+                where = f"{self.name}, row {number}"
+                try:
+                    document = self.parse_record(without_nulls(record), self.name, where, number)
+                except CorpusError as error:
+                    on_invalid(error)
+                else:
+                    yield document
+
+    @cached_property
+    def _directory(self) -> Path | None:
+        """Return where the saved split is, or None for an id on the Hub."""
+        root = Path(self.dataset)
+        if not root.is_dir():
+            return None
+        directory = root / self.split if (root / "dataset_dict.json").is_file() else root
+        if not (directory / "state.json").is_file():
+            raise CorpusError(
+                str(root),
+                expected=f"a dataset that save_to_disk wrote, with a split '{self.split}'",
+                found="neither" if directory == root else f"no split {self.split}",
+                next_step="Pass another --split; data files are read with --input 'DIR/*.parquet'.",
+            )
+        return directory
+
+    @cached_property
+    def _commit(self) -> str:
+        """Return the commit on the Hub that is read, so that all of a build reads the same."""
+        with self._errors():
+            commit = HfApi().dataset_info(self.dataset, revision=self.revision).sha
+        assert commit is not None
+        return commit
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            HfHubHTTPError,
+            HFValidationError,
+            OfflineModeIsEnabled,
+        ) as error:
+            raise CorpusError(
+                f"--dataset {self.dataset}",
+                expected=f"a saved dataset, or one on the Hub that can be reached, with a split "
+                f"'{self.split}'",
+                found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                next_step="Check name, split and configuration; without network, pass a directory.",
+            ) from error
