@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from softtargets import SoftTargetDataset, Store, collate, distillation_loss, verify
 from softtargets.capture import (
@@ -21,10 +22,12 @@ from softtargets.capture import (
     TransformersTeacher,
     Windowing,
     build,
+    rescore,
 )
 from softtargets.capture.score import plan_batches
 from softtargets.demo.teacher import teacher_directory
 from softtargets.window import Window
+from tests.fakes import write_corpus
 
 TOPICS = ("assert", "del", "break", "global", "truth", "lambda", "while", "continue", "pass")
 TEMPERATURES = (1.0, 2.0)
@@ -119,3 +122,85 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(
         # The negative controls: targets shifted by a token, either way.
         for shift in (1, -1):
             assert distillation_loss(logits.roll(shift, dims=1), batch, temperature).item() > 1
+
+
+@pytest.fixture(scope="module")
+def teacher() -> TransformersTeacher:
+    return TransformersTeacher(TeacherConfig(name=str(teacher_directory()), dtype="float32"))
+
+
+@pytest.mark.slow
+def test_packing_changes_no_logit_beyond_noise(
+    teacher: TransformersTeacher, tmp_path: Path
+) -> None:
+    """Documents that share windows against the same documents alone, and against being seen."""
+    texts = [topics[name][:400] for name in TOPICS]
+    path = write_corpus(tmp_path / "topics.jsonl", texts)
+    stores = {}
+    kinds: tuple[Literal["split", "pack"], ...] = ("split", "pack")
+    for kind in kinds:
+        config = BuildConfig(
+            corpus=Corpus(paths=(path,)),
+            output=tmp_path / kind,
+            windowing=Windowing(sequence_length=400, kind=kind),
+            values="float32",
+            batch_tokens=BATCH_TOKENS,
+        )
+        stores[kind] = build(config, teacher).store
+    alone = {window.document_ids[0]: window.targets for window in stores["split"]}
+    num_shared = 0
+    for window in stores["pack"]:
+        ends = np.cumsum(window.segment_lengths_S)
+        seen_TV = live_logits(teacher._model, [window])[0].numpy()
+        for start, stop, name in zip([0, *ends[:-1]], ends, window.document_ids, strict=True):
+            own, expected = slice(start, stop - 1), alone[name]
+            found = window.targets
+            np.testing.assert_allclose(
+                found.logits_TK[own], expected.logits_TK, atol=FLOAT32_NOISE, rtol=0
+            )
+            np.testing.assert_allclose(
+                found.tail_mass_TG[own], expected.tail_mass_TG, atol=FLOAT32_NOISE, rtol=0
+            )
+            if start > 0:
+                num_shared += 1
+                top_T = np.take_along_axis(seen_TV[own], found.ids_TK[own, :1].astype(int), 1)[:, 0]
+                assert np.abs(top_T - found.logits_TK[own, 0]).max() > 1
+    assert num_shared >= 4
+
+
+@pytest.mark.slow
+def test_of_a_conversation_the_assistants_tokens_are_targets(
+    teacher: TransformersTeacher, tmp_path: Path
+) -> None:
+    """SmolLM2's own chat template; the store agrees with the live teacher."""
+    talk = [
+        {"role": "user", "content": "What is 2 + 2?"},
+        {"role": "assistant", "content": "2 + 2 is 4."},
+        {"role": "user", "content": "And 3 + 3?"},
+        {"role": "assistant", "content": "3 + 3 is 6."},
+    ]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": talk}) + "\n" + json.dumps({"messages": talk[:2]}))
+    config = BuildConfig(
+        corpus=Corpus(paths=(path,), messages_field="messages"),
+        output=tmp_path / "store",
+        windowing=Windowing(sequence_length=256, kind="pack"),
+    )
+    store = build(config, teacher).store
+    assert verify(store.root).is_sound
+    [window] = store
+    positions_T = window.positions_T
+    assert positions_T is not None
+    assert window.document_ids == ("0", "1")
+    tokenizer = AutoTokenizer.from_pretrained(teacher_directory())
+    four, six = "2 + 2 is 4.<|im_end|>", "3 + 3 is 6.<|im_end|>"
+    assert tokenizer.decode(window.input_ids_L[positions_T + 1]) == four + six + four
+    # The first conversation stands at the window's beginning, as if it were alone.
+    first_T = positions_T[positions_T < window.segment_lengths_S[0]].astype(np.int64)
+    top_T = live_logits(teacher._model, [window])[0][first_T].argmax(dim=1).numpy()
+    assert np.array_equal(window.targets.ids_TK[: len(first_T), 0], top_T)
+    assert rescore(store.root, teacher, 1).holds
+    logits = torch.randn(1, len(window), store.targets.vocab_size)
+    batch = collate([window])
+    assert torch.isfinite(distillation_loss(logits, batch))
+    assert batch.soft_targets().mask.sum() == len(positions_T)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -172,15 +173,29 @@ class TransformersTeacher:
         """
         if self._is_loaded:
             return
+        # Hardly two batches have the same shape, and of its compiled kernels oneDNN keeps 1,024 by
+        # default, which is hundreds of MB. It looks at this when it is first used.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         with _loading(
             self.config.name,
             f"weights that load in {self.config.dtype} with {self.config.attention} attention",
         ):
-            self._model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self._directory,
                 dtype=getattr(torch, self.config.dtype),
                 attn_implementation=self.config.attention,
                 trust_remote_code=self.config.trust_remote_code,
+                output_loading_info=True,
+            )
+        self._model: PreTrainedModel = loaded[0]
+        missing = sorted(loaded[1]["missing_keys"])
+        if missing:
+            raise TeacherError(
+                self.name,
+                expected="weights of the whole model, output head included",
+                found=f"none for {', '.join(missing[:3])}",
+                next_step="transformers would start them at random: pass the directory of a causal "
+                "language model, not of its decoder alone.",
             )
         self._model.eval().requires_grad_(False).to(self.device)
         self._decode: Callable[..., Any] = self._model.get_decoder()

@@ -56,7 +56,11 @@ def print_rescoring(path: Path, num_windows: int, *, name: str, **options: Any) 
     transformers_logging.disable_progress_bar()
     identity = Store.open(path).manifest.identity["teacher"]
     config = TeacherConfig(
-        name=name, dtype=identity["dtype"], attention=identity["attention"], **options
+        name=name,
+        dtype=identity["dtype"],
+        attention=identity["attention"],
+        compile=identity.get("compile", False),
+        **options,
     )
     report = rescore(path, TransformersTeacher(config), num_windows)
     table = Table(

@@ -202,6 +202,14 @@ def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path) -> Non
         load(directory, "Bert")
 
 
+def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:
+    """transformers loads it with a random one, and warns."""
+    config = transformers.LlamaConfig(**GROUPED)
+    transformers.LlamaModel(config).save_pretrained(tmp_path)
+    with pytest.raises(TeacherError, match=r"head included; found none for lm_head\.weight"):
+        load(tmp_path, "Llama")
+
+
 def test_logits_that_need_more_than_the_last_hidden_states_are_refused(
     save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:

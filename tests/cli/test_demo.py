@@ -14,6 +14,7 @@ from tests.cli.test_commands import run
 from tests.fakes import TEXTS
 
 
+@pytest.mark.slow
 def test_the_demo_tells_the_whole_story(
     tmp_path: Path, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
