@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
-from softtargets import Store
+from softtargets import Store, verify
 from softtargets.store.schema import arrow_schema
 from tests.fakes import TEXTS, write_corpus
 from tests.windows import KINDS
@@ -38,10 +40,19 @@ def run_block(language: str, code: str, directory: Path) -> str:
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> Path:
-    """A directory with what README's commands take: a teacher and a corpus."""
+    """A directory with what the documents' commands take: a teacher and corpora."""
     directory = tmp_path_factory.mktemp("readme")
     (directory / "teacher").symlink_to(tiny_teacher)
     write_corpus(directory / "corpus.jsonl", TEXTS * 2)
+    talk = [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]
+    (directory / "chat.jsonl").write_text(json.dumps({"messages": talk}))
+    (directory / "chat-template.jinja").write_text(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    rows = [{"text": text, "language": "en"} for text in TEXTS]
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(rows).save_to_disk(directory / "saved-dataset")
     return directory
 
 
@@ -75,8 +86,22 @@ def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
     assert run_block("python", queries, workplace).splitlines()[-1] == least_sure.window_id
 
 
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
+    *commands, _ = code_blocks("docs/building.md", "sh")
+    assert len(commands) == 2
+    for code in commands:
+        run_block("sh", code, workplace)
+    chat = next(iter(Store.open(workplace / "chat-store")))
+    assert chat.positions_T is not None
+    dataset = next(iter(Store.open(workplace / "dataset-store")))
+    assert dataset.metadata == {"language": ("en",)}
+    assert verify(workplace / "big-store").is_sound
+
+
 def test_links_and_paths_in_the_documents_exist() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/layouts.md"):
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").iterdir()]
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *pages):
         text = (ROOT / document).read_text()
         paths = re.findall(r"\]\(([^)#:]+)\)", text)
         paths += re.findall(r"`((?:softtargets|schemas|tests)/[\w./]*)`", text)

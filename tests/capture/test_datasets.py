@@ -1,7 +1,11 @@
-"""Datasets that were saved to a directory; the Hub itself is out of a test's reach."""
+"""Datasets that were saved to a directory, and one of a stand-in for the Hub."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from softtargets.capture import DatasetCorpus, build
 from softtargets.errors import CorpusError, IdentityError
 from softtargets.store import verify
 from tests.fakes import TEXTS, FakeTeacher, build_config
+from tests.hub import COMMIT, serve_dataset
 
 ROWS = [{"text": text, "id": f"d{number}", "n": number} for number, text in enumerate(TEXTS)]
 
@@ -99,3 +104,35 @@ def test_without_network_a_hub_id_is_an_error_that_says_so(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CorpusError, match=r"--dataset org/name: .* without network, pass a dir"):
         DatasetCorpus(dataset="org/name").describe()
+
+
+READ_ALL = """
+import json
+from softtargets.capture import DatasetCorpus
+corpus = DatasetCorpus(dataset="org/name", split="test", id_field="id", metadata_fields=("n",))
+documents = [(one.content, one.document_id, one.source, one.metadata) for one in corpus.documents()]
+print(json.dumps([corpus.describe(), documents]))
+"""
+
+
+@pytest.mark.slow
+def test_a_dataset_of_the_hub_is_streamed_at_one_commit(tmp_path: Path) -> None:
+    """By the real client, in a process of its own: it reads where the Hub is when imported."""
+    lines = [json.dumps(row).encode() + b"\n" for row in ROWS]
+    files = {"train.jsonl": lines[0], "test.jsonl": b"".join(lines[1:])}
+    with serve_dataset("org/name", files) as endpoint:
+        settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(
+            [sys.executable, "-c", READ_ALL],
+            env=os.environ | settings,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    described, documents = json.loads(done.stdout)
+    assert described["dataset"] == {
+        "split": "test", "id": "org/name", "config": None, "revision": COMMIT,
+    }  # fmt: skip
+    assert documents == [
+        [row["text"], row["id"], "org/name/test", {"n": str(row["n"])}] for row in ROWS[1:]
+    ]
