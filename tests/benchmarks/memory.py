@@ -3,7 +3,7 @@
     python -m tests.benchmarks.memory
 
 Every figure is the most that a process of its own had resident. The teacher has SmolLM2-135M's
-tokenizer and output head and a single layer, so that ten units of a build take a minute or two.
+tokenizer and vocabulary, and one narrow layer, so that a million tokens take two minutes.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ def write_text(path: Path, num_tokens: int) -> Corpus:
 
 
 def save_teacher(directory: Path) -> None:
-    """Save a random teacher of one layer with SmolLM2-135M's tokenizer and head."""
+    """Save a random teacher of one narrow layer with SmolLM2-135M's tokenizer and vocabulary."""
     config = AutoConfig.from_pretrained(teacher_directory())
-    config.num_hidden_layers = 1
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size = 1, 64, 128
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 4, 2, 16
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(directory)
     AutoTokenizer.from_pretrained(teacher_directory()).save_pretrained(directory)
@@ -62,7 +63,7 @@ def plan(directory: Path, corpus: Corpus) -> int:
 def build_all(directory: Path, corpus: Corpus) -> int:
     teacher = TransformersTeacher(TeacherConfig(name=str(directory / "teacher")))
     output = directory / f"{Path(corpus.name).stem}-store"
-    config = BuildConfig(corpus=corpus, output=output, unit_tokens=8_192, batch_tokens=2_048)
+    config = BuildConfig(corpus=corpus, output=output, temperatures=(1.0, 2.0))
     return build(config, teacher).store.manifest.corpus["tokens"]
 
 
@@ -80,7 +81,7 @@ def _call(call: Callable[..., int], arguments: tuple[Any, ...]) -> tuple[int, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--build-tokens", type=int, default=40_000)
+    parser.add_argument("--build-tokens", type=int, default=100_000)
     parser.add_argument("--plan-tokens", type=int, default=1_000_000)
     arguments = parser.parse_args()
     table = Table(title="Most resident memory")
