@@ -23,6 +23,7 @@ def test_it_counts_what_the_build_makes_and_writes_nothing(tmp_path: Path) -> No
     assert found.sample_tokens == found.corpus["tokens"]
 
 
+@pytest.mark.slow
 def test_the_size_of_a_large_store_is_that_of_its_sample(tmp_path: Path) -> None:
     texts = [f"{number} {number**3} {number**5}" for number in range(4000)]
     corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))

@@ -177,6 +177,7 @@ def _build_within(config: BuildConfig, most_bytes: int, answer: Any) -> None:
         answer.put(error)
 
 
+@pytest.mark.slow
 def test_a_write_the_system_refuses_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole = build_store(tmp_path / "whole")
@@ -208,6 +209,7 @@ def _hold(config: BuildConfig, ready: Any, release: Any) -> None:
     build(config, FakeTeacher(), wait)
 
 
+@pytest.mark.slow
 def test_a_second_build_is_told_who_holds_the_store(tmp_path: Path) -> None:
     config = build_config(tmp_path)
     context = multiprocessing.get_context("spawn")

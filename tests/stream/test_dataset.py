@@ -116,6 +116,7 @@ def test_a_moved_store_is_the_same_store(store: Store, tmp_path: Path) -> None:
     SoftTargetDataset(moved).load_state_dict(state)
 
 
+@pytest.mark.slow
 def test_workers_that_are_spawned_deliver_the_same(store: Store) -> None:
     dataset = SoftTargetDataset(store, shuffle=True)
     loader = DataLoader(
