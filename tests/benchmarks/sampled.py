@@ -51,7 +51,7 @@ def draw(store: Store, schema: TargetSchema) -> Iterator[Window]:
             hidden_TD = teacher.hidden_states(ids_1L)[0, :-1]
             rows, sums = [], []
             for hidden_CD in hidden_TD.split(64):
-                logits_CV = teacher.logits(hidden_CD)
+                logits_CV = teacher.logits(hidden_CD).float()
                 sums.append(logits_CV.logsumexp(dim=1))
                 rows += torch.multinomial(
                     logits_CV.softmax(dim=1),
