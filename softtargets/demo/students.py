@@ -85,7 +85,7 @@ class HeldOut:
             ):
                 divergence += functional.kl_div(
                     logits_CV.log_softmax(dim=1),
-                    self.teacher.logits(hidden_CD).log_softmax(dim=1),
+                    self.teacher.logits(hidden_CD).float().log_softmax(dim=1),
                     reduction="sum",
                     log_target=True,
                 ).item()
