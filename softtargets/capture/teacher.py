@@ -23,6 +23,7 @@ _WEIGHTS = ("*.safetensors", "*.bin")
 DType = Literal["bfloat16", "float16", "float32"]
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _CHECKED_TOKENS = 8
+_KEPT_KERNELS = "64"
 _LEAK = 0.1
 """Most that a changed token may move the logits before it, as a share of how it moves its own.
 
@@ -173,9 +174,11 @@ class TransformersTeacher:
         """
         if self._is_loaded:
             return
-        # Hardly two batches have the same shape, and of its compiled kernels oneDNN keeps 1,024 by
-        # default, which is hundreds of MB. It looks at this when it is first used.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+        # Hardly two batches have the same shape, and of the compiled kernels of each oneDNN and
+        # PyTorch's layer above it keep 1,024 by default: hundreds of MB, kernel by kernel. They
+        # look at this when they are first used.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KEPT_KERNELS)
+        os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_KERNELS)
         with _loading(
             self.config.name,
             f"weights that load in {self.config.dtype} with {self.config.attention} attention",
