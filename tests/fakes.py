@@ -26,6 +26,7 @@ class ByteTokenizer:
     """A token for each byte."""
 
     vocab_size = 256
+    end_of_text_id = 0
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]

@@ -230,7 +230,8 @@ def _draw(
         return None
     ids, counts, logits = [], [], []
     for logits_V, head_ids_K in zip(logits_TV, head_ids_TK, strict=True):
-        weights_V = np.exp(logits_V.astype(np.float64) / schema.samples.temperature)
+        below_V = logits_V.astype(np.float64) - logits_V.max()
+        weights_V = np.exp(below_V / schema.samples.temperature)
         if schema.samples.origin == "tail":
             weights_V[head_ids_K] = 0
         drawn = np.empty(0, np.int64)

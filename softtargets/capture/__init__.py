@@ -13,7 +13,7 @@ from softtargets.capture.datasets import DatasetCorpus
 from softtargets.capture.estimate import Estimate, estimate
 from softtargets.capture.progress import Progress
 from softtargets.capture.rescore import RescoreReport, rescore
-from softtargets.capture.select import TopK
+from softtargets.capture.selection import Draws, Hybrid, Pins, Sampled, TopK, TopP
 from softtargets.capture.teacher import TeacherConfig, TransformersTeacher
 from softtargets.capture.windows import Windowing
 
@@ -22,12 +22,17 @@ __all__ = [
     "BuildResult",
     "Corpus",
     "DatasetCorpus",
+    "Draws",
     "Estimate",
+    "Hybrid",
+    "Pins",
     "Progress",
     "RangeResult",
     "RescoreReport",
+    "Sampled",
     "TeacherConfig",
     "TopK",
+    "TopP",
     "TransformersTeacher",
     "Windowing",
     "build",

@@ -7,19 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from softtargets.capture.plan import AnyCorpus, Plan, make_plan, read_plan
 from softtargets.capture.progress import Progress, Tally
 from softtargets.capture.queue import UnitQueue
 from softtargets.capture.score import Scorer
-from softtargets.capture.select import TopK, check_temperatures
+from softtargets.capture.select import check_temperatures
+from softtargets.capture.selection import (
+    Selection,
+    TopK,
+    Values,
+    check_selection,
+    describe_selection,
+    schema_parts,
+)
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import run_queue
 from softtargets.capture.windows import Windowing
 from softtargets.capture.workers import Job, run_workers
 from softtargets.errors import InputError, StoreError
-from softtargets.kinds import HeadSchema, TargetSchema
+from softtargets.kinds import TargetSchema
 from softtargets.store import Store
 from softtargets.store.schema import Compression
 from softtargets.store.versions import FORMAT_VERSION
@@ -35,10 +43,12 @@ class BuildConfig:
     corpus: AnyCorpus
     output: Path
     windowing: Windowing = field(default_factory=Windowing)
-    selection: TopK = field(default_factory=TopK)
+    selection: Selection = field(default_factory=TopK)
     temperatures: tuple[float, ...] = (1.0,)
-    values: Literal["steps", "float32"] = "steps"
+    values: Values = "steps"
     """Whether logits are kept in steps of 1/16 nat or lossless."""
+    label_logits: bool = True
+    """Whether the label's logit and rank are kept."""
     compression: Compression = "zstd"
     unit_tokens: int = 65_536
     """Tokens after which a unit, and so a shard, ends; what a crash can cost."""
@@ -178,7 +188,8 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
         InputError: an option is out of range.
         CorpusError, TeacherError: a file or the model cannot be read.
     """
-    config.selection.check(teacher.vocab_size)
+    temperatures = check_temperatures(config.temperatures)
+    check_selection(config.selection, teacher.vocab_size, temperatures)
     for option, value in (
         ("--unit-tokens", config.unit_tokens),
         ("--batch-tokens", config.batch_tokens),
@@ -194,9 +205,9 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
     targets = TargetSchema(
         vocab_size=teacher.vocab_size,
         tokenizer_vocab_size=teacher.tokenizer.vocab_size,
-        temperatures=check_temperatures(config.temperatures),
-        head=HeadSchema(max_entries=config.selection.k, values=config.values),
-        label_logits=True,
+        temperatures=temperatures,
+        **schema_parts(config.selection, config.values, temperatures),
+        label_logits=config.label_logits,
         positions="listed" if config.corpus.lists_positions else "all",
         metadata=config.corpus.metadata_fields,
     )
@@ -209,6 +220,7 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
         "tokenizer": teacher.tokenizer.describe(),
         "corpus": corpus,
         "windowing": config.windowing.describe(),
+        "selection": describe_selection(config.selection),
         "targets": targets.to_dict(),
         "unit_tokens": config.unit_tokens,
         "compression": config.compression,

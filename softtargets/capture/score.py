@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from softtargets.capture.select import Selected, TopK
+from softtargets.capture.draws import uniforms
+from softtargets.capture.select import select
+from softtargets.capture.selected import Selected
+from softtargets.capture.selection import Selection
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import TeacherError
 from softtargets.kinds import TargetSchema
@@ -33,7 +36,8 @@ class Segment:
     """
 
     window: TokenWindow
-    is_first: bool
+    start: int
+    """Where its first token stands in the window."""
     input_ids_L: Int32
     positions_T: Int32
     """Where in the segment the targets are, rising."""
@@ -51,7 +55,7 @@ def segments_of(window: TokenWindow) -> Iterator[Segment]:
         own_T = positions_T[(positions_T >= start) & (positions_T < stop)]
         yield Segment(
             window=window,
-            is_first=start == 0,
+            start=int(start),
             input_ids_L=window.input_ids_L[start:stop],
             positions_T=own_T - start,
             label_ids_T=window.input_ids_L[own_T + 1],
@@ -70,7 +74,7 @@ class ScoredBatch:
     @property
     def num_first(self) -> int:
         """Return how many windows begin in this batch."""
-        return sum(segment.is_first for segment in self.segments)
+        return sum(segment.start == 0 for segment in self.segments)
 
     @property
     def num_tokens(self) -> int:
@@ -114,7 +118,7 @@ def pack_windows(
     for window in windows:
         stop = at + len(window.segment_lengths_S)
         own = Selected.concatenate([scored[place] for place in range(at, stop)])
-        packed.append(Window.of(window, pack(own.numpy(targets.temperatures), targets)))
+        packed.append(Window.of(window, pack(own.numpy(targets), targets)))
         at = stop
     return packed
 
@@ -127,7 +131,7 @@ class Scorer:
     """
 
     def __init__(
-        self, teacher: Teacher, selection: TopK, targets: TargetSchema, batch_tokens: int
+        self, teacher: Teacher, selection: Selection, targets: TargetSchema, batch_tokens: int
     ) -> None:
         self.batch_tokens = batch_tokens
         self._teacher = teacher
@@ -184,17 +188,38 @@ class Scorer:
         hidden_ND = hidden_states(teacher, segments)
         labels = np.concatenate([segment.label_ids_T for segment in segments])
         labels_N = torch.from_numpy(labels.astype(np.int64)).to(device)
+        uniforms_ND = self._uniforms(segments)
         parts = []
-        for hidden_HD, labels_H in zip(
-            hidden_ND.split(self._head_rows), labels_N.split(self._head_rows), strict=True
-        ):
-            logits_HV = teacher.logits(hidden_HD)
-            for logits_CV, labels_C in zip(
-                logits_HV.split(self._select_rows), labels_H.split(self._select_rows), strict=True
-            ):
-                own_CV = self._own(logits_CV)
-                parts.append(self._selection.select(own_CV, labels_C, self._targets.temperatures))
+        for start in range(0, len(hidden_ND), self._head_rows):
+            logits_HV = teacher.logits(hidden_ND[start : start + self._head_rows])
+            for at in range(0, len(logits_HV), self._select_rows):
+                logits_CV = self._own(logits_HV[at : at + self._select_rows])
+                chosen = slice(start + at, start + at + len(logits_CV))
+                parts.append(
+                    select(
+                        logits_CV,
+                        labels_N[chosen],
+                        self._selection,
+                        self._targets.temperatures,
+                        uniforms_ND=None if uniforms_ND is None else uniforms_ND[chosen],
+                        label_logits=self._targets.label_logits,
+                    )
+                )
         return Selected.concatenate(parts)
+
+    def _uniforms(self, segments: Sequence[Segment]) -> torch.Tensor | None:
+        """Return the numbers [N, D] that decide what is drawn; None when nothing is."""
+        draws = self._selection.draws
+        if draws is None:
+            return None
+        parts = [
+            uniforms(one.window.window_id, one.start, len(one.label_ids_T), draws.num, draws.seed)
+            for one in segments
+        ]
+        found = torch.from_numpy(np.concatenate(parts))
+        if self._teacher.device.type == "mps":  # It has no float64.
+            found = found.float()
+        return found.to(self._teacher.device)
 
     def _own(self, logits_CV: torch.Tensor) -> torch.Tensor:
         """Return float32 logits that may be overwritten, always in the same memory.

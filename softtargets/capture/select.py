@@ -1,132 +1,162 @@
 """Logits to soft targets. Pure torch, on whatever device the logits are.
 
-Shapes: N positions of any windows, V vocabulary, K kept entries, G temperatures.
+Shapes: N positions of any windows, V vocabulary, K kept entries, G temperatures, D draws.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from softtargets.errors import InputError, TeacherError
-from softtargets.targets import SoftTargets
+from softtargets.capture.draws import draw
+from softtargets.capture.selected import Selected
+from softtargets.capture.selection import Pins, Selection, TopP
+from softtargets.errors import InputError
+
+
+def select(
+    logits_NV: torch.Tensor,
+    labels_N: torch.Tensor,
+    selection: Selection,
+    temperatures: tuple[float, ...],
+    *,
+    uniforms_ND: torch.Tensor | None = None,
+    label_logits: bool = True,
+) -> Selected:
+    """Select the targets of N positions.
+
+    The tail's mass is summed by itself and not as one minus the head's, so that it is right to
+    float32 precision however small it is: tail = S_tail / (S_head + S_tail), S = sum exp(z/T).
+
+    Equal logits are ordered by id, so that the result does not depend on the device's sort.
+    Logits that are no numbers make tail masses or logsumexps that are none: `Selected.check` finds
+    them.
+
+    Args:
+        logits_NV: float32; overwritten.
+        labels_N: the ids that follow, int64.
+        selection: what to keep.
+        temperatures: at which the softmax over the vocabulary is to be known.
+        uniforms_ND: numbers in [0, 1), float64, for as many draws as the selection has.
+        label_logits: whether the label's logit and rank are wanted.
+    """
+    labels_N1 = labels_N[:, None]
+    head = _head(logits_NV, labels_N1, selection)
+    label_logit_N, label_rank_N = None, None
+    if label_logits:
+        label_logit_N1 = logits_NV.gather(1, labels_N1)
+        label_rank_N = _rank(logits_NV, head.top_logits_NK, label_logit_N1)
+        label_logit_N = label_logit_N1[:, 0]
+    drawn_ids_ND, drawn_logits_ND = None, None
+    if selection.draws is not None:
+        assert uniforms_ND is not None
+        weights_NV = torch.softmax(logits_NV / selection.draws.temperature, dim=1)
+        head.take(weights_NV)
+        drawn_ids_ND = draw(weights_NV, uniforms_ND)
+        drawn_logits_ND = logits_NV.gather(1, drawn_ids_ND)
+        has_draws_N = weights_NV.gather(1, drawn_ids_ND[:, :1])[:, 0] > 0
+    logsumexp_NG, tail_mass_NG = None, logits_NV.new_ones((len(logits_NV), len(temperatures)))
+    if selection.k:
+        tail_mass_NG = _tail_mass(logits_NV, head, temperatures)
+        if selection.draws is not None:
+            # The two softmaxes may underflow at different places where a device flushes the least
+            # numbers to zero: a tail that nothing can be drawn from has no mass.
+            drawn_at = temperatures.index(selection.draws.temperature)
+            tail_mass_NG[:, drawn_at].masked_fill_(~has_draws_N, 0)
+    else:
+        logsumexp_NG = torch.stack(
+            [(logits_NV / temperature).logsumexp(dim=1) for temperature in temperatures], dim=1
+        )
+    ids_NK, logits_NK = head.sorted()
+    return Selected(
+        ids_NK=ids_NK.int(),
+        logits_NK=logits_NK,
+        num_entries_N=(logits_NK > -torch.inf).sum(dim=1, dtype=torch.int32),
+        tail_mass_NG=tail_mass_NG,
+        logsumexp_NG=logsumexp_NG,
+        label_logit_N=label_logit_N,
+        label_rank_N=label_rank_N,
+        drawn_ids_ND=None if drawn_ids_ND is None else drawn_ids_ND.int(),
+        drawn_logits_ND=drawn_logits_ND,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selected:
-    """The targets of N positions as tensors."""
+class _Head:
+    """Entries to keep, in any order; those with a logit of -inf are none."""
 
+    top_logits_NK: torch.Tensor
+    """The k highest logits, by which the label's rank is found."""
     ids_NK: torch.Tensor
     logits_NK: torch.Tensor
-    num_entries_N: torch.Tensor
-    tail_mass_NG: torch.Tensor
-    label_logit_N: torch.Tensor
-    label_rank_N: torch.Tensor
+    is_ragged: bool
+    """Whether entries with a finite logit of their own may be none here."""
 
-    def cpu(self) -> Selected:
-        """Return the targets on the host."""
-        return Selected(**{field.name: getattr(self, field.name).cpu() for field in fields(self)})
+    def take(self, weights_NV: torch.Tensor) -> torch.Tensor:
+        """Return the entries' weights [N, K], and set them to zero where they were."""
+        if not self.ids_NK.shape[1]:
+            return weights_NV[:, :0]
+        if not self.is_ragged:
+            taken_NK = weights_NV.gather(1, self.ids_NK)
+            weights_NV.scatter_(1, self.ids_NK, 0.0)
+            return taken_NK
+        # What is not kept stays where it is; the first entry always is kept, and stands in for it.
+        is_kept_NK = self.logits_NK > -torch.inf
+        ids_NK = torch.where(is_kept_NK, self.ids_NK, self.ids_NK[:, :1])
+        taken_NK = weights_NV.gather(1, ids_NK).masked_fill_(~is_kept_NK, 0)
+        weights_NV.scatter_(1, ids_NK, 0.0)
+        return taken_NK
 
-    def check(self) -> None:
-        """Check that the teacher gave numbers.
-
-        Raises:
-            TeacherError: a logit was NaN or infinity, or a position had none above -inf.
-        """
-        if not self.tail_mass_NG.isfinite().all():
-            raise TeacherError(
-                "logits",
-                expected="numbers, and at least one above -inf at every position",
-                found="NaN, infinity or nothing but -inf",
-                next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
-            )
-
-    def __len__(self) -> int:
-        return len(self.num_entries_N)
-
-    def slice(self, start: int, stop: int) -> Selected:
-        """Return positions [start, stop), without copying."""
-        return Selected(
-            **{field.name: getattr(self, field.name)[start:stop] for field in fields(self)}
-        )
-
-    def numpy(self, temperatures: tuple[float, ...]) -> SoftTargets:
-        """Return the targets in numpy; they must be on the host."""
-        names = {
-            "ids_TK": self.ids_NK,
-            "logits_TK": self.logits_NK,
-            "num_entries_T": self.num_entries_N,
-            "tail_mass_TG": self.tail_mass_NG,
-            "label_logit_T": self.label_logit_N,
-            "label_rank_T": self.label_rank_N,
-        }
-        arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in names.items()}
-        return SoftTargets(temperatures=temperatures, **arrays)
-
-    @classmethod
-    def concatenate(cls, parts: list[Selected]) -> Selected:
-        """Return the positions of all parts, in order; those of a single one without copying."""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(
-            **{
-                field.name: torch.cat([getattr(part, field.name) for part in parts])
-                for field in fields(cls)
-            }
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopK:
-    """Keep the `k` highest logits of every position, and the mass of the rest."""
-
-    k: int = 64
-
-    def check(self, vocab_size: int) -> None:
-        """Check that the selection fits a vocabulary.
-
-        Raises:
-            InputError: k is not between 1 and the vocabulary size.
-        """
-        if not 1 <= self.k <= vocab_size:
-            raise InputError(
-                "--top-k",
-                expected=f"a number from 1 to the teacher's vocabulary size, {vocab_size}",
-                found=str(self.k),
-                next_step="64 serves most students.",
-            )
-
-    def select(
-        self, logits_NV: torch.Tensor, labels_N: torch.Tensor, temperatures: tuple[float, ...]
-    ) -> Selected:
-        """Select the targets of N positions. `logits_NV` is float32 and is overwritten.
-
-        The tail's mass is summed by itself and not as one minus the head's, so that it is right to
-        float32 precision however small it is: tail = S_tail / (S_head + S_tail), S = sum exp(z/T).
-
-        Equal logits are ordered by id, so that the result does not depend on the device's sort.
-        Logits that are no numbers make tail masses that are none: `Selected.check` finds them.
-        """
-        labels_N1 = labels_N[:, None]
-        label_logit_N1 = logits_NV.gather(1, labels_N1)
-        top_logits_NK, top_ids_NK = _top(logits_NV, self.k)
-        label_rank_N = _rank(logits_NV, top_logits_NK, label_logit_N1)
-        tail_mass_NG = _tail_mass(logits_NV, top_ids_NK, temperatures)
-        ids_NK, by_id = top_ids_NK.sort(dim=1)
-        logits_NK, by_logit = top_logits_NK.gather(1, by_id).sort(
+    def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and logits by falling logit; equal logits by rising id."""
+        ids_NK, by_id = self.ids_NK.sort(dim=1)
+        logits_NK, by_logit = self.logits_NK.gather(1, by_id).sort(
             dim=1, descending=True, stable=True
         )
-        return Selected(
-            ids_NK=ids_NK.gather(1, by_logit).int(),
-            logits_NK=logits_NK,
-            num_entries_N=(logits_NK > -torch.inf).sum(dim=1, dtype=torch.int32),
-            tail_mass_NG=tail_mass_NG,
-            label_logit_N=label_logit_N1[:, 0],
-            label_rank_N=label_rank_N,
-        )
+        return ids_NK.gather(1, by_logit), logits_NK
+
+
+def _head(logits_NV: torch.Tensor, labels_N1: torch.Tensor, selection: Selection) -> _Head:
+    """Return the entries that a selection keeps exactly."""
+    top_logits_NK, top_ids_NK = _top(logits_NV, selection.k)
+    ids_NK, kept_logits_NK = top_ids_NK, top_logits_NK
+    if isinstance(selection, TopP):
+        scaled_NK = top_logits_NK / selection.temperature
+        lse_N1 = (logits_NV / selection.temperature).logsumexp(dim=1, keepdim=True)
+        # An entry is needed when those before it do not reach the mass.
+        before_NK = (scaled_NK - lse_N1).exp().cumsum(dim=1).roll(1, dims=1)
+        is_needed_NK = before_NK < selection.p
+        is_needed_NK[:, : selection.k_min] = True
+        kept_logits_NK = top_logits_NK.masked_fill(~is_needed_NK, -torch.inf)
+    if selection.pins.num_entries:
+        ids_NK, kept_logits_NK = _pin(logits_NV, labels_N1, selection.pins, ids_NK, kept_logits_NK)
+    return _Head(
+        top_logits_NK=top_logits_NK,
+        ids_NK=ids_NK,
+        logits_NK=kept_logits_NK,
+        is_ragged=isinstance(selection, TopP) or selection.pins.num_entries > 0,
+    )
+
+
+def _pin(
+    logits_NV: torch.Tensor,
+    labels_N1: torch.Tensor,
+    pins: Pins,
+    ids_NK: torch.Tensor,
+    logits_NK: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and logits with the pinned entries that are not among them."""
+    pinned_P = torch.tensor(pins.ids, dtype=torch.int64, device=logits_NV.device)
+    pinned_NP = pinned_P.expand(len(logits_NV), -1)
+    columns = [*pinned_NP.split(1, dim=1), *([labels_N1] if pins.label else [])]
+    for column_N1 in columns:
+        is_there_N1 = ((ids_NK == column_N1) & (logits_NK > -torch.inf)).any(dim=1, keepdim=True)
+        own_N1 = logits_NV.gather(1, column_N1).masked_fill(is_there_N1, -torch.inf)
+        ids_NK = torch.cat([ids_NK, column_N1], dim=1)
+        logits_NK = torch.cat([logits_NK, own_N1], dim=1)
+    return ids_NK, logits_NK
 
 
 _BLOCK = 64
@@ -141,7 +171,7 @@ def _top(logits_NV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
     num_rows, vocab_size = logits_NV.shape
     num_blocks = vocab_size // _BLOCK
-    if num_blocks <= k:
+    if k == 0 or num_blocks <= k:
         return logits_NV.topk(k, dim=1)
     in_blocks = num_blocks * _BLOCK
     # Left over at the end are less than a block, looked at one by one.
@@ -171,9 +201,9 @@ def _rank(
 
 
 def _tail_mass(
-    logits_NV: torch.Tensor, top_ids_NK: torch.Tensor, temperatures: tuple[float, ...]
+    logits_NV: torch.Tensor, head: _Head, temperatures: tuple[float, ...]
 ) -> torch.Tensor:
-    """Return the mass outside the top entries [N, G]; overwrites the logits.
+    """Return the mass outside the head [N, G]; overwrites the logits.
 
     Probabilities at T / 2 are the squares of those at T, but for a factor that head and tail
     share, so one softmax serves both temperatures.
@@ -186,8 +216,7 @@ def _tail_mass(
         is_last = not [one for one in pending if one != temperature / 2]
         scaled_NV = logits_NV.div_(temperature) if is_last else logits_NV / temperature
         tail_NV = torch.softmax(scaled_NV, dim=1, out=scaled_NV)
-        head_NK = tail_NV.gather(1, top_ids_NK)
-        tail_NV.scatter_(1, top_ids_NK, 0.0)
+        head_NK = head.take(tail_NV)
         masses[temperature] = _share(tail_NV.sum(dim=1), head_NK.sum(dim=1))
         if temperature / 2 in pending:
             pending.remove(temperature / 2)

@@ -22,6 +22,11 @@ class Tokenizer(Protocol):
         """Return how many ids are known, added tokens included."""
         ...
 
+    @property
+    def end_of_text_id(self) -> int | None:
+        """Return the id of the token that ends a text, if there is one."""
+        ...
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of each text, with the special tokens the teacher was trained with."""
         ...
@@ -65,6 +70,12 @@ class TransformersTokenizer:
     def vocab_size(self) -> int:
         """Return how many ids are known, added tokens included."""
         return len(self._tokenizer)
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """Return the id of the token that ends a text, if there is one."""
+        found: int | None = self._tokenizer.eos_token_id
+        return found
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of each text, with the special tokens the tokenizer adds by default."""

@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from softtargets.capture.progress import Tally
 from softtargets.capture.queue import MOST_ATTEMPTS, UnitQueue
 from softtargets.capture.score import Scorer
-from softtargets.capture.select import TopK
+from softtargets.capture.selection import Selection
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import UnitError, run_units
 from softtargets.errors import SoftTargetsError, StoreError
@@ -36,7 +36,7 @@ class Job:
 
     root: Path
     identity: Mapping[str, Any]
-    selection: TopK
+    selection: Selection
     batch_tokens: int
 
 

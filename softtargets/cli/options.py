@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from softtargets.cli.selection import SELECTION_OPTIONS, parse_selection
 from softtargets.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _OPTIONS = (
     click.option("--split", default="train", show_default=True, help="Split of the --dataset."),
     click.option("--dataset-config", help="Configuration of a --dataset on the Hub."),
     click.option("--dataset-revision", help="Branch, tag or commit of a --dataset on the Hub."),
-    click.option("--top-k", default=64, show_default=True, help="Entries kept at each position."),
+    *SELECTION_OPTIONS,
     click.option(
         "--temperature",
         "temperatures",
@@ -165,7 +166,6 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
     from softtargets.capture import (
         BuildConfig,
         TeacherConfig,
-        TopK,
         TransformersTeacher,
         Windowing,
     )
@@ -190,9 +190,10 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
             kind=options["window_kind"],
             overlap=options["overlap"],
         ),
-        selection=TopK(k=options["top_k"]),
+        selection=parse_selection(options, teacher.tokenizer),
         temperatures=options["temperatures"],
         values=options["values"],
+        label_logits=options["label_logits"],
         compression=options["compression"],
         unit_tokens=options["unit_tokens"],
         batch_tokens=options["batch_tokens"],

@@ -44,8 +44,11 @@ def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, 
     """Return an identity in the current form; one that is malformed is left for the schema."""
     if version != "1.0":
         return identity
-    targets = upgrade_targets(identity.get("targets"), version)
-    return {**identity, "format_version": FORMAT_VERSION, "targets": targets}
+    targets = identity.get("targets")
+    upgraded = {"format_version": FORMAT_VERSION, "targets": upgrade_targets(targets, version)}
+    if isinstance(targets, Mapping):
+        upgraded["selection"] = {"kind": "topk", "k": targets.get("top_k")}
+    return {**identity, **upgraded}
 
 
 def upgrade_targets(targets: Any, version: str) -> Any:

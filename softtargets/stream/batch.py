@@ -1,27 +1,18 @@
-"""Windows to batches: compact tensors, and soft targets made from them on any device."""
+"""Batches: compact tensors, and soft targets made from them on any device."""
 
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
-from softtargets.packing.head import ESCAPE, PackedHead, split_halves
-from softtargets.targets import Int32, temperature_index
-from softtargets.window import Window
+from softtargets.errors import TemperatureError
+from softtargets.targets import temperature_index
 
 IGNORE_INDEX = -100
 """The label of a token that no loss counts, as in torch and transformers."""
-
-Given = TypeVar("Given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +20,8 @@ class BatchTargets:
     """The teacher's distributions at one temperature.
 
     Position t of a row is the distribution of its token t + 1. At every position the entries and
-    the tail sum to one; where there is no target, all mass is in the tail.
+    the tail sum to one; where there is no target, all mass is in the tail. A store of samples alone
+    has K = 0, and all mass is in the tail too.
     """
 
     ids: torch.Tensor
@@ -40,6 +32,14 @@ class BatchTargets:
     """[B, L] float32: log of the probability of all other ids together."""
     mask: torch.Tensor
     """[B, L] bool: where there is a target to train on."""
+    sample_ids: torch.Tensor | None = None
+    """[B, L, S] int64: distinct ids drawn from the tail; None when the store has no samples."""
+    sample_weights: torch.Tensor | None = None
+    """[B, L, S] float32: unbiased estimates of their probabilities; 0 for an id that pads.
+
+    At another temperature than the draws' they need not sum to the tail's mass: to normalise them
+    would bias them.
+    """
 
 
 class Batch(UserDict[str, Any]):
@@ -74,155 +74,86 @@ class Batch(UserDict[str, Any]):
             TemperatureError: the temperature is not in the store's grid.
         """
         index = temperature_index(self["temperatures"], temperature)
-        planes = [self[name] for name in _plane_names(self)]
-        ids = sum(plane.long() << (8 * number) for number, plane in enumerate(planes))
-        assert isinstance(ids, torch.Tensor)
-        scaled = self._logits() / temperature
-        tail = self["tail_mass"][..., index]
-        head = scaled - scaled.logsumexp(dim=-1, keepdim=True) + torch.log1p(-tail)[..., None]
-        ranks = torch.arange(ids.shape[-1], device=ids.device)
-        is_kept = ranks < self["num_entries"][..., None]
-        return BatchTargets(
+        mask = self["target_mask"]
+        logits = self._logits()
+        if "tail_mass" in self:
+            planes = [self[name] for name in _plane_names(self)]
+            ids = sum(plane.long() << (8 * number) for number, plane in enumerate(planes))
+            assert isinstance(ids, torch.Tensor)
+            tail_logmass = self["tail_mass"][..., index].log()
+        else:
+            ids = torch.empty(logits.shape, dtype=torch.int64, device=mask.device)
+            tail_logmass = torch.zeros(mask.shape, device=mask.device)
+        targets = BatchTargets(
             ids=ids,
-            logprobs=head.masked_fill(~is_kept, -torch.inf),
-            tail_logmass=tail.log(),
-            mask=self["target_mask"],
+            logprobs=logits / temperature - self._logsumexp(logits, temperature)[..., None],
+            tail_logmass=tail_logmass,
+            mask=mask,
         )
+        if "sample_ids" in self:
+            targets = replace(
+                targets,
+                sample_ids=self["sample_ids"].long(),
+                sample_weights=self._sample_weights(logits, temperature),
+            )
+        return targets
 
-    def _logits(self) -> torch.Tensor:
-        if "logits" in self:
-            lossless: torch.Tensor = self["logits"]
-            return lossless
-        halves = self["steps"]
-        steps = torch.cat([halves & 15, halves >> 4], dim=-1).int()
-        steps = steps[..., : self["id_plane_0"].shape[-1]].contiguous()
-        steps.view(-1)[self["escape_index"]] = self["escape_value"]
-        distance = steps.cumsum(dim=-1) * self["step"]
-        logits: torch.Tensor = self["top_logit"][..., None] - distance
+    def _sample_weights(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return R c / N at the draws' temperature, and that times t^(T) / t at another.
+
+        R is the tail's mass where the draws are from the tail, else 1.
+        """
+        drawn_at = self["sample_temperature"]
+        weights: torch.Tensor = self["sample_counts"] / self["num_draws"]
+        if "tail_mass" in self:
+            index = temperature_index(self["temperatures"], drawn_at)
+            weights = weights * self["tail_mass"][..., index, None]
+        if temperature != drawn_at:
+            own = self._sample_logits(temperature)
+            ratio = own / temperature - self._logsumexp(logits, temperature)[..., None]
+            ratio = ratio - (own / drawn_at - self._logsumexp(logits, drawn_at)[..., None])
+            # Where nothing was drawn the logits mean nothing.
+            weights = torch.where(weights > 0, weights * ratio.exp(), 0)
+        return weights
+
+    def _sample_logits(self, temperature: float) -> torch.Tensor:
+        if "sample_logits" not in self:
+            raise TemperatureError(
+                f"temperature {temperature:g}",
+                expected="the logits of the drawn ids, to weigh them anew",
+                found=f"draws at temperature {self['sample_temperature']:g} without logits",
+                next_step="Pass that temperature, or build the store with both in the grid.",
+            )
+        logits: torch.Tensor = self["sample_logits"]
         return logits
 
+    def _logsumexp(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """Return log(sum over the vocabulary of exp(z / T)) [B, L]; 0 where there is no target."""
+        index = temperature_index(self["temperatures"], temperature)
+        if "logsumexp" in self:
+            stored: torch.Tensor = self["logsumexp"][..., index]
+            return stored
+        head = (logits / temperature).logsumexp(dim=-1)
+        whole = head - torch.log1p(-self["tail_mass"][..., index])
+        return whole.masked_fill(self["num_entries"] == 0, 0)
 
-def collate(windows: Sequence[Window]) -> Batch:
-    """Return windows as one batch; the `collate_fn` for a DataLoader.
-
-    Raises:
-        InputError: there are no windows, they come from stores of different schemas, or their
-            targets are not those of the next token with a head.
-    """
-    schema = _common_schema(windows)
-    length = max(len(window) for window in windows)
-    packed = [window.packed for window in windows]
-    heads = _given(one.head for one in packed)
-    place_tokens = partial(_place, [slice(len(window)) for window in windows], length)
-    place = partial(_place, [_target_places(window) for window in windows], length)
-    targets: dict[str, npt.NDArray[Any]] = {
-        "num_entries": place([head.num_entries_T for head in heads]),
-        "top_logit": place(_given(one.top_logit_T for one in packed)),
-        "tail_mass": place(_given(one.tail_mass_TG for one in packed), fill=1),
-        "target_mask": place([window.mask_T for window in windows]),
-    }
-    if schema.label_logits:
-        targets["label_logit"] = place(_given(one.label_logit_T for one in packed))
-        targets["label_rank"] = place(_given(one.label_rank_T for one in packed))
-    for plane in range(len(heads[0].id_planes)):
-        targets[f"id_plane_{plane}"] = place([head.id_planes[plane] for head in heads])
-    if heads[0].step is not None:
-        steps_BLH = place(_given(head.steps_TH for head in heads))
-        targets |= {"steps": steps_BLH, **_place_escapes(windows, heads, length)}
-    else:
-        targets["logits"] = place(_given(head.logits_TK for head in heads))
-    input_ids_BL = place_tokens([window.input_ids_L for window in windows]).astype(np.int64)
-    segments = [window.segment_lengths_S for window in windows]
-    attention_mask_BL = np.arange(length) < np.array([len(one) for one in windows])[:, None]
-    labels_BL = np.full_like(input_ids_BL, IGNORE_INDEX)
-    is_label_BT = targets["target_mask"][:, :-1]
-    labels_BL[:, 1:][is_label_BT] = input_ids_BL[:, 1:][is_label_BT]
-    inputs = {
-        "input_ids": input_ids_BL,
-        "attention_mask": attention_mask_BL.astype(np.int64),
-        "labels": labels_BL,
-        "segment_ids": place_tokens([np.repeat(np.arange(len(one)), one) for one in segments]),
-        "position_ids": place_tokens(
-            [np.concatenate([np.arange(length) for length in one]) for one in segments]
-        ),
-    }
-    return Batch(
-        {name: torch.from_numpy(array) for name, array in (inputs | targets).items()}
-        | {
-            "window_id": [window.window_id for window in windows],
-            "temperatures": schema.temperatures,
-            "step": heads[0].step,
-            "vocab_size": schema.vocab_size,
-        }
-    )
-
-
-def _target_places(window: Window) -> slice | Int32:
-    """Return where in its row the targets of a window stand."""
-    return slice(len(window.mask_T)) if window.positions_T is None else window.positions_T
-
-
-def _place(
-    places: Sequence[slice | Int32],
-    length: int,
-    arrays: Sequence[npt.NDArray[Any]],
-    fill: float = 0,
-) -> npt.NDArray[Any]:
-    """Return arrays [T or L, ...] as one [B, length, ...], filled where nothing is placed."""
-    shape = (len(arrays), length, *arrays[0].shape[1:])
-    padded = np.full(shape, fill, arrays[0].dtype) if fill else np.zeros(shape, arrays[0].dtype)
-    for row, (place, array) in enumerate(zip(places, arrays, strict=True)):
-        padded[row, place] = array
-    return padded
-
-
-def _place_escapes(
-    windows: Sequence[Window], heads: Sequence[PackedHead], length: int
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the escapes of all windows, and where they stand in the flattened [B, L, K]."""
-    places = []
-    for row, (window, head) in enumerate(zip(windows, heads, strict=True)):
-        assert head.steps_TH is not None
-        num_entries = head.id_planes[0].shape[1]
-        position, entry = np.nonzero(split_halves(head.steps_TH, num_entries) == ESCAPE)
-        at = window.target_positions_T[position].astype(np.int64) + row * length
-        places.append(at * num_entries + entry)
-    return {
-        "escape_index": np.concatenate(places),
-        "escape_value": np.concatenate([head.escapes_E for head in heads]),
-    }
+    def _logits(self) -> torch.Tensor:
+        """Return the head's logits [B, L, K], -inf for an entry that is not kept."""
+        if "tail_mass" not in self:
+            mask = self["target_mask"]
+            return torch.empty((*mask.shape, 0), device=mask.device)
+        if "logits" in self:
+            logits: torch.Tensor = self["logits"]
+        else:
+            halves = self["steps"]
+            steps = torch.cat([halves & 15, halves >> 4], dim=-1).int()
+            steps = steps[..., : self["id_plane_0"].shape[-1]].contiguous()
+            steps.view(-1)[self["escape_index"]] = self["escape_value"]
+            distance = steps.cumsum(dim=-1) * self["step"]
+            logits = self["top_logit"][..., None] - distance
+        ranks = torch.arange(logits.shape[-1], device=logits.device)
+        return logits.masked_fill(ranks >= self["num_entries"][..., None], -torch.inf)
 
 
 def _plane_names(batch: Batch) -> list[str]:
     return sorted(name for name in batch if name.startswith("id_plane_"))
-
-
-def _common_schema(windows: Sequence[Window]) -> TargetSchema:
-    """Return what the windows' targets are."""
-    schemas = {window.packed.schema for window in windows}
-    if len(schemas) != 1:
-        raise InputError(
-            "collate",
-            expected="one or more windows of the same schema",
-            found=f"{len(windows)} windows of {len(schemas)} schemas",
-            next_step="Collate windows of one store.",
-        )
-    schema = schemas.pop()
-    others = (schema.samples, schema.features, schema.label_ids, schema.encoder_input)
-    if schema.head is None or any(others) or schema.predicts != "next_token":
-        raise InputError(
-            "collate",
-            expected="targets of the next token, with a head of kept entries",
-            found=schema.describe(),
-            next_step="Collate these windows by a function of your own, from window.targets.",
-        )
-    return schema
-
-
-def _given(values: Iterable[Given | None]) -> list[Given]:
-    """Return the values of a part that every window has."""
-    given = []
-    for value in values:
-        assert value is not None
-        given.append(value)
-    return given

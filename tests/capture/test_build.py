@@ -9,8 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import Corpus, Progress, TopK, Windowing, build, build_range
+from softtargets.capture import (
+    Corpus,
+    Draws,
+    Hybrid,
+    Pins,
+    Progress,
+    Sampled,
+    TopK,
+    TopP,
+    Windowing,
+    build,
+    build_range,
+)
 from softtargets.capture.plan import read_plan
+from softtargets.capture.selection import Selection
 from softtargets.errors import (
     CorpusError,
     FormatError,
@@ -44,6 +57,67 @@ def test_the_bytes_do_not_depend_on_when_or_where(tmp_path: Path) -> None:
     assert (stores[0] / "manifest.json").read_bytes() == (stores[1] / "manifest.json").read_bytes()
 
 
+SELECTIONS = [
+    TopK(k=3, pins=Pins(ids=(32,), label=True)),
+    TopP(p=0.5, k=8),
+    Sampled(draws=Draws(num=9, temperature=2.0)),
+    Hybrid(k=4, draws=Draws(num=5, seed=3)),
+]
+
+
+@pytest.mark.parametrize("temperatures", [(1.0, 2.0), (2.0, 3.0)])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_every_selection_makes_a_sound_store_whatever_the_batches(
+    tmp_path: Path, selection: Selection, temperatures: tuple[float, ...]
+) -> None:
+    if selection.draws is not None and selection.draws.temperature not in temperatures:
+        selection = dataclasses.replace(
+            selection, draws=dataclasses.replace(selection.draws, temperature=2.0)
+        )
+    if isinstance(selection, TopP):
+        selection = dataclasses.replace(selection, temperature=2.0)
+    stores = []
+    for batch_tokens in (16, 64):
+        directory = tmp_path / str(batch_tokens)
+        directory.mkdir()
+        changes = {"selection": selection, "temperatures": temperatures}
+        store = build_store(directory, batch_tokens=batch_tokens, values="float32", **changes)
+        assert verify(store.root).is_sound
+        assert store.manifest.identity["selection"]["kind"] == selection.kind
+        stores.append(store)
+    assert stores[0].fingerprint == stores[1].fingerprint
+    for one, other in zip(*stores, strict=True):
+        first, second = one.targets, other.targets
+        assert np.array_equal(first.ids_TK, second.ids_TK)
+        if selection.draws is not None:
+            assert first.samples is not None
+            assert second.samples is not None
+            assert np.array_equal(first.samples.ids_S, second.samples.ids_S)
+            assert np.array_equal(first.samples.counts_S, second.samples.counts_S)
+
+
+def test_draws_differ_between_windows_and_seeds(tmp_path: Path) -> None:
+    drawn = []
+    for seed in (0, 1):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        store = build_store(directory, selection=Sampled(draws=Draws(num=9, seed=seed)))
+        drawn.append([window.targets.samples for window in store])
+    different = [
+        not np.array_equal(one.ids_S, other.ids_S)
+        for one, other in zip(*drawn, strict=True)
+        if one is not None and other is not None
+    ]
+    assert len(different) > 10
+    assert all(different)
+
+
+def test_label_logits_may_be_left_out(tmp_path: Path) -> None:
+    store = build_store(tmp_path, selection=Sampled(), label_logits=False)
+    assert verify(store.root).is_sound
+    assert next(iter(store)).targets.label_logit_T is None
+
+
 def test_a_complete_store_is_left_alone(tmp_path: Path) -> None:
     store = build_store(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in [store.root, *store.root.rglob("*")]}
@@ -56,7 +130,8 @@ def test_a_complete_store_is_left_alone(tmp_path: Path) -> None:
 
 
 CHANGES: list[tuple[str, dict[str, Any]]] = [
-    ("targets.head.max_entries", {"selection": TopK(k=9)}),
+    ("selection.k", {"selection": TopK(k=9)}),
+    ("selection.kind", {"selection": Sampled()}),
     ("targets.temperatures", {"temperatures": (1.0, 4.0)}),
     ("targets.head.values", {"values": "float32"}),
     ("windowing.sequence_length", {"windowing": Windowing(sequence_length=17)}),

@@ -76,6 +76,49 @@ def test_build_verify_info(tmp_path: Path, build_arguments: list[str | Path]) ->
     assert data["identity"]["targets"]["temperatures"] == [1.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--select", "topp", "--top-p", "0.5"], {"kind": "topp", "k": 8, "p": 0.5}),
+        (["--select", "hybrid", "--draws", "3", "--seed", "5"], {"kind": "hybrid", "k": 8}),
+        (["--pin", "label", "--pin", "7"], {"pins": {"ids": [7], "label": True}}),
+    ],
+)
+def test_a_selection_is_built(
+    tmp_path: Path,
+    build_arguments: list[str | Path],
+    options: list[str],
+    expected: dict[str, object],
+) -> None:
+    assert run(*build_arguments, *options).exit_code == 0
+    store = Store.open(tmp_path / "store")
+    assert expected.items() <= store.manifest.identity["selection"].items()
+    assert run("verify", store.root).exit_code == 0
+    assert "top" in run("info", store.root).output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--draws", "3"], "--draws: expected --select sampled or hybrid with it; found --select"),
+        (["--select", "sampled"], "--top-k: expected --select topk or topp or hybrid with it"),
+        (["--select", "topp", "--seed", "1"], "--seed: expected --select sampled or hybrid"),
+        (["--select", "hybrid", "--top-p", "0.5"], "--top-p: expected --select topp with it"),
+        (["--pin", "end"], "--pin: expected label, eos or the number of an id; found end"),
+        (["--pin", "eos"], "--pin eos: expected a tokenizer with a token for the end of a text"),
+        (["--pin", "99999"], "--pin: expected ids below the teacher's vocabulary"),
+        (["--select", "hybrid", "--select-temperature", "3"], "expected one of the grid: 1, 2;"),
+    ],
+)
+def test_a_selection_that_makes_no_sense_is_refused(
+    tmp_path: Path, build_arguments: list[str | Path], options: list[str], message: str
+) -> None:
+    result = run(*build_arguments, *options)
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "store").exists()
+
+
 def test_several_files_may_follow_one_option(
     tmp_path: Path, build_arguments: list[str | Path]
 ) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from softtargets import IGNORE_INDEX, Batch, SoftTargetDataset, Store, collate
 from softtargets.errors import InputError, TemperatureError
+from softtargets.kinds import SampleSchema
 from softtargets.packing import pack
 from softtargets.targets import SoftTargets
 from tests.windows import KINDS, make_window, topk_schema
@@ -57,6 +59,82 @@ def test_masks_and_labels_stand_where_they_belong(rng: np.random.Generator) -> N
     assert batch["window_id"] == [long.window_id, short.window_id]
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_fewer_entries_than_there_is_room_for_still_sum_to_one(
+    rng: np.random.Generator, lossless: bool
+) -> None:
+    window, _ = make_window(rng, topk_schema(lossless=lossless), num_tokens=40, ruled_out=0.5)
+    assert (window.targets.num_entries_T == 3).sum() > 5
+    for temperature in (1.0, 2.0):
+        found = collate([window]).soft_targets(temperature)
+        total = found.logprobs.exp().sum(dim=2) + found.tail_logmass.exp()
+        torch.testing.assert_close(total, torch.ones_like(total), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("origin", ["all", "tail"])
+@pytest.mark.parametrize(("scale", "drawn_at"), [(3.0, 1.0), (3.0, 2.0), (70.0, 1.0)])
+def test_sampled_ids_have_the_weights_of_their_definition(
+    rng: np.random.Generator,
+    origin: Literal["all", "tail"],
+    lossless: bool,
+    scale: float,
+    drawn_at: float,
+) -> None:
+    """t_hat_i = (c_i / N) t_i(T) / q_i, q what was drawn from: all in float64 here."""
+    schema = dataclasses.replace(
+        topk_schema(lossless=lossless),
+        head=topk_schema(lossless=lossless).head if origin == "tail" else None,
+        samples=SampleSchema(
+            num_draws=9,
+            origin=origin,
+            temperature=drawn_at,
+            values="float32" if lossless else "steps",
+        ),
+    )
+    windows = [make_window(rng, schema, num_tokens=length, scale=scale)[0] for length in (9, 5)]
+    batch = collate(windows)
+    for temperature in (1.0, 2.0):
+        found = batch.soft_targets(temperature)
+        assert found.sample_ids is not None
+        assert found.sample_weights is not None
+        for row, window in enumerate(windows):
+            own = window.targets
+            assert own.samples is not None
+            assert own.samples.logits_S is not None
+            at_S = np.repeat(np.arange(len(own)), own.samples.num_samples_T)
+            logits_S = own.samples.logits_S.astype(np.float64)
+            at_draws = (1.0, 2.0).index(drawn_at)
+            drawn_mass_T = own.tail_mass_TG[:, at_draws] if origin == "tail" else np.ones(len(own))
+            q_S = np.exp(logits_S / drawn_at - own.logsumexp_T(drawn_at)[at_S]) / drawn_mass_T[at_S]
+            t_S = np.exp(logits_S / temperature - own.logsumexp_T(temperature)[at_S])
+            expected_S = own.samples.counts_S / 9 * t_S / q_S
+            start = 0
+            for t, count in enumerate(own.samples.num_samples_T):
+                stop = start + count
+                assert found.sample_ids[row, t, :count].tolist() == (
+                    own.samples.ids_S[start:stop].tolist()
+                )
+                weights = found.sample_weights[row, t]
+                np.testing.assert_allclose(weights[:count], expected_S[start:stop], rtol=1e-3)
+                assert (weights[count:] == 0).all()
+                start = stop
+    assert found.sample_weights is not None
+    assert (found.sample_weights[1, 4:] == 0).all()
+    if origin == "all":
+        assert found.ids.shape[2] == found.logprobs.shape[2] == 0
+        assert (found.tail_logmass == 0).all()
+
+
+def test_at_the_temperature_of_the_draws_no_logits_are_needed(rng: np.random.Generator) -> None:
+    batch = collate([make_window(rng, KINDS["sampled"])[0]])
+    weights = batch.soft_targets(1.0).sample_weights
+    assert weights is not None
+    torch.testing.assert_close(weights[0, :5].sum(dim=1), torch.ones(5))
+    with pytest.raises(TemperatureError, match="the logits of the drawn ids, to weigh them anew"):
+        batch.soft_targets(2.0)
+
+
 def test_entries_that_are_not_kept_have_no_mass(rng: np.random.Generator) -> None:
     window, _ = make_window(rng)
     assert window.packed.head is not None
@@ -102,7 +180,8 @@ def test_windows_of_different_schemas_are_refused(rng: np.random.Generator) -> N
         collate([])
 
 
-PLAIN = {"topk", "topk-lossless", "topk-of-262144", "assistant-tokens", "with-metadata"}
+SAMPLED = {"sampled", "sampled-with-logits", "hybrid"}
+PLAIN = {"topk", "topk-lossless", "topk-of-262144", "assistant-tokens", "with-metadata"} | SAMPLED
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -167,5 +246,5 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
         with pytest.raises(TemperatureError, match="there are none"):
             collate(windows).soft_targets()
     else:
-        with pytest.raises(InputError, match="next token, with a head of kept entries; found "):
+        with pytest.raises(InputError, match=r"next token: a head, samples, or both, .*; found "):
             collate(windows)

@@ -1,0 +1,121 @@
+"""The targets of some positions as tensors, between the teacher's device and numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from softtargets.errors import TeacherError
+from softtargets.kinds import TargetSchema
+from softtargets.packing.targets import num_draws
+from softtargets.targets import Float32, Int32, Samples, SoftTargets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """The targets of N positions as tensors; what the selection does not keep is None."""
+
+    ids_NK: torch.Tensor
+    logits_NK: torch.Tensor
+    """By falling logit; -inf past a position's count."""
+    num_entries_N: torch.Tensor
+    tail_mass_NG: torch.Tensor
+    logsumexp_NG: torch.Tensor | None = None
+    label_logit_N: torch.Tensor | None = None
+    label_rank_N: torch.Tensor | None = None
+    drawn_ids_ND: torch.Tensor | None = None
+    drawn_logits_ND: torch.Tensor | None = None
+
+    def cpu(self) -> Selected:
+        """Return the targets on the host."""
+        return self._map(lambda tensor: tensor.cpu())
+
+    def slice(self, start: int, stop: int) -> Selected:
+        """Return positions [start, stop), without copying."""
+        return self._map(lambda tensor: tensor[start:stop])
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Selected:
+        return Selected(**{name: change(tensor) for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    def __len__(self) -> int:
+        return len(self.num_entries_N)
+
+    def check(self) -> None:
+        """Check that the teacher gave numbers.
+
+        Raises:
+            TeacherError: a logit was NaN or infinity, or a position had none above -inf.
+        """
+        sums_NG = self.tail_mass_NG if self.logsumexp_NG is None else self.logsumexp_NG
+        if not sums_NG.isfinite().all():
+            raise TeacherError(
+                "logits",
+                expected="numbers, and at least one above -inf at every position",
+                found="NaN, infinity or nothing but -inf",
+                next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
+            )
+
+    @classmethod
+    def concatenate(cls, parts: list[Selected]) -> Selected:
+        """Return the positions of all parts, in order; those of a single one without copying."""
+        if len(parts) == 1:
+            return parts[0]
+        names = parts[0]._tensors()
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+    def numpy(self, schema: TargetSchema) -> SoftTargets:
+        """Return targets on the host as those of a store with a schema."""
+        tail_mass_TG = self.tail_mass_NG.numpy()
+        return SoftTargets(
+            ids_TK=self.ids_NK.numpy(),
+            logits_TK=self.logits_NK.numpy(),
+            num_entries_T=self.num_entries_N.numpy(),
+            tail_mass_TG=tail_mass_TG,
+            temperatures=schema.temperatures,
+            logsumexp_TG=None if self.logsumexp_NG is None else self.logsumexp_NG.numpy(),
+            label_logit_T=None if self.label_logit_N is None else self.label_logit_N.numpy(),
+            label_rank_T=None if self.label_rank_N is None else self.label_rank_N.numpy(),
+            samples=self._samples(schema, tail_mass_TG),
+        )
+
+    def _samples(self, schema: TargetSchema, tail_mass_TG: Float32) -> Samples | None:
+        if schema.samples is None:
+            return None
+        assert self.drawn_ids_ND is not None
+        assert self.drawn_logits_ND is not None
+        has_draws_T = num_draws(schema, tail_mass_TG, len(self)) > 0
+        logits_TD = None if schema.samples.values == "none" else self.drawn_logits_ND.numpy()
+        return count_draws(self.drawn_ids_ND.numpy(), logits_TD, has_draws_T)
+
+
+def count_draws(
+    drawn_ids_TD: np.ndarray, logits_TD: Float32 | None, has_draws_T: np.ndarray
+) -> Samples:
+    """Return the distinct ids of every position's draws, by rising id, with their counts."""
+    order_TD = np.argsort(drawn_ids_TD, axis=1, kind="stable")
+    ids_TD = np.take_along_axis(drawn_ids_TD, order_TD, axis=1)
+    is_first_TD = np.diff(ids_TD, axis=1, prepend=-1) != 0
+    is_first_TD &= has_draws_T[:, None]
+    places = np.flatnonzero(is_first_TD)
+    num_draws = drawn_ids_TD.shape[1]
+    # A run of equal ids ends where the next begins, or with its position.
+    ends = np.minimum(
+        np.append(places[1:], is_first_TD.size), (places // num_draws + 1) * num_draws
+    )
+    num_samples_T: Int32 = is_first_TD.sum(axis=1, dtype=np.int32)
+    return Samples(
+        num_samples_T=num_samples_T,
+        ids_S=ids_TD.ravel()[places].astype(np.int32),
+        counts_S=(ends - places).astype(np.int32),
+        logits_S=None
+        if logits_TD is None
+        else np.take_along_axis(logits_TD, order_TD, axis=1).ravel()[places],
+    )

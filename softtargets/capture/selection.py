@@ -1,0 +1,172 @@
+"""Selections: what of the teacher's distribution is kept at every position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
+
+from softtargets.errors import InputError
+from softtargets.kinds import HeadSchema, SampleSchema
+
+Values = Literal["steps", "float32"]
+MOST_DRAWS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pins:
+    """Ids that a head keeps at every position, however unlikely."""
+
+    ids: tuple[int, ...] = ()
+    label: bool = False
+    """Whether the label is kept too."""
+
+    @property
+    def num_entries(self) -> int:
+        """Return how many entries they take at most."""
+        return len(self.ids) + self.label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """Ids drawn with replacement from the softmax, kept with their counts.
+
+    What is drawn is a function of the window's content, the position, the distribution and the
+    seed: a rerun draws the same, in whatever batches.
+    """
+
+    num: int = 32
+    """How many at every position."""
+    temperature: float = 1.0
+    """Of the softmax that is drawn from; one of the grid."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopK:
+    """Keep the `k` highest logits of every position, and the mass of the rest."""
+
+    kind: ClassVar = "topk"
+    draws: ClassVar = None
+    k: int = 64
+    pins: Pins = field(default_factory=Pins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopP:
+    """Keep the fewest highest logits that reach a mass, and the mass of the rest."""
+
+    kind: ClassVar = "topp"
+    draws: ClassVar = None
+    p: float = 0.98
+    """The mass that the kept entries reach, unless there are more than `k` of them."""
+    temperature: float = 1.0
+    """At which the mass is taken; one of the grid."""
+    k_min: int = 1
+    k: int = 64
+    pins: Pins = field(default_factory=Pins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """Keep draws from the whole vocabulary: an unbiased estimate of every probability.
+
+    Anshumann et al. 2025, "Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs".
+    """
+
+    kind: ClassVar = "sampled"
+    k: ClassVar = 0
+    pins: ClassVar = Pins()
+    draws: Draws = field(default_factory=Draws)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hybrid:
+    """Keep the `k` highest logits exactly, and draws from the rest of the vocabulary.
+
+    Unbiased, as draws from the whole are, with the noise of the tail alone.
+    """
+
+    kind: ClassVar = "hybrid"
+    k: int = 16
+    draws: Draws = field(default_factory=Draws)
+    pins: Pins = field(default_factory=Pins)
+
+
+Selection = TopK | TopP | Sampled | Hybrid
+
+
+def describe_selection(selection: Selection) -> dict[str, Any]:
+    """Return a selection as JSON, for the identity."""
+    parts = {"kind": selection.kind, **asdict(selection)}
+    if not selection.pins.num_entries:
+        parts.pop("pins", None)
+    elif "pins" in parts:
+        parts["pins"]["ids"] = list(selection.pins.ids)
+    return parts
+
+
+def schema_parts(
+    selection: Selection, values: Values, temperatures: Sequence[float]
+) -> dict[str, Any]:
+    """Return head and samples of the store's schema.
+
+    The logits of drawn ids are kept when the grid has another temperature than the draws': their
+    weights there follow from them.
+    """
+    parts: dict[str, Any] = {}
+    if selection.k:
+        num_entries = selection.k + selection.pins.num_entries
+        parts["head"] = HeadSchema(max_entries=num_entries, values=values)
+    if selection.draws is not None:
+        parts["samples"] = SampleSchema(
+            num_draws=selection.draws.num,
+            origin="tail" if selection.k else "all",
+            temperature=selection.draws.temperature,
+            values=values if len(temperatures) > 1 else "none",
+        )
+    return parts
+
+
+def check_selection(selection: Selection, vocab_size: int, temperatures: Sequence[float]) -> None:
+    """Check that a selection fits a vocabulary and a grid of temperatures.
+
+    Raises:
+        InputError: a number is out of range; the message names the option.
+    """
+    for option, promise, found, holds in _promises(selection, vocab_size, temperatures):
+        if not holds:
+            raise InputError(
+                option,
+                expected=promise,
+                found=str(found),
+                next_step="softtargets build --help has the defaults.",
+            )
+
+
+def _promises(
+    selection: Selection, vocab_size: int, temperatures: Sequence[float]
+) -> Iterator[tuple[str, str, object, bool]]:
+    """Yield option, promise, what was found, and whether the promise holds."""
+    pins, draws = selection.pins, selection.draws
+    outside = [one for one in pins.ids if not 0 <= one < vocab_size]
+    yield "--pin", f"ids below the teacher's vocabulary size, {vocab_size}", outside, not outside
+    yield "--pin", "ids that differ", pins.ids, len(set(pins.ids)) == len(pins.ids)
+    if not isinstance(selection, Sampled):
+        # A hybrid's head leaves something to draw from.
+        most = vocab_size - pins.num_entries - (draws is not None)
+        beside = " that the pinned ids and the draws leave" if most < vocab_size else ""
+        promise = f"a number from 1 to the teacher's vocabulary size, {most}{beside}"
+        yield "--top-k", promise, selection.k, 1 <= selection.k <= most
+    if isinstance(selection, TopP):
+        yield "--top-p", "a mass above 0 and below 1", selection.p, 0 < selection.p < 1
+        holds = 1 <= selection.k_min <= selection.k
+        yield "--min-k", f"a number from 1 to --top-k, {selection.k}", selection.k_min, holds
+    if draws is not None:
+        yield "--draws", f"a number from 1 to {MOST_DRAWS}", draws.num, 1 <= draws.num <= MOST_DRAWS
+        yield "--seed", "a number from 0 to 2^63 - 1", draws.seed, 0 <= draws.seed < 1 << 63
+    drawn_at = selection if isinstance(selection, TopP) else draws
+    if drawn_at is not None:
+        grid = ", ".join(f"{one:g}" for one in temperatures)
+        holds = drawn_at.temperature in temperatures
+        yield "--select-temperature", f"one of the grid: {grid}", drawn_at.temperature, holds

@@ -1,0 +1,138 @@
+"""The options that say what is kept of the teacher's distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from softtargets.errors import InputError
+
+if TYPE_CHECKING:
+    from softtargets.capture import Pins
+    from softtargets.capture.selection import Selection
+    from softtargets.capture.tokenizer import Tokenizer
+
+SELECTION_OPTIONS = (
+    click.option(
+        "--select",
+        type=click.Choice(["topk", "topp", "sampled", "hybrid"]),
+        default="topk",
+        show_default=True,
+        help="What is kept: the highest logits, or the fewest that reach a mass, or draws with "
+        "counts, or the highest logits and draws from the rest.",
+    ),
+    click.option(
+        "--top-k",
+        type=int,
+        help="Entries kept exactly at each position; the most of them for topp.  [default: 64; "
+        "hybrid: 16]",
+    ),
+    click.option("--top-p", type=float, help="Mass that topp reaches.  [default: 0.98]"),
+    click.option("--min-k", type=int, help="Entries that topp keeps at least.  [default: 1]"),
+    click.option(
+        "--draws", type=int, help="Draws at each position, for sampled and hybrid.  [default: 32]"
+    ),
+    click.option("--seed", type=int, help="Of the draws.  [default: 0]"),
+    click.option(
+        "--select-temperature",
+        type=float,
+        help="Temperature of the grid at which topp takes the mass or ids are drawn.  [default: 1]",
+    ),
+    click.option(
+        "--pin",
+        "pins",
+        multiple=True,
+        metavar="label|eos|ID",
+        help="Id that is always kept exactly: the label, the tokenizer's end of text, or any; "
+        "repeat for more.",
+    ),
+    click.option(
+        "--label-logits/--no-label-logits",
+        default=True,
+        show_default=True,
+        help="Whether to keep the label's logit and rank.",
+    ),
+)
+_NAMES = {
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+    "min_k": "--min-k",
+    "draws": "--draws",
+    "seed": "--seed",
+    "select_temperature": "--select-temperature",
+    "pins": "--pin",
+}
+_SELECTIONS = {
+    "topk": {"top_k", "pins"},
+    "topp": {"top_k", "top_p", "min_k", "select_temperature", "pins"},
+    "sampled": {"draws", "seed", "select_temperature"},
+    "hybrid": {"top_k", "draws", "seed", "select_temperature", "pins"},
+}
+"""Which options each selection has."""
+
+
+def parse_selection(options: Mapping[str, Any], tokenizer: Tokenizer) -> Selection:
+    """Return the selection; an option that it does not have is refused, not ignored.
+
+    Raises:
+        InputError: an option does not belong to the selection, or is not one.
+    """
+    from softtargets.capture import Draws, Hybrid, Sampled, TopK, TopP
+
+    kind = options["select"]
+    given = {name for name in _NAMES if options[name] not in (None, ())}
+    for name in sorted(given - _SELECTIONS[kind]):
+        having = [one for one, names in _SELECTIONS.items() if name in names]
+        raise InputError(
+            _NAMES[name],
+            expected=f"--select {' or '.join(having)} with it",
+            found=f"--select {kind}, which does not use it",
+            next_step="Leave it away, or choose another selection.",
+        )
+
+    def chosen(**names: str) -> dict[str, Any]:
+        return {own: options[name] for own, name in names.items() if name in given}
+
+    pins = _parse_pins(options["pins"], tokenizer)
+    draws = Draws(**chosen(num="draws", seed="seed", temperature="select_temperature"))
+    if kind == "topk":
+        return TopK(**chosen(k="top_k"), pins=pins)
+    if kind == "topp":
+        names = {"p": "top_p", "k_min": "min_k", "k": "top_k", "temperature": "select_temperature"}
+        return TopP(**chosen(**names), pins=pins)
+    if kind == "sampled":
+        return Sampled(draws=draws)
+    return Hybrid(**chosen(k="top_k"), draws=draws, pins=pins)
+
+
+def _parse_pins(names: Sequence[str], tokenizer: Tokenizer) -> Pins:
+    from softtargets.capture import Pins
+
+    ids = []
+    for name in names:
+        if name == "eos":
+            ids.append(_end_of_text(tokenizer))
+        elif name.isdecimal():
+            ids.append(int(name))
+        elif name != "label":
+            raise InputError(
+                "--pin",
+                expected="label, eos or the number of an id",
+                found=name,
+                next_step="Pass one of them.",
+            )
+    return Pins(ids=tuple(sorted(set(ids))), label="label" in names)
+
+
+def _end_of_text(tokenizer: Tokenizer) -> int:
+    found = tokenizer.end_of_text_id
+    if found is None:
+        raise InputError(
+            "--pin eos",
+            expected="a tokenizer with a token for the end of a text",
+            found="one without",
+            next_step="Pass the number of the id.",
+        )
+    return found
