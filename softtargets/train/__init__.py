@@ -1,5 +1,25 @@
 """Losses on sparse soft targets."""
 
-from softtargets.train.losses import distillation_loss, forward_kl
+from softtargets.train.divergences import (
+    JSD,
+    Divergence,
+    ForwardKL,
+    ReverseKL,
+    SkewKL,
+    SkewReverseKL,
+)
+from softtargets.train.fused import fused_distillation_loss
+from softtargets.train.losses import distillation_loss
+from softtargets.train.sparse import Tail
 
-__all__ = ["distillation_loss", "forward_kl"]
+__all__ = [
+    "JSD",
+    "Divergence",
+    "ForwardKL",
+    "ReverseKL",
+    "SkewKL",
+    "SkewReverseKL",
+    "Tail",
+    "distillation_loss",
+    "fused_distillation_loss",
+]

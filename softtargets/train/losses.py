@@ -1,18 +1,23 @@
 """Losses of a student against sparse soft targets.
 
-Shapes: B batch, L tokens, V vocabulary, K kept entries, N positions with a target.
+Shapes: B batch, L tokens, V vocabulary, D width of the hidden states, E entries, N positions with a
+target.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
 
 from softtargets.errors import InputError
-from softtargets.stream.batch import Batch
+from softtargets.stream.batch import Batch, BatchTargets
+from softtargets.train.divergences import Divergence, ForwardKL
+from softtargets.train.sparse import SparseTargets, Tail, choose_tail, sparse_targets
 
-_LARGEST_LOG_HEAD = -1e-7
-"""The student's head is taken to leave at least this much, so that log(1 - head) stays finite."""
+_FORWARD_KL = ForwardKL()
 
 
 def distillation_loss(
@@ -20,13 +25,17 @@ def distillation_loss(
     batch: Batch,
     temperature: float = 1.0,
     ce_weight: float = 0.0,
+    *,
+    divergence: Divergence = _FORWARD_KL,
+    tail: Tail | None = None,
+    confidence_power: float = 0.0,
+    num_targets: int | torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean over all targets of the batch, a scalar in nats.
 
-    (1 - ce_weight) * T^2 * KL(teacher || student) at temperature T
+    (1 - ce_weight) * T^2 * w * D(teacher, student) at temperature T
         + ce_weight * cross-entropy on the labels at temperature 1.
 
-    The divergence counts each kept entry and, as one more outcome, the tail; see `forward_kl`.
     The factor T^2 keeps the gradient's scale over temperatures (Hinton et al. 2015, section 2.1).
     A batch without a single target gives 0.
 
@@ -35,85 +44,153 @@ def distillation_loss(
         batch: what `collate` returned, on the same device.
         temperature: one of the store's grid.
         ce_weight: from 0 to 1.
+        divergence: D, for example `ReverseKL()` or `JSD(0.5)`.
+        tail: what stands for the ids that are not kept. "bucket": they are one more outcome, so
+            that the head is exact and the student shapes its tail itself. "sampled": the drawn ids
+            with their unbiased weights; the value is then a cross-entropy, see
+            `SparseTargets.losses`. "uniform": each has the same share. "label": the label has it
+            all. "renormalize": there is none, and the kept entries are scaled up, which is biased:
+            for comparison only. By default "sampled" if there are samples, else "bucket".
+        confidence_power: w = p^power, p the probability of the teacher's top entry at T: above 0
+            positions that the teacher is sure of weigh more, below 0 those that it is not.
+        num_targets: what the sum is divided by instead of the batch's own targets. Under gradient
+            accumulation pass the targets of all batches of an optimizer step (each batch's are
+            `batch["target_mask"].sum()`); under data parallelism, which averages gradients over
+            ranks, those of all ranks divided by the number of ranks. Then the gradient is that of
+            one large batch, however its targets are distributed.
 
     Raises:
-        InputError: shapes do not fit, the student's vocabulary is smaller than the teacher's, or
-            the weight is out of range.
+        InputError: shapes do not fit, the student's vocabulary is smaller than the teacher's, an
+            option is out of range, or divergence, tail and store do not go together.
         TemperatureError: the temperature is not in the store's grid.
     """
-    _check(student_logits, batch, ce_weight)
-    targets = batch.soft_targets(temperature)
-    places_N = targets.mask.flatten().nonzero()[:, 0]
-    logits_NV = student_logits.flatten(0, 1).index_select(0, places_N).float()
-    num_targets = max(1, len(places_N))
-    loss = logits_NV.new_zeros(())
-    if ce_weight < 1:
-        kl_N = forward_kl(
-            logits_NV if temperature == 1 else logits_NV / temperature,
-            targets.ids.flatten(0, 1)[places_N],
-            targets.logprobs.flatten(0, 1)[places_N],
-            targets.tail_logmass.flatten()[places_N],
+    shape = student_logits.shape
+    check_student(shape, shape[-1], batch, where="student_logits", last="V")
+    objective = make_objective(
+        batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets
+    )
+    logits_NV = student_logits.flatten(0, 1).index_select(0, objective.places_N).float()
+    return objective.loss(logits_NV)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What a student's logits at N positions are judged by; see `distillation_loss`."""
+
+    places_N: torch.Tensor
+    """Where the positions stand among the B L of the batch."""
+    labels_N: torch.Tensor
+    targets: SparseTargets
+    divergence: Divergence
+    temperature: float
+    weights_N: torch.Tensor | None
+    """Of each position's divergence; None when only labels count."""
+    ce_weight: float | torch.Tensor | None
+    """Of each position's cross-entropy; None when labels do not count."""
+
+    def __len__(self) -> int:
+        return len(self.places_N)
+
+    def rows(self, chosen: slice) -> Objective:
+        """Return the part of some positions; the losses of all parts sum to that of the whole."""
+        return replace(
+            self,
+            places_N=self.places_N[chosen],
+            labels_N=self.labels_N[chosen],
+            targets=self.targets.rows(chosen),
+            weights_N=None if self.weights_N is None else self.weights_N[chosen],
         )
-        loss = loss + (1 - ce_weight) * temperature**2 * kl_N.sum() / num_targets
-    if ce_weight > 0:
-        # A target at position t belongs to the label of token t + 1.
-        labels_N = batch["labels"].roll(-1, dims=1).flatten()[places_N]
-        ce = functional.cross_entropy(logits_NV, labels_N, reduction="sum")
-        loss = loss + ce_weight * ce / num_targets
-    return loss
+
+    def loss(self, logits_NV: torch.Tensor) -> torch.Tensor:
+        """Return the loss of float32 logits, a scalar."""
+        loss = logits_NV.new_zeros(())
+        if self.weights_N is not None:
+            scaled_NV = logits_NV if self.temperature == 1 else logits_NV / self.temperature
+            if self.targets.tail == "uniform":
+                losses_N = self.targets.dense_losses(self.divergence, scaled_NV)
+            else:
+                student_NE = scaled_NV.gather(1, self.targets.ids_NE)
+                logsumexp_N = scaled_NV.logsumexp(dim=1)
+                losses_N = self.targets.losses(self.divergence, student_NE, logsumexp_N)
+            loss = loss + (self.weights_N * losses_N).sum()
+        if self.ce_weight is not None:
+            ce = functional.cross_entropy(logits_NV, self.labels_N, reduction="sum")
+            loss = loss + self.ce_weight * ce
+        return loss
 
 
-def forward_kl(
-    scaled_logits_NV: torch.Tensor,
-    ids_NK: torch.Tensor,
-    logprobs_NK: torch.Tensor,
-    tail_logmass_N: torch.Tensor,
-) -> torch.Tensor:
-    """Return KL(teacher || student) [N] in nats over the kept entries and the tail as a bucket.
-
-    sum_K t log(t / s) + R_t log(R_t / R_s), where R_t and R_s are what the teacher and the student
-    leave outside the kept entries. It is a lower bound of the full divergence (the log-sum
-    inequality) and equal to it when every entry is kept. No vocabulary-sized tensor is made
-    beyond the gradient.
-
-    Args:
-        scaled_logits_NV: the student's logits divided by the temperature, float32.
-        ids_NK: kept ids.
-        logprobs_NK: the teacher's log-probabilities of them; -inf means not kept.
-        tail_logmass_N: log of the teacher's mass outside; -inf means none.
-    """
-    is_kept_NK = logprobs_NK > -torch.inf
-    student_NK = scaled_logits_NV.gather(1, ids_NK)
-    student_NK = student_NK - scaled_logits_NV.logsumexp(dim=1, keepdim=True)
-    log_ratio_NK = (logprobs_NK - student_NK).masked_fill(~is_kept_NK, 0)
-    head_N = (logprobs_NK.exp() * log_ratio_NK).sum(dim=1)
-    student_head_N = student_NK.masked_fill(~is_kept_NK, -torch.inf).logsumexp(dim=1)
-    student_tail_N = torch.log(-torch.expm1(student_head_N.clamp(max=_LARGEST_LOG_HEAD)))
-    has_tail_N = tail_logmass_N > -torch.inf
-    tail_ratio_N = (tail_logmass_N - student_tail_N).masked_fill(~has_tail_N, 0)
-    return head_N + tail_logmass_N.exp() * tail_ratio_N
-
-
-def _check(student_logits: torch.Tensor, batch: Batch, ce_weight: float) -> None:
-    expected = tuple(batch["input_ids"].shape)
-    if student_logits.ndim != 3 or tuple(student_logits.shape[:2]) != expected:
-        raise InputError(
-            "student_logits",
-            expected=f"shape [{expected[0]}, {expected[1]}, V], like the batch's input ids",
-            found=f"{list(student_logits.shape)}",
-            next_step="Pass the model's logits for batch['input_ids'], not shifted.",
-        )
-    if student_logits.shape[2] < batch["vocab_size"]:
-        raise InputError(
-            "student_logits",
-            expected=f"at least the teacher's vocabulary of {batch['vocab_size']} columns",
-            found=f"{student_logits.shape[2]}",
-            next_step="Give the student the teacher's tokenizer and vocabulary size.",
-        )
+def make_objective(
+    batch: Batch,
+    temperature: float,
+    ce_weight: float,
+    divergence: Divergence,
+    tail: Tail | None,
+    confidence_power: float,
+    num_targets: int | torch.Tensor | None,
+) -> Objective:
+    """Return what `distillation_loss` judges a student's logits by, with its arguments."""
     if not 0 <= ce_weight <= 1:
         raise InputError(
             "ce_weight",
             expected="a number from 0 to 1",
             found=f"{ce_weight}",
             next_step="0 is distillation alone, 1 is cross-entropy alone.",
+        )
+    tail = choose_tail(batch, tail, divergence)
+    targets = batch.soft_targets(temperature)
+    places_N = targets.mask.flatten().nonzero()[:, 0]
+    # A target at position t belongs to the label of token t + 1.
+    labels_N = batch["labels"].roll(-1, dims=1).flatten()[places_N]
+    number = max(1, len(places_N)) if num_targets is None else num_targets
+    weights_N = None
+    if ce_weight < 1:
+        weights_N = torch.ones(len(places_N), device=places_N.device)
+        weights_N *= (1 - ce_weight) * temperature**2 / number
+        if confidence_power != 0:
+            weights_N *= _confidence(targets, places_N) ** confidence_power
+    return Objective(
+        places_N=places_N,
+        labels_N=labels_N,
+        targets=sparse_targets(targets, places_N, labels_N, tail),
+        divergence=divergence,
+        temperature=temperature,
+        weights_N=weights_N,
+        ce_weight=ce_weight / number if ce_weight > 0 else None,
+    )
+
+
+def _confidence(targets: BatchTargets, places_N: torch.Tensor) -> torch.Tensor:
+    """Return the probability [N] of the teacher's top entry."""
+    if not targets.logprobs.shape[-1]:
+        raise InputError(
+            "confidence_power",
+            expected="targets with a head, whose first entry tells the teacher's confidence",
+            found="a store of samples",
+            next_step="Leave it away, or build the store with --select hybrid.",
+        )
+    return targets.logprobs[..., 0].flatten()[places_N].exp()
+
+
+def check_student(
+    shape: Sequence[int], num_ids: int, batch: Batch, *, where: str, last: str
+) -> None:
+    """Check that a student's output fits the batch, and its vocabulary the teacher's.
+
+    Raises:
+        InputError: it does not.
+    """
+    expected = tuple(batch["input_ids"].shape)
+    if len(shape) != 3 or tuple(shape[:2]) != expected:
+        raise InputError(
+            where,
+            expected=f"shape [{expected[0]}, {expected[1]}, {last}], like the batch's input ids",
+            found=f"{list(shape)}",
+            next_step="Pass what the model gives for batch['input_ids'], not shifted.",
+        )
+    if num_ids < batch["vocab_size"]:
+        raise InputError(
+            where,
+            expected=f"at least the teacher's vocabulary of {batch['vocab_size']} columns",
+            found=f"{num_ids}",
+            next_step="Give the student the teacher's tokenizer and vocabulary size.",
         )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,107 +10,10 @@ from torch.nn import functional
 from softtargets import collate, distillation_loss
 from softtargets.errors import InputError, TemperatureError
 from softtargets.stream import Batch
-from softtargets.train import forward_kl
+from softtargets.train import JSD, ForwardKL, ReverseKL, SkewKL
+from softtargets.train.sparse import SparseTargets
 from softtargets.window import Window
-from tests.windows import make_window, select_in_numpy
-
-
-def reference_kl(
-    teacher_NV: torch.Tensor, student_NV: torch.Tensor, ids_NK: torch.Tensor
-) -> torch.Tensor:
-    """The bucketed divergence by its definition, dense and in float64."""
-    t_NV, s_NV = teacher_NV.double().softmax(dim=1), student_NV.double().softmax(dim=1)
-    outside_NV = torch.ones_like(t_NV, dtype=torch.bool).scatter(1, ids_NK, False)
-    t_N1, s_N1 = ((p * outside_NV).sum(dim=1, keepdim=True) for p in (t_NV, s_NV))
-    t = torch.cat([t_NV.gather(1, ids_NK), t_N1], dim=1)
-    s = torch.cat([s_NV.gather(1, ids_NK), s_N1], dim=1)
-    return torch.where(t > 0, t * (t.clamp_min(1e-300).log() - s.clamp_min(1e-300).log()), 0).sum(1)
-
-
-def sparse(
-    teacher_NV: torch.Tensor, k: int, temperature: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    labels = np.zeros(len(teacher_NV), np.int64)
-    targets = select_in_numpy(teacher_NV.numpy(), labels, k, (temperature,))
-    return (
-        torch.from_numpy(targets.ids_TK).long(),
-        torch.from_numpy(targets.logprobs_TK(temperature)),
-        torch.from_numpy(targets.tail_logmass_T(temperature)),
-    )
-
-
-@pytest.mark.parametrize(
-    ("positions", "vocab_size", "k"),
-    [(1, 1, 1), (3, 2, 1), (4, 7, 7), (5, 7, 6), (17, 301, 1), (9, 301, 64), (2, 1000, 999)],
-)
-@pytest.mark.parametrize("scale", [0.0, 1.0, 6.0])
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-3)])
-def test_value_and_gradient_against_a_dense_reference(
-    positions: int, vocab_size: int, k: int, scale: float, dtype: torch.dtype, atol: float
-) -> None:
-    generator = torch.Generator().manual_seed(vocab_size * k)
-    teacher_NV = scale * torch.randn((positions, vocab_size), generator=generator)
-    student_NV = torch.randn((positions, vocab_size), generator=generator).to(dtype)
-    ids_NK, logprobs_NK, tail_N = sparse(teacher_NV, k)
-    x = student_NV.clone().requires_grad_()
-    found_N = forward_kl(x.float(), ids_NK, logprobs_NK, tail_N)
-    found_N.sum().backward()
-    y = student_NV.double().requires_grad_()
-    expected_N = reference_kl(teacher_NV, y, ids_NK)
-    expected_N.sum().backward()
-    torch.testing.assert_close(found_N.double(), expected_N, atol=2e-5, rtol=2e-5)
-    assert x.grad is not None
-    assert y.grad is not None
-    torch.testing.assert_close(x.grad.double(), y.grad, atol=atol, rtol=0.01)
-
-
-def test_the_gradient_is_the_one_in_the_literature() -> None:
-    """s_j - t_j on K; s_j (1 - R_t / R_s) off K."""
-    generator = torch.Generator().manual_seed(0)
-    teacher_NV = 3 * torch.randn((4, 50), generator=generator)
-    x = torch.randn((4, 50), generator=generator, requires_grad=True)
-    ids_NK, logprobs_NK, tail_N = sparse(teacher_NV, 6)
-    forward_kl(x, ids_NK, logprobs_NK, tail_N).sum().backward()
-    s_NV = x.detach().softmax(dim=1)
-    student_tail_N1 = 1 - s_NV.gather(1, ids_NK).sum(dim=1, keepdim=True)
-    expected_NV = s_NV * (1 - tail_N.exp()[:, None] / student_tail_N1)
-    expected_NV.scatter_(1, ids_NK, s_NV.gather(1, ids_NK) - logprobs_NK.exp())
-    torch.testing.assert_close(x.grad, expected_NV, atol=1e-5, rtol=1e-4)
-
-
-def test_a_lower_bound_that_rises_to_the_full_divergence() -> None:
-    generator = torch.Generator().manual_seed(1)
-    teacher_NV = 3 * torch.randn((20, 40), generator=generator)
-    student_NV = 2 * torch.randn((20, 40), generator=generator)
-    values = [forward_kl(student_NV, *sparse(teacher_NV, k)) for k in (1, 2, 5, 10, 20, 39, 40)]
-    for fewer, more in itertools.pairwise(values):
-        assert (more - fewer > -1e-5).all()
-    full_N = functional.kl_div(
-        student_NV.log_softmax(1), teacher_NV.log_softmax(1), reduction="none", log_target=True
-    ).sum(1)
-    torch.testing.assert_close(values[-1], full_N, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("case", ["mass 1", "peaked student", "-inf teacher", "-inf student"])
-def test_never_nan(case: str) -> None:
-    teacher_NV = torch.randn((3, 12), generator=torch.Generator().manual_seed(2))
-    student_NV = torch.zeros((3, 12))
-    if case == "mass 1":
-        teacher_NV[:, 0] = 500.0
-    elif case == "peaked student":
-        student_NV[:, 0] = 500.0
-        teacher_NV[:, 0] = 20.0
-    elif case == "-inf teacher":
-        teacher_NV[:, 2:] = -torch.inf
-    else:
-        # Ids the teacher gives no mass either: the student's padding, say.
-        teacher_NV[:, 9:] = student_NV[:, 9:] = -torch.inf
-    x = student_NV.requires_grad_()
-    loss = forward_kl(x, *sparse(teacher_NV, 4))
-    loss.sum().backward()
-    assert torch.isfinite(loss).all()
-    assert x.grad is not None
-    assert torch.isfinite(x.grad).all()
+from tests.windows import KINDS, make_window
 
 
 def windows_of(rng: np.random.Generator, *lengths: int) -> list[Window]:
@@ -136,12 +39,14 @@ def test_the_loss_is_the_mean_over_the_targets(
     for row, window in enumerate(windows):
         targets = window.targets
         for t in np.flatnonzero(window.mask_T):
-            kl = forward_kl(
-                logits[row, t][None] / temperature,
-                torch.from_numpy(targets.ids_TK[t][None]).long(),
-                torch.from_numpy(targets.logprobs_TK(temperature)[t][None]),
-                torch.from_numpy(targets.tail_logmass_T(temperature)[t][None]),
+            own = SparseTargets(
+                ids_NE=torch.from_numpy(targets.ids_TK[t][None]).long(),
+                log_targets_NE=torch.from_numpy(targets.logprobs_TK(temperature)[t][None]),
+                log_rest_N=torch.from_numpy(targets.tail_logmass_T(temperature)[t][None]),
+                tail="bucket",
             )
+            scaled = logits[row, t][None] / temperature
+            kl = own.losses(ForwardKL(), scaled.gather(1, own.ids_NE), scaled.logsumexp(1))
             label = torch.tensor([int(window.input_ids_L[t + 1])])
             ce = functional.cross_entropy(logits[row, t][None], label)
             values.append((1 - ce_weight) * temperature**2 * kl[0] + ce_weight * ce)
@@ -224,3 +129,111 @@ def test_options_out_of_range_are_refused(rng: np.random.Generator) -> None:
         distillation_loss(logits_for(batch), batch, ce_weight=1.5)
     with pytest.raises(TemperatureError, match=r"temperature 1\.5"):
         distillation_loss(logits_for(batch), batch, temperature=1.5)
+
+
+def test_drawn_ids_count_with_their_weights(rng: np.random.Generator) -> None:
+    """-sum t_hat log s: c / N without a head, exact entries and R c / N with one."""
+    for kind in ("sampled", "hybrid"):
+        windows = [make_window(rng, KINDS[kind], num_tokens=length)[0] for length in (5, 9)]
+        batch = collate(windows)
+        logits = logits_for(batch)
+        values = []
+        for row, window in enumerate(windows):
+            log_s_TV = logits[row].double().log_softmax(dim=1)
+            own = window.targets
+            assert own.samples is not None
+            at_S = np.repeat(np.arange(len(own)), own.samples.num_samples_T)
+            mass_T = own.tail_mass_TG[:, 0] if kind == "hybrid" else np.ones(len(own))
+            t_hat_TV = torch.zeros((len(own), 300), dtype=torch.float64)
+            shares_S = own.samples.counts_S / KINDS[kind].samples.num_draws * mass_T[at_S]  # type: ignore[union-attr]
+            t_hat_TV[at_S, own.samples.ids_S] = torch.from_numpy(shares_S).double()
+            head_TK = torch.from_numpy(np.exp(own.logprobs_TK())).double()
+            t_hat_TV.scatter_add_(1, torch.from_numpy(own.ids_TK).long(), head_TK)
+            torch.testing.assert_close(t_hat_TV.sum(1), torch.ones(len(own)).double())
+            values.append(-(t_hat_TV * log_s_TV[: len(own)]).sum(dim=1))
+        found = distillation_loss(logits, batch)
+        torch.testing.assert_close(found.double(), torch.cat(values).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_with_a_head_and_samples_the_tail_may_be_a_bucket(rng: np.random.Generator) -> None:
+    window, _ = make_window(rng, KINDS["hybrid"], num_tokens=9)
+    batch = collate([window])
+    logits = logits_for(batch)
+    bucket = distillation_loss(logits, batch, tail="bucket")
+    without = {name: value for name, value in batch.items() if not name.startswith("sample")}
+    assert torch.equal(bucket, distillation_loss(logits, Batch(without)))
+    # What is not linear in the teacher's probabilities takes the bucket by itself.
+    jsd = distillation_loss(logits, batch, divergence=JSD(0.5))
+    assert torch.equal(jsd, distillation_loss(logits, Batch(without), divergence=JSD(0.5)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("topk", {"tail": "sampled"}, "tail 'sampled': .* drawn from the teacher; found .* a head"),
+        ("sampled", {"tail": "bucket"}, "expected targets with a head of exact entries"),
+        ("sampled", {"divergence": JSD(0.5)}, "expected targets with a head of exact entries"),
+        ("sampled", {"divergence": SkewKL(), "tail": "sampled"}, "linear .*; found skew KL"),
+        ("hybrid", {"divergence": ReverseKL(), "tail": "sampled"}, "linear .*; found reverse KL"),
+        ("topk", {"divergence": ReverseKL(), "tail": "label"}, "infinite outside the kept entries"),
+        ("topk", {"divergence": JSD(1.0), "tail": "renormalize"}, "infinite outside the kept"),
+        ("sampled", {"confidence_power": 1.0}, "confidence_power: expected targets with a head"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    rng: np.random.Generator, kind: str, options: dict[str, Any], message: str
+) -> None:
+    batch = collate([make_window(rng, KINDS[kind])[0]])
+    with pytest.raises(InputError, match=message):
+        distillation_loss(logits_for(batch), batch, **options)
+
+
+def test_sure_positions_weigh_more_or_less(rng: np.random.Generator) -> None:
+    window, _ = make_window(rng, num_tokens=9)
+    batch = collate([window])
+    logits = logits_for(batch)
+    targets = batch.soft_targets()
+    masks = torch.eye(9, dtype=torch.bool)[:8, None]
+    each = torch.stack(
+        [distillation_loss(logits, Batch({**batch, "target_mask": mask})) for mask in masks]
+    )
+    top = targets.logprobs[0, :8, 0].exp()
+    for power in (2.0, -0.5):
+        found = distillation_loss(logits, batch, confidence_power=power)
+        torch.testing.assert_close(found, (top**power * each).mean())
+
+
+@pytest.mark.parametrize("ce_weight", [0.0, 0.4])
+def test_the_gradient_does_not_depend_on_how_targets_are_distributed(
+    rng: np.random.Generator, ce_weight: float
+) -> None:
+    """Accumulated over batches, and averaged over ranks as data parallelism does."""
+    windows = windows_of(rng, 12, 3, 5, 2)
+    windows[0].mask_T[3:] = False
+    whole = collate(windows)
+    logits = logits_for(whole)
+    distillation_loss(logits, whole, ce_weight=ce_weight).backward()
+    total = sum(int(window.mask_T.sum()) for window in windows)
+    parts = [slice(0, 1), slice(1, 4)]
+    for num_ranks in (1, 2):
+        grads = []
+        for part in parts:
+            batch = collate(windows[part])
+            own = logits.detach()[part, : batch["input_ids"].shape[1]].requires_grad_()
+            number = torch.tensor(total / num_ranks)
+            loss = distillation_loss(own, batch, ce_weight=ce_weight, num_targets=number)
+            loss.backward()
+            assert own.grad is not None
+            padding = (0, 0, 0, 12 - own.shape[1])
+            grads.append(functional.pad(own.grad, padding) / num_ranks)
+        torch.testing.assert_close(torch.cat(grads), logits.grad)
+    # The negative control: means of batches with different numbers of targets.
+    means = []
+    for part in parts:
+        batch = collate(windows[part])
+        own = logits.detach()[part, : batch["input_ids"].shape[1]].requires_grad_()
+        (distillation_loss(own, batch, ce_weight=ce_weight) / 2).backward()
+        assert own.grad is not None
+        means.append(functional.pad(own.grad, (0, 0, 0, 12 - own.shape[1])))
+    assert logits.grad is not None
+    assert (torch.cat(means) - logits.grad).norm() > 0.1 * logits.grad.norm()
