@@ -24,20 +24,21 @@ MAY_IMPORT = {
     "capture": BELOW_ALL | {"store"},
     "stream": BELOW_ALL | {"store"},
     "train": BELOW_ALL | {"store", "stream"},
-    "demo": BELOW_ALL | {"store", "capture", "stream", "train"},
-    "cli": BELOW_ALL | {"store", "capture", "stream", "train", "demo"},
+    "fidelity": BELOW_ALL | {"store", "capture", "stream", "train"},
+    "demo": BELOW_ALL | {"store", "capture", "stream", "train", "fidelity"},
+    "cli": BELOW_ALL | {"store", "capture", "stream", "train", "fidelity", "demo"},
     "__init__": BELOW_ALL | {"store", "stream", "train"},
     "__main__": {"cli"},
 }
 HOMES = {
-    "torch": {"capture", "stream", "train", "demo"},
-    "transformers": {"capture", "demo", "cli"},
+    "torch": {"capture", "stream", "train", "fidelity", "demo"},
+    "transformers": {"capture", "fidelity", "demo", "cli"},
     "huggingface_hub": {"capture"},
     "pyarrow": {"store", "capture"},
     "jsonschema": {"store"},
     "click": {"cli"},
     "rich": {"cli"},
-    "matplotlib": {"demo"},
+    "matplotlib": {"demo", "fidelity"},
 }
 
 

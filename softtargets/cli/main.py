@@ -14,6 +14,7 @@ from softtargets.cli.derive import (
     merge_command,
     split_command,
 )
+from softtargets.cli.fidelity import fidelity_command
 from softtargets.cli.info import info_command
 from softtargets.cli.plan import plan_command
 from softtargets.cli.verify import verify_command
@@ -42,6 +43,7 @@ for _command in (
     commit_command,
     verify_command,
     info_command,
+    fidelity_command,
     merge_command,
     split_command,
     filter_command,

@@ -82,7 +82,7 @@ def _num_tensors(objective: Objective) -> int:
     if objective.weights_N is None:
         return 1
     if objective.targets.tail == "uniform":
-        return 8
+        return 16
     return 1 if objective.temperature == 1 or objective.ce_weight is None else 2
 
 
@@ -123,6 +123,7 @@ class _HeadAndLoss(torch.autograd.Function):
                 weight_grad_VD.addmm_(grad_CV.T, hidden_CD)
             elif weight_grad_VD is not None:
                 weight_grad_VD += grad_CV.T @ hidden_CD
+            del logits_CV, grad_CV  # Else they live until the next chunk's have been made.
         if weight_grad_VD is not None:
             weight_grad_VD = weight_grad_VD.to(weight_VD.dtype)
         ctx.gradients = [hidden_grad_ND, weight_grad_VD, bias_grad_V]

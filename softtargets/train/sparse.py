@@ -5,7 +5,7 @@ Shapes: N positions with a target, E entries, V vocabulary, K kept entries, S sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -38,11 +38,11 @@ class SparseTargets:
 
     def rows(self, chosen: slice) -> SparseTargets:
         """Return some positions."""
-        return SparseTargets(
+        return replace(
+            self,
             ids_NE=self.ids_NE[chosen],
             log_targets_NE=self.log_targets_NE[chosen],
             log_rest_N=self.log_rest_N[chosen],
-            tail=self.tail,
         )
 
     def losses(
@@ -73,16 +73,23 @@ class SparseTargets:
 
     def dense_losses(self, divergence: Divergence, scaled_logits_NV: torch.Tensor) -> torch.Tensor:
         """Return the student's divergence [N] in nats when the tail is spread uniformly."""
-        num_ids = scaled_logits_NV.shape[1]
+        spread = replace(self, log_rest_N=self._log_rest(divergence))
+        log_t_NV = spread.log_dense(scaled_logits_NV.shape[1])
+        return divergence.terms(log_t_NV, scaled_logits_NV.log_softmax(dim=1)).sum(dim=1)
+
+    def log_dense(self, num_ids: int) -> torch.Tensor:
+        """Return the log-probabilities [N, V] of so many ids, the rest spread over all others.
+
+        That of a bucket is one reading of many: what is not kept is not known.
+        """
         is_entry_NE = self.log_targets_NE > -torch.inf
         num_others_N = (num_ids - is_entry_NE.sum(dim=1)).clamp(min=1)
-        share_N1 = (self._log_rest(divergence) - num_others_N.log())[:, None]
+        share_N1 = (self.log_rest_N - num_others_N.log())[:, None]
         log_t_NV = share_N1.expand(-1, num_ids).clone()
         # What is no entry stands at the place of the first, which is one, and is overwritten.
         ids_NE = torch.where(is_entry_NE, self.ids_NE, self.ids_NE[:, :1])
         own_NE = torch.where(is_entry_NE, self.log_targets_NE, self.log_targets_NE[:, :1])
-        log_t_NV.scatter_(1, ids_NE, own_NE)
-        return divergence.terms(log_t_NV, scaled_logits_NV.log_softmax(dim=1)).sum(dim=1)
+        return log_t_NV.scatter_(1, ids_NE, own_NE)
 
     def _log_rest(self, divergence: Divergence) -> torch.Tensor:
         if needs_mass_everywhere(divergence):

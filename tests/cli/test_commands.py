@@ -43,7 +43,8 @@ def test_every_command_and_every_option_has_help() -> None:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
     assert set(main.commands) == {
-        "build", "commit", "demo", "export", "filter", "info", "merge", "plan", "split", "verify"
+        "build", "commit", "demo", "export", "fidelity", "filter", "info", "merge", "plan", "split",
+        "verify",
     }  # fmt: skip
     assert run("--version").output.startswith("softtargets, version ")
 
@@ -262,3 +263,44 @@ def test_an_interrupted_build_says_so_to_other_commands(tmp_path: Path) -> None:
     (store.root / "manifest.json").unlink()
     (store.root / "work").mkdir()
     assert "found an unfinished build" in run("info", store.root).stderr
+
+
+def test_fidelity_of_a_teacher_and_of_its_store(
+    tmp_path: Path, build_arguments: list[str | Path], tiny_teacher: Path
+) -> None:
+    options = ["--only", "bias", "--only", "gradients", "--dtype", "float32"]
+    text = write_corpus(tmp_path / "text.jsonl", [f"{one} {n}" for n in range(9) for one in TEXTS])
+    found = run(
+        "fidelity", tiny_teacher, "--input", text, "--output", tmp_path / "of-teacher", *options
+    )
+    assert found.exit_code == 0
+    assert run(*build_arguments, "--select", "hybrid").exit_code == 0
+    of_store: list[str | Path] = ["fidelity", tmp_path / "store", "--teacher", tiny_teacher]
+    assert run(*of_store, "--output", tmp_path / "of-store", *options).exit_code == 0
+    for name in ("of-teacher", "of-store"):
+        data = json.loads((tmp_path / name / "fidelity.json").read_text())
+        assert {row["is_unbiased"] == (not row["is_meant_to_fail"]) for row in data["bias"]} == {
+            True
+        }
+        assert {row["num_positions"] for row in data["gradients"]} >= {64, 256}
+        assert "| draws | 200 |" in (tmp_path / name / "fidelity.md").read_text()
+        assert (tmp_path / name / "gradients.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["teacher"], "no store, without --teacher, without --input"),
+        (["store"], "a store, without --teacher, without --input"),
+        (["store", "--teacher", "t", "--input", "x"], "a store, with --teacher, with --input"),
+        (["teacher", "--teacher", "t"], "no store, with --teacher, without --input"),
+    ],
+)
+def test_fidelity_takes_a_store_or_a_teacher(
+    tmp_path: Path, arguments: list[str], found: str
+) -> None:
+    store = build_store(tmp_path).root
+    named = [str(store) if one == "store" else one for one in arguments]
+    result = run("fidelity", *named, "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert found in " ".join(result.output.split())

@@ -1,0 +1,179 @@
+"""The comparison of students: which targets, over which seeds, and how sure the result is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK
+from softtargets.fidelity.reconstruction import fit_to_budget
+from softtargets.fidelity.sample import TeacherSample, bytes_per_token
+from softtargets.fidelity.students import (
+    MEASURES,
+    Loss,
+    Recipe,
+    evaluate,
+    full_loss,
+    sparse_loss,
+    train_student,
+)
+from softtargets.targets import Float64
+from softtargets.train.sparse import Tail
+
+_RESAMPLES = 2000
+_DETECTABLE = 2.8
+"""Standard errors between two means that a test at 5% finds four times in five."""
+CE, ONLINE, HIDDEN = "cross-entropy", "full, online", "full, from hidden states"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One way to train students."""
+
+    name: str
+    group: str
+    """What it is compared within: a number of bytes, or of entries."""
+    bytes_per_token: float | None
+    """None when nothing is stored."""
+    loss: Loss | Sequence[Loss]
+
+    @property
+    def key(self) -> str:
+        """Return a name that no other arm has."""
+        return f"{self.group}: {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmResult:
+    """What the students of an arm have learned, means over seeds and held-out windows."""
+
+    name: str
+    group: str
+    bytes_per_token: float | None
+    measures: dict[str, float]
+    gap_closed: float
+    """Share of the way from plain cross-entropy to full distillation, in KL to the teacher."""
+    low: float
+    high: float
+    """95% bootstrap interval of that, over seeds and windows."""
+    detectable: float
+    """Smallest difference of that share from full distillation that would be seen."""
+
+
+def arms(
+    sample: TeacherSample, budget_sample: TeacherSample, budgets: Sequence[float], k: int
+) -> Iterator[Arm]:
+    """Yield the arms: the two ends, then every kind of target at equal bytes and at equal k."""
+    chosen: list[tuple[str, str, Selection, Tail]] = []
+    for budget in budgets:
+        group = f"{budget:g} bytes"
+        for kind in ("topk", "sampled", "hybrid"):
+            found = fit_to_budget(budget_sample, kind, budget)
+            if found is not None:
+                chosen += [(name, group, found[0], tail) for name, tail in _readings(found[0])]
+    equal: list[Selection] = [
+        TopK(k=k),
+        Sampled(draws=Draws(num=round(2.7 * k))),
+        Hybrid(k=k // 2, draws=Draws(num=k // 2)),
+    ]
+    for selection in equal:
+        chosen += [(name, f"{k} entries", selection, tail) for name, tail in _readings(selection)]
+    windows = sample.capture({str(one): one for _, _, one, _ in chosen})
+    labels = windows[str(equal[0])]
+    yield Arm(name=CE, group="", bytes_per_token=None, loss=sparse_loss(labels, "bucket", 1.0))
+    for is_online, name in ((True, ONLINE), (False, HIDDEN)):
+        loss = full_loss(sample, is_online=is_online)
+        yield Arm(name=name, group="", bytes_per_token=None, loss=loss)
+    for name, group, selection, tail in chosen:
+        own = windows[str(selection)]
+        size = bytes_per_token(own)
+        yield Arm(name=name, group=group, bytes_per_token=size, loss=sparse_loss(own, tail))
+
+
+def _readings(selection: Selection) -> list[tuple[str, Tail]]:
+    if isinstance(selection, TopK):
+        name = f"top {selection.k}"
+        return [(f"{name}, renormalised", "renormalize"), (f"{name}, bucket", "bucket")]
+    if isinstance(selection, Sampled):
+        return [(f"{selection.draws.num} draws", "sampled")]
+    assert isinstance(selection, Hybrid)
+    return [(f"top {selection.k} and {selection.draws.num} draws", "sampled")]
+
+
+def frozen_noise_arms(sample: TeacherSample, num_draws: int, num_epochs: int) -> list[Arm]:
+    """Return arms whose draws are the same in every epoch, and fresh in every epoch."""
+    selections: dict[str, Selection] = {
+        str(seed): Sampled(draws=Draws(num=num_draws, seed=seed)) for seed in range(num_epochs)
+    }
+    windows = sample.capture(selections)
+    losses = [sparse_loss(windows[name], "sampled") for name in selections]
+    size = bytes_per_token(windows["0"])
+    group = f"{num_epochs} epochs"
+    return [
+        Arm(name="cached draws", group=group, bytes_per_token=size, loss=losses[0]),
+        Arm(name="fresh draws", group=group, bytes_per_token=None, loss=losses),
+        Arm(
+            name=HIDDEN, group=group, bytes_per_token=None,
+            loss=full_loss(sample, is_online=False),
+        ),
+    ]  # fmt: skip
+
+
+def compare_students(
+    compared: Sequence[Arm],
+    sample: TeacherSample,
+    held_out: TeacherSample,
+    recipe: Recipe,
+    num_seeds: int,
+    *,
+    num_windows: int | None = None,
+    on_student: Callable[[str, int], None] = lambda *_: None,
+) -> dict[str, Float64]:
+    """Return the measures [S, W, M] of every arm's students, for S seeds, by group and name."""
+    found: dict[str, Float64] = {}
+    for arm in compared:
+        own = []
+        for seed in range(num_seeds):
+            student = train_student(sample, arm.loss, recipe, seed, num_windows)
+            own.append(evaluate(student, held_out))
+            on_student(arm.name, seed)
+        found[arm.key] = np.stack(own)
+    return found
+
+
+def judge(compared: Sequence[Arm], measured: dict[str, Float64]) -> list[ArmResult]:
+    """Return the results, with the share of the gap between the first two arms and its interval."""
+    rng = np.random.default_rng(0)
+    worst_SW, best_SW = (measured[arm.key][..., 1] for arm in compared[:2])
+    num_seeds, num_windows = worst_SW.shape
+    seeds_RS = rng.integers(num_seeds, size=(_RESAMPLES, num_seeds))
+    windows_RW = rng.integers(num_windows, size=(_RESAMPLES, num_windows))
+
+    def resampled(values_SW: Float64) -> Float64:
+        means_RS = np.stack([values_SW[:, chosen].mean(axis=1) for chosen in windows_RW])
+        chosen_RS: Float64 = np.take_along_axis(means_RS, seeds_RS, axis=1)
+        return np.asarray(chosen_RS.mean(axis=1))
+
+    worst_R, best_R = resampled(worst_SW), resampled(best_SW)
+    results = []
+    for arm in compared:
+        own_SWM = measured[arm.key]
+        own_R = resampled(own_SWM[..., 1])
+        shares_R = (worst_R - own_R) / (worst_R - best_R)
+        low, high = np.quantile(shares_R, [0.025, 0.975])
+        gap = worst_SW.mean() - best_SW.mean()
+        results.append(
+            ArmResult(
+                name=arm.name,
+                group=arm.group,
+                bytes_per_token=arm.bytes_per_token,
+                measures=dict(zip(MEASURES, own_SWM.mean(axis=(0, 1)).tolist(), strict=True)),
+                gap_closed=float((worst_SW.mean() - own_SWM[..., 1].mean()) / gap),
+                low=float(low),
+                high=float(high),
+                detectable=_DETECTABLE * float(shares_R.std()),
+            )
+        )
+    return results

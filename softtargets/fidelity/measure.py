@@ -1,0 +1,183 @@
+"""All measurements of one teacher and text, as tables, JSON and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from softtargets.capture.selection import Draws, Hybrid, Sampled, TopK
+from softtargets.capture.teacher import Teacher
+from softtargets.errors import InputError
+from softtargets.fidelity.arms import arms, compare_students, frozen_noise_arms, judge
+from softtargets.fidelity.gradients import compare_gradients, find_bias
+from softtargets.fidelity.reconstruction import Candidate, candidates, reconstruct
+from softtargets.fidelity.sample import TeacherSample
+from softtargets.fidelity.students import Recipe
+from softtargets.window import TokenWindow
+
+SECTIONS = ("reconstruction", "gradients", "bias", "students", "frozen-noise")
+BUDGETS = (18.0, 36.0, 80.0)
+EQUAL_ENTRIES = 12
+_BUDGET_WINDOWS = 16
+_HELD_OUT_SHARE = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How much is measured."""
+
+    reconstruction_positions: int
+    gradient_positions: int
+    steps: int
+    num_seeds: int
+    held_out_positions: int
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return how students are trained."""
+        return Recipe(steps=self.steps)
+
+
+QUICK = Setting(
+    reconstruction_positions=2048,
+    gradient_positions=4096,
+    steps=48,
+    num_seeds=3,
+    held_out_positions=2048,
+)
+LARGE = Setting(
+    reconstruction_positions=16_384,
+    gradient_positions=16_384,
+    steps=2000,
+    num_seeds=5,
+    held_out_positions=16_384,
+)
+
+
+def measure(
+    teacher: Teacher,
+    windows: Sequence[TokenWindow],
+    setting: Setting,
+    sections: Sequence[str] = SECTIONS,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Return the results by section; every one is a list of JSON objects.
+
+    Raises:
+        InputError: there is too little text.
+        TeacherError: the model cannot be run.
+    """
+    teacher.load()
+    results: dict[str, Any] = {}
+    if "reconstruction" in sections:
+        on_progress("reconstruction")
+        sample = _read(teacher, windows, setting.reconstruction_positions)
+        results["reconstruction"] = [
+            asdict(one) for one in reconstruct(sample, candidates(), (1.0, 2.0))
+        ]
+    if "gradients" in sections:
+        on_progress("gradients")
+        sample = _read(teacher, windows, setting.gradient_positions)
+        sizes = [64 * 4**power for power in range(5) if 64 * 4**power <= len(sample)]
+        found = compare_gradients(sample, _gradient_candidates(), sizes)
+        results["gradients"] = [asdict(one) for one in found]
+    if "bias" in sections:
+        on_progress("bias")
+        results["bias"] = [
+            asdict(one) | {"is_unbiased": one.is_unbiased}
+            for one in find_bias(_read(teacher, windows, 128))
+        ]
+    if "students" in sections or "frozen-noise" in sections:
+        results |= _measure_students(teacher, windows, setting, sections, on_progress)
+    return results
+
+
+def _measure_students(
+    teacher: Teacher,
+    windows: Sequence[TokenWindow],
+    setting: Setting,
+    sections: Sequence[str],
+    on_progress: Callable[[str], None],
+) -> dict[str, Any]:
+    num_held_out = max(1, len(windows) // _HELD_OUT_SHARE)
+    recipe = setting.recipe
+    train = windows[:-num_held_out][: recipe.steps * recipe.batch_size]
+    on_progress(f"the teacher's hidden states of {len(train)} windows")
+    sample = TeacherSample.read(teacher, train)
+    held_out = _read(teacher, windows[-num_held_out:], setting.held_out_positions)
+    results = {}
+
+    def on_student(name: str, seed: int) -> None:
+        on_progress(f"student {name}, seed {seed}")
+
+    if "students" in sections:
+        on_progress("targets at equal bytes")
+        budget_sample = TeacherSample.read(teacher, train[:_BUDGET_WINDOWS])
+        compared = list(arms(sample, budget_sample, BUDGETS, EQUAL_ENTRIES))
+        measured = compare_students(
+            compared, sample, held_out, recipe, setting.num_seeds, on_student=on_student
+        )
+        results["students"] = [asdict(one) for one in judge(compared, measured)]
+    if "frozen-noise" in sections:
+        found = []
+        for num_epochs in (1, 4, 8):
+            compared = frozen_noise_arms(sample, EQUAL_ENTRIES, num_epochs)
+            measured = compare_students(
+                compared, sample, held_out, recipe, setting.num_seeds,
+                num_windows=len(train) // num_epochs, on_student=on_student,
+            )  # fmt: skip
+            for arm in compared:
+                own = measured[arm.key].mean(axis=(0, 1))
+                spread = measured[arm.key].mean(axis=1).std(axis=0, ddof=1)
+                found.append(
+                    {
+                        "name": arm.name,
+                        "num_epochs": num_epochs,
+                        "kl": float(own[1]),
+                        "kl_deviation": float(spread[1]),
+                        "cross_entropy": float(own[0]),
+                    }
+                )
+        results["frozen-noise"] = found
+    return results
+
+
+def _read(teacher: Teacher, windows: Sequence[TokenWindow], most: int) -> TeacherSample:
+    """Return the first windows with so many targets."""
+    chosen, count = [], 0
+    for window in windows:
+        if count >= most:
+            break
+        chosen.append(window)
+        count += len(window.target_positions_T)
+    if count < 64:
+        raise InputError(
+            "fidelity",
+            expected="text of at least 64 targets",
+            found=f"{count}",
+            next_step="Pass more text with --input.",
+        )
+    return TeacherSample.read(teacher, chosen)
+
+
+def _gradient_candidates() -> tuple[Candidate, ...]:
+    found = []
+    for k in (16, 64):
+        for tail, name in (
+            ("bucket", "bucket"),
+            ("label", "label"),
+            ("renormalize", "renormalised"),
+        ):
+            found.append(Candidate(name=f"top {k}, {name}", selection=TopK(k=k), tail=tail))  # type: ignore[arg-type]
+    found += [
+        Candidate(name=f"{num} draws", selection=Sampled(draws=Draws(num=num)), tail="sampled")
+        for num in (32, 128)
+    ]
+    found += [
+        Candidate(
+            name=f"top {k} and {k} draws", selection=Hybrid(k=k, draws=Draws(num=k)), tail="sampled"
+        )
+        for k in (8, 16)
+    ]
+    return tuple(found)

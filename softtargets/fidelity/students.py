@@ -1,0 +1,212 @@
+"""Small students that differ in their targets alone, and what each has learned of held-out text.
+
+Shapes: B batch, L tokens, N positions with a target, V vocabulary, D width, W held-out windows,
+M measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from softtargets.fidelity.sample import TeacherSample
+from softtargets.stream.collate import collate
+from softtargets.targets import Float64
+from softtargets.train.fused import fused_distillation_loss
+from softtargets.train.sparse import Tail
+from softtargets.window import TokenWindow, Window
+
+MEASURES = ("cross-entropy", "KL to the teacher", "calibration error", "acceptance")
+"""Of a student on held-out text; acceptance is 1 less the total variation from the teacher, how
+often speculative decoding would accept the student's token."""
+_BINS = 15
+
+Loss = Callable[[PreTrainedModel, Sequence[int]], torch.Tensor]
+"""The loss of a student on some windows of the training sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How every student is trained."""
+
+    steps: int = 48
+    batch_size: int = 4
+    learning_rate: float = 3e-3
+    warmup_steps: int = 8
+    hidden_size: int = 128
+    num_layers: int = 2
+
+
+def make_student(vocab_size: int, hidden_size: int, num_layers: int) -> PreTrainedModel:
+    """Return a small Llama with random weights, its output head tied to its embeddings."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            intermediate_size=3 * hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
+    """Return the learning rate's factor: linear warm-up, then a cosine to zero."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))
+
+
+def train_student(
+    sample: TeacherSample,
+    loss: Loss | Sequence[Loss],
+    recipe: Recipe,
+    seed: int,
+    num_windows: int | None = None,
+) -> PreTrainedModel:
+    """Train a student from scratch; weights and batches depend on the seed alone.
+
+    Args:
+        sample: what it learns from.
+        loss: of a batch; if there are several, one for each epoch in turn.
+        recipe: how.
+        seed: of the weights and the order.
+        num_windows: only so many of the sample; their epochs repeat until the steps are done.
+    """
+    torch.manual_seed(seed)
+    vocab_size = sample.teacher.vocab_size
+    student = make_student(vocab_size, recipe.hidden_size, recipe.num_layers)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate)
+    rng = np.random.default_rng(seed)
+    losses = [loss] if callable(loss) else list(loss)
+    num_windows = num_windows or len(sample.windows)
+    order: list[int] = []
+    epoch = -1
+    for step in range(recipe.steps):
+        if len(order) < recipe.batch_size:
+            order, epoch = rng.permutation(num_windows).tolist(), epoch + 1
+        places, order = order[: recipe.batch_size], order[recipe.batch_size :]
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * learning_rate_factor(
+                step, recipe.steps, recipe.warmup_steps
+            )
+        losses[epoch % len(losses)](student, places).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return student
+
+
+def sparse_loss(windows: Sequence[Window], tail: Tail, ce_weight: float = 0.0) -> Loss:
+    """Return the loss on stored targets."""
+
+    def loss(student: PreTrainedModel, places: Sequence[int]) -> torch.Tensor:
+        batch = collate([windows[place] for place in places])
+        hidden_BLD = _hidden(student, batch["input_ids"])
+        weight_VD = student.get_output_embeddings().weight
+        return fused_distillation_loss(hidden_BLD, weight_VD, batch, tail=tail, ce_weight=ce_weight)
+
+    return loss
+
+
+def full_loss(sample: TeacherSample, *, is_online: bool) -> Loss:
+    """Return KL(teacher || student) over the whole vocabulary.
+
+    Online, the teacher reads the batch anew; else its hidden states are those of the sample.
+    """
+    ends = np.cumsum([len(window.target_positions_T) for window in sample.windows])
+
+    def loss(student: PreTrainedModel, places: Sequence[int]) -> torch.Tensor:
+        windows = [sample.windows[place] for place in places]
+        if is_online:
+            teacher_ND = TeacherSample.read(sample.teacher, windows).hidden_ND
+        else:
+            teacher_ND = torch.cat(
+                [
+                    sample.hidden_ND[ends[place] - len(window.target_positions_T) : ends[place]]
+                    for place, window in zip(places, windows, strict=True)
+                ]
+            )
+        # An inference tensor may not take part in a graph.
+        log_t_NV = sample.teacher.logits(teacher_ND).float().log_softmax(dim=1).clone()
+        ids_BL = _input_ids(windows)
+        hidden_ND = torch.cat(
+            [
+                hidden_LD[torch.from_numpy(window.target_positions_T).long()]
+                for window, hidden_LD in zip(windows, _hidden(student, ids_BL), strict=True)
+            ]
+        )
+        log_s_NV = student.get_output_embeddings()(hidden_ND).log_softmax(dim=1)
+        total = functional.kl_div(log_s_NV, log_t_NV, reduction="sum", log_target=True)
+        return total / len(hidden_ND)
+
+    return loss
+
+
+@torch.no_grad()
+def evaluate(student: PreTrainedModel, held_out: TeacherSample) -> Float64:
+    """Return the measures of every held-out window [W, M], as means over its targets.
+
+    The calibration error is that of all windows (15 bins of the top probability, Guo et al. 2017),
+    the same in each.
+    """
+    hidden_ND = torch.cat(
+        [
+            _hidden(student, _input_ids([window]))[0][
+                torch.from_numpy(window.target_positions_T).long()
+            ]
+            for window in held_out.windows
+        ]
+    )
+    head, labels_N = student.get_output_embeddings(), held_out.labels_N
+    parts = []
+    for rows, logits_CV in held_out.chunks():
+        log_t_CV = logits_CV.log_softmax(dim=1)
+        log_s_CV = head(hidden_ND[rows]).log_softmax(dim=1)
+        labels_C = labels_N[rows]
+        t_CV, s_CV = log_t_CV.exp(), log_s_CV.exp()
+        top_C = s_CV.max(dim=1)
+        parts.append(
+            torch.stack(
+                [
+                    -log_s_CV.gather(1, labels_C[:, None])[:, 0],
+                    (t_CV * (log_t_CV - log_s_CV)).sum(dim=1),
+                    1 - 0.5 * (t_CV - s_CV).abs().sum(dim=1),
+                    top_C.values,
+                    (top_C.indices == labels_C).float(),
+                ],
+                dim=1,
+            )
+        )
+    measured_N5 = torch.cat(parts).double().numpy()
+    lengths = [len(window.target_positions_T) for window in held_out.windows]
+    means_W5 = np.stack(
+        [part.mean(axis=0) for part in np.split(measured_N5, np.cumsum(lengths))[:-1]]
+    )
+    error = _calibration_error(measured_N5[:, 3], measured_N5[:, 4])
+    columns = [means_W5[:, 0], means_W5[:, 1], np.full(len(means_W5), error), means_W5[:, 2]]
+    return np.stack(columns, axis=1)
+
+
+def _calibration_error(confidence_N: Float64, is_right_N: Float64) -> float:
+    bins_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
+    gaps = np.bincount(bins_N, weights=confidence_N - is_right_N, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(confidence_N))
+
+
+def _hidden(student: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.Tensor:
+    # Padding stands to the right, where no target sees it.
+    decoder = student.get_decoder()
+    hidden_BLD: torch.Tensor = decoder(input_ids=input_ids_BL).last_hidden_state
+    return hidden_BLD
+
+
+def _input_ids(windows: Sequence[TokenWindow]) -> torch.Tensor:
+    rows = [torch.from_numpy(window.input_ids_L).long() for window in windows]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
