@@ -90,6 +90,8 @@ def _head_problems(store: Store, fast: bool) -> Iterator[Problem]:
     path = store.root / OUTPUT_HEAD_NAME
     if entry is None:
         return
+    if path.is_symlink():
+        yield Problem(where=str(path), expected="a file", found="a symbolic link")
     if fast:
         found = path.stat().st_size if path.is_file() else None
         if found != entry.num_bytes:

@@ -111,6 +111,10 @@ def test_a_file_that_is_cut_or_gone_is_noticed(tmp_path: Path, fast: bool) -> No
     store = make_store(tmp_path / "store")
     path = store.root / "head.parquet"
     content = path.read_bytes()
+    path.rename(tmp_path / "elsewhere.parquet")
+    path.symlink_to(tmp_path / "elsewhere.parquet")
+    assert [one.found for one in verify(store.root, fast=fast).problems] == ["a symbolic link"]
+    path.unlink()
     path.write_bytes(content[:-1])
     assert [one.where for one in verify(store.root, fast=fast).problems] == [str(path)]
     path.unlink()

@@ -164,6 +164,7 @@ def test_autocast_does_not_round_the_teacher(tmp_path: Path) -> None:
     head = OutputHead.of(store)
     hidden_ND = batch["hidden_states"].flatten(0, 1)
     expected = head.logits(hidden_ND)
+    assert expected.dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(head.logits(hidden_ND), expected)
         assert (hidden_ND @ head.weight_VD.T).dtype == torch.bfloat16
