@@ -60,8 +60,48 @@ class FeatureSchema:
     width: int
     rows: Literal["tokens", "targets", "window"]
     """One vector for each input token, for each target, or for the whole window."""
-    dtype: Literal["float16", "int8"]
+    dtype: Literal["float16", "int8", "bfloat16", "float32"]
     """With int8 every vector has a scale: its largest absolute value / 127."""
+
+    @property
+    def vector_bytes(self) -> int:
+        """Return the size of one vector, without its scale."""
+        return self.width * _DTYPE_BYTES[self.dtype]
+
+
+_DTYPE_BYTES = {"float16": 2, "int8": 1, "bfloat16": 2, "float32": 4}
+LAST_HIDDEN = "last_hidden"
+"""Name of the feature that an output head turns into logits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadWeightsSchema:
+    """The teacher's output head, whose weights lie in the store: hidden states to logits.
+
+    logits = hidden @ weight.T + bias, times `scale`, divided by `divisor`, soft-capped.
+    """
+
+    width: int
+    """Of the hidden states."""
+    dtype: Literal["bfloat16", "float16", "float32"]
+    """Number format of the weights, in which the teacher computes."""
+    sha256: str
+    """Of the weights' content, whatever file they lie in."""
+    bias: bool = False
+    """Whether the vocabulary's ids have a bias."""
+    scale: float = 1.0
+    divisor: float = 1.0
+    softcap: float | None = None
+    """c of c * tanh(logits / c); None when logits are not soft-capped."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form, without what changes nothing."""
+        none = {"bias": False, "scale": 1, "divisor": 1, "softcap": None}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in none or value != none[name]
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +128,8 @@ class TargetSchema:
     num_classes: int = 0
     """Width of the class logits; 0 when there are none."""
     features: tuple[FeatureSchema, ...] = ()
+    output_head: HeadWeightsSchema | None = None
+    """What the full distribution is recomputed with from the feature last_hidden."""
     label_ids: bool = False
     """Whether each target's label is stored; with next_token it is the next input id."""
     label_logits: bool = False
@@ -136,6 +178,10 @@ class TargetSchema:
             samples is None or samples.origin == "all" or head is not None,
         )
         yield (
+            f"a feature {LAST_HIDDEN} of each target, as wide and in the format of the output head",
+            self.output_head is None or self._has_hidden_states_for(self.output_head),
+        )
+        yield (
             "label ids only where the label is not the next input id",
             not (self.label_ids and self.predicts == "next_token"),
         )
@@ -144,6 +190,10 @@ class TargetSchema:
             "listed positions only where a target is about a token",
             self.positions == "all" or self.predicts != "window",
         )
+
+    def _has_hidden_states_for(self, head: HeadWeightsSchema) -> bool:
+        wanted = (LAST_HIDDEN, head.width, "targets", head.dtype)
+        return wanted in [(one.name, one.width, one.rows, one.dtype) for one in self.features]
 
     @property
     def has_top_logit(self) -> bool:
@@ -167,6 +217,7 @@ class TargetSchema:
         data: dict[str, Any] = asdict(self)
         data["temperatures"] = list(self.temperatures)
         data["features"] = list(data["features"])
+        data["output_head"] = None if self.output_head is None else self.output_head.to_dict()
         data["metadata"] = list(self.metadata)
         for part in (data["head"], data["samples"]):
             if part is not None and part["step"] is None:
@@ -190,6 +241,8 @@ class TargetSchema:
             parts["head"] = HeadSchema(**data["head"])
         if "samples" in data:
             parts["samples"] = SampleSchema(**data["samples"])
+        if "output_head" in data:
+            parts["output_head"] = HeadWeightsSchema(**data["output_head"])
         return cls(**parts)
 
     def describe(self) -> str:
@@ -204,6 +257,8 @@ class TargetSchema:
         if self.num_classes:
             parts.append(f"{self.num_classes} class logits")
         parts += [f"{one.name} [{one.width}] {one.dtype}" for one in self.features]
+        if self.output_head is not None:
+            parts.append("the output head")
         return ", ".join(parts)
 
 
@@ -215,4 +270,4 @@ def temperature_text(temperature: float) -> str:
 def feature_columns(feature: FeatureSchema) -> tuple[str, ...]:
     """Return the names of a feature's columns: its vectors and, for int8, their scales."""
     vectors = f"feature_{feature.name}"
-    return (vectors,) if feature.dtype == "float16" else (vectors, f"{vectors}_scale")
+    return (vectors, f"{vectors}_scale") if feature.dtype == "int8" else (vectors,)

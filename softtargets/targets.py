@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,15 @@ from softtargets.errors import TemperatureError
 
 Bool = npt.NDArray[np.bool_]
 UInt8 = npt.NDArray[np.uint8]
+UInt16 = npt.NDArray[np.uint16]
 Int8 = npt.NDArray[np.int8]
 Float16 = npt.NDArray[np.float16]
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+
+DType = Literal["bfloat16", "float16", "float32"]
+"""Number formats that teachers compute in."""
 
 
 def temperature_index(temperatures: tuple[float, ...], temperature: float) -> int:
@@ -139,3 +144,21 @@ class SoftTargets:
     def _tail_T(self, temperature: float) -> Float64:
         index = temperature_index(self.temperatures, temperature)
         return self.tail_mass_TG[:, index].astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadWeights:
+    """A teacher's output head: what makes logits of its last hidden states.
+
+    logits = hidden @ weight.T + bias, times `scale`, divided by `divisor`, and soft-capped; each
+    step rounded to `dtype`, as the teacher does.
+    """
+
+    weight_VD: Float32
+    bias_V: Float32 | None
+    dtype: DType
+    """The number format of the teacher, which holds all weights exactly."""
+    scale: float = 1.0
+    divisor: float = 1.0
+    softcap: float | None = None
+    """c of c * tanh(logits / c); None when logits are not soft-capped."""

@@ -16,7 +16,7 @@ Damage = Callable[[Path, random.Random], str]
 
 
 def flip_bytes(store: Path, rng: random.Random) -> str:
-    path = _any_shard(store, rng)
+    path = _any_file(store, rng)
     content = bytearray(path.read_bytes())
     for _ in range(rng.choice((1, 1, 1, 8, 64))):
         content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
@@ -25,14 +25,14 @@ def flip_bytes(store: Path, rng: random.Random) -> str:
 
 
 def cut_tail(store: Path, rng: random.Random) -> str:
-    path = _any_shard(store, rng)
+    path = _any_file(store, rng)
     content = path.read_bytes()
     path.write_bytes(content[: rng.randrange(len(content))])
     return path.name
 
 
 def fill_with_zeros(store: Path, rng: random.Random) -> str:
-    path = _any_shard(store, rng)
+    path = _any_file(store, rng)
     content = bytearray(path.read_bytes())
     start = rng.randrange(len(content))
     stop = min(len(content), start + rng.randint(1, 4096))
@@ -42,7 +42,7 @@ def fill_with_zeros(store: Path, rng: random.Random) -> str:
 
 
 def append(store: Path, rng: random.Random) -> str:
-    path = _any_shard(store, rng)
+    path = _any_file(store, rng)
     path.write_bytes(path.read_bytes() + rng.randbytes(rng.randint(1, 100)))
     return path.name
 
@@ -56,7 +56,7 @@ def swap_shards(store: Path, rng: random.Random) -> str:
 
 
 def remove_or_link(store: Path, rng: random.Random) -> str:
-    path = _any_shard(store, rng)
+    path = _any_file(store, rng)
     if rng.random() < 0.5:
         path.unlink()
     else:
@@ -138,8 +138,9 @@ DAMAGES: tuple[Damage, ...] = (
 )
 
 
-def _any_shard(store: Path, rng: random.Random) -> Path:
-    return rng.choice(sorted((store / "shards").iterdir()))
+def _any_file(store: Path, rng: random.Random) -> Path:
+    """Return a shard, or the file with the output head."""
+    return rng.choice([*sorted((store / "shards").iterdir()), *store.glob("head.parquet")])
 
 
 def _nudged(value: Any, rng: random.Random) -> Any:

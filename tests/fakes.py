@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from softtargets.capture import BuildConfig, Corpus, TopK, Windowing, build
 from softtargets.capture.records import Conversation
 from softtargets.store import Store
+from softtargets.targets import HeadWeights
 
 TEXTS = (
     "Alice was beginning to get very tired of sitting by her sister on the bank.",
@@ -88,6 +90,10 @@ class FakeTeacher:
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         return hidden_ND @ self._head_DV
+
+    def output_head(self) -> HeadWeights:
+        weight_VD = np.ascontiguousarray(self._head_DV.T.numpy())
+        return HeadWeights(weight_VD=weight_VD, bias_V=None, dtype="float32")
 
 
 def write_corpus(path: Path, texts: Sequence[str] = TEXTS) -> Path:

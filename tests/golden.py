@@ -17,20 +17,29 @@ import numpy as np
 
 from softtargets.kinds import TargetSchema
 from softtargets.store import Store
+from softtargets.store.output_head import encode_output_head
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.writer import StoreWriter
+from softtargets.targets import HeadWeights
 from softtargets.window import Window
-from tests.windows import KINDS, make_window
+from tests.windows import KINDS, make_head, make_window
 
 GOLDEN = Path(__file__).parent / "store" / "golden"
 NUM_TOKENS = ((2, 9, 5), (16, 3))
 """Lengths of the windows in each shard."""
 
 
-def write_store(directory: Path, schema: TargetSchema, windows: Iterable[list[Window]]) -> Store:
-    """Write windows, unit by unit, as a store of an invented teacher."""
+def write_store(
+    directory: Path,
+    schema: TargetSchema,
+    windows: Iterable[list[Window]],
+    head: HeadWeights | None = None,
+) -> Store:
+    """Write windows, unit by unit, as a store of an invented teacher, by default with its head."""
     counts = {"windows": 0, "tokens": 0}
     with StoreWriter.hold(directory, identity_of(schema)) as writer:
+        if schema.output_head is not None:
+            writer.write_output_head(encode_output_head(head or make_head()))
         unit = 0
         for unit, group in enumerate(windows):
             writer.write_unit(unit, group, {})
@@ -80,16 +89,22 @@ def make_store(directory: Path, kind: str) -> Store:
 
 
 def arrays_of(windows: Iterable[Window]) -> dict[str, np.ndarray]:
-    """Return everything a reader finds in windows: arrays by name, window after window."""
+    """Return everything a reader finds in windows or a store: arrays by name, end to end."""
     parts: dict[str, list[Any]] = {}
     for window in windows:
         for name, value in _arrays(window).items():
             if value is not None:
                 parts.setdefault(name, []).append(np.asarray(value))
-    return {
+    arrays = {
         name: np.stack(values) if values[0].ndim == 0 else np.concatenate(values)
         for name, values in parts.items()
     }
+    if isinstance(windows, Store) and windows.targets.output_head is not None:
+        head = windows.output_head()
+        arrays["output_head_weight"] = head.weight_VD
+        if head.bias_V is not None:
+            arrays["output_head_bias"] = head.bias_V
+    return arrays
 
 
 def _arrays(window: Window) -> Mapping[str, Any]:

@@ -39,9 +39,39 @@ def read_store(root: Path) -> dict[str, np.ndarray]:
             targets = from_version_1_0(targets)
         windows += [read_window(row, targets) for row in file.read().to_pylist()]
     names = windows[0]
-    return {
+    found = {
         name: np.concatenate([np.asarray(window[name]) for window in windows]) for name in names
     }
+    if "output_head" in identity["targets"]:
+        found |= read_output_head(root, manifest)
+    return found
+
+
+def read_output_head(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
+    content = (root / "head.parquet").read_bytes()
+    assert len(content) == manifest["output_head"]["num_bytes"]
+    assert hashlib.sha256(content).hexdigest() == manifest["output_head"]["sha256"]
+    targets = manifest["identity"]["targets"]
+    rows = pq.read_table(root / "head.parquet", page_checksum_verification=True).to_pylist()
+    assert len(rows) == targets["vocab_size"]
+    weights = b"".join(row["weight"] for row in rows)
+    digest = hashlib.sha256(weights)
+    found = {"output_head_weight": numbers(weights, targets["output_head"]["dtype"])}
+    found["output_head_weight"].shape = (len(rows), targets["output_head"]["width"])
+    if "bias" in targets["output_head"]:
+        found["output_head_bias"] = np.array([row["bias"] for row in rows], "<f4")
+        digest.update(found["output_head_bias"].tobytes())
+    assert digest.hexdigest() == targets["output_head"]["sha256"]
+    return found
+
+
+def numbers(content: bytes, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        return np.array([int(half) << 16 for half in np.frombuffer(content, "<u2")], "<u4").view(
+            "<f4"
+        )
+    stored = {"float16": "<f2", "int8": "i1", "float32": "<f4"}[dtype]
+    return np.frombuffer(content, stored).astype(np.float32)
 
 
 def from_version_1_0(targets: dict[str, Any]) -> dict[str, Any]:
@@ -85,8 +115,7 @@ def read_window(row: Row, targets: dict[str, Any]) -> Row:
         found["class_logits"] = classes.reshape(num_targets, targets["num_classes"])
     for feature in targets.get("features", []):
         name = f"feature_{feature['name']}"
-        dtype = {"float16": "<f2", "int8": "i1"}[feature["dtype"]]
-        vectors = np.array([np.frombuffer(one, dtype) for one in row[name]]).astype(np.float32)
+        vectors = np.array([numbers(one, feature["dtype"]) for one in row[name]])
         if feature["dtype"] == "int8":
             vectors *= np.array(row[f"{name}_scale"], np.float32)[:, None]
         found[name] = vectors

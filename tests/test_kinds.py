@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from softtargets.errors import InputError
-from softtargets.kinds import FeatureSchema, HeadSchema, SampleSchema, TargetSchema
+from softtargets.kinds import (
+    FeatureSchema,
+    HeadSchema,
+    HeadWeightsSchema,
+    SampleSchema,
+    TargetSchema,
+)
 from softtargets.packing import pack
 from softtargets.store.manifest import check_schema
 from tests.golden import identity_of
@@ -16,6 +23,9 @@ HEAD = HeadSchema(max_entries=8)
 DRAWS = SampleSchema(num_draws=4, origin="all", temperature=1.0)
 TAIL = SampleSchema(num_draws=4, origin="tail", temperature=1.0)
 LAYER = FeatureSchema(name="layer_1", width=2, rows="tokens", dtype="int8")
+
+HIDDEN = FeatureSchema(name="last_hidden", width=3, rows="targets", dtype="bfloat16")
+WEIGHTS = HeadWeightsSchema(width=3, dtype="bfloat16", sha256="e" * 64)
 
 
 def schema_of(**parts: Any) -> TargetSchema:
@@ -49,6 +59,12 @@ def test_the_json_form_follows_the_schema_and_comes_back(kind: str) -> None:
         ({"head": HEAD, "predicts": "token", "label_logits": True}, "only where there are labels"),
         ({"head": HEAD, "predicts": "window", "positions": "listed"}, "listed positions only"),
         ({"features": (LAYER, LAYER)}, "features whose columns differ"),
+        ({"head": HEAD, "output_head": WEIGHTS}, "a feature last_hidden of each target"),
+        ({"features": (LAYER,), "output_head": WEIGHTS}, "a feature last_hidden of each target"),
+        *[
+            ({"features": (replace(HIDDEN, **change),), "output_head": WEIGHTS}, "as wide and in")
+            for change in ({"width": 4}, {"rows": "tokens"}, {"dtype": "float32"})
+        ],
         (
             {
                 "features": (
@@ -88,4 +104,12 @@ def test_a_part_too_many_or_too_few_is_refused(
 def test_it_says_what_is_stored() -> None:
     assert KINDS["hybrid"].describe() == "top 8 logits within 0.03125 nat, 16 draws of the tail"
     assert KINDS["features-alone"].describe() == "last_hidden [16] float16"
+    described = KINDS["with-output-head"].describe()
+    assert described.endswith(", last_hidden [6] bfloat16, layer_1 [3] float32, the output head")
     assert KINDS["topk-lossless"].describe() == "top 8 logits lossless"
+
+
+def test_what_a_head_does_not_do_is_left_out() -> None:
+    assert WEIGHTS.to_dict() == {"width": 3, "dtype": "bfloat16", "sha256": "e" * 64}
+    every = replace(WEIGHTS, bias=True, scale=0.5, divisor=2.0, softcap=3.0)
+    assert set(every.to_dict()) - set(WEIGHTS.to_dict()) == {"bias", "scale", "divisor", "softcap"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from softtargets.kinds import FeatureSchema, HeadSchema, SampleSchema, TargetSchema
 from softtargets.packing import pack
-from softtargets.targets import Int32, Samples, SoftTargets
+from softtargets.store.output_head import describe_output_head
+from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets
 from softtargets.window import TokenWindow, Window, hash_window
 
 
@@ -27,9 +30,38 @@ def topk_schema(
     )
 
 
+def head_schema(head: HeadWeights, k: int = 8) -> TargetSchema:
+    """Return what `softtargets build --hidden-states` makes with a teacher that has this head."""
+    described = describe_output_head(head)
+    hidden = FeatureSchema(
+        name="last_hidden", width=described.width, rows="targets", dtype=described.dtype
+    )
+    return replace(
+        topk_schema(k, vocab_size=len(head.weight_VD)), features=(hidden,), output_head=described
+    )
+
+
 def _schema(**parts: object) -> TargetSchema:
     defaults = {"vocab_size": 300, "tokenizer_vocab_size": 300, "temperatures": (1.0, 2.0)}
     return TargetSchema(**{**defaults, **parts})  # type: ignore[arg-type]
+
+
+def as_bfloat16(values: Float32) -> Float32:
+    """Return numbers with their lower half cut away."""
+    return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def make_head(vocab_size: int = 300, width: int = 6) -> HeadWeights:
+    """Return an output head in bfloat16 that does everything a head may do."""
+    rng = np.random.default_rng(0)
+    return HeadWeights(
+        weight_VD=as_bfloat16(rng.standard_normal((vocab_size, width)).astype(np.float32)),
+        bias_V=as_bfloat16(rng.standard_normal(vocab_size).astype(np.float32)),
+        dtype="bfloat16",
+        scale=0.75,
+        divisor=6.0,
+        softcap=0.5,
+    )
 
 
 _HEAD = HeadSchema(max_entries=8)
@@ -70,6 +102,15 @@ KINDS = {
         features=(FeatureSchema(name="last_hidden", width=16, rows="targets", dtype="float16"),)
     ),
     "with-metadata": _schema(head=_HEAD, metadata=("language", "url")),
+    "with-output-head": _schema(
+        head=_HEAD,
+        features=(
+            FeatureSchema(name="last_hidden", width=6, rows="targets", dtype="bfloat16"),
+            FeatureSchema(name="layer_1", width=3, rows="tokens", dtype="float32"),
+        ),
+        output_head=describe_output_head(make_head()),
+        label_logits=True,
+    ),
 }
 """One schema for every kind of target that the format knows."""
 
@@ -171,11 +212,13 @@ def make_targets(
         label_rank_T=chosen.label_rank_T if schema.label_logits else None,
         samples=_draw(rng, logits_TV, chosen.ids_TK, schema),
         class_logits_TC=class_logits_TC,
-        features={
-            one.name: rng.standard_normal((num_rows[one.rows], one.width)).astype(np.float32)
-            for one in schema.features
-        },
+        features={one.name: _vectors(rng, num_rows[one.rows], one) for one in schema.features},
     )
+
+
+def _vectors(rng: np.random.Generator, num_rows: int, feature: FeatureSchema) -> Float32:
+    values_RD = rng.standard_normal((num_rows, feature.width)).astype(np.float32)
+    return as_bfloat16(values_RD) if feature.dtype == "bfloat16" else values_RD
 
 
 def select_in_numpy(

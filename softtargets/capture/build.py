@@ -26,12 +26,14 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import run_queue
 from softtargets.capture.windows import Windowing
 from softtargets.capture.workers import Job, run_workers
-from softtargets.errors import InputError, StoreError
-from softtargets.kinds import TargetSchema
+from softtargets.errors import InputError, StoreError, TeacherError
+from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema
 from softtargets.store import Store
+from softtargets.store.output_head import describe_output_head, encode_output_head
 from softtargets.store.schema import Compression
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.writer import StoreWriter, read_request
+from softtargets.targets import HeadWeights
 
 _POLL_SECONDS = 1
 
@@ -49,6 +51,9 @@ class BuildConfig:
     """Whether logits are kept in steps of 1/16 nat or lossless."""
     label_logits: bool = True
     """Whether the label's logit and rank are kept."""
+    hidden_states: bool = False
+    """Whether the teacher's last hidden states and its output head are kept too, from which the
+    full distribution is recomputed."""
     compression: Compression = "zstd"
     unit_tokens: int = 65_536
     """Tokens after which a unit, and so a shard, ends; what a crash can cost."""
@@ -95,7 +100,8 @@ def build(
         StoreError, IdentityError, BusyError: the output directory is taken, or cannot be written;
             or units failed three times, and all others are done.
     """
-    identity = describe_build(config, teacher)
+    head = read_output_head(config, teacher)
+    identity = describe_build(config, teacher, head)
     with StoreWriter.hold(config.output, identity) as writer:
         if writer.is_complete:
             store = Store.open(config.output)
@@ -103,7 +109,7 @@ def build(
             return BuildResult(
                 store=store, num_units=num_units, num_units_before=num_units, was_complete=True
             )
-        plan = _plan(config, teacher, writer)
+        plan = _plan(config, teacher, writer, head)
         done_before = len(writer.recorded())
         _run(config, teacher, writer, plan, on_progress)
         writer.commit(len(plan.units), plan.teacher, plan.corpus)
@@ -134,13 +140,14 @@ def build_range(
         StoreError, IdentityError, BusyError: the output directory is taken by another store or a
             whole build, or cannot be written; or units failed three times.
     """
-    identity = describe_build(config, teacher)
+    head = read_output_head(config, teacher)
+    identity = describe_build(config, teacher, head)
     with StoreWriter.join(config.output, identity) as writer:
         if writer.is_complete:
             num_units = len(Store.open(config.output).manifest.shards)
             return RangeResult(num_units=num_units, num_done=num_units)
         with writer.planning():
-            plan = _plan(config, teacher, writer)
+            plan = _plan(config, teacher, writer, head)
         num_units = len(plan.units)
         if not 0 <= start < (num_units if stop is None else stop) <= num_units:
             raise InputError(
@@ -175,14 +182,39 @@ def commit(output: Path) -> Store:
     return Store.open(output)
 
 
-def _plan(config: BuildConfig, teacher: Teacher, writer: StoreWriter) -> Plan:
+def read_output_head(config: BuildConfig, teacher: Teacher) -> HeadWeights | None:
+    """Return the teacher's output head, which loads it; None when it is not to be stored.
+
+    Raises:
+        TeacherError: the teacher cannot be loaded, or its head cannot be stored.
+    """
+    if not config.hidden_states:
+        return None
+    # Beside workers, which load their own, this one is dropped again.
+    loaded = teacher.for_worker(0) if config.workers > 1 else teacher
+    loaded.load()
+    return loaded.output_head()
+
+
+def _plan(
+    config: BuildConfig, teacher: Teacher, writer: StoreWriter, head: HeadWeights | None
+) -> Plan:
+    if head is not None:
+        writer.write_output_head(encode_output_head(head))
     return read_plan(writer.work) or make_plan(
         config.corpus, config.windowing, teacher, config.unit_tokens, writer.work
     )
 
 
-def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
+def describe_build(
+    config: BuildConfig, teacher: Teacher, head: HeadWeights | None = None
+) -> dict[str, Any]:
     """Return the identity of what would be built: everything that decides its content.
+
+    Args:
+        config: of the build.
+        teacher: that it runs; it need not be loaded.
+        head: what `read_output_head` returned.
 
     Raises:
         InputError: an option is out of range.
@@ -208,6 +240,7 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
         temperatures=temperatures,
         **schema_parts(config.selection, config.values, temperatures),
         label_logits=config.label_logits,
+        **_hidden_state_parts(head, teacher),
         positions="listed" if config.corpus.lists_positions else "all",
         metadata=config.corpus.metadata_fields,
     )
@@ -225,6 +258,24 @@ def describe_build(config: BuildConfig, teacher: Teacher) -> dict[str, Any]:
         "unit_tokens": config.unit_tokens,
         "compression": config.compression,
     }
+
+
+def _hidden_state_parts(head: HeadWeights | None, teacher: Teacher) -> dict[str, Any]:
+    """Return hidden states and output head of the store's schema."""
+    if head is None:
+        return {}
+    if len(head.weight_VD) != teacher.vocab_size:
+        raise TeacherError(
+            teacher.name,
+            expected=f"an output head of {teacher.vocab_size:,} rows, as its configuration says",
+            found=f"{len(head.weight_VD):,}",
+            next_step="Correct vocab_size in the model's config.json.",
+        )
+    described = describe_output_head(head)
+    feature = FeatureSchema(
+        name=LAST_HIDDEN, width=described.width, rows="targets", dtype=described.dtype
+    )
+    return {"features": (feature,), "output_head": described}
 
 
 def _run(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from softtargets.capture.build import BuildConfig, describe_build
+from softtargets.capture.build import BuildConfig, describe_build, read_output_head
 from softtargets.capture.plan import SOME_WINDOW, read_windows
 from softtargets.capture.score import Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
@@ -36,6 +36,8 @@ class Estimate:
     sample_tokens: int
     bytes_per_token: float
     """Size of the sample's shard."""
+    head_bytes: int
+    """Size of the teacher's output head, if it is stored."""
     tokens_per_second: float
     """Of scoring, packing and encoding the sample; without what loads the teacher."""
     online_tokens_per_second: float
@@ -45,7 +47,7 @@ class Estimate:
     @property
     def num_bytes(self) -> float:
         """Return the size of the store."""
-        return self.bytes_per_token * self.corpus["tokens"]
+        return self.bytes_per_token * self.corpus["tokens"] + self.head_bytes
 
     @property
     def hours(self) -> float:
@@ -79,7 +81,7 @@ def estimate(
             found=str(sample_windows),
             next_step="16 tell enough.",
         )
-    identity = describe_build(config, teacher)
+    identity = describe_build(config, teacher, read_output_head(config, teacher))
     counts: Counter[str] = Counter()
     num_units, sample = _read(config, teacher, counts, sample_windows, np.random.default_rng(seed))
     targets = TargetSchema.from_dict(identity["targets"])
@@ -102,6 +104,9 @@ def estimate(
         sample_windows=len(sample),
         sample_tokens=num_tokens,
         bytes_per_token=len(content) / num_tokens,
+        head_bytes=0
+        if targets.output_head is None
+        else targets.vocab_size * targets.features[0].vector_bytes,
         tokens_per_second=num_tokens / seconds,
         online_tokens_per_second=num_tokens / online_seconds,
     )

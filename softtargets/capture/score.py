@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -205,7 +205,11 @@ class Scorer:
                         label_logits=self._targets.label_logits,
                     )
                 )
-        return Selected.concatenate(parts)
+        selected = Selected.concatenate(parts)
+        if self._targets.output_head is None:
+            return selected
+        # On the host, as those of a whole unit wait for its end.
+        return replace(selected, hidden_ND=hidden_ND.cpu())
 
     def _uniforms(self, segments: Sequence[Segment]) -> torch.Tensor | None:
         """Return the numbers [N, D] that decide what is drawn; None when nothing is."""

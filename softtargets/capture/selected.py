@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from softtargets.errors import TeacherError
-from softtargets.kinds import TargetSchema
+from softtargets.kinds import LAST_HIDDEN, TargetSchema
 from softtargets.packing.targets import num_draws
 from softtargets.targets import Float32, Int32, Samples, SoftTargets
 
@@ -29,6 +29,8 @@ class Selected:
     label_rank_N: torch.Tensor | None = None
     drawn_ids_ND: torch.Tensor | None = None
     drawn_logits_ND: torch.Tensor | None = None
+    hidden_ND: torch.Tensor | None = None
+    """The last hidden states, in the teacher's number format."""
 
     def cpu(self) -> Selected:
         """Return the targets on the host."""
@@ -52,7 +54,8 @@ class Selected:
         """Check that the teacher gave numbers.
 
         Raises:
-            TeacherError: a logit was NaN or infinity, or a position had none above -inf.
+            TeacherError: a logit was NaN or infinity, or a position had none above -inf; or a
+                hidden state that is to be stored was not finite.
         """
         sums_NG = self.tail_mass_NG if self.logsumexp_NG is None else self.logsumexp_NG
         if not sums_NG.isfinite().all():
@@ -60,6 +63,13 @@ class Selected:
                 "logits",
                 expected="numbers, and at least one above -inf at every position",
                 found="NaN, infinity or nothing but -inf",
+                next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
+            )
+        if self.hidden_ND is not None and not self.hidden_ND.isfinite().all():
+            raise TeacherError(
+                "hidden states",
+                expected="finite numbers",
+                found="NaN or infinity",
                 next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
             )
 
@@ -84,6 +94,9 @@ class Selected:
             label_logit_T=None if self.label_logit_N is None else self.label_logit_N.numpy(),
             label_rank_T=None if self.label_rank_N is None else self.label_rank_N.numpy(),
             samples=self._samples(schema, tail_mass_TG),
+            features={}
+            if self.hidden_ND is None
+            else {LAST_HIDDEN: self.hidden_ND.float().numpy()},
         )
 
     def _samples(self, schema: TargetSchema, tail_mass_TG: Float32) -> Samples | None:

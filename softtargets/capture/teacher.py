@@ -8,19 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from softtargets.capture.head import find_head, random_hidden_states
 from softtargets.capture.tokenizer import Tokenizer, TransformersTokenizer
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.files import hash_bytes, hash_file
+from softtargets.targets import DType, HeadWeights
 
 _WEIGHTS = ("*.safetensors", "*.bin")
-DType = Literal["bfloat16", "float16", "float32"]
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _CHECKED_TOKENS = 8
 _KEPT_KERNELS = "64"
@@ -72,6 +73,10 @@ class Teacher(Protocol):
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Return the logits [N, V] of hidden states, in the teacher's number format."""
+        ...
+
+    def output_head(self) -> HeadWeights:
+        """Return the weights that make these logits; asked for only to be stored."""
         ...
 
 
@@ -249,6 +254,27 @@ class TransformersTeacher:
             del decoder.forward
         logits_NV: torch.Tensor = logits_1NV[0]
         return logits_NV
+
+    @torch.inference_mode()
+    def output_head(self) -> HeadWeights:
+        """Return the weights of the model's head, and what it does to the logits after it.
+
+        Raises:
+            TeacherError: other logits follow from them than the model's own.
+        """
+        head = find_head(self._model)
+        if head is not None and head.weight_VD.dtype == getattr(torch, self.config.dtype):
+            hidden_ND = random_hidden_states(head).to(self.device)
+            with self._running("a head that can be run", next_step="Leave --hidden-states away."):
+                own_NV = self.logits(hidden_ND)
+            if own_NV.dtype == hidden_ND.dtype and torch.equal(head.logits(hidden_ND), own_NV):
+                return head.numpy(self.config.dtype)
+        raise TeacherError(
+            self.name,
+            expected="logits that are hidden @ weight.T + bias, scaled and soft-capped",
+            found=f"others from {type(self._model).__name__}",
+            next_step="This architecture's head cannot be stored: leave --hidden-states away.",
+        )
 
     @torch.inference_mode()
     def _check_head(self, input_ids_1L: torch.Tensor) -> None:

@@ -129,6 +129,12 @@ _OPTIONS = (
         help="Logits in steps of 1/16 nat, or lossless.",
     ),
     click.option(
+        "--hidden-states",
+        is_flag=True,
+        help="Also keep the teacher's last hidden states and its output head, from which the full "
+        "distribution is recomputed at any temperature.",
+    ),
+    click.option(
         "--compression",
         type=click.Choice(["zstd", "lz4"]),
         default="zstd",
@@ -194,6 +200,7 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
         temperatures=options["temperatures"],
         values=options["values"],
         label_logits=options["label_logits"],
+        hidden_states=options["hidden_states"],
         compression=options["compression"],
         unit_tokens=options["unit_tokens"],
         batch_tokens=options["batch_tokens"],

@@ -1,4 +1,7 @@
-"""Hidden-state features in their compact form: float16, or int8 with a scale for each vector."""
+"""Hidden-state features in their compact form: plain numbers, or int8 with a scale for each vector.
+
+numpy has no bfloat16: such a number is kept as the upper half of a float32, which it is.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,64 @@ import numpy as np
 
 from softtargets.errors import InputError
 from softtargets.kinds import FeatureSchema
-from softtargets.targets import Float16, Float32, Int8
+from softtargets.targets import Float16, Float32, Int8, UInt16
 
 LARGEST_INT8 = 127
+STORED_AS = {"float16": "<f2", "int8": "<i1", "bfloat16": "<u2", "float32": "<f4"}
+"""How numpy reads the stored form of each number format."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedFeature:
     """R vectors of width D as they are stored."""
 
-    values_RD: Float16 | Int8
+    values_RD: Float16 | Float32 | Int8 | UInt16
+    """UInt16 are the upper halves of float32 numbers: bfloat16."""
     scale_R: Float32 | None
-    """What int8 values are multiplied with; None for float16."""
+    """What int8 values are multiplied with; None for all others."""
 
     def unpack(self) -> Float32:
         """Return the vectors [R, D]."""
-        values_RD: Float32 = self.values_RD.astype(np.float32)
+        values_RD = unpack_numbers(self.values_RD)
         return values_RD if self.scale_R is None else values_RD * self.scale_R[:, None]
+
+
+def unpack_numbers(values: Float16 | Float32 | Int8 | UInt16) -> Float32:
+    """Return numbers of any stored form, exactly."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def pack_bfloat16(values: Float32, where: str) -> UInt16:
+    """Return the upper halves of float32 numbers.
+
+    Raises:
+        InputError: the lower half of one is not zero, so that it is no bfloat16.
+    """
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    is_wider = (bits & 0xFFFF) != 0
+    if is_wider.any():
+        raise InputError(
+            where,
+            expected="numbers that bfloat16 holds exactly",
+            found=f"{values.flat[is_wider.argmax()]:.9g}",
+            next_step="Pass what a model in bfloat16 gave, or store it as float32.",
+        )
+    return (bits >> 16).astype(np.uint16)
 
 
 def pack_feature(values_RD: Float32, schema: FeatureSchema) -> PackedFeature:
     """Return vectors in compact form.
 
     An int8 value is off by at most half its vector's scale, which is the largest absolute value
-    of the vector / 127; a float16 one by the rounding of float16. Where that scale would be below
-    float32's smallest normal number (values below 1.5e-36), the vector is stored as zeros.
+    of the vector / 127; a float16 one by the rounding of float16; others are exact. Where that
+    scale would be below float32's smallest normal number (values below 1.5e-36), the vector is
+    stored as zeros.
 
     Raises:
-        InputError: the vectors are of another width, not finite, or too large for float16.
+        InputError: the vectors are of another width, not finite, too large for float16, or no
+            bfloat16 numbers.
     """
     where = f"feature {schema.name}"
     if values_RD.ndim != 2 or values_RD.shape[1] != schema.width:
@@ -55,8 +88,10 @@ def pack_feature(values_RD: Float32, schema: FeatureSchema) -> PackedFeature:
             next_step="Store the feature as int8, which has a scale for each vector; where it is "
             "no number, the model's weights are damaged.",
         )
-    if schema.dtype == "float16":
-        return PackedFeature(values_RD=values_RD.astype(np.float16), scale_R=None)
+    if schema.dtype == "bfloat16":
+        return PackedFeature(values_RD=pack_bfloat16(values_RD, where), scale_R=None)
+    if schema.dtype != "int8":
+        return PackedFeature(values_RD=values_RD.astype(schema.dtype), scale_R=None)
     scale_R = (largest_R / LARGEST_INT8).astype(np.float32)
     # Below the smallest normal number a scale is too coarse to divide by; such vectors are zero.
     scale_R[scale_R < np.finfo(np.float32).tiny] = 0

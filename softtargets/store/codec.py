@@ -17,6 +17,7 @@ import pyarrow as pa
 from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema, feature_columns
 from softtargets.packing import PackedFeature, PackedHead, PackedSamples, PackedTargets
+from softtargets.packing.features import STORED_AS
 from softtargets.store.schema import METADATA_PREFIX, columns_of, grid_columns, id_columns
 from softtargets.window import TokenWindow, Window
 
@@ -150,7 +151,7 @@ def _packed(cells: Mapping[str, Array], grid_TG: Array, targets: TargetSchema) -
     for feature in targets.features:
         values, *scale = (cells[name] for name in feature_columns(feature))
         features[feature.name] = PackedFeature(
-            values_RD=values.view("<f2" if feature.dtype == "float16" else "i1"),
+            values_RD=values.view(STORED_AS[feature.dtype]),
             scale_R=scale[0] if scale else None,
         )
     classes = cells.get("class_logits")

@@ -13,6 +13,7 @@ from typing import Any
 
 from softtargets.errors import InputError
 from softtargets.store.manifest import check_identity
+from softtargets.store.output_head import read_head_file
 from softtargets.store.store import Store
 from softtargets.store.writer import StoreWriter
 from softtargets.window import Window, cut_windows
@@ -54,7 +55,7 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
     windows = (
         window for number, store in enumerate(stores) for window in store if is_new(number, window)
     )
-    return _write(windows, Path(output), identity, stores[0].manifest.teacher)
+    return _write(windows, Path(output), identity, stores[0])
 
 
 def split_store(
@@ -137,15 +138,18 @@ def _derive(
             {**step, "fingerprint": store.fingerprint},
         ],
     }
-    return _write(filter(keep, store), output, identity, store.manifest.teacher)
+    return _write(filter(keep, store), output, identity, store)
 
 
 def _write(
-    windows: Iterable[Window], output: Path, identity: Mapping[str, Any], teacher: str
+    windows: Iterable[Window], output: Path, identity: Mapping[str, Any], parent: Store
 ) -> Store:
     counts = {"windows": 0, "tokens": 0}
     with StoreWriter.hold(output, identity) as writer:
         if not writer.is_complete:
+            if parent.manifest.output_head is not None:
+                content = read_head_file(parent.root, parent.manifest.output_head)
+                writer.write_output_head(content)
             done = writer.recorded()
             num_units = 0
             for group in cut_windows(windows, identity["unit_tokens"]):
@@ -162,7 +166,7 @@ def _write(
                     next_step="Check the sources or the fraction; 'softtargets info --json' lists "
                     "the input files.",
                 )
-            writer.commit(num_units, teacher, counts)
+            writer.commit(num_units, parent.manifest.teacher, counts)
     return Store.open(output)
 
 

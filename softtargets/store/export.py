@@ -16,7 +16,7 @@ from softtargets.store.codec import encode_tokens
 from softtargets.store.files import make_directory, write_file
 from softtargets.store.schema import grid_columns
 from softtargets.store.store import Store
-from softtargets.targets import Float32, Int32, Samples, SoftTargets
+from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets
 from softtargets.window import Window
 
 
@@ -27,7 +27,9 @@ def export_plain(path: str | Path, output: str | Path) -> Path:
     `ids` and, for each temperature of the grid, `logprobs_t<T>` (lists of lists) with
     `tail_mass_t<T>`, or `logits` where the grid is empty; `sample_ids`, `sample_counts` and
     `sample_logits`; `logsumexp_t<T>`; `label_logit` and `label_rank`; `class_logits` and
-    `feature_<name>` (lists of vectors). Entries past a position's count are not written. The
+    `feature_<name>` (lists of vectors). The output head, if there is one, becomes `_head.parquet`
+    with a row for each id: `weight` (a list) and `bias`; readers of a directory skip files that
+    begin so. Entries past a position's count are not written. The
     store's fingerprint and its targets are in each file's metadata under `softtargets`.
 
     Raises:
@@ -54,7 +56,20 @@ def export_plain(path: str | Path, output: str | Path) -> Path:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         write_file(directory / f"part-{shard:06d}.parquet", sink.getvalue().to_pybytes())
+    if store.targets.output_head is not None:
+        write_file(directory / "_head.parquet", _plain_head(store.output_head(), metadata))
     return directory
+
+
+def _plain_head(head: HeadWeights, metadata: str) -> bytes:
+    columns = {"weight": pa.array(list(head.weight_VD), pa.list_(pa.float32()))}
+    if head.bias_V is not None:
+        columns["bias"] = pa.array(head.bias_V)
+    sink = pa.BufferOutputStream()
+    table = pa.table(columns).replace_schema_metadata({"softtargets": metadata})
+    pq.write_table(table, sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def _plain_table(windows: Sequence[Window], schema: TargetSchema) -> pa.Table:

@@ -72,7 +72,16 @@ class ShardEntry:
         return cls(**{**_known(cls, data), "row_groups": groups})
 
 
-def _known(kind: type[RowGroup | ShardEntry], data: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadFile:
+    """The file with the teacher's output head."""
+
+    num_bytes: int
+    sha256: str
+    """Of the file; that of the weights themselves is in the identity."""
+
+
+def _known(kind: type[RowGroup | ShardEntry | HeadFile], data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that this release knows; a later one may add others."""
     return {field.name: data[field.name] for field in dataclasses.fields(kind)}
 
@@ -94,6 +103,8 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     """In the order of the corpus."""
     created_by: str
+    output_head: HeadFile | None = None
+    """There when the targets have an output head."""
 
     @property
     def targets(self) -> TargetSchema:
@@ -102,7 +113,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of the file."""
-        data = {
+        data: dict[str, Any] = {
             "format_version": self.format_version,
             "fingerprint": self.fingerprint,
             "created_by": self.created_by,
@@ -111,6 +122,8 @@ class Manifest:
             "corpus": self.corpus,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
+        if self.output_head is not None:
+            data["output_head"] = dataclasses.asdict(self.output_head)
         return json.dumps(data, indent=1) + "\n"
 
 
@@ -137,6 +150,13 @@ def read_manifest(path: Path) -> Manifest:
     identity = upgrade_identity(data["identity"], version)
     check_schema(identity, "identity", where, field="identity", next_step=next_step)
     _check_targets(identity, where, next_step)
+    if ("output_head" in identity["targets"]) != ("output_head" in data):
+        raise FormatError(
+            f"{where}, field output_head",
+            expected="size and hash of the output head when the targets have one",
+            found=f"{data.get('output_head')}",
+            next_step=next_step,
+        )
     if fingerprint_of(data["identity"]) != data["fingerprint"]:
         raise CorruptionError(
             f"{where}, field fingerprint",
@@ -146,6 +166,7 @@ def read_manifest(path: Path) -> Manifest:
         )
     shards = tuple(ShardEntry.from_dict(shard) for shard in data["shards"])
     _check_shards(shards, where)
+    head = data.get("output_head")
     return Manifest(
         identity=identity,
         fingerprint=data["fingerprint"],
@@ -154,6 +175,7 @@ def read_manifest(path: Path) -> Manifest:
         corpus=data["corpus"],
         shards=shards,
         created_by=data["created_by"],
+        output_head=None if head is None else HeadFile(**_known(HeadFile, head)),
     )
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 
 from softtargets.kinds import TargetSchema, feature_columns, temperature_text
@@ -100,7 +99,7 @@ def _target_columns(targets: TargetSchema) -> Iterator[Column]:
     for feature in targets.features:
         rows: Rows = "single" if feature.rows == "window" else feature.rows
         names = feature_columns(feature)
-        yield Column(names[0], pa.binary(feature.width * np.dtype(feature.dtype).itemsize), rows)
+        yield Column(names[0], pa.binary(feature.vector_bytes), rows)
         for name in names[1:]:
             yield Column(name, pa.float32(), rows)
 

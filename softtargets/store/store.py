@@ -15,7 +15,9 @@ import numpy.typing as npt
 
 from softtargets.errors import InputError, StoreError
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head, read_head_file
 from softtargets.store.shard import ShardReader
+from softtargets.targets import HeadWeights
 from softtargets.window import Window
 
 
@@ -121,6 +123,25 @@ class Store:
         """
         with self.open_shard(ref.shard) as shard:
             return shard.read_row_group(ref.group)
+
+    def output_head(self) -> HeadWeights:
+        """Read the teacher's output head, which makes logits of the feature last_hidden.
+
+        Raises:
+            InputError: the store has none.
+            CorruptionError: its file is not what was committed.
+        """
+        schema, entry = self.targets.output_head, self.manifest.output_head
+        if schema is None or entry is None:
+            raise InputError(
+                str(self.root),
+                expected="a store with the teacher's output head",
+                found=f"{self.targets.describe()}",
+                next_step="Build the store with --hidden-states.",
+            )
+        content = read_head_file(self.root, entry)
+        where = str(self.root / OUTPUT_HEAD_NAME)
+        return decode_output_head(content, schema, self.targets.vocab_size, where)
 
     def __iter__(self) -> Iterator[Window]:
         return self.windows()

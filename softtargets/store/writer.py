@@ -7,6 +7,7 @@ While a store is being built its directory holds
     work/lock                  held by the build, or by every process that builds a range of units
     work/workers.lock          held by each of its worker processes
     work/plan.lock, work/leases held by processes that build ranges, while they plan or run a unit
+    work/head.parquet          the teacher's output head, if the store is to have it
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
     manifest.json              written when every unit has a record; then `work` is removed
@@ -44,6 +45,7 @@ from softtargets.store.manifest import (
     read_json,
     read_manifest,
 )
+from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.shard import encode_shard
 from softtargets.store.versions import FORMAT_VERSION, check_version
 from softtargets.window import Window
@@ -169,11 +171,21 @@ class StoreWriter:
         write_file(self._record_path(unit), json.dumps(dataclasses.asdict(entry)).encode())
         return entry
 
+    def write_output_head(self, content: bytes) -> None:
+        """Write the file with the teacher's output head, unless it is there.
+
+        Raises:
+            StoreError: the system refused to write.
+        """
+        path = self.work / OUTPUT_HEAD_NAME
+        if not path.is_file():
+            write_file(path, content)
+
     def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
         """Write the manifest from the records of units 0 to `num_units` and remove `work`.
 
         Raises:
-            StoreError: a unit is not done.
+            StoreError: a unit is not done, or there is no output head though there should be.
         """
         entries = self.recorded()
         missing = [unit for unit in range(num_units) if unit not in entries]
@@ -193,6 +205,11 @@ class StoreWriter:
             corpus=corpus,
             shards=tuple(entries[unit] for unit in range(num_units)),
             created_by=f"softtargets {version('softtargets')}, pyarrow {version('pyarrow')}",
+            output_head=None
+            if self.targets.output_head is None
+            else commit_output_head(
+                self.root, self.work, self.targets.output_head, self.targets.vocab_size
+            ),
         )
         write_file(self.root / MANIFEST_NAME, manifest.to_json().encode())
         shutil.rmtree(self.work)
@@ -221,7 +238,8 @@ class StoreWriter:
             # Begun with another identity, but no unit was done: nothing is lost by starting anew.
             for path in (self.root / "shards", self.work / "plan", self.work / "records"):
                 shutil.rmtree(path, ignore_errors=True)
-            (self.work / "plan.json").unlink(missing_ok=True)
+            for name in ("plan.json", OUTPUT_HEAD_NAME):
+                (self.work / name).unlink(missing_ok=True)
         for directory in (self.work / "records", self.root / "shards"):
             make_directory(directory)
         for leftover in self.root.glob(f"**/*{TEMPORARY_SUFFIX}"):

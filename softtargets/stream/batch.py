@@ -49,8 +49,9 @@ class Batch(UserDict[str, Any]):
     input ids where a target is trained on and -100 elsewhere, not shifted, as transformers wants
     them. Where documents share a window the teacher read each by itself, from position 0:
     `segment_ids` [B, L] tells which tokens are of one document, `position_ids` where they stand in
-    it, and a student is to see them in the same way. `window_id` is a list of B strings. The rest
-    are the packed targets: read them with
+    it, and a student is to see them in the same way. `window_id` is a list of B strings.
+    `hidden_states` [B, L, D], if the store has them, are the teacher's last ones in its number
+    format, zeros where there is no target. The rest are the packed targets: read them with
     `soft_targets`.
     """
 

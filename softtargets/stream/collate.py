@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
+from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema
 from softtargets.packing.head import ESCAPE, PackedHead, split_halves
 from softtargets.stream.batch import IGNORE_INDEX, Batch
 from softtargets.targets import Int32
@@ -25,7 +25,8 @@ def collate(windows: Sequence[Window]) -> Batch:
 
     Raises:
         InputError: there are no windows, they come from stores of different schemas, or their
-            targets are not those of the next token with a head or samples.
+            targets are not those of the next token with a head or samples, or have other features
+            than the last hidden states.
     """
     schema = _common_schema(windows)
     length = max(len(window) for window in windows)
@@ -41,6 +42,9 @@ def collate(windows: Sequence[Window]) -> Batch:
     else:
         targets["logsumexp"] = place(_given(one.logsumexp_TG for one in packed))
     numbers: dict[str, Any] = {}
+    if schema.features:
+        targets["hidden_states"] = place([one.features[LAST_HIDDEN].values_RD for one in packed])
+        numbers["output_head"] = schema.output_head
     if schema.samples is not None:
         targets |= _place_samples(windows, length)
         numbers["num_draws"] = schema.samples.num_draws
@@ -61,7 +65,7 @@ def collate(windows: Sequence[Window]) -> Batch:
         ),
     }
     return Batch(
-        {name: torch.from_numpy(array) for name, array in (inputs | targets).items()}
+        {name: _tensor(array) for name, array in (inputs | targets).items()}
         | {
             "window_id": [window.window_id for window in windows],
             "temperatures": schema.temperatures,
@@ -70,6 +74,13 @@ def collate(windows: Sequence[Window]) -> Batch:
             **numbers,
         }
     )
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """Return a tensor of the same memory; upper halves of float32 numbers are bfloat16."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _target_places(window: Window) -> slice | Int32:
@@ -165,15 +176,22 @@ def _common_schema(windows: Sequence[Window]) -> TargetSchema:
     schema = schemas.pop()
     head, samples = schema.head, schema.samples
     is_whole = head is not None if samples is None else (samples.origin == "tail") == bool(head)
-    others = (schema.features, schema.label_ids, schema.encoder_input)
+    others = (not _is_last_hidden(schema.features), schema.label_ids, schema.encoder_input)
     if not is_whole or any(others) or schema.predicts != "next_token":
         raise InputError(
             "collate",
-            expected="targets of the next token: a head, samples, or both, samples of its tail",
+            expected="targets of the next token: a head, samples, or both, samples of its tail, "
+            f"and no feature but {LAST_HIDDEN}",
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )
     return schema
+
+
+def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:
+    """Return whether there is nothing among the features that a batch would not hold."""
+    found = [(one.name, one.rows) for one in features if one.dtype != "int8"]
+    return not features or (len(features) == 1 and found == [(LAST_HIDDEN, "targets")])
 
 
 def _given(values: Iterable[Given | None]) -> list[Given]:

@@ -8,6 +8,7 @@ from softtargets.train.divergences import (
     SkewKL,
     SkewReverseKL,
 )
+from softtargets.train.full import OutputHead
 from softtargets.train.fused import fused_distillation_loss
 from softtargets.train.losses import distillation_loss
 from softtargets.train.sparse import Tail
@@ -16,6 +17,7 @@ __all__ = [
     "JSD",
     "Divergence",
     "ForwardKL",
+    "OutputHead",
     "ReverseKL",
     "SkewKL",
     "SkewReverseKL",

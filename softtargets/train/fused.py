@@ -19,8 +19,9 @@ import torch
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
 from softtargets.train.divergences import Divergence, ForwardKL
+from softtargets.train.full import OutputHead
 from softtargets.train.losses import Objective, check_student, make_objective
-from softtargets.train.sparse import Tail
+from softtargets.train.sparse import SparseTargets, Tail
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits of a chunk, by default: 64 MB in float32."""
@@ -39,6 +40,7 @@ def fused_distillation_loss(
     tail: Tail | None = None,
     confidence_power: float = 0.0,
     num_targets: int | torch.Tensor | None = None,
+    teacher_head: OutputHead | None = None,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
     """Return `distillation_loss` of the logits hidden_states @ head_weight.T + head_bias.
@@ -57,6 +59,7 @@ def fused_distillation_loss(
         tail: see there.
         confidence_power: see there.
         num_targets: see there.
+        teacher_head: see there; the teacher's logits too exist for one chunk at a time.
         chunk_size: C; by default as many as make 2^24 logits, or fewer where they are needed more
             than once.
 
@@ -67,7 +70,7 @@ def fused_distillation_loss(
         hidden_states.shape, len(head_weight), batch, where="hidden_states, head_weight", last="D"
     )
     objective = make_objective(
-        batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets
+        batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
     if chunk_size is None:
         chunk_size = max(1, CHUNK_ELEMENTS // _num_tensors(objective) // len(head_weight))
@@ -81,7 +84,7 @@ def _num_tensors(objective: Objective) -> int:
     """Return how many tensors of the size of a chunk's logits there are at once."""
     if objective.weights_N is None:
         return 1
-    if objective.targets.tail == "uniform":
+    if objective.targets.tail in ("uniform", "full"):
         return 16
     return 1 if objective.temperature == 1 or objective.ce_weight is None else 2
 
@@ -151,7 +154,7 @@ def loss_and_gradient(
 
     The logits are overwritten, by the gradient if it needs no second tensor of their size.
     """
-    if objective.targets.tail == "uniform" and objective.weights_N is not None:
+    if objective.targets.tail in ("uniform", "full") and objective.weights_N is not None:
         with torch.enable_grad():
             logits_CV.requires_grad_()
             loss = objective.loss(logits_CV)
@@ -180,6 +183,7 @@ def _sparse_gradient(
     with torch.enable_grad():
         loss = logits_CV.new_zeros(())
         if objective.weights_N is not None:
+            assert isinstance(targets, SparseTargets)
             losses_C = targets.losses(objective.divergence, student_CE, logsumexp_C)
             loss = loss + (objective.weights_N * losses_C).sum()
         if objective.ce_weight is not None:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch, BatchTargets
 from softtargets.train.divergences import Divergence, ForwardKL
+from softtargets.train.full import FullTargets, OutputHead, check_full, full_targets
 from softtargets.train.sparse import SparseTargets, Tail, choose_tail, sparse_targets
 
 _FORWARD_KL = ForwardKL()
@@ -30,6 +31,7 @@ def distillation_loss(
     tail: Tail | None = None,
     confidence_power: float = 0.0,
     num_targets: int | torch.Tensor | None = None,
+    teacher_head: OutputHead | None = None,
 ) -> torch.Tensor:
     """Return the mean over all targets of the batch, a scalar in nats.
 
@@ -42,7 +44,7 @@ def distillation_loss(
     Args:
         student_logits: [B, L, V] for the batch's input ids; position t predicts token t + 1.
         batch: what `collate` returned, on the same device.
-        temperature: one of the store's grid.
+        temperature: one of the store's grid; any with tail "full".
         ce_weight: from 0 to 1.
         divergence: D, for example `ReverseKL()` or `JSD(0.5)`.
         tail: what stands for the ids that are not kept. "bucket": they are one more outcome, so
@@ -50,7 +52,10 @@ def distillation_loss(
             with their unbiased weights; the value is then a cross-entropy, see
             `SparseTargets.losses`. "uniform": each has the same share. "label": the label has it
             all. "renormalize": there is none, and the kept entries are scaled up, which is biased:
-            for comparison only. By default "sampled" if there are samples, else "bucket".
+            for comparison only. "full": all ids are kept, for the distribution is recomputed from
+            the store's hidden states by `teacher_head`; ids that only the student has get none of
+            it, see `FullTargets.dense_losses`. By default "sampled" if there are samples,
+            else "bucket".
         confidence_power: w = p^power, p the probability of the teacher's top entry at T: above 0
             positions that the teacher is sure of weigh more, below 0 those that it is not.
         num_targets: what the sum is divided by instead of the batch's own targets. Under gradient
@@ -58,6 +63,7 @@ def distillation_loss(
             `batch["target_mask"].sum()`); under data parallelism, which averages gradients over
             ranks, those of all ranks divided by the number of ranks. Then the gradient is that of
             one large batch, however its targets are distributed.
+        teacher_head: for tail "full", the store's, see `OutputHead.of`.
 
     Raises:
         InputError: shapes do not fit, the student's vocabulary is smaller than the teacher's, an
@@ -67,7 +73,7 @@ def distillation_loss(
     shape = student_logits.shape
     check_student(shape, shape[-1], batch, where="student_logits", last="V")
     objective = make_objective(
-        batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets
+        batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
     logits_NV = student_logits.flatten(0, 1).index_select(0, objective.places_N).float()
     return objective.loss(logits_NV)
@@ -80,7 +86,7 @@ class Objective:
     places_N: torch.Tensor
     """Where the positions stand among the B L of the batch."""
     labels_N: torch.Tensor
-    targets: SparseTargets
+    targets: SparseTargets | FullTargets
     divergence: Divergence
     temperature: float
     weights_N: torch.Tensor | None
@@ -106,7 +112,7 @@ class Objective:
         loss = logits_NV.new_zeros(())
         if self.weights_N is not None:
             scaled_NV = logits_NV if self.temperature == 1 else logits_NV / self.temperature
-            if self.targets.tail == "uniform":
+            if isinstance(self.targets, FullTargets) or self.targets.tail == "uniform":
                 losses_N = self.targets.dense_losses(self.divergence, scaled_NV)
             else:
                 student_NE = scaled_NV.gather(1, self.targets.ids_NE)
@@ -127,6 +133,7 @@ def make_objective(
     tail: Tail | None,
     confidence_power: float,
     num_targets: int | torch.Tensor | None,
+    teacher_head: OutputHead | None,
 ) -> Objective:
     """Return what `distillation_loss` judges a student's logits by, with its arguments."""
     if not 0 <= ce_weight <= 1:
@@ -136,9 +143,9 @@ def make_objective(
             found=f"{ce_weight}",
             next_step="0 is distillation alone, 1 is cross-entropy alone.",
         )
-    tail = choose_tail(batch, tail, divergence)
-    targets = batch.soft_targets(temperature)
-    places_N = targets.mask.flatten().nonzero()[:, 0]
+    if tail == "full" or teacher_head is not None:
+        teacher_head = check_full(batch, tail, teacher_head, temperature)
+    places_N = batch["target_mask"].flatten().nonzero()[:, 0]
     # A target at position t belongs to the label of token t + 1.
     labels_N = batch["labels"].roll(-1, dims=1).flatten()[places_N]
     number = max(1, len(places_N)) if num_targets is None else num_targets
@@ -146,12 +153,19 @@ def make_objective(
     if ce_weight < 1:
         weights_N = torch.ones(len(places_N), device=places_N.device)
         weights_N *= (1 - ce_weight) * temperature**2 / number
-        if confidence_power != 0:
-            weights_N *= _confidence(targets, places_N) ** confidence_power
+    targets: SparseTargets | FullTargets
+    if teacher_head is not None:
+        targets = full_targets(batch, places_N, teacher_head, temperature, confidence_power)
+    else:
+        tail = choose_tail(batch, tail, divergence)
+        found = batch.soft_targets(temperature)
+        targets = sparse_targets(found, places_N, labels_N, tail)
+        if weights_N is not None and confidence_power != 0:
+            weights_N *= _confidence(found, places_N) ** confidence_power
     return Objective(
         places_N=places_N,
         labels_N=labels_N,
-        targets=sparse_targets(targets, places_N, labels_N, tail),
+        targets=targets,
         divergence=divergence,
         temperature=temperature,
         weights_N=weights_N,

@@ -14,11 +14,11 @@ from softtargets.errors import InputError
 from softtargets.stream.batch import Batch, BatchTargets
 from softtargets.train.divergences import Divergence, is_linear, needs_mass_everywhere
 
-Tail = Literal["bucket", "uniform", "label", "renormalize", "sampled"]
+Tail = Literal["bucket", "uniform", "label", "renormalize", "sampled", "full"]
 
 _LARGEST_LOG_HEAD = -1e-7
 """The student's head is taken to leave at least this much, so that log(1 - head) stays finite."""
-_SMALLEST_LOG_REST = -24 * 0.6931471805599453
+SMALLEST_LOG_REST = -24 * 0.6931471805599453
 """Where the teacher leaves nothing at all, 2^-24, float32's rounding of 1, stands for its tail in
 divergences that would be infinite."""
 
@@ -93,7 +93,7 @@ class SparseTargets:
 
     def _log_rest(self, divergence: Divergence) -> torch.Tensor:
         if needs_mass_everywhere(divergence):
-            return self.log_rest_N.clamp(min=_SMALLEST_LOG_REST)
+            return self.log_rest_N.clamp(min=SMALLEST_LOG_REST)
         return self.log_rest_N
 
 

@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -19,6 +20,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from softtargets.capture import TeacherConfig, TransformersTeacher
 from softtargets.errors import TeacherError
+from softtargets.train import OutputHead
+from tests.golden import write_store
+from tests.windows import head_schema, make_window
 
 V = 97
 SIZES: dict[str, Any] = {
@@ -180,6 +184,79 @@ def test_the_head_alone_is_not_enough(family: str, load_both: LoadBoth) -> None:
     head_NV = model.get_output_embeddings()(hidden_ND)
     difference = (head_NV - logits_NV).abs().max() / logits_NV.abs().max()
     assert (difference > 0.5) if family in MORE_THAN_A_HEAD else (difference == 0)
+
+
+def stored_head(teacher: TransformersTeacher, directory: Path) -> OutputHead:
+    """Return what a student finds of a teacher's head in a store."""
+    head = teacher.output_head()
+    schema = head_schema(head)
+    window, _ = make_window(np.random.default_rng(0), schema)
+    return OutputHead.of(write_store(directory / "store", schema, [[window]], head))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"Bert"}))
+@torch.inference_mode()
+def test_the_stored_head_gives_the_models_own_logits(
+    family: str, dtype: str, load_both: LoadBoth, tmp_path: Path
+) -> None:
+    """Bit for bit, in either format, after what the store and its file do to the weights."""
+    teacher, model = load_both(family, dtype)
+    head = stored_head(teacher, tmp_path)
+    assert (head.bias_V is not None) == (family == "Phi")
+    for length in LENGTHS:
+        hidden_ND = teacher.hidden_states(random_ids(length)).flatten(0, 1)
+        assert hidden_ND.dtype == getattr(torch, dtype)
+        own_NV = model(input_ids=random_ids(length)).logits.flatten(0, 1)
+        assert torch.equal(head.logits(hidden_ND), own_NV)
+        # The negative control, again: the weights alone do not.
+        if family in MORE_THAN_A_HEAD:
+            assert not torch.equal(hidden_ND @ head.weight_VD.T, own_NV)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_scale_that_is_no_power_of_two_rounds_as_in_the_model(tmp_path: Path, dtype: str) -> None:
+    """Granite divides by it: multiplying by its inverse gives other numbers now and then."""
+    for family, change in (("Granite", {"logits_scaling": 6.0}), ("Cohere", {"logit_scale": 0.3})):
+        directory = tmp_path / family
+        teacher = load(save_model(directory / "model", family, **change), family, dtype)
+        head = stored_head(teacher, directory)
+        hidden_ND = teacher.hidden_states(random_ids(23)).flatten(0, 1)
+        assert torch.equal(head.logits(hidden_ND), teacher.logits(hidden_ND))
+        other = replace(head, scale=1 / head.divisor, divisor=1 / head.scale)
+        is_same = torch.equal(other.logits(hidden_ND), teacher.logits(hidden_ND))
+        # bfloat16 is so coarse that these few are rounded alike.
+        assert is_same == (dtype == "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_head_with_more_to_it_is_not_stored(dtype: str, load_both: LoadBoth) -> None:
+    teacher, _ = load_both("Bert", dtype)
+    with pytest.raises(TeacherError, match=r"others from BertLMHeadModel\. .* leave --hidden-st"):
+        teacher.output_head()
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Cohere", "Granite", "FalconH1", "Gemma3Text"])
+def test_what_follows_a_head_unseen_keeps_it_from_being_stored(
+    family: str, load_both: LoadBoth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an architecture whose configuration calls it by another name."""
+    from softtargets.capture import head as head_module
+
+    teacher, _ = load_both(family, "float32")
+    for names in ("_SCALES", "_DIVISORS", "_SOFTCAPS"):
+        monkeypatch.setattr(head_module, names, ())
+    with pytest.raises(TeacherError, match=r"hidden @ weight\.T \+ bias, scaled"):
+        teacher.output_head()
+
+
+def test_a_head_that_is_no_linear_layer_is_not_stored(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = load(save("Llama"), "Llama")
+    monkeypatch.setattr(teacher._model, "get_output_embeddings", lambda: None)
+    with pytest.raises(TeacherError, match="others from LlamaForCausalLM"):
+        teacher.output_head()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -154,7 +154,8 @@ def test_the_noise_of_samples_averages_out_and_a_bias_does_not(tmp_path: Path) -
     assert off["renormalised", 4096] > 0.25 * off["renormalised", 64]
     assert off["all", 4096] < 0.05 * off["draws", 4096]
     degrees = {one.name: one.degrees for one in found if one.num_positions == 4096}
-    assert degrees["all"] < 0.1 < degrees["draws"] < degrees["renormalised"]
+    assert degrees["all"] < 0.1
+    assert min(degrees["draws"], degrees["renormalised"]) > 1
     ratios = {one.name: one.norm_ratio for one in found if one.num_positions == 4096}
     assert ratios["draws"] == pytest.approx(1, abs=0.02)
     assert ratios["renormalised"] > 1.1

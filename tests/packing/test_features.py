@@ -4,6 +4,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -11,9 +12,12 @@ from hypothesis.extra import numpy as hnp
 from softtargets.errors import InputError
 from softtargets.kinds import FeatureSchema
 from softtargets.packing.features import pack_feature
+from tests.windows import as_bfloat16
+
+DType = Literal["float16", "int8", "bfloat16", "float32"]
 
 
-def feature(dtype: Literal["float16", "int8"], width: int = 4) -> FeatureSchema:
+def feature(dtype: DType, width: int = 4) -> FeatureSchema:
     return FeatureSchema(name="layer_3", width=width, rows="tokens", dtype=dtype)
 
 
@@ -40,9 +44,9 @@ def test_a_vector_of_zeros_stays_one() -> None:
     assert (pack_feature(np.zeros((2, 4), np.float32), feature("int8")).unpack() == 0).all()
 
 
-@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("dtype", ["float16", "int8", "bfloat16", "float32"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_no_number_is_refused(dtype: Literal["float16", "int8"], bad: float) -> None:
+def test_what_is_no_number_is_refused(dtype: DType, bad: float) -> None:
     values_RD = np.ones((3, 4), np.float32)
     values_RD[1, 2] = bad
     with pytest.raises(InputError, match=f"feature layer_3: .* found {bad}"):
@@ -59,3 +63,34 @@ def test_what_float16_cannot_hold_is_refused_and_not_clamped() -> None:
 def test_another_width_is_refused() -> None:
     with pytest.raises(InputError, match=r"vectors of width 5; found an array of shape \[1, 4\]"):
         pack_feature(np.zeros((1, 4), np.float32), feature("int8", width=5))
+
+
+finite = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 5), st.just(4)),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+
+
+@given(finite)
+def test_bfloat16_and_float32_are_exact(values_RD: np.ndarray) -> None:
+    """Bit for bit: the smallest numbers and the sign of zero too."""
+    for dtype, exact_RD in (("float32", values_RD), ("bfloat16", as_bfloat16(values_RD))):
+        packed = pack_feature(exact_RD, feature(dtype))  # type: ignore[arg-type]
+        assert packed.values_RD.itemsize == (4 if dtype == "float32" else 2)
+        assert packed.scale_R is None
+        assert packed.unpack().tobytes() == exact_RD.tobytes()
+
+
+def test_bfloat16_is_that_of_torch() -> None:
+    values = torch.randn((5, 4), generator=torch.Generator().manual_seed(0)).bfloat16()
+    packed = pack_feature(values.float().numpy(), feature("bfloat16"))
+    assert packed.values_RD.tobytes() == values.view(torch.int16).numpy().tobytes()
+
+
+@pytest.mark.parametrize("value", [1.001, 1 + 2**-8, 3.4e38, 1e-45])
+def test_what_bfloat16_cannot_hold_is_refused_and_not_rounded(value: float) -> None:
+    values_RD = np.ones((3, 4), np.float32)
+    values_RD[1, 2] = value
+    with pytest.raises(InputError, match="numbers that bfloat16 holds exactly"):
+        pack_feature(values_RD, feature("bfloat16"))

@@ -1,0 +1,84 @@
+"""A model's output head: found, so that it can be stored beside the hidden states.
+
+The families of transformers agree on a linear layer, and differ in what follows it. What is known
+to follow is read from the configuration; whether it is all, the teacher checks bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from softtargets.targets import DType, HeadWeights
+
+_SCALES = ("logit_scale", "lm_head_multiplier")
+_DIVISORS = ("logits_scaling",)
+_SOFTCAPS = ("final_logit_softcapping",)
+_MAGNITUDES = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""Of the random hidden states that are checked: some reach a soft cap and some do not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveHead:
+    """An output head as the model has it."""
+
+    weight_VD: torch.Tensor
+    bias_V: torch.Tensor | None
+    scale: float
+    divisor: float
+    softcap: float | None
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return logits [N, V] in the format of the weights, each step rounded to it."""
+        logits_NV = functional.linear(hidden_ND, self.weight_VD, self.bias_V)
+        logits_NV = logits_NV * self.scale / self.divisor
+        if self.softcap is not None:
+            logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
+        return logits_NV
+
+    def numpy(self, dtype: DType) -> HeadWeights:
+        """Return the head on the host."""
+        return HeadWeights(
+            weight_VD=self.weight_VD.float().cpu().numpy(),
+            bias_V=None if self.bias_V is None else self.bias_V.float().cpu().numpy(),
+            dtype=dtype,
+            scale=self.scale,
+            divisor=self.divisor,
+            softcap=self.softcap,
+        )
+
+
+def find_head(model: PreTrainedModel) -> LiveHead | None:
+    """Return what seems to be the head of a model, or None when it is no linear layer."""
+    layer = model.get_output_embeddings()
+    if type(layer) is not torch.nn.Linear:
+        return None
+    scale, divisor = _number(model, _SCALES), _number(model, _DIVISORS)
+    return LiveHead(
+        weight_VD=layer.weight,
+        bias_V=layer.bias,
+        scale=1.0 if scale is None else scale,
+        divisor=1.0 if divisor is None else divisor,
+        softcap=_number(model, _SOFTCAPS),
+    )
+
+
+def random_hidden_states(head: LiveHead) -> torch.Tensor:
+    """Return hidden states [N, D] of several magnitudes, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(_MAGNITUDES), 4, head.weight_VD.shape[1])
+    hidden = torch.randn(shape, generator=generator) * torch.tensor(_MAGNITUDES)[:, None, None]
+    return hidden.flatten(0, 1).to(head.weight_VD.dtype)
+
+
+def _number(model: PreTrainedModel, names: tuple[str, ...]) -> float | None:
+    """Return the first of some fields of the configuration that is a positive number."""
+    config = model.config.get_text_config()
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return float(value)
+    return None

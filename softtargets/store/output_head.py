@@ -1,0 +1,171 @@
+"""The teacher's output head as a file of a store: what turns stored hidden states to logits.
+
+What it is called by, in the identity, is a hash of the weights themselves: the bytes of the file
+change with pyarrow, and two stores of one teacher go together whatever wrote them. The file's own
+hash is in the manifest, so that nothing is parsed that was not written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from softtargets.errors import CorruptionError, StoreError
+from softtargets.kinds import HeadWeightsSchema
+from softtargets.packing.features import STORED_AS, pack_bfloat16, unpack_numbers
+from softtargets.store.files import hash_bytes, write_file
+from softtargets.store.manifest import RESTORE, HeadFile
+from softtargets.targets import Float32, HeadWeights
+
+OUTPUT_HEAD_NAME = "head.parquet"
+_ROW_GROUP_BYTES = 1 << 28
+
+
+def describe_output_head(head: HeadWeights) -> HeadWeightsSchema:
+    """Return what the identity says about an output head.
+
+    Raises:
+        InputError: its format does not hold the weights exactly.
+    """
+    return HeadWeightsSchema(
+        width=head.weight_VD.shape[1],
+        dtype=head.dtype,
+        sha256=_content_hash(_stored(head), head.bias_V),
+        bias=head.bias_V is not None,
+        scale=head.scale,
+        divisor=head.divisor,
+        softcap=head.softcap,
+    )
+
+
+def encode_output_head(head: HeadWeights) -> bytes:
+    """Return the Parquet file of an output head: a row for each id of the vocabulary.
+
+    The bytes are a pure function of the argument and the version of pyarrow.
+
+    Raises:
+        InputError: its format does not hold the weights exactly.
+    """
+    stored_VD = _stored(head)
+    width = stored_VD.shape[1] * stored_VD.itemsize
+    buffers = [None, pa.py_buffer(stored_VD)]
+    element = pa.binary(width)
+    columns = {"weight": pa.FixedSizeBinaryArray.from_buffers(element, len(stored_VD), buffers)}
+    if head.bias_V is not None:
+        columns["bias"] = pa.array(head.bias_V, pa.float32())
+    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.table(list(columns.values()), schema=pa.schema(fields)),
+        sink,
+        # Weights hardly get smaller, and are read at once.
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+        row_group_size=max(1, _ROW_GROUP_BYTES // width),
+    )
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def decode_output_head(
+    content: bytes, schema: HeadWeightsSchema, vocab_size: int, where: str
+) -> HeadWeights:
+    """Return the output head of a file's content.
+
+    Raises:
+        CorruptionError: it is not the one that the schema describes.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        weight = table.column("weight").combine_chunks()
+        bias_V = table.column("bias").to_numpy().astype(np.float32) if schema.bias else None
+        dtype = STORED_AS[schema.dtype]
+        stored = np.frombuffer(weight.buffers()[1], dtype)
+        stored_VD = stored[weight.offset * schema.width :].reshape(vocab_size, schema.width)
+    except (pa.ArrowException, MemoryError, OSError, ValueError, KeyError) as error:
+        raise CorruptionError(
+            where,
+            expected=f"a Parquet file with {vocab_size:,} rows of {schema.width} {schema.dtype}",
+            found=f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            next_step=RESTORE,
+        ) from error
+    found = _content_hash(stored_VD, bias_V)
+    if found != schema.sha256:
+        raise CorruptionError(
+            where,
+            expected=f"weights with SHA-256 {schema.sha256}",
+            found=found,
+            next_step=RESTORE,
+        )
+    return HeadWeights(
+        weight_VD=unpack_numbers(stored_VD),
+        bias_V=bias_V,
+        dtype=schema.dtype,
+        scale=schema.scale,
+        divisor=schema.divisor,
+        softcap=schema.softcap,
+    )
+
+
+def read_head_file(root: Path, entry: HeadFile) -> bytes:
+    """Return the content of a store's file, checked to be the one the manifest means.
+
+    Raises:
+        CorruptionError: it is missing or another.
+    """
+    path = root / OUTPUT_HEAD_NAME
+    content = path.read_bytes() if path.is_file() else b""
+    found = hash_bytes(content)
+    if len(content) != entry.num_bytes or found != entry.sha256:
+        raise CorruptionError(
+            str(path),
+            expected=f"{entry.num_bytes:,} bytes with SHA-256 {entry.sha256}",
+            found=f"{len(content):,} bytes with {found}" if path.is_file() else "no file",
+            next_step=RESTORE,
+        )
+    return content
+
+
+def commit_output_head(
+    root: Path, work: Path, schema: HeadWeightsSchema, vocab_size: int
+) -> HeadFile:
+    """Put the file from `work` to its place in the store, and return its entry in the manifest.
+
+    Raises:
+        StoreError: there is none.
+        CorruptionError: it is not the one that the schema describes.
+    """
+    path = work / OUTPUT_HEAD_NAME
+    if not path.is_file():
+        raise StoreError(
+            str(root),
+            expected="the teacher's output head, written before any unit",
+            found="none",
+            next_step="Run the same 'softtargets build' command again.",
+        )
+    content = path.read_bytes()
+    decode_output_head(content, schema, vocab_size, str(path))
+    write_file(root / OUTPUT_HEAD_NAME, content)
+    return HeadFile(num_bytes=len(content), sha256=hash_bytes(content))
+
+
+def _stored(head: HeadWeights) -> npt.NDArray[np.generic]:
+    """Return the weights in the form they are stored in."""
+    if head.dtype == "bfloat16":
+        stored_VD: npt.NDArray[np.generic] = pack_bfloat16(head.weight_VD, "output head")
+        return stored_VD
+    return np.ascontiguousarray(head.weight_VD, STORED_AS[head.dtype])
+
+
+def _content_hash(stored_VD: npt.NDArray[np.generic], bias_V: Float32 | None) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(stored_VD).data)
+    if bias_V is not None:
+        digest.update(np.ascontiguousarray(bias_V, "<f4").data)
+    return digest.hexdigest()
