@@ -101,16 +101,27 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
     assert verify(workplace / "big-store").is_sound
 
 
+@pytest.mark.slow
+def test_the_code_of_the_page_on_targets_runs(workplace: Path) -> None:
+    build, fidelity = code_blocks("docs/targets.md", "sh")
+    run_block("sh", build, workplace)
+    assert Store.open(workplace / "hybrid-store").targets.samples is not None
+    [losses] = code_blocks("docs/targets.md", "python")
+    run_block("python", losses, workplace)
+    assert "is unbiased" in run_block("sh", fidelity, workplace)
+
+
 def test_links_and_paths_in_the_documents_exist() -> None:
     pages = [f"docs/{path.name}" for path in (ROOT / "docs").iterdir()]
     for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *pages):
         text = (ROOT / document).read_text()
-        paths = re.findall(r"\]\(([^)#:]+)\)", text)
-        paths += re.findall(r"`((?:softtargets|schemas|tests)/[\w./]*)`", text)
+        links = re.findall(r"\]\(([^)#:]+)\)", text)
+        paths = [(ROOT / document).parent / link for link in links]
+        named = re.findall(r"`((?:softtargets|schemas|tests)/[\w./]*)`", text)
         modules = re.findall(r"python -m (tests[\w.]*)", text)
-        paths += [f"{module.replace('.', '/')}.py" for module in modules]
-        for path in paths:
-            assert (ROOT / path).exists(), f"{document}: {path}"
+        named += [f"{module.replace('.', '/')}.py" for module in modules]
+        for path in [*paths, *(ROOT / name for name in named)]:
+            assert path.exists(), f"{document}: {path}"
 
 
 def test_the_rooms_in_readme_are_the_rooms() -> None:
