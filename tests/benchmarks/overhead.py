@@ -29,7 +29,6 @@ from rich.table import Table
 from softtargets.capture import (
     BuildConfig,
     TeacherConfig,
-    TopK,
     TransformersTeacher,
     Windowing,
 )
@@ -38,6 +37,7 @@ from tests.benchmarks.layouts import small_corpus
 
 MOST_OVERHEAD = {"float32": 1.05, "bfloat16": 1.08}
 BATCH_TOKENS = 2048
+score = sys.modules["softtargets.capture.score"]
 units = sys.modules["softtargets.capture.units"]
 builds = sys.modules["softtargets.capture.build"]
 """The module: the package has a function of the same name."""
@@ -83,7 +83,7 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
         for owner, name, part in (
             (builds, "describe_build", "identity"),
             (teacher, "logits", "head"),
-            (TopK, "select", "select"),
+            (score, "select", "select"),
             (builds, "make_plan", "tokenise"),
             (units, "write_unit", "pack and write"),
             (units, "wait_for", "wait for writing"),
