@@ -103,7 +103,7 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_the_code_of_the_page_on_targets_runs(workplace: Path) -> None:
-    build, fidelity = code_blocks("docs/targets.md", "sh")
+    build, fidelity, _ = code_blocks("docs/targets.md", "sh")
     run_block("sh", build, workplace)
     assert Store.open(workplace / "hybrid-store").targets.samples is not None
     [losses] = code_blocks("docs/targets.md", "python")
@@ -112,7 +112,7 @@ def test_the_code_of_the_page_on_targets_runs(workplace: Path) -> None:
 
 
 def test_links_and_paths_in_the_documents_exist() -> None:
-    pages = [f"docs/{path.name}" for path in (ROOT / "docs").iterdir()]
+    pages = [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
     for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *pages):
         text = (ROOT / document).read_text()
         links = re.findall(r"\]\(([^)#:]+)\)", text)

@@ -138,7 +138,7 @@ def find_bias(
         "top 8 and draws": (8, 1.0, False),
         "draws, weighed anew for T = 2": (0, 2.0, False),
         "top 8 and draws, weighed anew for T = 2": (8, 2.0, False),
-        "the same, normalised to sum to one": (8, 2.0, True),
+        "the same, and normalised to sum to one": (8, 2.0, True),
     }
     generator = torch.Generator().manual_seed(1)
     shape = (logits_PV.shape[1], num_directions)

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from softtargets.store.files import write_file
 
@@ -25,12 +26,16 @@ def write_plots(directory: Path, results: Mapping[str, Any]) -> list[Path]:
     paths = []
     for section, draw in drawn.items():
         if section in results:
-            figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+            figure = Figure(figsize=(8.4, 4.4), layout="constrained")
             axes = figure.subplots()
             draw(axes, results[section])
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(alpha=0.3)
-            axes.legend(frameon=False, fontsize="small")
+            axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+            for axis in (axes.xaxis, axes.yaxis):
+                if axis.get_scale() == "log":
+                    axis.set_major_formatter(FormatStrFormatter("%g"))
+                    axis.set_minor_formatter(NullFormatter())
             content = io.BytesIO()
             figure.savefig(content, format="png", dpi=110)
             path = directory / f"{section}.png"

@@ -52,10 +52,14 @@ class Reconstruction:
 
 def candidates() -> tuple[Candidate, ...]:
     """Return the selections that are compared by default."""
-    tails: tuple[Tail, ...] = ("uniform", "label", "renormalize")
+    tails: dict[str, Tail] = {
+        "uniform": "uniform",
+        "label": "label",
+        "renormalised": "renormalize",
+    }
     found = [
-        Candidate(name=f"top {k}, {tail}", selection=TopK(k=k), tail=tail)
-        for tail in tails
+        Candidate(name=f"top {k}, {name}", selection=TopK(k=k), tail=tail)
+        for name, tail in tails.items()
         for k in (8, 16, 32, 64, 128)
     ]
     found += [

@@ -1,0 +1,23 @@
+"""What selections lose, on SmolLM2-135M and the Python language reference.
+
+    python -m tests.benchmarks.fidelity docs/fidelity
+
+is `softtargets fidelity` with the demo's teacher and text; its options may follow the directory.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from softtargets.cli import main
+from softtargets.demo.corpus import write_corpus
+from softtargets.demo.teacher import teacher_directory
+
+if __name__ == "__main__":
+    output, *options = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        text, _ = write_corpus(Path(name))
+        arguments = [str(teacher_directory()), "--input", str(text), "--output", output, *options]
+        main(["fidelity", *arguments])
