@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from softtargets.capture.teacher import Teacher
+from softtargets.fidelity.students import learning_rate_factor, make_student
 from softtargets.store import Store
 from softtargets.stream import SoftTargetDataset, collate
 from softtargets.train import distillation_loss
@@ -109,19 +109,10 @@ def train_student(
     the same for the same recipe: initial weights, batches, order, steps.
     """
     torch.manual_seed(recipe.seed)
-    student = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=store.targets.vocab_size,
-            hidden_size=128,
-            intermediate_size=384,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            tie_word_embeddings=True,
-        )
-    )
+    student = make_student(store.targets.vocab_size, hidden_size=128, num_layers=2)
     optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(step, recipe.steps, recipe.warmup_steps)
+        optimizer, lambda step: learning_rate_factor(step, recipe.steps, recipe.warmup_steps)
     )
     dataset = SoftTargetDataset(store, shuffle=True, seed=recipe.seed)
     loader = DataLoader(dataset, batch_size=recipe.batch_size, collate_fn=collate, drop_last=True)
@@ -149,13 +140,6 @@ def train_student(
                 break
         epoch += 1
     return Trained(name=name, ce_weight=ce_weight, points=tuple(points), seconds=seconds)
-
-
-def _rate(step: int, steps: int, warmup_steps: int) -> float:
-    """Return the learning rate's factor: linear warm-up, then a cosine to zero."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (steps - warmup_steps)))
 
 
 def _input_ids(window: TokenWindow) -> torch.Tensor:

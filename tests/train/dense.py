@@ -5,10 +5,11 @@ Shapes: N positions, V vocabulary, K kept entries, B outcomes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from softtargets.stream import BatchTargets
 from softtargets.train import JSD, Divergence, ForwardKL, ReverseKL, SkewKL, SkewReverseKL
@@ -116,7 +117,18 @@ def random_logits(num_positions: int, vocab_size: int, scale: float, seed: int) 
     return scale * torch.randn((num_positions, vocab_size), generator=generator)
 
 
-def draw_in_numpy(probabilities_NV: torch.Tensor, num_draws: int, seed: int) -> torch.Tensor:
-    """Return counts [N, V] of draws from distributions."""
-    rng = np.random.default_rng(seed)
-    return torch.from_numpy(rng.multinomial(num_draws, probabilities_NV.double().numpy()))
+def largest_tensor(call: Callable[[], object]) -> int:
+    """Return the number of elements of the largest tensor that is made during a call."""
+    sizes = [0]
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            result = func(*args, **(kwargs or {}))
+            for one in result if isinstance(result, list | tuple) else [result]:
+                if isinstance(one, torch.Tensor):
+                    sizes.append(one.numel())
+            return result
+
+    with Record():  # type: ignore[no-untyped-call]
+        call()
+    return max(sizes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from softtargets import Batch, collate, distillation_loss
 from softtargets.errors import InputError
 from softtargets.train import JSD, ForwardKL, ReverseKL, SkewKL, fused_distillation_loss
+from tests.train.dense import largest_tensor
 from tests.windows import KINDS, make_window
 
 WIDTH = 24
@@ -137,28 +139,17 @@ def test_no_tensor_of_all_logits_is_made(rng: np.random.Generator) -> None:
     batch = make_batch(rng, "topk")
     num_targets = int(batch["target_mask"].sum())
 
-    def largest(is_fused: bool) -> int:
-        hidden, weight, _ = student(torch.float32)
-        sizes = [0]
+    hidden, weight, _ = student(torch.float32)
 
-        class Record(torch.utils._python_dispatch.TorchDispatchMode):
-            def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-                result = func(*args, **(kwargs or {}))
-                for one in result if isinstance(result, list | tuple) else [result]:
-                    if isinstance(one, torch.Tensor):
-                        sizes.append(one.numel())
-                return result
+    def train(is_fused: bool) -> None:
+        if is_fused:
+            loss = fused_distillation_loss(hidden, weight, batch, chunk_size=4)
+        else:
+            loss = distillation_loss(hidden @ weight.T, batch)
+        loss.backward()
 
-        with Record():  # type: ignore[no-untyped-call]
-            if is_fused:
-                loss = fused_distillation_loss(hidden, weight, batch, chunk_size=4)
-            else:
-                loss = distillation_loss(hidden @ weight.T, batch)
-            loss.backward()
-        return max(sizes)
-
-    assert largest(is_fused=False) >= num_targets * 300
-    assert largest(is_fused=True) == max(300 * WIDTH, 4 * 300)
+    assert largest_tensor(partial(train, is_fused=False)) >= num_targets * 300
+    assert largest_tensor(partial(train, is_fused=True)) == max(300 * WIDTH, 4 * 300)
 
 
 def test_shapes_that_do_not_fit_are_refused(rng: np.random.Generator) -> None:
