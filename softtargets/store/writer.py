@@ -211,6 +211,7 @@ class StoreWriter:
                 self.root, self.work, self.targets.output_head, self.targets.vocab_size
             ),
         )
+        self._remove_leftovers()
         write_file(self.root / MANIFEST_NAME, manifest.to_json().encode())
         shutil.rmtree(self.work)
         return manifest
@@ -242,10 +243,14 @@ class StoreWriter:
                 (self.work / name).unlink(missing_ok=True)
         for directory in (self.work / "records", self.root / "shards"):
             make_directory(directory)
-        for leftover in self.root.glob(f"**/*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
+        self._remove_leftovers()
         if not is_same:
             write_file(self._request_path, content)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what processes that died had begun to write; none may be writing now."""
+        for leftover in self.root.glob(f"**/*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
 
     @property
     def workers_lock(self) -> Path:

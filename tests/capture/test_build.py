@@ -118,6 +118,16 @@ def test_label_logits_may_be_left_out(tmp_path: Path) -> None:
     assert next(iter(store)).targets.label_logit_T is None
 
 
+def test_what_a_dead_worker_had_begun_to_write_is_not_committed(tmp_path: Path) -> None:
+    def leave_behind(_: Progress) -> None:
+        (tmp_path / "store" / "shards" / "unit-000001.parquet.0.tmp").write_bytes(b"PAR1")
+
+    store = build(build_config(tmp_path), FakeTeacher(), leave_behind).store
+    names = {path.name for path in (store.root / "shards").iterdir()}
+    assert names == {Path(entry.path).name for entry in store.manifest.shards}
+    assert verify(store.root).is_sound
+
+
 def test_a_complete_store_is_left_alone(tmp_path: Path) -> None:
     store = build_store(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in [store.root, *store.root.rglob("*")]}
