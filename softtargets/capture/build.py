@@ -240,7 +240,7 @@ def describe_build(
         temperatures=temperatures,
         **schema_parts(config.selection, config.values, temperatures),
         label_logits=config.label_logits,
-        **_hidden_state_parts(head, teacher),
+        **({} if head is None else hidden_state_parts(head, teacher)),
         positions="listed" if config.corpus.lists_positions else "all",
         metadata=config.corpus.metadata_fields,
     )
@@ -260,10 +260,12 @@ def describe_build(
     }
 
 
-def _hidden_state_parts(head: HeadWeights | None, teacher: Teacher) -> dict[str, Any]:
-    """Return hidden states and output head of the store's schema."""
-    if head is None:
-        return {}
+def hidden_state_parts(head: HeadWeights, teacher: Teacher) -> dict[str, Any]:
+    """Return the parts of a `TargetSchema` that keep hidden states and output head.
+
+    Raises:
+        TeacherError: the head is not as wide as the teacher's vocabulary.
+    """
     if len(head.weight_VD) != teacher.vocab_size:
         raise TeacherError(
             teacher.name,

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from softtargets.errors import InputError
+from softtargets.fidelity import SECTIONS
 from softtargets.store import Store
 
 if TYPE_CHECKING:
     from softtargets.window import TokenWindow
 
-SECTIONS = ("reconstruction", "gradients", "bias", "students", "frozen-noise")
 _COLUMNS = {
     "reconstruction": (
         "name", "temperature", "bytes_per_token", "num_entries", "tail_mass", "kl",
@@ -26,6 +26,7 @@ _COLUMNS = {
     ),
     "gradients": ("name", "num_positions", "degrees", "norm_ratio", "difference"),
     "bias": ("name", "num_redraws", "largest_z", "limit", "is_unbiased", "is_meant_to_fail"),
+    "hidden-states": ("name", "compared_with", "gradient_difference"),
     "students": ("name", "group", "bytes_per_token", "gap_closed", "low", "high", "detectable"),
     "frozen-noise": ("name", "num_epochs", "cross_entropy", "kl", "kl_deviation"),
 }  # fmt: skip
@@ -104,7 +105,10 @@ def fidelity_command(
         else _read_windows(teacher, options["inputs"], options["sequence_length"])
     )
     started = time.monotonic()
-    results = measure(
+    make_directory(output)
+    about = {"teacher": teacher.name, "windows": len(windows), "quick": quick}
+    results: dict[str, Any] = {}
+    for section, rows in measure(
         teacher,
         windows,
         QUICK if quick else LARGE,
@@ -112,14 +116,14 @@ def fidelity_command(
         on_progress=lambda text: click.echo(
             f"[{time.monotonic() - started:6.0f} s] {text}", err=True
         ),
-    )
-    make_directory(output)
-    about = {"teacher": teacher.name, "windows": len(windows), "quick": quick}
-    write_file(output / "fidelity.json", json.dumps(about | results, indent=1).encode())
-    write_file(output / "fidelity.md", markdown(results).encode())
-    for section, rows in results.items():
+    ):
+        results[section] = rows
+        # After every section, as the next may take hours.
+        write_file(output / "fidelity.json", json.dumps(about | results, indent=1).encode())
+        write_file(output / "fidelity.md", markdown(results).encode())
+        plots = write_plots(output, results)
         console.print(_table(section, rows))
-    paths = [output / "fidelity.md", output / "fidelity.json", *write_plots(output, results)]
+    paths = [output / "fidelity.md", output / "fidelity.json", *plots]
     click.echo(f"Written: {', '.join(map(str, paths))}")
 
 

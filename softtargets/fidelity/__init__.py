@@ -1,1 +1,4 @@
 """What a selection loses: measured on a teacher's full distributions, and on students."""
+
+SECTIONS = ("reconstruction", "gradients", "bias", "students", "frozen-noise")
+"""What is measured, in this order."""

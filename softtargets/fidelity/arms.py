@@ -15,8 +15,8 @@ from softtargets.fidelity.students import (
     Loss,
     Recipe,
     evaluate,
-    full_loss,
-    sparse_loss,
+    online_loss,
+    stored_loss,
     train_student,
 )
 from softtargets.targets import Float64
@@ -38,6 +38,7 @@ class Arm:
     bytes_per_token: float | None
     """None when nothing is stored."""
     loss: Loss | Sequence[Loss]
+    """If there are several, one for each epoch in turn."""
 
     @property
     def key(self) -> str:
@@ -82,14 +83,21 @@ def arms(
         chosen += [(name, f"{k} entries", selection, tail) for name, tail in _readings(selection)]
     windows = sample.capture({str(one): one for _, _, one, _ in chosen})
     labels = windows[str(equal[0])]
-    yield Arm(name=CE, group="", bytes_per_token=None, loss=sparse_loss(labels, "bucket", 1.0))
-    for is_online, name in ((True, ONLINE), (False, HIDDEN)):
-        loss = full_loss(sample, is_online=is_online)
-        yield Arm(name=name, group="", bytes_per_token=None, loss=loss)
+    hidden_windows, head = sample.capture_hidden_states()
+    ends: dict[str, tuple[float | None, Loss]] = {
+        CE: (None, stored_loss(labels, "bucket", ce_weight=1.0)),
+        ONLINE: (None, online_loss(sample)),
+        HIDDEN: (
+            bytes_per_token(hidden_windows),
+            stored_loss(hidden_windows, "full", teacher_head=head),
+        ),
+    }
+    for name, (own_bytes, loss) in ends.items():
+        yield Arm(name=name, group="", bytes_per_token=own_bytes, loss=loss)
     for name, group, selection, tail in chosen:
         own = windows[str(selection)]
         size = bytes_per_token(own)
-        yield Arm(name=name, group=group, bytes_per_token=size, loss=sparse_loss(own, tail))
+        yield Arm(name=name, group=group, bytes_per_token=size, loss=stored_loss(own, tail))
 
 
 def _readings(selection: Selection) -> list[tuple[str, Tail]]:
@@ -108,17 +116,13 @@ def frozen_noise_arms(sample: TeacherSample, num_draws: int, num_epochs: int) ->
         str(seed): Sampled(draws=Draws(num=num_draws, seed=seed)) for seed in range(num_epochs)
     }
     windows = sample.capture(selections)
-    losses = [sparse_loss(windows[name], "sampled") for name in selections]
+    losses = [stored_loss(windows[name], "sampled") for name in selections]
     size = bytes_per_token(windows["0"])
     group = f"{num_epochs} epochs"
     return [
         Arm(name="cached draws", group=group, bytes_per_token=size, loss=losses[0]),
         Arm(name="fresh draws", group=group, bytes_per_token=None, loss=losses),
-        Arm(
-            name=HIDDEN, group=group, bytes_per_token=None,
-            loss=full_loss(sample, is_online=False),
-        ),
-    ]  # fmt: skip
+    ]
 
 
 def compare_students(

@@ -260,4 +260,4 @@ def sized(kind: str, size: int) -> Selection:
         return TopK(k=size)
     if kind == "sampled":
         return Sampled(draws=Draws(num=size))
-    return Hybrid(k=size, draws=Draws(num=size))
+    return Hybrid(k=(size + 1) // 2, draws=Draws(num=max(1, size // 2)))

@@ -6,20 +6,22 @@ Shapes: N positions of all windows, one window after another; C of them in a chu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from softtargets.capture.build import hidden_state_parts
 from softtargets.capture.draws import uniforms
 from softtargets.capture.score import hidden_states, plan_batches, segments_of
 from softtargets.capture.select import select
 from softtargets.capture.selected import Selected
-from softtargets.capture.selection import Selection, Values, schema_parts
+from softtargets.capture.selection import Selection, TopK, Values, schema_parts
 from softtargets.capture.teacher import Teacher
 from softtargets.kinds import TargetSchema
 from softtargets.packing import pack
 from softtargets.store.shard import encode_shard
+from softtargets.train.full import OutputHead
 from softtargets.window import TokenWindow, Window
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -90,6 +92,27 @@ class TeacherSample:
         values: Values = "steps",
     ) -> dict[str, list[Window]]:
         """Return the windows with the targets of every selection, as stores of them would have."""
+        return {
+            name: self._pack(found, self.schema(selections[name], temperatures, values))
+            for name, found in self._select(selections, temperatures).items()
+        }
+
+    def capture_hidden_states(self) -> tuple[list[Window], OutputHead]:
+        """Return the windows as a store with hidden states would have them, and its output head.
+
+        Raises:
+            TeacherError: the model's head cannot be stored.
+        """
+        head = self.teacher.output_head()
+        parts = hidden_state_parts(head, self.teacher)
+        schema = replace(self.schema(TopK(k=1), (1.0,), "steps"), **parts)
+        selected = self._select({"": TopK(k=1)}, (1.0,))[""]
+        windows = self._pack(replace(selected, hidden_ND=self.hidden_ND.cpu()), schema)
+        return windows, OutputHead.of_weights(head, parts["output_head"].sha256)
+
+    def _select(
+        self, selections: Mapping[str, Selection], temperatures: tuple[float, ...]
+    ) -> dict[str, Selected]:
         parts: dict[str, list[Selected]] = {name: [] for name in selections}
         draws = {name: self._uniforms(selection) for name, selection in selections.items()}
         labels_N = self.labels_N.to(self.teacher.device)
@@ -109,12 +132,7 @@ class TeacherSample:
                         label_logits=False,
                     )
                 parts[name].append(found.cpu())
-        return {
-            name: self._pack(
-                Selected.concatenate(parts[name]), self.schema(selection, temperatures, values)
-            )
-            for name, selection in selections.items()
-        }
+        return {name: Selected.concatenate(own) for name, own in parts.items()}
 
     def _uniforms(self, selection: Selection) -> torch.Tensor | None:
         if selection.draws is None:

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.stream.collate import collate
 from softtargets.targets import Float64
+from softtargets.train.full import OutputHead
 from softtargets.train.fused import fused_distillation_loss
 from softtargets.train.sparse import Tail
 from softtargets.window import TokenWindow, Window
@@ -35,11 +36,11 @@ Loss = Callable[[PreTrainedModel, Sequence[int]], torch.Tensor]
 class Recipe:
     """How every student is trained."""
 
-    steps: int = 48
-    batch_size: int = 4
-    learning_rate: float = 3e-3
+    steps: int = 96
+    batch_size: int = 2
+    learning_rate: float = 1e-2
     warmup_steps: int = 8
-    hidden_size: int = 128
+    hidden_size: int = 64
     num_layers: int = 2
 
 
@@ -103,36 +104,32 @@ def train_student(
     return student
 
 
-def sparse_loss(windows: Sequence[Window], tail: Tail, ce_weight: float = 0.0) -> Loss:
+def stored_loss(
+    windows: Sequence[Window],
+    tail: Tail,
+    *,
+    ce_weight: float = 0.0,
+    teacher_head: OutputHead | None = None,
+) -> Loss:
     """Return the loss on stored targets."""
 
     def loss(student: PreTrainedModel, places: Sequence[int]) -> torch.Tensor:
         batch = collate([windows[place] for place in places])
         hidden_BLD = _hidden(student, batch["input_ids"])
         weight_VD = student.get_output_embeddings().weight
-        return fused_distillation_loss(hidden_BLD, weight_VD, batch, tail=tail, ce_weight=ce_weight)
+        return fused_distillation_loss(
+            hidden_BLD, weight_VD, batch, tail=tail, ce_weight=ce_weight, teacher_head=teacher_head
+        )
 
     return loss
 
 
-def full_loss(sample: TeacherSample, *, is_online: bool) -> Loss:
-    """Return KL(teacher || student) over the whole vocabulary.
-
-    Online, the teacher reads the batch anew; else its hidden states are those of the sample.
-    """
-    ends = np.cumsum([len(window.target_positions_T) for window in sample.windows])
+def online_loss(sample: TeacherSample) -> Loss:
+    """Return KL(teacher || student) over the whole vocabulary; the teacher reads every batch."""
 
     def loss(student: PreTrainedModel, places: Sequence[int]) -> torch.Tensor:
         windows = [sample.windows[place] for place in places]
-        if is_online:
-            teacher_ND = TeacherSample.read(sample.teacher, windows).hidden_ND
-        else:
-            teacher_ND = torch.cat(
-                [
-                    sample.hidden_ND[ends[place] - len(window.target_positions_T) : ends[place]]
-                    for place, window in zip(places, windows, strict=True)
-                ]
-            )
+        teacher_ND = TeacherSample.read(sample.teacher, windows).hidden_ND
         # An inference tensor may not take part in a graph.
         log_t_NV = sample.teacher.logits(teacher_ND).float().log_softmax(dim=1).clone()
         ids_BL = _input_ids(windows)
@@ -147,6 +144,24 @@ def full_loss(sample: TeacherSample, *, is_online: bool) -> Loss:
         return total / len(hidden_ND)
 
     return loss
+
+
+def gradient_difference(
+    loss: Loss, other: Loss, sample: TeacherSample, recipe: Recipe, seed: int = 0
+) -> float:
+    """Return how far the gradient of one loss of a new student is from that of another.
+
+    It is the length of their difference on the first batch, to the length of the other.
+    """
+    torch.manual_seed(seed)
+    student = make_student(sample.teacher.vocab_size, recipe.hidden_size, recipe.num_layers)
+    parameters = list(student.parameters())
+    places = range(min(recipe.batch_size, len(sample.windows)))
+    own, others = (
+        torch.cat([one.flatten() for one in torch.autograd.grad(each(student, places), parameters)])
+        for each in (loss, other)
+    )
+    return float((own - others).norm() / others.norm())
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from torch.nn import functional
 from softtargets.errors import InputError
 from softtargets.store.store import Store
 from softtargets.stream.batch import Batch
+from softtargets.targets import HeadWeights
 from softtargets.train.divergences import Divergence, needs_mass_everywhere
 from softtargets.train.sparse import SMALLEST_LOG_REST, Tail
 
@@ -49,8 +50,21 @@ class OutputHead:
             InputError: the store has none.
             CorruptionError: its file is not what was committed.
         """
-        head, schema = store.output_head(), store.targets.output_head
+        schema = store.targets.output_head
+        head = store.output_head()
         assert schema is not None
+        return cls.of_weights(head, schema.sha256, dtype=dtype, device=device)
+
+    @classmethod
+    def of_weights(
+        cls,
+        head: HeadWeights,
+        sha256: str,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> OutputHead:
+        """Return an output head that is not in a store yet; see `OutputHead.of`."""
         dtype = getattr(torch, head.dtype) if dtype is None else dtype
         weight_VD, bias_V = torch.from_numpy(head.weight_VD), None
         if head.bias_V is not None:
@@ -61,7 +75,7 @@ class OutputHead:
             scale=head.scale,
             divisor=head.divisor,
             softcap=head.softcap,
-            sha256=schema.sha256,
+            sha256=sha256,
         )
 
     @torch.no_grad()
