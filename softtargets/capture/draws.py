@@ -31,16 +31,17 @@ def uniforms(window_id: str, start: int, num_targets: int, num_draws: int, seed:
 def draw(weights_NV: torch.Tensor, uniforms_ND: torch.Tensor) -> torch.Tensor:
     """Return ids [N, D] drawn in proportion to weights, by inverting their cumulative sum.
 
-    The sum goes over blocks first and within one block then, both in float64 where the device has
-    it: a running float32 sum of a whole vocabulary would shift the shares of what comes late. An
-    id without weight is never drawn, unless no id has any.
+    The sum goes over blocks first and within one block then, and runs in float64 where the device
+    has it: a running float32 sum of a whole vocabulary would shift the shares of what comes late.
+    An id without weight is never drawn, unless no id has any.
     """
     num_rows, vocab_size = weights_NV.shape
     wide = torch.float32 if weights_NV.device.type == "mps" else torch.float64
     num_blocks = -(-vocab_size // _BLOCK)
-    padded_NV = functional.pad(weights_NV, (0, num_blocks * _BLOCK - vocab_size))
-    blocks_NMB = padded_NV.unflatten(1, (num_blocks, _BLOCK))
-    ends_NM = blocks_NMB.sum(dim=2, dtype=wide).cumsum(dim=1)
+    if num_blocks * _BLOCK > vocab_size:
+        weights_NV = functional.pad(weights_NV, (0, num_blocks * _BLOCK - vocab_size))
+    blocks_NMB = weights_NV.unflatten(1, (num_blocks, _BLOCK))
+    ends_NM = blocks_NMB.sum(dim=2).cumsum(dim=1, dtype=wide)
     aims_ND = uniforms_ND.to(wide) * ends_NM[:, -1:]
     block_ND = torch.searchsorted(ends_NM, aims_ND, right=True).clamp(max=num_blocks - 1)
     before_ND = torch.where(block_ND > 0, ends_NM.gather(1, (block_ND - 1).clamp(min=0)), 0)

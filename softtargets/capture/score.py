@@ -142,7 +142,7 @@ class Scorer:
         self._select_rows = max(
             1, _SELECT_ELEMENTS.get(kind, _DEVICE_ELEMENTS) // teacher.vocab_size
         )
-        self._workspace: torch.Tensor | None = None
+        self._workspace: list[torch.Tensor] = []
 
     def score(self, windows: Sequence[TokenWindow]) -> Iterator[ScoredBatch]:
         """Yield their segments in batches of like length, longest first: little is padded.
@@ -176,7 +176,7 @@ class Scorer:
                 found=str(error).splitlines()[0],
                 next_step="Pass a smaller --sequence-length, or another --device.",
             ) from error
-        self._workspace = None
+        self._workspace = []
         if self._teacher.device.type == "cuda":
             torch.cuda.empty_cache()
         self.batch_tokens = max(1, len(members) * len(members[0]) // 2)
@@ -193,7 +193,7 @@ class Scorer:
         for start in range(0, len(hidden_ND), self._head_rows):
             logits_HV = teacher.logits(hidden_ND[start : start + self._head_rows])
             for at in range(0, len(logits_HV), self._select_rows):
-                logits_CV = self._own(logits_HV[at : at + self._select_rows])
+                logits_CV, scratch_CV = self._own(logits_HV[at : at + self._select_rows])
                 chosen = slice(start + at, start + at + len(logits_CV))
                 parts.append(
                     select(
@@ -203,6 +203,7 @@ class Scorer:
                         self._targets.temperatures,
                         uniforms_ND=None if uniforms_ND is None else uniforms_ND[chosen],
                         label_logits=self._targets.label_logits,
+                        scratch_NV=scratch_CV,
                     )
                 )
         selected = Selected.concatenate(parts)
@@ -225,16 +226,21 @@ class Scorer:
             found = found.float()
         return found.to(self._teacher.device)
 
-    def _own(self, logits_CV: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits that may be overwritten, always in the same memory.
+    def _own(self, logits_CV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return float32 logits that may be overwritten, and scratch memory if ids are drawn.
 
-        A new tensor of this size costs as much time as the selection itself: the system maps
-        its pages one by one.
+        Both are always the same memory. A new tensor of this size costs as much time as the
+        selection itself: the system maps its pages one by one.
         """
-        if self._workspace is None:
+        draws = self._selection.draws is not None
+        if not self._workspace:
             shape = (self._select_rows, logits_CV.shape[1])
-            self._workspace = torch.empty(shape, dtype=torch.float32, device=logits_CV.device)
-        return self._workspace[: len(logits_CV)].copy_(logits_CV)
+            self._workspace = [
+                torch.empty(shape, dtype=torch.float32, device=logits_CV.device)
+                for _ in range(1 + draws)
+            ]
+        logits, *scratch = (one[: len(logits_CV)] for one in self._workspace)
+        return logits.copy_(logits_CV), scratch[0] if scratch else None
 
 
 def hidden_states(teacher: Teacher, segments: Sequence[Segment]) -> torch.Tensor:

@@ -5,6 +5,7 @@ Shapes: N positions of any windows, V vocabulary, K kept entries, G temperatures
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ def select(
     *,
     uniforms_ND: torch.Tensor | None = None,
     label_logits: bool = True,
+    scratch_NV: torch.Tensor | None = None,
 ) -> Selected:
     """Select the targets of N positions.
 
@@ -41,6 +43,7 @@ def select(
         temperatures: at which the softmax over the vocabulary is to be known.
         uniforms_ND: numbers in [0, 1), float64, for as many draws as the selection has.
         label_logits: whether the label's logit and rank are wanted.
+        scratch_NV: float32 memory to compute in when ids are drawn; new memory if there is none.
     """
     labels_N1 = labels_N[:, None]
     head = _head(logits_NV, labels_N1, selection)
@@ -49,33 +52,35 @@ def select(
         label_logit_N1 = logits_NV.gather(1, labels_N1)
         label_rank_N = _rank(logits_NV, head.top_logits_NK, label_logit_N1)
         label_logit_N = label_logit_N1[:, 0]
+    if selection.draws is not None and scratch_NV is None:
+        scratch_NV = torch.empty_like(logits_NV)
+    if not selection.k:
+        top_logit_N1, top_N1 = logits_NV.max(dim=1, keepdim=True)
+    tail_mass: dict[float, torch.Tensor] = {}
+    logsumexp: dict[float, torch.Tensor] = {}
     drawn_ids_ND, drawn_logits_ND = None, None
-    if selection.draws is not None:
-        assert uniforms_ND is not None
-        weights_NV = torch.softmax(logits_NV / selection.draws.temperature, dim=1)
-        head.take(weights_NV)
-        drawn_ids_ND = draw(weights_NV, uniforms_ND)
-        drawn_logits_ND = logits_NV.gather(1, drawn_ids_ND)
-        has_draws_N = weights_NV.gather(1, drawn_ids_ND[:, :1])[:, 0] > 0
-    logsumexp_NG, tail_mass_NG = None, logits_NV.new_ones((len(logits_NV), len(temperatures)))
-    if selection.k:
-        tail_mass_NG = _tail_mass(logits_NV, head, temperatures)
-        if selection.draws is not None:
-            # The two softmaxes may underflow at different places where a device flushes the least
-            # numbers to zero: a tail that nothing can be drawn from has no mass.
-            drawn_at = temperatures.index(selection.draws.temperature)
-            tail_mass_NG[:, drawn_at].masked_fill_(~has_draws_N, 0)
-    else:
-        logsumexp_NG = torch.stack(
-            [(logits_NV / temperature).logsumexp(dim=1) for temperature in temperatures], dim=1
-        )
+    for temperature, weights_NV, head_NK in _weights(logits_NV, head, temperatures, scratch_NV):
+        sum_N = weights_NV.sum(dim=1)
+        tail_mass[temperature] = sum_N / (sum_N + head_NK.sum(dim=1))
+        if not selection.k:
+            share_N1 = weights_NV.gather(1, top_N1) / sum_N[:, None]
+            logsumexp[temperature] = (top_logit_N1 / temperature - share_N1.log())[:, 0]
+        if selection.draws is not None and selection.draws.temperature == temperature:
+            assert uniforms_ND is not None
+            drawn_ids_ND = draw(weights_NV, uniforms_ND)
+            drawn_logits_ND = logits_NV.gather(1, drawn_ids_ND)
+            # A tail that nothing can be drawn from, as its weights are too small, has no mass.
+            has_draws_N = weights_NV.gather(1, drawn_ids_ND[:, :1])[:, 0] > 0
+            tail_mass[temperature].masked_fill_(~has_draws_N, 0)
     ids_NK, logits_NK = head.sorted()
     return Selected(
         ids_NK=ids_NK.int(),
         logits_NK=logits_NK,
         num_entries_N=(logits_NK > -torch.inf).sum(dim=1, dtype=torch.int32),
-        tail_mass_NG=tail_mass_NG,
-        logsumexp_NG=logsumexp_NG,
+        tail_mass_NG=torch.stack([tail_mass[one] for one in temperatures], dim=1),
+        logsumexp_NG=torch.stack([logsumexp[one] for one in temperatures], dim=1)
+        if logsumexp
+        else None,
         label_logit_N=label_logit_N,
         label_rank_N=label_rank_N,
         drawn_ids_ND=None if drawn_ids_ND is None else drawn_ids_ND.int(),
@@ -200,33 +205,33 @@ def _rank(
     return rank_N
 
 
-def _tail_mass(
-    logits_NV: torch.Tensor, head: _Head, temperatures: tuple[float, ...]
-) -> torch.Tensor:
-    """Return the mass outside the head [N, G]; overwrites the logits.
+def _weights(
+    logits_NV: torch.Tensor,
+    head: _Head,
+    temperatures: tuple[float, ...],
+    scratch_NV: torch.Tensor | None,
+) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
+    """Yield every temperature, what is in proportion to its softmax outside the head, and in it.
 
-    Probabilities at T / 2 are the squares of those at T, but for a factor that head and tail
-    share, so one softmax serves both temperatures.
+    The former, [N, V] with zeros for the head [N, K], is overwritten by the next. Probabilities at
+    T / 2 are the squares of those at T, but for a factor that all share, so one softmax serves both
+    temperatures. Without scratch memory the last takes the place of the logits.
     """
-    masses: dict[float, torch.Tensor] = {}
     pending = sorted(temperatures)
     while pending:
         temperature = pending.pop()
-        # The last softmax may take the place of the logits; before it they are needed again.
         is_last = not [one for one in pending if one != temperature / 2]
-        scaled_NV = logits_NV.div_(temperature) if is_last else logits_NV / temperature
-        tail_NV = torch.softmax(scaled_NV, dim=1, out=scaled_NV)
-        head_NK = head.take(tail_NV)
-        masses[temperature] = _share(tail_NV.sum(dim=1), head_NK.sum(dim=1))
+        out_NV = logits_NV if is_last else torch.empty_like(logits_NV)
+        out_NV = out_NV if scratch_NV is None else scratch_NV
+        scaled_NV = logits_NV
+        if temperature != 1:
+            scaled_NV = torch.div(logits_NV, temperature, out=out_NV)
+        weights_NV = torch.softmax(scaled_NV, dim=1, out=out_NV)
+        head_NK = head.take(weights_NV)
+        yield temperature, weights_NV, head_NK
         if temperature / 2 in pending:
             pending.remove(temperature / 2)
-            squares_N = torch.linalg.vector_norm(tail_NV, dim=1).square_()
-            masses[temperature / 2] = _share(squares_N, head_NK.square_().sum(dim=1))
-    return torch.stack([masses[temperature] for temperature in temperatures], dim=1)
-
-
-def _share(part: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
-    return part / (part + rest)
+            yield temperature / 2, weights_NV.square_(), head_NK.square_()
 
 
 def check_temperatures(temperatures: tuple[float, ...]) -> tuple[float, ...]:

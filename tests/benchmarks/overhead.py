@@ -1,6 +1,6 @@
 """What a build costs beside the teacher's own forward pass.
 
-    python -m tests.benchmarks.overhead [--dtype bfloat16|float32] [--tokens 8192]
+    python -m tests.benchmarks.overhead [--dtype bfloat16|float32] [--select hybrid|topk]
 
 builds a store from SmolLM2-135M and the Python language reference, and runs the model's bare
 forward pass, logits included, over each batch right before it is scored; medians of the rounds.
@@ -28,14 +28,19 @@ from rich.table import Table
 
 from softtargets.capture import (
     BuildConfig,
+    Hybrid,
     TeacherConfig,
+    TopK,
     TransformersTeacher,
     Windowing,
 )
+from softtargets.capture.selection import Selection
+from softtargets.cli.selection import selection_text
 from softtargets.demo.teacher import teacher_directory
 from tests.benchmarks.layouts import small_corpus
 
 MOST_OVERHEAD = {"float32": 1.05, "bfloat16": 1.08}
+SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid()}
 BATCH_TOKENS = 2048
 score = sys.modules["softtargets.capture.score"]
 units = sys.modules["softtargets.capture.units"]
@@ -92,7 +97,7 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
         yield teacher.times
 
 
-def measure(dtype: Any, num_tokens: int, rounds: int) -> list[Times]:
+def measure(dtype: Any, selection: Selection, num_tokens: int, rounds: int) -> list[Times]:
     """Return the seconds of every round's build and of its parts."""
     teacher = Watched(TeacherConfig(name=str(teacher_directory()), dtype=dtype))
     teacher.load()
@@ -104,6 +109,7 @@ def measure(dtype: Any, num_tokens: int, rounds: int) -> list[Times]:
                 corpus=corpus,
                 output=Path(name) / f"store-{number}",
                 windowing=Windowing(sequence_length=512),
+                selection=selection,
                 temperatures=(1.0, 2.0),
                 unit_tokens=4096,
                 batch_tokens=BATCH_TOKENS,
@@ -116,9 +122,10 @@ def measure(dtype: Any, num_tokens: int, rounds: int) -> list[Times]:
     return results[1:]
 
 
-def show(dtype: str, results: list[Times]) -> bool:
+def show(dtype: str, selection: Selection, results: list[Times]) -> bool:
     console = Console(highlight=False)
-    table = Table(title=f"SmolLM2-135M, {dtype}, {torch.get_num_threads()} threads, k = 64")
+    threads = f"{torch.get_num_threads()} threads"
+    table = Table(title=f"SmolLM2-135M, {dtype}, {threads}, {selection_text(selection)}")
     for column in ("part", "seconds", "of the bare forward pass"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part in ("bare forward pass", "identity", *PARTS, "whole build"):
@@ -137,10 +144,13 @@ def show(dtype: str, results: list[Times]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", choices=list(MOST_OVERHEAD), default="bfloat16")
+    parser.add_argument("--select", choices=list(SELECTIONS), default="topk")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    sys.exit(show(arguments.dtype, measure(arguments.dtype, arguments.tokens, arguments.rounds)))
+    dtype, selection = arguments.dtype, SELECTIONS[arguments.select]
+    results = measure(dtype, selection, arguments.tokens, arguments.rounds)
+    sys.exit(show(dtype, selection, results))
 
 
 if __name__ == "__main__":
