@@ -10,7 +10,13 @@ from softtargets.capture.build import (
 )
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.datasets import DatasetCorpus
-from softtargets.capture.estimate import Estimate, estimate
+from softtargets.capture.estimate import (
+    CorpusSample,
+    Estimate,
+    estimate,
+    estimate_from,
+    sample_corpus,
+)
 from softtargets.capture.progress import Progress
 from softtargets.capture.rescore import RescoreReport, rescore
 from softtargets.capture.selection import Draws, Hybrid, Pins, Sampled, TopK, TopP
@@ -21,6 +27,7 @@ __all__ = [
     "BuildConfig",
     "BuildResult",
     "Corpus",
+    "CorpusSample",
     "DatasetCorpus",
     "Draws",
     "Estimate",
@@ -39,5 +46,7 @@ __all__ = [
     "build_range",
     "commit",
     "estimate",
+    "estimate_from",
     "rescore",
+    "sample_corpus",
 ]

@@ -15,8 +15,8 @@ from softtargets.capture.queue import UnitQueue
 from softtargets.capture.score import Scorer
 from softtargets.capture.select import check_temperatures
 from softtargets.capture.selection import (
+    Hybrid,
     Selection,
-    TopK,
     Values,
     check_selection,
     describe_selection,
@@ -45,7 +45,7 @@ class BuildConfig:
     corpus: AnyCorpus
     output: Path
     windowing: Windowing = field(default_factory=Windowing)
-    selection: Selection = field(default_factory=TopK)
+    selection: Selection = field(default_factory=Hybrid)
     temperatures: tuple[float, ...] = (1.0,)
     values: Values = "steps"
     """Whether logits are kept in steps of 1/16 nat or lossless."""

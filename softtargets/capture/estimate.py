@@ -65,6 +65,17 @@ class Estimate:
         return self.hours / self.online_hours
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSample:
+    """What a corpus would be cut into, and some of its windows."""
+
+    counts: dict[str, int]
+    """Documents, windows, tokens, and what would be left out."""
+    num_units: int
+    windows: list[TokenWindow]
+    """Each window of the corpus is among them with the same probability."""
+
+
 def estimate(
     config: BuildConfig, teacher: Teacher, *, sample_windows: int = 16, seed: int = 0
 ) -> Estimate:
@@ -74,16 +85,18 @@ def estimate(
         InputError: an option is out of range.
         CorpusError, TeacherError: the input or the model is wrong.
     """
-    if sample_windows < 1:
-        raise InputError(
-            "--sample",
-            expected="a positive number of windows",
-            found=str(sample_windows),
-            next_step="16 tell enough.",
-        )
+    return estimate_from(config, teacher, sample_corpus(config, teacher, sample_windows, seed))
+
+
+def estimate_from(config: BuildConfig, teacher: Teacher, corpus: CorpusSample) -> Estimate:
+    """Return the estimate from a sample of the corpus that was read before.
+
+    Raises:
+        InputError: an option is out of range.
+        CorpusError, TeacherError: a file or the model cannot be read or run.
+    """
     identity = describe_build(config, teacher, read_output_head(config, teacher))
-    counts: Counter[str] = Counter()
-    num_units, sample = _read(config, teacher, counts, sample_windows, np.random.default_rng(seed))
+    sample = corpus.windows
     targets = TargetSchema.from_dict(identity["targets"])
     teacher.load()
     scorer = Scorer(teacher, config.selection, targets, config.batch_tokens)
@@ -99,8 +112,8 @@ def estimate(
     num_tokens = sum(len(window) for window in sample)
     return Estimate(
         fingerprint=fingerprint_of(identity),
-        corpus={name: counts[name] for name in COUNTS},
-        num_units=num_units,
+        corpus=corpus.counts,
+        num_units=corpus.num_units,
         sample_windows=len(sample),
         sample_tokens=num_tokens,
         bytes_per_token=len(content) / num_tokens,
@@ -112,14 +125,24 @@ def estimate(
     )
 
 
-def _read(
-    config: BuildConfig,
-    teacher: Teacher,
-    counts: Counter[str],
-    sample_windows: int,
-    rng: np.random.Generator,
-) -> tuple[int, list[TokenWindow]]:
-    """Return the number of units and a uniform sample of the windows (reservoir sampling)."""
+def sample_corpus(
+    config: BuildConfig, teacher: Teacher, num_windows: int = 16, seed: int = 0
+) -> CorpusSample:
+    """Read a corpus and keep a random sample of its windows (reservoir sampling).
+
+    Raises:
+        InputError: no window is asked for.
+        CorpusError: the input is wrong.
+    """
+    if num_windows < 1:
+        raise InputError(
+            "--sample",
+            expected="a positive number of windows",
+            found=str(num_windows),
+            next_step="16 tell enough.",
+        )
+    rng = np.random.default_rng(seed)
+    counts: Counter[str] = Counter()
     sample: list[TokenWindow] = []
     num_units = tokens = 0
     windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts)
@@ -128,9 +151,9 @@ def _read(
         tokens += len(window)
         if tokens >= config.unit_tokens:
             tokens = 0
-        if number < sample_windows:
+        if number < num_windows:
             sample.append(window)
-        elif (place := int(rng.integers(number + 1))) < sample_windows:
+        elif (place := int(rng.integers(number + 1))) < num_windows:
             sample[place] = window
     if not sample:
         raise CorpusError(
@@ -139,7 +162,9 @@ def _read(
             found=f"{counts['documents']} documents, none with that many",
             next_step="Check the input and --text-field.",
         )
-    return num_units, sample
+    return CorpusSample(
+        counts={name: counts[name] for name in COUNTS}, num_units=num_units, windows=sample
+    )
 
 
 @torch.inference_mode()

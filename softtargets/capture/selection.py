@@ -84,12 +84,13 @@ class Sampled:
 class Hybrid:
     """Keep the `k` highest logits exactly, and draws from the rest of the vocabulary.
 
-    Unbiased, as draws from the whole are, with the noise of the tail alone.
+    Unbiased, as draws from the whole are, with the noise of the tail alone. The default: see
+    docs/targets.md for the evidence.
     """
 
     kind: ClassVar = "hybrid"
     k: int = 16
-    draws: Draws = field(default_factory=Draws)
+    draws: Draws = field(default_factory=lambda: Draws(num=16))
     pins: Pins = field(default_factory=Pins)
 
 

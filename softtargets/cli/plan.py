@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from softtargets.cli.budget import (
+    budget_table,
+    check_budget_options,
+    describe_fits,
+    fit_budget,
+)
 from softtargets.cli.options import build_options, parse_build
+from softtargets.cli.selection import selection_text
 from softtargets.cli.tables import bytes_text, key_value_table, left_out_text
 
 if TYPE_CHECKING:
@@ -26,21 +33,47 @@ if TYPE_CHECKING:
 )
 @build_options
 @click.option("--sample", default=16, show_default=True, help="Windows that are scored to measure.")
+@click.option(
+    "--budget-bytes-per-token",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Find what to keep within so many bytes: fits the selections to the sample.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def plan_command(output: Path | None, sample: int, as_json: bool, **options: Any) -> None:
+@click.pass_context
+def plan_command(
+    context: click.Context,
+    /,
+    output: Path | None,
+    sample: int,
+    budget_bytes_per_token: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Say what a build would take, before it is begun: size, time, and when it pays.
 
     Takes the options of build. The whole corpus is read and tokenised, and a random sample of its
     windows is scored on this machine; nothing is written.
     """
-    from softtargets.capture import estimate
+    from softtargets.capture import estimate_from, sample_corpus
 
     config, teacher = parse_build(options, output or Path("planned-store"))
-    found = estimate(config, teacher, sample_windows=sample)
+    budget, fits, title = budget_bytes_per_token, [], "A build with these options"
+    if budget is not None:
+        check_budget_options(context, config)
+    corpus = sample_corpus(config, teacher, sample)
+    if budget is not None:
+        fits = fit_budget(config, teacher, corpus.windows, budget)
+        config = dataclasses.replace(config, selection=fits[0].selection)
+        title = f"A build with {selection_text(config.selection)}"
+    found = estimate_from(config, teacher, corpus)
     if as_json:
-        click.echo(json.dumps(describe(found), indent=1))
-    else:
-        Console(highlight=False).print(key_value_table("A build with these options", rows(found)))
+        fitted = {} if budget is None else {"selections": describe_fits(fits)}
+        click.echo(json.dumps(describe(found) | fitted, indent=1))
+        return
+    console = Console(highlight=False)
+    if budget is not None:
+        console.print(budget_table(fits, budget), "")
+    console.print(key_value_table(title, rows(found)))
 
 
 def describe(found: Estimate) -> dict[str, Any]:

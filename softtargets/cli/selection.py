@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,27 +19,29 @@ SELECTION_OPTIONS = (
     click.option(
         "--select",
         type=click.Choice(["topk", "topp", "sampled", "hybrid"]),
-        default="topk",
-        show_default=True,
         help="What is kept: the highest logits, or the fewest that reach a mass, or draws with "
-        "counts, or the highest logits and draws from the rest.",
+        "counts, or the highest logits and draws from the rest.  [default: hybrid; topk when "
+        "--top-k is given without --draws]",
     ),
     click.option(
         "--top-k",
         type=int,
-        help="Entries kept exactly at each position; the most of them for topp.  [default: 64; "
-        "hybrid: 16]",
+        help="Entries kept exactly at each position; the most of them for topp.  [default: 16 for "
+        "hybrid, else 64]",
     ),
     click.option("--top-p", type=float, help="Mass that topp reaches.  [default: 0.98]"),
     click.option("--min-k", type=int, help="Entries that topp keeps at least.  [default: 1]"),
     click.option(
-        "--draws", type=int, help="Draws at each position, for sampled and hybrid.  [default: 32]"
+        "--draws",
+        type=int,
+        help="Draws at each position.  [default: 16 for hybrid, 32 for sampled]",
     ),
     click.option("--seed", type=int, help="Of the draws.  [default: 0]"),
     click.option(
         "--select-temperature",
         type=float,
-        help="Temperature of the grid at which topp takes the mass or ids are drawn.  [default: 1]",
+        help="Temperature of the grid at which topp takes the mass or ids are drawn.  [default: 1, "
+        "or the first if 1 is not in the grid]",
     ),
     click.option(
         "--pin",
@@ -81,8 +84,9 @@ def parse_selection(options: Mapping[str, Any], tokenizer: Tokenizer) -> Selecti
     """
     from softtargets.capture import Draws, Hybrid, Sampled, TopK, TopP
 
-    kind = options["select"]
     given = {name for name in _NAMES if options[name] not in (None, ())}
+    is_topk = "top_k" in given and "draws" not in given
+    kind = options["select"] or ("topk" if is_topk else "hybrid")
     for name in sorted(given - _SELECTIONS[kind]):
         having = [one for one, names in _SELECTIONS.items() if name in names]
         raise InputError(
@@ -95,16 +99,31 @@ def parse_selection(options: Mapping[str, Any], tokenizer: Tokenizer) -> Selecti
     def chosen(**names: str) -> dict[str, Any]:
         return {own: options[name] for own, name in names.items() if name in given}
 
+    if options["select_temperature"] is None and 1.0 not in options["temperatures"]:
+        options = {**options, "select_temperature": options["temperatures"][0]}
+        given |= {"select_temperature"}
     pins = _parse_pins(options["pins"], tokenizer)
-    draws = Draws(**chosen(num="draws", seed="seed", temperature="select_temperature"))
+    drawn = chosen(num="draws", seed="seed", temperature="select_temperature")
     if kind == "topk":
         return TopK(**chosen(k="top_k"), pins=pins)
     if kind == "topp":
         names = {"p": "top_p", "k_min": "min_k", "k": "top_k", "temperature": "select_temperature"}
         return TopP(**chosen(**names), pins=pins)
     if kind == "sampled":
-        return Sampled(draws=draws)
-    return Hybrid(**chosen(k="top_k"), draws=draws, pins=pins)
+        return Sampled(draws=Draws(**drawn))
+    return Hybrid(**chosen(k="top_k"), draws=replace(Hybrid().draws, **drawn), pins=pins)
+
+
+def selection_text(selection: Selection) -> str:
+    """Return the options that stand for a selection as they are typed; without pins and seed."""
+    parts = [f"--select {selection.kind}"]
+    if selection.k:
+        parts.append(f"--top-k {selection.k}")
+    if selection.draws is not None:
+        parts.append(f"--draws {selection.draws.num}")
+        if selection.draws.temperature != 1:
+            parts.append(f"--select-temperature {selection.draws.temperature:g}")
+    return " ".join(parts)
 
 
 def _parse_pins(names: Sequence[str], tokenizer: Tokenizer) -> Pins:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK
-from softtargets.fidelity.reconstruction import fit_to_budget
+from softtargets.fidelity.budget import TAILS, Storage, fit_to_budget
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.fidelity.students import (
     MEASURES,
@@ -23,6 +23,7 @@ from softtargets.targets import Float64
 from softtargets.train.sparse import Tail
 
 _RESAMPLES = 2000
+_BUDGET_POSITIONS = 1024
 _DETECTABLE = 2.8
 """Standard errors between two means that a test at 5% finds four times in five."""
 CE, ONLINE, HIDDEN = "cross-entropy", "full, online", "full, from hidden states"
@@ -63,15 +64,14 @@ class ArmResult:
     """Smallest difference of that share from full distillation that would be seen."""
 
 
-def arms(
-    sample: TeacherSample, budget_sample: TeacherSample, budgets: Sequence[float], k: int
-) -> Iterator[Arm]:
+def arms(sample: TeacherSample, budgets: Sequence[float], k: int) -> Iterator[Arm]:
     """Yield the arms: the two ends, then every kind of target at equal bytes and at equal k."""
     chosen: list[tuple[str, str, Selection, Tail]] = []
+    few = sample.first(_BUDGET_POSITIONS)
     for budget in budgets:
         group = f"{budget:g} bytes"
-        for kind in ("topk", "sampled", "hybrid"):
-            found = fit_to_budget(budget_sample, kind, budget)
+        for kind in TAILS:
+            found = fit_to_budget(few, kind, budget, Storage())
             if found is not None:
                 chosen += [(name, group, found[0], tail) for name, tail in _readings(found[0])]
     equal: list[Selection] = [
@@ -132,7 +132,6 @@ def compare_students(
     recipe: Recipe,
     num_seeds: int,
     *,
-    num_windows: int | None = None,
     on_student: Callable[[str, int], None] = lambda *_: None,
 ) -> dict[str, Float64]:
     """Return the measures [S, W, M] of every arm's students, for S seeds, by group and name."""
@@ -140,7 +139,7 @@ def compare_students(
     for arm in compared:
         own = []
         for seed in range(num_seeds):
-            student = train_student(sample, arm.loss, recipe, seed, num_windows)
+            student = train_student(sample, arm.loss, recipe, seed)
             own.append(evaluate(student, held_out))
             on_student(arm.name, seed)
         found[arm.key] = np.stack(own)

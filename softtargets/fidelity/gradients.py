@@ -57,9 +57,10 @@ def compare_gradients(
         # A size may end within a chunk.
         ends = [size for size in sizes if done < size <= rows.stop]
         for start, stop in zip([done, *ends], [*ends, rows.stop], strict=True):
-            if start < stop:
-                part = slice(start - rows.start, stop - rows.start)
-                _add_gradients(flat, sums, logits_CV[part].cpu(), features_CF[part], start)
+            if start == stop:
+                continue
+            part = slice(start - rows.start, stop - rows.start)
+            _add_gradients(flat, sums, logits_CV[part].cpu(), features_CF[part], start)
             done = stop
             if stop in sizes:
                 results += [

@@ -24,9 +24,8 @@ from softtargets.fidelity.sample import TeacherSample
 from softtargets.fidelity.students import Recipe, gradient_difference
 from softtargets.window import TokenWindow
 
-BUDGETS = (18.0, 36.0, 80.0)
+BUDGETS = (20.0, 36.0, 80.0)
 EQUAL_ENTRIES = 12
-_BUDGET_WINDOWS = 8
 _HELD_OUT_SHARE = 8
 _MOST_ROUNDING = 0.01
 """Of a gradient's length: batches of other shapes round in other ways."""
@@ -117,8 +116,7 @@ def _measure_students(
 
     if "students" in sections:
         on_progress("targets at equal bytes")
-        budget_sample = TeacherSample.read(teacher, train[:_BUDGET_WINDOWS])
-        compared = list(arms(sample, budget_sample, BUDGETS, EQUAL_ENTRIES))
+        compared = list(arms(sample, BUDGETS, EQUAL_ENTRIES))
         losses = {arm.name: arm.loss for arm in compared if callable(arm.loss)}
         off = gradient_difference(losses[HIDDEN], losses[ONLINE], sample, recipe)
         row = {"name": HIDDEN, "compared_with": ONLINE, "gradient_difference": off}
@@ -138,11 +136,11 @@ def _measure_students(
     if "frozen-noise" in sections:
         rows = []
         for num_epochs in (1, 4, 8):
-            compared = frozen_noise_arms(sample, EQUAL_ENTRIES, num_epochs)
+            repeated = sample.first_windows(len(train) // num_epochs)
+            compared = frozen_noise_arms(repeated, EQUAL_ENTRIES, num_epochs)
             measured = compare_students(
-                compared, sample, held_out, recipe, setting.num_seeds,
-                num_windows=len(train) // num_epochs, on_student=on_student,
-            )  # fmt: skip
+                compared, repeated, held_out, recipe, setting.num_seeds, on_student=on_student
+            )
             for arm in compared:
                 own = measured[arm.key].mean(axis=(0, 1))
                 spread = measured[arm.key].mean(axis=1).std(axis=0, ddof=1)

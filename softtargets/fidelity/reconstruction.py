@@ -229,35 +229,3 @@ def _is_target(windows: Sequence[Window], targets: BatchTargets) -> torch.Tensor
     for row, window in enumerate(windows):
         is_target[row, torch.from_numpy(window.target_positions_T).long()] = True
     return is_target
-
-
-def fit_to_budget(
-    sample: TeacherSample,
-    kind: str,
-    budget: float,
-    temperatures: tuple[float, ...] = (1.0,),
-) -> tuple[Selection, float] | None:
-    """Return the largest selection of a kind within a budget, and its bytes a token.
-
-    Sizes grow with what is kept, so halving the range finds it. None when none fits.
-    """
-    smallest, largest = 1, 512
-    best = None
-    while smallest <= largest:
-        size = (smallest + largest) // 2
-        selection = sized(kind, size)
-        own = bytes_per_token(sample.capture({kind: selection}, temperatures)[kind])
-        if own <= budget:
-            best, smallest = (selection, own), size + 1
-        else:
-            largest = size - 1
-    return best
-
-
-def sized(kind: str, size: int) -> Selection:
-    """Return a selection of a kind that keeps about so many entries."""
-    if kind == "topk":
-        return TopK(k=size)
-    if kind == "sampled":
-        return Sampled(draws=Draws(num=size))
-    return Hybrid(k=(size + 1) // 2, draws=Draws(num=max(1, size // 2)))

@@ -20,6 +20,7 @@ from softtargets.capture.selection import Selection, TopK, Values, schema_parts
 from softtargets.capture.teacher import Teacher
 from softtargets.kinds import TargetSchema
 from softtargets.packing import pack
+from softtargets.store.schema import Compression
 from softtargets.store.shard import encode_shard
 from softtargets.train.full import OutputHead
 from softtargets.window import TokenWindow, Window
@@ -36,10 +37,20 @@ class TeacherSample:
     windows: Sequence[TokenWindow]
     hidden_ND: torch.Tensor
     """Its last hidden states at all targets."""
+    label_logits: bool = False
+    """Whether what is captured has the label's logit and rank, as a store may have."""
+    metadata: tuple[str, ...] = ()
+    """Names of what is known about each document."""
 
     @classmethod
     def read(
-        cls, teacher: Teacher, windows: Sequence[TokenWindow], batch_tokens: int = 4096
+        cls,
+        teacher: Teacher,
+        windows: Sequence[TokenWindow],
+        batch_tokens: int = 4096,
+        *,
+        label_logits: bool = False,
+        metadata: tuple[str, ...] = (),
     ) -> TeacherSample:
         """Run a loaded teacher over windows.
 
@@ -55,7 +66,24 @@ class TeacherSample:
                 parts = hidden_states(teacher, members).split(lengths)
                 for place, part in zip(batch, parts, strict=True):
                     found[place] = part
-            return cls(teacher=teacher, windows=windows, hidden_ND=torch.cat(found))
+            return cls(
+                teacher=teacher,
+                windows=windows,
+                hidden_ND=torch.cat(found),
+                label_logits=label_logits,
+                metadata=metadata,
+            )
+
+    def first(self, num_positions: int) -> TeacherSample:
+        """Return the first windows, as many as have so many targets; all if there are fewer."""
+        ends = np.cumsum([len(window.target_positions_T) for window in self.windows])
+        return self.first_windows(int(np.searchsorted(ends, num_positions)) + 1)
+
+    def first_windows(self, count: int) -> TeacherSample:
+        """Return the first windows; all if there are fewer."""
+        windows = self.windows[:count]
+        num_positions = sum(len(window.target_positions_T) for window in windows)
+        return replace(self, windows=windows, hidden_ND=self.hidden_ND[:num_positions])
 
     def __len__(self) -> int:
         return len(self.hidden_ND)
@@ -77,12 +105,15 @@ class TeacherSample:
     def schema(
         self, selection: Selection, temperatures: tuple[float, ...], values: Values
     ) -> TargetSchema:
-        """Return what targets of a selection are, without the label's logit."""
+        """Return what targets of a selection are."""
         return TargetSchema(
             vocab_size=self.teacher.vocab_size,
             tokenizer_vocab_size=self.teacher.tokenizer.vocab_size,
             temperatures=temperatures,
             **schema_parts(selection, values, temperatures),
+            label_logits=self.label_logits,
+            positions="all" if self.windows[0].positions_T is None else "listed",
+            metadata=self.metadata,
         )
 
     def capture(
@@ -129,7 +160,7 @@ class TeacherSample:
                         selection,
                         temperatures,
                         uniforms_ND=None if uniforms_ND is None else uniforms_ND[rows],
-                        label_logits=False,
+                        label_logits=self.label_logits,
                     )
                 parts[name].append(found.cpu())
         return {name: Selected.concatenate(own) for name, own in parts.items()}
@@ -155,12 +186,12 @@ class TeacherSample:
         return packed
 
 
-def bytes_per_token(windows: Sequence[Window]) -> float:
+def bytes_per_token(windows: Sequence[Window], compression: Compression = "zstd") -> float:
     """Return the size of these windows in a shard, every column of them, for each token.
 
     The footer is left out: a shard of the default size has one for many times as many.
     """
     schema = windows[0].packed.schema
-    _, entry = encode_shard(windows, schema, "0" * 64, 0, compression="zstd", run={})
+    _, entry = encode_shard(windows, schema, "0" * 64, 0, compression=compression, run={})
     size = sum(row_group.num_bytes for row_group in entry.row_groups)
     return size / sum(len(window) for window in windows)

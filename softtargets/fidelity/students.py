@@ -70,16 +70,14 @@ def train_student(
     loss: Loss | Sequence[Loss],
     recipe: Recipe,
     seed: int,
-    num_windows: int | None = None,
 ) -> PreTrainedModel:
     """Train a student from scratch; weights and batches depend on the seed alone.
 
     Args:
-        sample: what it learns from.
+        sample: what it learns from; its epochs repeat until the steps are done.
         loss: of a batch; if there are several, one for each epoch in turn.
         recipe: how.
         seed: of the weights and the order.
-        num_windows: only so many of the sample; their epochs repeat until the steps are done.
     """
     torch.manual_seed(seed)
     vocab_size = sample.teacher.vocab_size
@@ -87,12 +85,11 @@ def train_student(
     optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate)
     rng = np.random.default_rng(seed)
     losses = [loss] if callable(loss) else list(loss)
-    num_windows = num_windows or len(sample.windows)
     order: list[int] = []
     epoch = -1
     for step in range(recipe.steps):
         if len(order) < recipe.batch_size:
-            order, epoch = rng.permutation(num_windows).tolist(), epoch + 1
+            order, epoch = rng.permutation(len(sample.windows)).tolist(), epoch + 1
         places, order = order[: recipe.batch_size], order[recipe.batch_size :]
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_factor(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from softtargets.capture import Corpus, build, estimate
 from softtargets.errors import CorpusError, InputError
+from softtargets.store import Store
 from tests.cli.test_commands import run
 from tests.fakes import FakeTeacher, build_config, write_corpus
 
@@ -50,6 +52,46 @@ def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
     corpus = Corpus(paths=(write_corpus(tmp_path / "empty.jsonl", ["", "a"]),))
     with pytest.raises(CorpusError, match="found 2 documents, none with that many"):
         estimate(build_config(tmp_path, corpus=corpus), FakeTeacher())
+
+
+def test_a_budget_finds_a_selection_whose_store_has_that_size(
+    tmp_path: Path, tiny_teacher: Path
+) -> None:
+    text = " ".join(f"the {number**3} slithy toves did gyre {number}" for number in range(200))
+    (tmp_path / "text.txt").write_text(text)
+    options = (
+        "--teacher", tiny_teacher, "--input", tmp_path / "text.txt", "--sequence-length", "64",
+        "--temperature", "1", "--temperature", "2",
+    )  # fmt: skip
+    budget = ("--budget-bytes-per-token", "24")
+    found = json.loads(run("plan", *options, *budget, "--json").output)
+    chosen, *others = found["selections"]
+    assert len(others) == 2
+    table = run("plan", *options, *budget)
+    assert table.exit_code == 0, table.output
+    assert f"A build with {chosen['options']}" in table.output
+    assert "Selections within 24 bytes a token" in table.output
+    for one in found["selections"]:
+        built = run("build", *options, "--output", tmp_path / "store", *one["options"].split())
+        assert built.exit_code == 0, built.output
+        (shard,) = Store.open(tmp_path / "store").manifest.shards
+        size = sum(row_group.num_bytes for row_group in shard.row_groups)
+        assert size / found["corpus"]["tokens"] == pytest.approx(one["bytes_per_token"], rel=0.2)
+        shutil.rmtree(tmp_path / "store")
+
+
+def test_a_budget_that_cannot_be_kept_is_refused(tmp_path: Path, tiny_teacher: Path) -> None:
+    (tmp_path / "text.txt").write_text(
+        "Twas brillig, and the slithy toves did gyre and gimble." * 9
+    )
+    options = ("plan", "--teacher", tiny_teacher, "--input", tmp_path / "text.txt")
+    result = run(*options, "--budget-bytes-per-token", "3")
+    assert result.exit_code == 1
+    assert "expected enough for one entry" in result.output
+    for given in (("--top-k", "4"), ("--select", "topk"), ("--hidden-states",)):
+        result = run(*options, *given, "--budget-bytes-per-token", "30")
+        assert result.exit_code == 1
+        assert f"found {given[0]}" in result.output
 
 
 def test_the_command(tmp_path: Path, tiny_teacher: Path) -> None:

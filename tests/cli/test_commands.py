@@ -82,7 +82,8 @@ def test_build_verify_info(tmp_path: Path, build_arguments: list[str | Path]) ->
     [
         (["--select", "topp", "--top-p", "0.5"], {"kind": "topp", "k": 8, "p": 0.5}),
         (["--select", "hybrid", "--draws", "3", "--seed", "5"], {"kind": "hybrid", "k": 8}),
-        (["--pin", "label", "--pin", "7"], {"pins": {"ids": [7], "label": True}}),
+        (["--draws", "3"], {"kind": "hybrid", "k": 8}),
+        (["--pin", "label", "--pin", "7"], {"kind": "topk", "pins": {"ids": [7], "label": True}}),
     ],
 )
 def test_a_selection_is_built(
@@ -99,9 +100,26 @@ def test_a_selection_is_built(
 
 
 @pytest.mark.parametrize(
+    ("options", "drawn_at"), [([], 1), (["--temperature", "2", "--temperature", "3"], 2)]
+)
+def test_the_default_is_a_head_and_draws(
+    tmp_path: Path, tiny_teacher: Path, options: list[str], drawn_at: float
+) -> None:
+    (tmp_path / "text.txt").write_text("Twas brillig, and the slithy toves did gyre and gimble.")
+    result = run(
+        "build", "--teacher", tiny_teacher, "--input", tmp_path / "text.txt", "--output",
+        tmp_path / "store", *options,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    selection = Store.open(tmp_path / "store").manifest.identity["selection"]
+    draws = {"num": 16, "temperature": drawn_at, "seed": 0}
+    assert selection == {"kind": "hybrid", "k": 16, "draws": draws}
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--draws", "3"], "--draws: expected --select sampled or hybrid with it; found --select"),
+        (["--select", "topk", "--draws", "3"], "--draws: expected --select sampled or hybrid"),
         (["--select", "sampled"], "--top-k: expected --select topk or topp or hybrid with it"),
         (["--select", "topp", "--seed", "1"], "--seed: expected --select sampled or hybrid"),
         (["--select", "hybrid", "--top-p", "0.5"], "--top-p: expected --select topp with it"),

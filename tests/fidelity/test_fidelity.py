@@ -9,17 +9,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from softtargets.capture import Corpus, Draws, Hybrid, Sampled, TopK, TopP, Windowing
+from softtargets.capture import Corpus, Draws, Hybrid, Pins, Sampled, TopK, TopP, Windowing
 from softtargets.capture.selection import Selection
 from softtargets.fidelity.arms import Arm, compare_students, frozen_noise_arms, judge
+from softtargets.fidelity.budget import Storage, fit_selections, fit_to_budget, sized
 from softtargets.fidelity.gradients import compare_gradients, find_bias
-from softtargets.fidelity.reconstruction import (
-    Candidate,
-    fit_to_budget,
-    reconstruct,
-    sized,
-    targets_of,
-)
+from softtargets.fidelity.reconstruction import Candidate, reconstruct, targets_of
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.fidelity.students import (
     Recipe,
@@ -129,15 +124,19 @@ def test_distances_are_those_of_the_dense_definition(
 def test_a_budget_is_used_up_and_not_exceeded(tmp_path: Path) -> None:
     sample = make_sample(tmp_path, num_documents=20)
     for kind in ("topk", "sampled", "hybrid"):
-        found = fit_to_budget(sample, kind, 15)
+        found = fit_to_budget(sample, kind, 15, Storage())
         assert found is not None
         selection, size = found
         assert size <= 15
         assert bytes_per_token(sample.capture({"": selection})[""]) == size
         number = selection.k + (selection.draws.num if selection.draws else 0)
-        larger = sized(kind, round(1.2 * number) + 1)
+        larger = sized(kind, round(1.2 * number) + 1, Storage())
         assert bytes_per_token(sample.capture({"": larger})[""]) > 15
-        assert fit_to_budget(sample, kind, 1) is None
+        assert fit_to_budget(sample, kind, 1, Storage()) is None
+        everything = fit_to_budget(sample, kind, 1e6, Storage())
+        assert everything is not None
+        number = everything[0].k + (everything[0].draws.num if everything[0].draws else 0)
+        assert number == V - 1
 
 
 def test_the_noise_of_samples_averages_out_and_a_bias_does_not(tmp_path: Path) -> None:
@@ -167,6 +166,26 @@ def test_bias_is_seen_where_there_is_one(tmp_path: Path) -> None:
     results = find_bias(make_sample(tmp_path, num_documents=5), num_redraws=200)
     assert [one.is_unbiased for one in results] == [True, True, True, True, False]
     assert [one.is_meant_to_fail for one in results] == [False] * 4 + [True]
+
+
+def test_the_best_of_what_fits_comes_first(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path, num_documents=20)
+    fits = fit_selections(sample, 15, Storage())
+    assert {fit.selection.kind for fit in fits} == {"topk", "sampled", "hybrid"}
+    assert fits[-1].selection.kind == "topk"
+    assert fits[0].degrees < fits[1].degrees
+    assert all(13 < fit.bytes_per_token <= 15 for fit in fits)
+    assert {fit.num_positions for fit in fits} == {len(sample)}
+    # Another grid, a label's logit and a pinned id take bytes of their own.
+    rich = replace(sample, label_logits=True)
+    storage = Storage(temperatures=(1.0, 2.0), pins=Pins(ids=(7,)))
+    fewer = fit_selections(rich, 27, storage)
+    fits = fit_selections(sample, 27, Storage())
+    assert {fit.selection.kind for fit in fewer} == {"topk", "hybrid"}
+    ks = {fit.selection.kind: fit.selection.k for fit in fits}
+    assert all(fit.selection.k < ks[fit.selection.kind] for fit in fewer)
+    assert all(fit.selection.pins == storage.pins for fit in fewer)
+    assert fit_selections(sample, 1, Storage()) == []
 
 
 def test_online_and_stored_hidden_states_give_the_same_loss(tmp_path: Path) -> None:
