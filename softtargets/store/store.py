@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice, takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -191,15 +190,28 @@ class Store:
         with self.open_shard(ref.shard) as shard:
             return shard.read_window(ref.group, place - ref.first_window)
 
+    def window_ids(self, places: npt.NDArray[np.int64] | None = None) -> list[str]:
+        """Return the ids of the windows at some places in the order of the corpus; by default all.
+
+        The ids of the whole store are read when they are first needed, and kept.
+        """
+        ids = self._window_ids if places is None else self._window_ids[places]
+        return [window_id.decode() for window_id in ids.tolist()]
+
     def _find(self, window_id: str) -> int | None:
-        ids, places = self._index
+        ids, places = self._window_ids, self._sorted_places
         key = window_id.encode()
-        at = int(np.searchsorted(ids, key))
-        return int(places[at]) if at < len(ids) and ids[at] == key else None
+        at = int(np.searchsorted(ids, key, sorter=places))
+        return int(places[at]) if at < len(ids) and ids[places[at]] == key else None
 
     @cached_property
-    def _index(self) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[Any]]:
-        """Return all window ids, sorted, and the place of each in the order of the corpus."""
+    def _sorted_places(self) -> npt.NDArray[np.int64]:
+        """Return the places of all windows, sorted by their ids."""
+        return np.argsort(self._window_ids, kind="stable")
+
+    @cached_property
+    def _window_ids(self) -> npt.NDArray[np.bytes_]:
+        """Return all window ids in the order of the corpus."""
         ids = np.empty(len(self), "S32")
         start = 0
         for shard, entry in enumerate(self.manifest.shards):
@@ -207,5 +219,4 @@ class Store:
                 column = reader.read_columns(["window_id"]).column(0)
             ids[start : start + entry.num_windows] = column.to_numpy()
             start += entry.num_windows
-        places = np.argsort(ids, kind="stable")
-        return ids[places], places
+        return ids

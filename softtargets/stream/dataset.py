@@ -1,32 +1,51 @@
-"""SoftTargetDataset: a store as a stream of windows for any trainer."""
+"""SoftTargetDataset: a store as a stream of windows or batches for any trainer."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from softtargets.errors import IdentityError, InputError
+from softtargets.errors import CorruptionError, InputError
 from softtargets.store.store import Store
-from softtargets.stream.order import epoch_blocks, is_mine
+from softtargets.stream.collate import collate
+from softtargets.stream.cursor import Cursor, Resume
+from softtargets.stream.order import EpochOrder, Share, ShuffleQuality, shuffle_quality
+from softtargets.stream.read_ahead import BlockReader, OnError, StreamStats
 from softtargets.window import Window
 
-BLOCK_ROW_GROUPS = 16
-"""Row groups shuffled together and held in memory: some 40 MB at k = 64."""
+SHUFFLED_GROUPS = 16
+"""Row groups shuffled together by default: 262,144 tokens, some 50 MB at k = 64."""
+PADDING_ID = ""
+"""The window_id of a row that only fills a batch up: nothing of it is trained on."""
+
+Tail = Literal["pad", "drop", "error"]
 
 
-class SoftTargetDataset(IterableDataset[Window]):
+class SoftTargetDataset(IterableDataset[Any]):
     """The windows of a store, every one exactly once an epoch over all ranks and workers.
 
-    The order is a function of the store, `seed` and the epoch; ranks and DataLoader workers take
-    turns in it, so ranks differ by at most one window. Call `set_epoch` before each epoch, as with
-    torch's DistributedSampler; otherwise every epoch has the same order.
+    *Order.* The window at a place of an epoch is a function of the store, `seed` and the epoch; the
+    ranks take turns in it. A step of B windows on each of W ranks is always the same B * W windows,
+    for any W. Call `set_epoch` before each epoch, as with torch's DistributedSampler; otherwise
+    every epoch has the same order.
 
-    `state_dict` is for a dataset that is iterated in its own process, as a DataLoader without
-    workers does. Iterated in worker processes it raises, since its own place then says nothing.
+    *Steps.* All ranks deliver as many windows: places after the last window are filled with windows
+    whose `window_id` is empty and whose mask is, so that they weigh nothing.
+
+    *Resuming.* `state_dict` is one place, the same on every rank; `load_state_dict` continues there
+    with any number of ranks and workers, and any batch size.
+
+    By default it yields windows, for a DataLoader with `collate_fn=collate`. With `batch_size` it
+    yields finished batches, for a DataLoader with `batch_size=None` or none at all; then the order
+    is the same with DataLoader workers, too, and each batch knows its place, so that
+    `state_dict(after=batch)` is exact whatever was prefetched.
 
     Args:
         store: a store, or its path.
@@ -34,9 +53,19 @@ class SoftTargetDataset(IterableDataset[Window]):
         seed: of the order.
         rank: which of the `world_size` readers this is.
         world_size: how many readers share the epoch.
+        batch_size: windows of a batch on one rank; None to yield single windows.
+        global_batch_size: instead of that, windows of a batch over all ranks.
+        tail: what to do where the last batch is not full on every rank: "pad" it with windows that
+            weigh nothing, "drop" it, or treat it as an "error".
+        shuffle_groups: row groups (of 16,384 tokens) that are shuffled together, two times as many
+            being held in memory; None for all of them, a uniform permutation.
+        num_threads: that decode ahead in this process; 0 for none.
+        stall_timeout: seconds to wait for a row group before an error is raised.
+        on_error: "raise" if a row group is damaged; or "skip" it: its windows are replaced by
+            padding, counted in `stats` and warned about.
 
     Raises:
-        InputError: the rank is not below the world size.
+        InputError: an argument is out of range, or they do not go together.
         StoreError: the store cannot be opened.
     """
 
@@ -48,23 +77,52 @@ class SoftTargetDataset(IterableDataset[Window]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
+        tail: Tail = "pad",
+        shuffle_groups: int | None = SHUFFLED_GROUPS,
+        num_threads: int = 1,
+        stall_timeout: float = 60.0,
+        on_error: OnError = "raise",
     ) -> None:
-        if not 0 <= rank < world_size:
-            raise InputError(
-                "SoftTargetDataset",
-                expected="0 <= rank < world_size",
-                found=f"rank {rank} of {world_size}",
-                next_step="Pass torch.distributed's get_rank() and get_world_size().",
-            )
+        if global_batch_size is not None:
+            batch_size = _own_batch_size(batch_size, global_batch_size, world_size)
+        for name, promise, value, holds in (
+            ("rank", "0 <= rank < world_size", f"rank {rank} of {world_size}",
+             0 <= rank < world_size),
+            ("batch_size", "1 or more", batch_size, batch_size is None or batch_size >= 1),
+            ("tail", "pad, drop or error", tail, tail in ("pad", "drop", "error")),
+            ("shuffle_groups", "1 or more, or None", shuffle_groups,
+             shuffle_groups is None or shuffle_groups >= 1),
+            ("num_threads", "0 or more", num_threads, num_threads >= 0),
+            ("stall_timeout", "a positive number", stall_timeout, stall_timeout > 0),
+            ("on_error", "raise or skip", on_error, on_error in ("raise", "skip")),
+        ):  # fmt: skip
+            if not holds:
+                raise InputError(
+                    f"SoftTargetDataset, {name}",
+                    expected=promise,
+                    found=f"{value}",
+                    next_step="Correct the argument.",
+                )
         self.store = store if isinstance(store, Store) else Store.open(store)
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self._delivered = 0
-        self._resume_at = 0
-        # Shared with worker processes: the epoch, and whether any of them has begun to iterate.
+        self.batch_size = batch_size
+        self.tail: Tail = tail
+        self.shuffle_groups = shuffle_groups
+        self.num_threads = num_threads
+        self.stall_timeout = stall_timeout
+        self.on_error: OnError = on_error
+        self._num_windows = np.array([ref.num_windows for ref in self.store.row_groups], np.int64)
+        self._index = 0
+        self._stats = StreamStats()
+        self._order: tuple[int, EpochOrder] | None = None
+        # Shared with worker processes: the epoch, where to resume, and whether they have begun.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._resume = Resume()
         self._in_workers = torch.zeros((), dtype=torch.bool).share_memory_()
 
     @property
@@ -78,94 +136,231 @@ class SoftTargetDataset(IterableDataset[Window]):
         return int(self._epoch)
 
     def __repr__(self) -> str:
+        batches = "" if self.batch_size is None else f", batch_size={self.batch_size}"
         return (
             f"SoftTargetDataset({self.store!r}, shuffle={self.shuffle}, seed={self.seed}, "
-            f"rank={self.rank}, world_size={self.world_size})"
+            f"rank={self.rank}, world_size={self.world_size}{batches})"
         )
 
     def __len__(self) -> int:
-        """Return how many windows this rank delivers in an epoch."""
-        return len(range(self.rank, len(self.store), self.world_size))
+        """Return how many windows, or batches, this rank delivers in a whole epoch."""
+        return len(range(0, self._stop(0), self._share().global_size))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration, in worker processes too."""
         self._epoch.fill_(epoch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return where this dataset is, to be given to `load_state_dict`.
+    def stats(self) -> StreamStats:
+        """Return what the last iteration in this process delivered, and what it waited for."""
+        return replace(self._stats, errors=list(self._stats.errors))
+
+    def shuffle_quality(self) -> ShuffleQuality:
+        """Measure how well the epoch's order is shuffled; reads nothing."""
+        return shuffle_quality(self._epoch_order(), self._num_windows)
+
+    def plan(self, step: int) -> list[str]:
+        """Return the ids of the windows of a step over all ranks, counted from the epoch's start.
+
+        A step is a batch on each rank, or a window without `batch_size`. The ids of the whole store
+        are read on the first call; after that nothing is.
 
         Raises:
-            InputError: the windows were delivered by worker processes, which have their own places.
+            InputError: the epoch has no such step.
         """
-        if self._in_workers and get_worker_info() is None:
+        size = self._share().global_size
+        if not 0 <= step < len(self):
+            raise InputError(
+                "SoftTargetDataset.plan",
+                expected=f"a step from 0 to {len(self) - 1}",
+                found=f"{step}",
+                next_step="len(dataset) is the number of steps.",
+            )
+        groups, rows = self._epoch_order().windows(step * size, (step + 1) * size)
+        firsts = np.cumsum(self._num_windows) - self._num_windows
+        return self.store.window_ids(firsts[groups] + rows)
+
+    def state_dict(self, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return where this dataset is, to be given to `load_state_dict` on every rank.
+
+        Args:
+            after: the last batch that was trained on, of a dataset with `batch_size`. Needed where
+                something fetches ahead (DataLoader workers, accelerate); otherwise the place after
+                what this object has delivered is meant.
+
+        Raises:
+            InputError: worker processes deliver, so that this object does not know its place.
+        """
+        if after is not None and "next_place" not in after:
+            raise InputError(
+                "SoftTargetDataset.state_dict, after",
+                expected="a batch of a dataset with batch_size, which knows its place",
+                found="one that was made of windows",
+                next_step="Pass batch_size to the dataset, and batch_size=None to the DataLoader.",
+            )
+        if after is None and self._in_workers and get_worker_info() is None:
             raise InputError(
                 "SoftTargetDataset.state_dict",
                 expected="a dataset iterated in this process",
                 found="one iterated in DataLoader workers",
-                next_step="Use num_workers=0, or the state_dict of torchdata's StatefulDataLoader.",
+                next_step="Use num_workers=0; or pass batch_size to the dataset and the last batch "
+                "to state_dict(after=batch); or the state_dict of torchdata's StatefulDataLoader.",
             )
-        return {"delivered": self._delivered, **self._order_state()}
+        place = self._index if after is None else int(after["next_place"])
+        epoch = self.epoch if after is None else int(after["epoch"])
+        return self._cursor(epoch, place).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state` was taken: the next iteration starts there.
+        """Continue where `state` was taken: the next iteration of that epoch starts there.
 
         Raises:
-            IdentityError: the state belongs to another store, order or split over readers.
+            IdentityError: the state belongs to another store or order.
         """
-        expected = self._order_state() | {"epoch": state.get("epoch")}
-        for name, value in expected.items():
-            if state.get(name) != value:
-                raise IdentityError(
-                    f"SoftTargetDataset.load_state_dict, {name}",
-                    expected=f"{value!r}, as this dataset has",
-                    found=f"{state.get(name)!r} in the state",
-                    next_step="Make the dataset as it was made when the state was taken.",
-                )
-        self.set_epoch(int(state["epoch"]))
-        self._delivered = self._resume_at = int(state["delivered"])
+        cursor = Cursor.from_dict(state)
+        cursor.check(self._cursor(cursor.epoch, cursor.place), len(self.store))
+        self.set_epoch(cursor.epoch)
+        self._index = cursor.place
+        is_worker = get_worker_info() is not None
+        self._resume.set(cursor.epoch, cursor.place, is_worker=is_worker)
 
-    def _order_state(self) -> dict[str, Any]:
-        worker, num_workers = _worker()
-        return {
-            "fingerprint": self.fingerprint,
-            "epoch": self.epoch,
-            "shuffle": self.shuffle,
-            "seed": self.seed,
-            "rank": self.rank,
-            "world_size": self.world_size,
-            "worker": worker,
-            "num_workers": num_workers,
-        }
-
-    def __iter__(self) -> Iterator[Window]:
-        worker, num_workers = _worker()
+    def __iter__(self) -> Iterator[Any]:
+        share = self._share()
         if get_worker_info() is not None:
             self._in_workers.fill_(True)
-        share, num_shares = self.rank + self.world_size * worker, self.world_size * num_workers
-        first = share + num_shares * self._resume_at
-        self._delivered, self._resume_at = self._resume_at, 0
-        place = 0
-        for block in epoch_blocks(
-            self.store.row_groups,
+        epoch = self.epoch
+        start = self._resume.take(epoch, share.worker)
+        self._index = start
+        self._stats = StreamStats()
+        return self._stream(epoch, share, start, self._stop(start))
+
+    def _stream(self, epoch: int, share: Share, start: int, stop: int) -> Iterator[Any]:
+        num_places = len(self.store)
+        started, stats = time.perf_counter(), self._stats
+        padding: Window | None = None
+        with BlockReader(
+            self.store,
+            self._epoch_order(),
+            share,
+            start,
+            min(stop, num_places),
+            num_threads=self.num_threads,
+            stall_timeout=self.stall_timeout,
+            on_error=self.on_error,
+            stats=stats,
+        ) as reader:
+            for number, places in enumerate(share.steps(start, stop), start=1):
+                windows: list[Window] = []
+                for place in places.tolist():
+                    window = reader.window(place) if place < num_places else None
+                    stats.skipped_windows += window is None and place < num_places
+                    if window is None:
+                        padding = padding or self._padding(windows)
+                        window = padding
+                    else:
+                        stats.windows += 1
+                        stats.tokens += len(window)
+                    windows.append(window)
+                # Past this step of every worker, as far as this one knows.
+                after = start + number * share.global_size * share.num_workers
+                self._index = after
+                stats.seconds = time.perf_counter() - started
+                if self.batch_size is None:
+                    yield windows[0]
+                else:
+                    batch = collate(windows)
+                    batch["epoch"] = epoch
+                    batch["next_place"] = int(places[0]) - share.rank + share.global_size
+                    yield batch
+
+    def _padding(self, windows: list[Window]) -> Window:
+        """Return a window that weighs nothing, like those of the batch."""
+        like = windows[-1] if windows else self._any_window()
+        return replace(like, window_id=PADDING_ID, mask_T=np.zeros_like(like.mask_T))
+
+    def _any_window(self) -> Window:
+        """Return a window of the first row group that can be read."""
+        error: CorruptionError | None = None
+        for ref in self.store.row_groups:
+            try:
+                return self.store.read_row_group(ref)[0]
+            except CorruptionError as found:
+                if self.on_error == "raise":
+                    raise
+                error = found
+        assert error is not None
+        raise error
+
+    def _stop(self, start: int) -> int:
+        """Return where delivery ends; places from the number of windows on are padding."""
+        size, left = self._share().global_size, max(0, len(self.store) - start)
+        if self.tail == "error" and left % size:
+            raise InputError(
+                "SoftTargetDataset, tail='error'",
+                expected=f"a global batch size that divides the {left:,} windows",
+                found=f"{size}",
+                next_step=f"Sizes near it that do: {_divisors_text(left, size)}. Or choose "
+                "tail='pad' or 'drop'.",
+            )
+        num_steps = left // size if self.tail == "drop" else -(-left // size)
+        return start + num_steps * size
+
+    def _epoch_order(self) -> EpochOrder:
+        if self._order is None or self._order[0] != self.epoch:
+            order = EpochOrder(
+                self._num_windows,
+                shuffle=self.shuffle,
+                seed=self.seed,
+                epoch=self.epoch,
+                block_groups=self.shuffle_groups,
+            )
+            self._order = self.epoch, order
+        return self._order[1]
+
+    def _share(self) -> Share:
+        info = get_worker_info()
+        return Share(
+            rank=self.rank,
+            world_size=self.world_size,
+            worker=0 if info is None else info.id,
+            num_workers=1 if info is None else info.num_workers,
+            size=self.batch_size or 1,
+        )
+
+    def _cursor(self, epoch: int, place: int) -> Cursor:
+        share = self._share()
+        return Cursor(
+            fingerprint=self.fingerprint,
             shuffle=self.shuffle,
             seed=self.seed,
-            epoch=self.epoch,
-            block_groups=BLOCK_ROW_GROUPS,
-        ):
-            if place + len(block.order) > first:
-                windows = [
-                    window
-                    for row_group in block.row_groups
-                    for window in self.store.read_row_group(row_group)
-                ]
-                for at, chosen in enumerate(block.order, start=place):
-                    if at >= first and is_mine(at, share=share, num_shares=num_shares):
-                        self._delivered += 1
-                        yield windows[chosen]
-            place += len(block.order)
+            shuffle_groups=self.shuffle_groups if self.shuffle else None,
+            epoch=epoch,
+            place=place,
+            worker=share.worker,
+            num_workers=share.num_workers,
+        )
 
 
-def _worker() -> tuple[int, int]:
-    """Return which of how many DataLoader workers this process is."""
-    info = get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
+def _own_batch_size(batch_size: int | None, global_batch_size: int, world_size: int) -> int:
+    """Return the batch size of one rank."""
+    if batch_size is not None:
+        raise InputError(
+            "SoftTargetDataset",
+            expected="batch_size or global_batch_size",
+            found="both",
+            next_step="Leave one away.",
+        )
+    if global_batch_size < 1 or world_size < 1 or global_batch_size % world_size:
+        raise InputError(
+            "SoftTargetDataset, global_batch_size",
+            expected=f"a multiple of the {world_size} ranks",
+            found=f"{global_batch_size}",
+            next_step=f"{global_batch_size} is divided by world sizes "
+            f"{_divisors_text(global_batch_size, world_size)}.",
+        )
+    return global_batch_size // world_size
+
+
+def _divisors_text(number: int, near: int) -> str:
+    """Return the eight divisors that are nearest to a size."""
+    divisors = [one for one in range(1, int(number**0.5) + 1) if number > 0 and number % one == 0]
+    found = sorted({*divisors, *(number // one for one in divisors)}, key=lambda d: abs(d - near))
+    return ", ".join(str(one) for one in sorted(found[:8]))

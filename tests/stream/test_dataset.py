@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
 import re
+import threading
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
-from softtargets import SoftTargetDataset, Store, collate
-from softtargets.errors import CorruptionError, IdentityError, InputError
+from softtargets import SoftTargetDataset, Store, collate, distillation_loss
+from softtargets.errors import CorruptionError, IdentityError, InputError, StoreError
 from tests.fakes import build_store
 
 
@@ -31,17 +38,119 @@ def test_every_window_exactly_once_over_ranks_and_workers(
     for rank in range(world_size):
         dataset = SoftTargetDataset(store, shuffle=shuffle, rank=rank, world_size=world_size)
         mine = loaded_ids(dataset, num_workers)
-        assert len(mine) == len(dataset)
+        assert len(mine) == len(dataset) == -(-len(store) // world_size)
         found += mine
-    assert sorted(found) == sorted(expected)
-    assert len(set(found)) == len(expected)
+    padding = -len(store) % world_size
+    assert sorted(found) == [""] * padding + sorted(expected)
 
 
 def test_ranks_take_turns_in_one_order(store: Store) -> None:
     whole = ids(SoftTargetDataset(store, shuffle=True, seed=5))
     for rank in range(3):
         part = ids(SoftTargetDataset(store, shuffle=True, seed=5, rank=rank, world_size=3))
-        assert part == whole[rank::3]
+        assert [one for one in part if one] == whole[rank::3]
+
+
+def global_steps(store: Store, world_size: int, global_batch_size: int, **options: Any) -> Any:
+    """Return the ids of every step over all ranks."""
+    ranks = [
+        [
+            batch["window_id"]
+            for batch in SoftTargetDataset(
+                store, rank=rank, world_size=world_size, global_batch_size=global_batch_size,
+                shuffle=True, seed=4, **options,
+            )
+        ]
+        for rank in range(world_size)
+    ]  # fmt: skip
+    assert len({len(steps) for steps in ranks}) == 1
+    return [
+        [one for together in zip(*step, strict=True) for one in together]
+        for step in zip(*ranks, strict=True)
+    ]
+
+
+def test_any_number_of_ranks_gives_the_same_global_batches(store: Store) -> None:
+    assert len(store) % 24 != 0
+    one = global_steps(store, 1, 24)
+    assert [row for step in one for row in step if row] == ids(
+        SoftTargetDataset(store, shuffle=True, seed=4)
+    )
+    for world_size in (2, 3, 4, 8):
+        assert global_steps(store, world_size, 24) == one
+    with pytest.raises(InputError, match="24 is divided by world sizes 1, 2, 3, 4, 6, 8, 12, 24"):
+        SoftTargetDataset(store, world_size=5, global_batch_size=24)
+
+
+def test_the_tail_is_padded_or_dropped_or_an_error(store: Store) -> None:
+    size = 4
+    while len(store) % size == 0:
+        size += 1
+    padded = list(SoftTargetDataset(store, batch_size=size))
+    assert len(padded) == -(-len(store) // size)
+    last = padded[-1]
+    rows = len(store) % size
+    assert last["window_id"][rows:] == [""] * (size - rows)
+    assert all(last["window_id"][:rows])
+    assert not last["target_mask"][rows:].any()
+    assert (last["labels"][rows:] == -100).all()
+    # They change no loss, and no gradient can come from them.
+    logits = torch.randn((*last["input_ids"].shape, last["vocab_size"]), requires_grad=True)
+    distillation_loss(logits, last, ce_weight=0.5).backward()
+    assert logits.grad is not None
+    assert not logits.grad[rows:].any()
+    dropped = SoftTargetDataset(store, batch_size=size, tail="drop")
+    found = [row for batch in dropped for row in batch["window_id"]]
+    assert len(dropped) == len(store) // size
+    assert found == [window.window_id for window in store][: len(dropped) * size]
+    with pytest.raises(InputError, match="Sizes near it that do"):
+        len(SoftTargetDataset(store, batch_size=size, tail="error"))
+    with pytest.raises(InputError, match=f"divides the {len(store)} windows; found {size}"):
+        iter(SoftTargetDataset(store, batch_size=size, tail="error"))
+    assert len(list(SoftTargetDataset(store, batch_size=1, tail="error"))) == len(store)
+
+
+def test_more_ranks_than_windows_take_the_same_steps(store: Store) -> None:
+    world_size = len(store) + 3
+    steps = global_steps(store, world_size, 2 * world_size)
+    assert len(steps) == 1
+    assert sorted(filter(None, steps[0])) == sorted(window.window_id for window in store)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_batches_come_in_the_same_order_from_workers(store: Store, num_workers: int) -> None:
+    dataset = SoftTargetDataset(store, shuffle=True, batch_size=4)
+    whole = [batch["window_id"] for batch in dataset]
+    loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
+    assert [batch["window_id"] for batch in loader] == whole
+
+
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+@pytest.mark.parametrize("shuffle_groups", [1, 2, None])
+def test_threads_change_nothing(store: Store, num_threads: int, shuffle_groups: int | None) -> None:
+    options: dict[str, Any] = {"shuffle": True, "shuffle_groups": shuffle_groups}
+    one, other = (
+        SoftTargetDataset(store, num_threads=threads, **options) for threads in (0, num_threads)
+    )
+    for expected, found in zip(one, other, strict=True):
+        assert found.window_id == expected.window_id
+        assert np.array_equal(found.targets.ids_TK, expected.targets.ids_TK)
+
+
+def test_the_plan_tells_the_windows_of_any_step(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = global_steps(store, 3, 12)
+    dataset = SoftTargetDataset(
+        store, shuffle=True, seed=4, rank=1, world_size=3, global_batch_size=12
+    )
+    first = dataset.plan(0)
+    monkeypatch.setattr(Store, "open_shard", None)  # Nothing is read any more.
+    assert [first, *(dataset.plan(step) for step in range(1, len(dataset)))] == [
+        [one for one in step if one] for step in steps
+    ]
+    with pytest.raises(InputError, match=f"a step from 0 to {len(dataset) - 1}"):
+        dataset.plan(len(dataset))
 
 
 def test_the_order_follows_seed_and_epoch(store: Store) -> None:
@@ -70,29 +179,129 @@ def test_persistent_workers_see_the_epoch(store: Store) -> None:
     assert orders[0] == orders[2] != orders[1]
 
 
-@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2)])
-def test_resume_at_every_place_loses_and_doubles_nothing(
-    store: Store, rank: int, world_size: int
-) -> None:
-    def fresh() -> SoftTargetDataset:
-        return SoftTargetDataset(store, shuffle=True, seed=3, rank=rank, world_size=world_size)
+def deliver(
+    store: Store,
+    state: Any,
+    *,
+    world_size: int,
+    batch_size: int | None,
+    num_workers: int,
+    most: int,
+) -> tuple[list[str], Any]:
+    """Deliver at most so many steps on every rank; return ids in the order of places, and state."""
+    ranks: list[list[list[str]]] = []
+    states = []
+    for rank in range(world_size):
+        dataset = SoftTargetDataset(
+            store, shuffle=True, seed=3, shuffle_groups=2, rank=rank, world_size=world_size,
+            batch_size=batch_size, num_threads=rank % 2,
+        )  # fmt: skip
+        dataset.set_epoch(2)
+        if state is not None:
+            dataset.load_state_dict(state)
+        steps = []
+        after = None
+        if batch_size is None:
+            stream = iter(dataset)
+            steps = [[window.window_id] for _, window in zip(range(most), stream, strict=False)]
+        else:
+            loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
+            for _, after in zip(range(most), loader, strict=False):
+                steps.append(after["window_id"])
+        if after is None and num_workers:
+            states.append(state or dataset.state_dict())
+        else:
+            states.append(dataset.state_dict(after))
+        ranks.append(steps)
+    assert len({len(steps) for steps in ranks}) == 1
+    assert all(one == states[0] for one in states), "every rank has the same state"
+    assert len(json.dumps(states[0])) < 1024
+    rows = [
+        one
+        for step in zip(*ranks, strict=True)
+        for together in zip(*step, strict=True)
+        for one in together
+    ]
+    return [one for one in rows if one], states[0]
 
-    reference = fresh()
+
+def fuzz_resume(store: Store, num_cases: int, max_workers: int, seed: int) -> Counter[str]:
+    """Stop and go on, once to four times, with other ranks, workers and batch sizes each time."""
+    reference = SoftTargetDataset(store, shuffle=True, seed=3, shuffle_groups=2)
     reference.set_epoch(2)
     whole = ids(reference)
-    for stop in range(len(whole) + 1):
-        dataset = fresh()
-        dataset.set_epoch(2)
-        stream = iter(dataset)
-        before = [next(stream).window_id for _ in range(stop)]
-        state = dataset.state_dict()
-        resumed = fresh()
-        resumed.load_state_dict(state)
-        # A state taken again before anything was delivered is the same state.
-        again = fresh()
-        again.load_state_dict(resumed.state_dict())
-        assert before + ids(again) == whole, stop
-        assert ids(again) == whole, "the epoch after starts from its beginning"
+    rng = np.random.default_rng(seed)
+    counts: Counter[str] = Counter()
+    for _ in range(num_cases):
+        found: list[str] = []
+        state = None
+        for left in reversed(range(int(rng.integers(2, 6)))):
+            batch_size = None if rng.random() < 0.3 else int(rng.integers(1, 6))
+            workers = 0 if batch_size is None else int(rng.integers(0, max_workers + 1))
+            most = 10**6 if left == 0 else int(rng.integers(0, 6))
+            own, state = deliver(
+                store, json.loads(json.dumps(state)), world_size=int(rng.integers(1, 5)),
+                batch_size=batch_size, num_workers=workers, most=most,
+            )  # fmt: skip
+            found += own
+            counts["stops"] += left > 0
+            counts["before the first batch"] += most == 0
+            counts["with workers"] += workers > 0
+        counts["cases"] += 1
+        counts["lost"] += len(set(whole) - set(found))
+        counts["doubled"] += len(found) - len(set(found))
+        counts["in another order"] += found != whole
+        # Taken at the epoch's end: nothing of it is left.
+        rest, _ = deliver(store, state, world_size=2, batch_size=3, num_workers=0, most=10**6)
+        counts["after the end"] += len(rest)
+    return counts
+
+
+def test_resuming_loses_and_doubles_nothing_and_keeps_the_order(store: Store) -> None:
+    counts = fuzz_resume(store, num_cases=250, max_workers=0, seed=0)
+    assert counts["cases"] == 250
+    assert counts["stops"] > 400
+    wrong = ("lost", "doubled", "in another order", "after the end")
+    assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0)
+
+
+@pytest.mark.slow
+def test_resuming_with_workers_does_so_too(store: Store) -> None:
+    counts = fuzz_resume(store, num_cases=12, max_workers=2, seed=1)
+    assert counts["with workers"] > 10
+    wrong = ("lost", "doubled", "in another order", "after the end")
+    assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_epoch_after_a_resumed_one_is_whole(store: Store, num_workers: int) -> None:
+    dataset = SoftTargetDataset(store, shuffle=True, batch_size=3)
+    whole = [batch["window_id"] for batch in dataset]
+    batches = iter(dataset)
+    next(batches)
+    state = dataset.state_dict(next(batches))
+    resumed = SoftTargetDataset(store, shuffle=True, batch_size=3)
+    resumed.load_state_dict(state)
+    loader = DataLoader(resumed, batch_size=None, num_workers=num_workers)
+    for expected in (whole[2:], whole, whole):
+        assert [batch["window_id"] for batch in loader] == expected
+    # A state of one epoch says nothing about another.
+    resumed.load_state_dict(state)
+    resumed.set_epoch(1)
+    assert len(list(loader)) == len(whole)
+
+
+def test_the_state_is_taken_after_the_batch_that_was_trained_on(store: Store) -> None:
+    dataset = SoftTargetDataset(store, shuffle=True, batch_size=2)
+    whole = [batch["window_id"] for batch in dataset]
+    batches = list(zip(range(5), iter(dataset), strict=False))
+    state = dataset.state_dict(after=batches[1][1])
+    resumed = SoftTargetDataset(store, shuffle=True, batch_size=2)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    assert [batch["window_id"] for batch in resumed] == whole[2:]
+    with pytest.raises(InputError, match="one that was made of windows"):
+        dataset.state_dict(after=collate(list(store)[:2]))
 
 
 def test_a_state_of_another_order_is_refused(store: Store, tmp_path: Path) -> None:
@@ -100,7 +309,7 @@ def test_a_state_of_another_order_is_refused(store: Store, tmp_path: Path) -> No
     for other, field in (
         (SoftTargetDataset(store, shuffle=True, seed=1), "seed"),
         (SoftTargetDataset(store), "shuffle"),
-        (SoftTargetDataset(store, shuffle=True, world_size=2), "world_size"),
+        (SoftTargetDataset(store, shuffle=True, shuffle_groups=3), "shuffle_groups"),
     ):
         with pytest.raises(IdentityError, match=f"load_state_dict, {field}"):
             other.load_state_dict(state)
@@ -108,6 +317,12 @@ def test_a_state_of_another_order_is_refused(store: Store, tmp_path: Path) -> No
     another = build_store(tmp_path / "other", temperatures=(3.0,))
     with pytest.raises(IdentityError, match="load_state_dict, fingerprint"):
         SoftTargetDataset(another, shuffle=True).load_state_dict(state)
+
+    with pytest.raises(InputError, match="found nothing"):
+        SoftTargetDataset(store).load_state_dict({})
+    state["place"] = -1
+    with pytest.raises(InputError, match="found epoch 0, place -1"):
+        SoftTargetDataset(store, shuffle=True).load_state_dict(state)
 
 
 def test_a_moved_store_is_the_same_store(store: Store, tmp_path: Path) -> None:
@@ -143,6 +358,21 @@ def test_a_rank_outside_the_world_is_refused(store: Store, rank: int, world_size
         SoftTargetDataset(store, rank=rank, world_size=world_size)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0}, {"shuffle_groups": 0}, {"num_threads": -1}, {"stall_timeout": 0},
+        {"tail": "wrap"}, {"on_error": "ignore"},
+    ],
+)  # fmt: skip
+def test_what_is_out_of_range_is_refused(store: Store, options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(InputError, match=f"SoftTargetDataset, {name}"):
+        SoftTargetDataset(store, **options)
+    with pytest.raises(InputError, match="found both"):
+        SoftTargetDataset(store, batch_size=2, global_batch_size=2)
+
+
 def test_repr_and_fingerprint(store: Store) -> None:
     dataset = SoftTargetDataset(store, shuffle=True)
     assert re.search(r"Store\(.*shuffle=True, seed=0, rank=0, world_size=1", repr(dataset))
@@ -155,3 +385,79 @@ def test_damage_is_raised_and_never_skipped(store: Store, num_workers: int) -> N
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptionError, match=path.name):
         loaded_ids(SoftTargetDataset(store), num_workers)
+
+
+def test_damaged_row_groups_are_skipped_counted_and_reported_if_asked(store: Store) -> None:
+    entry = store.manifest.shards[1]
+    path = store.root / entry.path
+    content = bytearray(path.read_bytes())
+    content[entry.row_groups[0].offset + 40] ^= 1
+    path.write_bytes(content)
+    missing = {
+        window.window_id
+        for ref in store.row_groups
+        if (ref.shard, ref.group) != (1, 0)
+        for window in store.read_row_group(ref)
+    }
+    counts = []
+    for rank in range(2):
+        dataset = SoftTargetDataset(
+            store, shuffle=True, rank=rank, world_size=2, batch_size=3, on_error="skip"
+        )
+        with pytest.warns(RuntimeWarning, match=f"Windows are skipped. .*{path.name}, row group 0"):
+            found = [one for batch in dataset for one in batch["window_id"] if one]
+        missing -= set(found)
+        stats = dataset.stats()
+        assert stats.windows == len(found)
+        assert len(stats.errors) == 1
+        counts.append((len(list(found)), stats.skipped_windows))
+    assert not missing
+    assert sum(skipped for _, skipped in counts) == entry.row_groups[0].num_windows
+    assert sum(sum(one) for one in counts) == len(store)
+
+
+def test_a_row_group_that_does_not_come_is_an_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Store.read_row_group
+
+    def slowly(self: Store, ref: Any) -> Any:
+        time.sleep(0 if ref.shard < 2 else 1)
+        return read(self, ref)
+
+    monkeypatch.setattr(Store, "read_row_group", slowly)
+    dataset = SoftTargetDataset(store, stall_timeout=0.3, shuffle_groups=1)
+    started = time.monotonic()
+    stream = iter(dataset)
+    with pytest.raises(StoreError, match=r"unit-000002.parquet, row group 0: expected to be read"):
+        list(stream)
+    assert time.monotonic() - started < 2
+    assert dataset.stats().stall_seconds > 0.3
+
+
+def test_no_thread_is_left(store: Store) -> None:
+    before = threading.active_count()
+    dataset = SoftTargetDataset(store, num_threads=2, shuffle_groups=1)
+    for window in dataset:
+        assert window.window_id
+        assert threading.active_count() > before
+        break
+    assert threading.active_count() == before
+    stream = iter(dataset)
+    next(stream)
+    with pytest.raises(KeyboardInterrupt):
+        stream.throw(KeyboardInterrupt())  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+    list(dataset)
+    assert threading.active_count() == before
+
+
+def test_stats_count_what_was_delivered(store: Store) -> None:
+    dataset = SoftTargetDataset(store, batch_size=4)
+    list(dataset)
+    stats = dataset.stats()
+    assert stats.windows == len(store)
+    assert stats.tokens == sum(len(window) for window in store)
+    assert stats.skipped_windows == 0
+    assert 0 < stats.stall_seconds < stats.seconds
+    assert stats.tokens_per_second == stats.tokens / stats.seconds

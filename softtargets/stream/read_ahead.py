@@ -1,0 +1,165 @@
+"""The windows of an epoch's blocks, decoded ahead of their delivery by threads of this process."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from softtargets.errors import CorruptionError, StoreError
+from softtargets.store.store import RowGroupRef, Store
+from softtargets.stream.order import Block, EpochOrder, Share
+from softtargets.window import Window
+
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(slots=True)
+class StreamStats:
+    """What one iteration has delivered so far, and what it waited for."""
+
+    windows: int = 0
+    """Delivered by this process, padding left out."""
+    tokens: int = 0
+    seconds: float = 0.0
+    """Since the first was asked for."""
+    stall_seconds: float = 0.0
+    """Of these, how long the reader of the stream waited for row groups to be decoded."""
+    skipped_windows: int = 0
+    """Left out because their row group is damaged."""
+    errors: list[str] = field(default_factory=list)
+    """Why, one for each row group."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Return the rate, the time of whoever reads the stream included."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A block and its row groups that are being decoded, by their number."""
+
+    block: Block
+    windows: Mapping[int, Callable[[], list[Window]]]
+
+
+class BlockReader:
+    """Gives the windows at rising places of an order; reads a block ahead.
+
+    At most two blocks are in memory. Close it, or use it as a context: its threads end then.
+
+    Args:
+        store: where the row groups are.
+        order: of the epoch.
+        share: which places will be asked for; row groups that hold none of them are not read.
+        start: first place that any reader delivers.
+        stop: end of the places that any reader delivers.
+        num_threads: that decode; 0 decodes when a window is asked for.
+        stall_timeout: seconds to wait for a row group.
+        on_error: whether a damaged row group is raised, or its windows are left out and counted.
+        stats: what is kept up to date.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        order: EpochOrder,
+        share: Share,
+        start: int,
+        stop: int,
+        *,
+        num_threads: int,
+        stall_timeout: float,
+        on_error: OnError,
+        stats: StreamStats,
+    ) -> None:
+        self._store = store
+        self._share, self._start, self._stop = share, start, stop
+        self._stall_timeout = stall_timeout
+        self._on_error = on_error
+        self._stats = stats
+        self._blocks = order.blocks(start)
+        self._pending: deque[_Pending] = deque()
+        self._ready: dict[int, list[Window] | None] = {}
+        self._pool = ThreadPoolExecutor(num_threads, "softtargets") if num_threads else None
+
+    def __enter__(self) -> BlockReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+        self._ready.clear()
+
+    def window(self, place: int) -> Window | None:
+        """Return the window at a place; None when its row group is damaged and to be skipped.
+
+        Raises:
+            CorruptionError, FormatError, IdentityError: the row group is not what was committed.
+            StoreError: it did not come in time.
+        """
+        while not self._pending or place >= self._end(self._pending[0]):
+            self._next_block()
+        pending = self._pending[0]
+        at = place - pending.block.first
+        group = int(pending.block.row_groups[pending.block.members[at]])
+        if group not in self._ready:
+            self._ready[group] = self._wait_for(group, pending.windows[group])
+        windows = self._ready[group]
+        return None if windows is None else windows[int(pending.block.rows[at])]
+
+    @staticmethod
+    def _end(pending: _Pending) -> int:
+        return pending.block.first + len(pending.block)
+
+    def _next_block(self) -> None:
+        if self._pending:
+            self._pending.popleft()
+            self._ready.clear()
+        while len(self._pending) < 2 and (block := next(self._blocks, None)) is not None:
+            self._pending.append(_Pending(block, self._submit(block)))
+
+    def _submit(self, block: Block) -> dict[int, Callable[[], list[Window]]]:
+        """Begin to decode the row groups of a block that this share needs, in their order."""
+        places = self._share.own(np.arange(len(block)) + block.first, self._start, self._stop)
+        members = block.members[places - block.first]
+        _, first_uses = np.unique(members, return_index=True)
+        groups = block.row_groups[members[np.sort(first_uses)]].tolist()
+        return {group: self._decode(self._store.row_groups[group]) for group in groups}
+
+    def _decode(self, ref: RowGroupRef) -> Callable[[], list[Window]]:
+        if self._pool is None:
+            return partial(self._store.read_row_group, ref)
+        future = self._pool.submit(self._store.read_row_group, ref)
+        return partial(future.result, self._stall_timeout)
+
+    def _wait_for(self, group: int, read: Callable[[], list[Window]]) -> list[Window] | None:
+        started = time.perf_counter()
+        try:
+            return read()
+        except FutureTimeoutError as error:
+            ref = self._store.row_groups[group]
+            raise StoreError(
+                f"{self._store.manifest.shards[ref.shard].path}, row group {ref.group}",
+                expected=f"to be read within {self._stall_timeout:g} seconds",
+                found="nothing yet",
+                next_step="Check the disk or network, or pass a larger stall_timeout.",
+            ) from error
+        except CorruptionError as error:
+            if self._on_error == "raise":
+                raise
+            warnings.warn(f"Windows are skipped. {error}", RuntimeWarning, stacklevel=2)
+            self._stats.errors.append(str(error))
+            return None
+        finally:
+            self._stats.stall_seconds += time.perf_counter() - started
