@@ -102,13 +102,15 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_code_of_the_page_on_targets_runs(workplace: Path) -> None:
+def test_the_code_of_the_pages_on_targets_and_loading_runs(workplace: Path) -> None:
     build, fidelity, _ = code_blocks("docs/targets.md", "sh")
     run_block("sh", build, workplace)
     assert Store.open(workplace / "hybrid-store").targets.samples is not None
     [losses] = code_blocks("docs/targets.md", "python")
     run_block("python", losses, workplace)
     assert "is unbiased" in run_block("sh", fidelity, workplace)
+    [loading] = code_blocks("docs/loading.md", "python")
+    assert "same_row_group" in run_block("python", loading, workplace)
 
 
 def test_links_and_paths_in_the_documents_exist() -> None:

@@ -13,12 +13,13 @@ import pytest
 import softtargets
 
 ROOT = Path(softtargets.__file__).parent
-BELOW_ALL = {"errors", "kinds", "targets", "packing", "window", "schemas"}
+BELOW_ALL = {"errors", "kinds", "targets", "packing", "tokenizer", "window", "schemas"}
 MAY_IMPORT = {
     "errors": set[str](),
     "kinds": {"errors"},
     "targets": {"errors"},
     "packing": {"errors", "kinds", "targets"},
+    "tokenizer": set[str](),
     "window": {"packing", "targets"},
     "store": BELOW_ALL,
     "capture": BELOW_ALL | {"store"},

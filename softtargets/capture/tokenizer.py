@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from softtargets.capture.chat import encode_conversation
 from softtargets.capture.records import Conversation
 from softtargets.errors import TeacherError
+from softtargets.tokenizer import describe_tokenizer
 
 
 class Tokenizer(Protocol):
@@ -97,21 +98,4 @@ class TransformersTokenizer:
 
     def describe(self) -> dict[str, Any]:
         """Return the hash of the tokenizer's content, and its size."""
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            content = json.loads(backend.to_str())
-            # State of the last call, not of the tokenizer.
-            del content["truncation"], content["padding"]
-        else:
-            content = {
-                "class": type(self._tokenizer).__name__,
-                "vocab": self._tokenizer.get_vocab(),
-                "special_tokens": {
-                    name: str(token) for name, token in self._tokenizer.special_tokens_map.items()
-                },
-            }
-        text = json.dumps(content, sort_keys=True)
-        return {
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-            "vocab_size": self.vocab_size,
-        }
+        return describe_tokenizer(self._tokenizer)

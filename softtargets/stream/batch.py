@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from softtargets.errors import TemperatureError
+from softtargets.packing.head import ESCAPE
 from softtargets.targets import temperature_index
 
 IGNORE_INDEX = -100
@@ -149,7 +150,7 @@ class Batch(UserDict[str, Any]):
             halves = self["steps"]
             steps = torch.cat([halves & 15, halves >> 4], dim=-1).int()
             steps = steps[..., : self["id_plane_0"].shape[-1]].contiguous()
-            steps.view(-1)[self["escape_index"]] = self["escape_value"]
+            steps.masked_scatter_(steps == ESCAPE, self["escapes"])
             distance = steps.cumsum(dim=-1) * self["step"]
             logits = self["top_logit"][..., None] - distance
         ranks = torch.arange(logits.shape[-1], device=logits.device)

@@ -12,7 +12,6 @@ import torch
 
 from softtargets.errors import InputError
 from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema
-from softtargets.packing.head import ESCAPE, PackedHead, split_halves
 from softtargets.stream.batch import IGNORE_INDEX, Batch
 from softtargets.targets import Int32
 from softtargets.window import Window
@@ -38,7 +37,7 @@ def collate(windows: Sequence[Window]) -> Batch:
         targets["label_logit"] = place(_given(one.label_logit_T for one in packed))
         targets["label_rank"] = place(_given(one.label_rank_T for one in packed))
     if schema.head is not None:
-        targets |= _place_heads(windows, place, length)
+        targets |= _place_heads(windows, place)
     else:
         targets["logsumexp"] = place(_given(one.logsumexp_TG for one in packed))
     numbers: dict[str, Any] = {}
@@ -105,7 +104,6 @@ def _place(
 def _place_heads(
     windows: Sequence[Window],
     place: Callable[..., npt.NDArray[Any]],
-    length: int,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the heads of all windows as they are stored, padded."""
     packed = [window.packed for window in windows]
@@ -120,7 +118,9 @@ def _place_heads(
     if heads[0].step is None:
         return targets | {"logits": place(_given(head.logits_TK for head in heads))}
     steps_BLH = place(_given(head.steps_TH for head in heads))
-    return targets | {"steps": steps_BLH, **_place_escapes(windows, heads, length)}
+    # In the order in which they are met in the flattened [B, L, K].
+    escapes_E = np.concatenate([head.escapes_E for head in heads])
+    return targets | {"steps": steps_BLH, "escapes": escapes_E}
 
 
 def _place_samples(windows: Sequence[Window], length: int) -> dict[str, npt.NDArray[Any]]:
@@ -144,23 +144,6 @@ def _place_samples(windows: Sequence[Window], length: int) -> dict[str, npt.NDAr
         if own.logits_S is not None:
             targets["sample_logits"][row, at_S, rank_S] = own.logits_S
     return targets
-
-
-def _place_escapes(
-    windows: Sequence[Window], heads: Sequence[PackedHead], length: int
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the escapes of all windows, and where they stand in the flattened [B, L, K]."""
-    places = []
-    for row, (window, head) in enumerate(zip(windows, heads, strict=True)):
-        assert head.steps_TH is not None
-        num_entries = head.id_planes[0].shape[1]
-        position, entry = np.nonzero(split_halves(head.steps_TH, num_entries) == ESCAPE)
-        at = window.target_positions_T[position].astype(np.int64) + row * length
-        places.append(at * num_entries + entry)
-    return {
-        "escape_index": np.concatenate(places),
-        "escape_value": np.concatenate([head.escapes_E for head in heads]),
-    }
 
 
 def _common_schema(windows: Sequence[Window]) -> TargetSchema:

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from softtargets.errors import CorruptionError, InputError
-from softtargets.store.store import Store
+from softtargets.errors import CorruptionError, IdentityError, InputError
+from softtargets.packing.truncate import keep_highest, truncated_schema
+from softtargets.store.store import RowGroupRef, Store
 from softtargets.stream.collate import collate
 from softtargets.stream.cursor import Cursor, Resume
 from softtargets.stream.order import EpochOrder, Share, ShuffleQuality, shuffle_quality
 from softtargets.stream.read_ahead import BlockReader, OnError, StreamStats
+from softtargets.tokenizer import describe_tokenizer
 from softtargets.window import Window
 
 SHUFFLED_GROUPS = 16
@@ -55,6 +57,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         world_size: how many readers share the epoch.
         batch_size: windows of a batch on one rank; None to yield single windows.
         global_batch_size: instead of that, windows of a batch over all ranks.
+        top_k: deliver only so many of the stored entries; the others join the tail, exactly.
+        tokenizer: the student's, of transformers: it must be the one that the store was made with.
         tail: what to do where the last batch is not full on every rank: "pad" it with windows that
             weigh nothing, "drop" it, or treat it as an "error".
         shuffle_groups: row groups (of 16,384 tokens) that are shuffled together, two times as many
@@ -66,6 +70,7 @@ class SoftTargetDataset(IterableDataset[Any]):
 
     Raises:
         InputError: an argument is out of range, or they do not go together.
+        IdentityError: the tokenizer is another.
         StoreError: the store cannot be opened.
     """
 
@@ -79,6 +84,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         world_size: int = 1,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
+        top_k: int | None = None,
+        tokenizer: Any = None,
         tail: Tail = "pad",
         shuffle_groups: int | None = SHUFFLED_GROUPS,
         num_threads: int = 1,
@@ -106,6 +113,11 @@ class SoftTargetDataset(IterableDataset[Any]):
                     next_step="Correct the argument.",
                 )
         self.store = store if isinstance(store, Store) else Store.open(store)
+        self._schema = self.store.targets
+        if top_k is not None:
+            self._schema = truncated_schema(self._schema, top_k)
+        if tokenizer is not None:
+            _check_tokenizer(self.store, tokenizer)
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -237,7 +249,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         started, stats = time.perf_counter(), self._stats
         padding: Window | None = None
         with BlockReader(
-            self.store,
+            self.store.row_groups,
+            self._read_row_group,
             self._epoch_order(),
             share,
             start,
@@ -271,6 +284,14 @@ class SoftTargetDataset(IterableDataset[Any]):
                     batch["next_place"] = int(places[0]) - share.rank + share.global_size
                     yield batch
 
+    def _read_row_group(self, ref: RowGroupRef) -> list[Window]:
+        windows = self.store.read_row_group(ref)
+        if self._schema is self.store.targets:
+            return windows
+        return [
+            replace(window, packed=keep_highest(window.packed, self._schema)) for window in windows
+        ]
+
     def _padding(self, windows: list[Window]) -> Window:
         """Return a window that weighs nothing, like those of the batch."""
         like = windows[-1] if windows else self._any_window()
@@ -281,7 +302,7 @@ class SoftTargetDataset(IterableDataset[Any]):
         error: CorruptionError | None = None
         for ref in self.store.row_groups:
             try:
-                return self.store.read_row_group(ref)[0]
+                return self._read_row_group(ref)[0]
             except CorruptionError as found:
                 if self.on_error == "raise":
                     raise
@@ -336,6 +357,20 @@ class SoftTargetDataset(IterableDataset[Any]):
             place=place,
             worker=share.worker,
             num_workers=share.num_workers,
+        )
+
+
+def _check_tokenizer(store: Store, tokenizer: Any) -> None:
+    """Check that a tokenizer is the one that made a store's token ids."""
+    own, found = store.manifest.identity["tokenizer"], describe_tokenizer(tokenizer)
+    if found["sha256"] != own["sha256"]:
+        raise IdentityError(
+            "SoftTargetDataset, tokenizer",
+            expected=f"that of {store.manifest.teacher}: {own['vocab_size']:,} tokens, SHA-256 "
+            f"{own['sha256']}",
+            found=f"{found['vocab_size']:,} tokens, {found['sha256']}",
+            next_step="A student must read the teacher's token ids. Its embeddings may have more "
+            "rows than the tokenizer has tokens.",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from softtargets.errors import CorruptionError, StoreError
-from softtargets.store.store import RowGroupRef, Store
+from softtargets.store.store import RowGroupRef
 from softtargets.stream.order import Block, EpochOrder, Share
 from softtargets.window import Window
 
@@ -58,7 +58,8 @@ class BlockReader:
     At most two blocks are in memory. Close it, or use it as a context: its threads end then.
 
     Args:
-        store: where the row groups are.
+        row_groups: of the store, in the order of the corpus.
+        read: what gives the windows of a row group.
         order: of the epoch.
         share: which places will be asked for; row groups that hold none of them are not read.
         start: first place that any reader delivers.
@@ -71,7 +72,8 @@ class BlockReader:
 
     def __init__(
         self,
-        store: Store,
+        row_groups: Sequence[RowGroupRef],
+        read: Callable[[RowGroupRef], list[Window]],
         order: EpochOrder,
         share: Share,
         start: int,
@@ -82,7 +84,7 @@ class BlockReader:
         on_error: OnError,
         stats: StreamStats,
     ) -> None:
-        self._store = store
+        self._row_groups, self._read = row_groups, read
         self._share, self._start, self._stop = share, start, stop
         self._stall_timeout = stall_timeout
         self._on_error = on_error
@@ -135,12 +137,12 @@ class BlockReader:
         members = block.members[places - block.first]
         _, first_uses = np.unique(members, return_index=True)
         groups = block.row_groups[members[np.sort(first_uses)]].tolist()
-        return {group: self._decode(self._store.row_groups[group]) for group in groups}
+        return {group: self._decode(self._row_groups[group]) for group in groups}
 
     def _decode(self, ref: RowGroupRef) -> Callable[[], list[Window]]:
         if self._pool is None:
-            return partial(self._store.read_row_group, ref)
-        future = self._pool.submit(self._store.read_row_group, ref)
+            return partial(self._read, ref)
+        future = self._pool.submit(self._read, ref)
         return partial(future.result, self._stall_timeout)
 
     def _wait_for(self, group: int, read: Callable[[], list[Window]]) -> list[Window] | None:
@@ -148,9 +150,9 @@ class BlockReader:
         try:
             return read()
         except FutureTimeoutError as error:
-            ref = self._store.row_groups[group]
+            ref = self._row_groups[group]
             raise StoreError(
-                f"{self._store.manifest.shards[ref.shard].path}, row group {ref.group}",
+                f"shard {ref.shard}, row group {ref.group}",
                 expected=f"to be read within {self._stall_timeout:g} seconds",
                 found="nothing yet",
                 next_step="Check the disk or network, or pass a larger stall_timeout.",

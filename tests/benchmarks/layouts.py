@@ -26,7 +26,14 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from softtargets.capture import BuildConfig, Corpus, TeacherConfig, TransformersTeacher, Windowing
+from softtargets.capture import (
+    BuildConfig,
+    Corpus,
+    TeacherConfig,
+    TopK,
+    TransformersTeacher,
+    Windowing,
+)
 from softtargets.capture.build import build
 from softtargets.demo.corpus import write_corpus
 from softtargets.demo.teacher import teacher_directory
@@ -57,6 +64,7 @@ def make_store(directory: Path, num_tokens: int) -> Store:
         corpus=small_corpus(directory, num_tokens),
         output=directory / "store",
         windowing=Windowing(sequence_length=512),
+        selection=TopK(),
         temperatures=(1.0, 2.0),
         batch_tokens=2048,
     )

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
 
 from softtargets import SoftTargetDataset, Store, collate, distillation_loss
+from softtargets.capture import TeacherConfig, TransformersTeacher, build
 from softtargets.errors import CorruptionError, IdentityError, InputError, StoreError
-from tests.fakes import build_store
+from tests.fakes import build_config, build_store
 
 
 def ids(dataset: SoftTargetDataset) -> list[str]:
@@ -379,20 +382,73 @@ def test_repr_and_fingerprint(store: Store) -> None:
     assert dataset.fingerprint == store.fingerprint
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_damage_is_raised_and_never_skipped(store: Store, num_workers: int) -> None:
-    path = store.root / store.manifest.shards[2].path
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CorruptionError, match=path.name):
-        loaded_ids(SoftTargetDataset(store), num_workers)
-
-
-def test_damaged_row_groups_are_skipped_counted_and_reported_if_asked(store: Store) -> None:
+def flip_a_bit(store: Store, other: Store) -> None:
     entry = store.manifest.shards[1]
     path = store.root / entry.path
     content = bytearray(path.read_bytes())
     content[entry.row_groups[0].offset + 40] ^= 1
     path.write_bytes(content)
+
+
+def truncate(store: Store, other: Store) -> None:
+    path = store.root / store.manifest.shards[1].path
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove(store: Store, other: Store) -> None:
+    (store.root / store.manifest.shards[1].path).unlink()
+
+
+def swap(store: Store, other: Store) -> None:
+    one, two = (store.root / store.manifest.shards[unit].path for unit in (1, 2))
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(content)
+
+
+def leave_a_stale_one(store: Store, other: Store) -> None:
+    path = store.root / store.manifest.shards[1].path
+    path.write_bytes((other.root / other.manifest.shards[1].path).read_bytes())
+
+
+FAULTS = (flip_a_bit, truncate, remove, swap, leave_a_stale_one)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_damage_is_raised_and_never_skipped(
+    store: Store, tmp_path: Path, fault: Callable[..., None], num_workers: int, shuffle: bool
+) -> None:
+    (tmp_path / "other").mkdir()
+    fault(store, build_store(tmp_path / "other", temperatures=(2.0, 3.0)))
+    with pytest.raises(CorruptionError, match=r"unit-00000[12]\.parquet"):
+        loaded_ids(SoftTargetDataset(store, shuffle=shuffle), num_workers)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_only_what_is_damaged_is_skipped_if_asked(
+    store: Store, tmp_path: Path, fault: Callable[..., None]
+) -> None:
+    (tmp_path / "other").mkdir()
+    sound = ids(SoftTargetDataset(store, shuffle=True))
+    fault(store, build_store(tmp_path / "other", temperatures=(2.0, 3.0)))
+    dataset = SoftTargetDataset(store, shuffle=True, on_error="skip")
+    with pytest.warns(RuntimeWarning, match="Windows are skipped"):
+        found = ids(dataset)
+    # What is sound keeps its place.
+    assert len(found) == len(sound)
+    assert all(one in ("", expected) for one, expected in zip(found, sound, strict=True))
+    stats = dataset.stats()
+    assert found.count("") == stats.skipped_windows == len(store) - stats.windows
+    damaged = {1, 2} if fault is swap else {1}
+    most = sum(store.manifest.shards[unit].num_windows for unit in damaged)
+    assert 0 < stats.skipped_windows <= most
+
+
+def test_damaged_row_groups_are_skipped_counted_and_reported_if_asked(store: Store) -> None:
+    flip_a_bit(store, store)
+    entry = store.manifest.shards[1]
     missing = {
         window.window_id
         for ref in store.row_groups
@@ -404,7 +460,9 @@ def test_damaged_row_groups_are_skipped_counted_and_reported_if_asked(store: Sto
         dataset = SoftTargetDataset(
             store, shuffle=True, rank=rank, world_size=2, batch_size=3, on_error="skip"
         )
-        with pytest.warns(RuntimeWarning, match=f"Windows are skipped. .*{path.name}, row group 0"):
+        with pytest.warns(
+            RuntimeWarning, match=f"Windows are skipped. .*{entry.path}, row group 0"
+        ):
             found = [one for batch in dataset for one in batch["window_id"] if one]
         missing -= set(found)
         stats = dataset.stats()
@@ -429,7 +487,7 @@ def test_a_row_group_that_does_not_come_is_an_error(
     dataset = SoftTargetDataset(store, stall_timeout=0.3, shuffle_groups=1)
     started = time.monotonic()
     stream = iter(dataset)
-    with pytest.raises(StoreError, match=r"unit-000002.parquet, row group 0: expected to be read"):
+    with pytest.raises(StoreError, match=r"shard 2, row group 0: expected to be read"):
         list(stream)
     assert time.monotonic() - started < 2
     assert dataset.stats().stall_seconds > 0.3
@@ -450,6 +508,36 @@ def test_no_thread_is_left(store: Store) -> None:
     assert threading.active_count() == before
     list(dataset)
     assert threading.active_count() == before
+
+
+def test_fewer_entries_are_delivered_if_asked(store: Store) -> None:
+    (whole,) = SoftTargetDataset(store, batch_size=len(store))
+    (fewer,) = SoftTargetDataset(store, batch_size=len(store), top_k=3)
+    for temperature in store.targets.temperatures:
+        targets, own = whole.soft_targets(temperature), fewer.soft_targets(temperature)
+        assert own.ids.shape[-1] == 3
+        assert torch.equal(own.ids, targets.ids[..., :3])
+        torch.testing.assert_close(own.logprobs, targets.logprobs[..., :3], atol=2e-5, rtol=1e-5)
+        tail = 1 - targets.logprobs[..., :3].exp().sum(-1)
+        is_target = own.mask
+        torch.testing.assert_close(
+            own.tail_logmass.exp()[is_target], tail[is_target], atol=1e-5, rtol=0
+        )
+    with pytest.raises(InputError, match="top_k: expected"):
+        SoftTargetDataset(store, top_k=9)
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, tiny_teacher: Path) -> None:
+    teacher = TransformersTeacher(TeacherConfig(name=str(tiny_teacher), dtype="float32"))
+    store = build(build_config(tmp_path), teacher).store
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    SoftTargetDataset(store, tokenizer=tokenizer)
+    # What padding was asked for last does not make it another one.
+    tokenizer(["a b", "c"], truncation=True, max_length=1)
+    SoftTargetDataset(store, tokenizer=tokenizer)
+    tokenizer.add_tokens(["brillig"])
+    with pytest.raises(IdentityError, match=f"found {len(tokenizer):,} tokens"):
+        SoftTargetDataset(store, tokenizer=tokenizer)
 
 
 def test_stats_count_what_was_delivered(store: Store) -> None:
