@@ -15,6 +15,7 @@ from softtargets.fidelity.students import (
     Loss,
     Recipe,
     evaluate,
+    log_probabilities,
     online_loss,
     stored_loss,
     train_student,
@@ -136,11 +137,12 @@ def compare_students(
 ) -> dict[str, Float64]:
     """Return the measures [S, W, M] of every arm's students, for S seeds, by group and name."""
     found: dict[str, Float64] = {}
+    log_probs = log_probabilities(held_out)
     for arm in compared:
         own = []
         for seed in range(num_seeds):
             student = train_student(sample, arm.loss, recipe, seed)
-            own.append(evaluate(student, held_out))
+            own.append(evaluate(student, held_out, log_probs))
             on_student(arm.name, seed)
         found[arm.key] = np.stack(own)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, NullFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from softtargets.store.files import write_file
 
@@ -34,6 +34,7 @@ def write_plots(directory: Path, results: Mapping[str, Any]) -> list[Path]:
             axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
             for axis in (axes.xaxis, axes.yaxis):
                 if axis.get_scale() == "log":
+                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                     axis.set_major_formatter(FormatStrFormatter("%g"))
                     axis.set_minor_formatter(NullFormatter())
             content = io.BytesIO()

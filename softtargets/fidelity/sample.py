@@ -147,20 +147,22 @@ class TeacherSample:
         parts: dict[str, list[Selected]] = {name: [] for name in selections}
         draws = {name: self._uniforms(selection) for name, selection in selections.items()}
         labels_N = self.labels_N.to(self.teacher.device)
-        workspace: torch.Tensor | None = None
+        workspace: tuple[torch.Tensor, ...] = ()
         for rows, logits_CV in self.chunks():
             # Always the same memory: the system maps a new tensor's pages one by one.
-            workspace = torch.empty_like(logits_CV) if workspace is None else workspace
+            workspace = workspace or (torch.empty_like(logits_CV), torch.empty_like(logits_CV))
+            own_CV, scratch_CV = (one[: len(logits_CV)] for one in workspace)
             for name, selection in selections.items():
                 uniforms_ND = draws[name]
                 with torch.inference_mode():
                     found = select(
-                        workspace[: len(logits_CV)].copy_(logits_CV),
+                        own_CV.copy_(logits_CV),
                         labels_N[rows],
                         selection,
                         temperatures,
                         uniforms_ND=None if uniforms_ND is None else uniforms_ND[rows],
                         label_logits=self.label_logits,
+                        scratch_NV=scratch_CV,
                     )
                 parts[name].append(found.cpu())
         return {name: Selected.concatenate(own) for name, own in parts.items()}

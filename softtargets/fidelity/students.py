@@ -162,8 +162,20 @@ def gradient_difference(
 
 
 @torch.no_grad()
-def evaluate(student: PreTrainedModel, held_out: TeacherSample) -> Float64:
+def log_probabilities(sample: TeacherSample) -> list[tuple[slice, torch.Tensor]]:
+    """Return rows of a sample and the teacher's log-probabilities [C, V] there, all in memory."""
+    return [(rows, logits_CV.log_softmax(dim=1)) for rows, logits_CV in sample.chunks()]
+
+
+@torch.no_grad()
+def evaluate(
+    student: PreTrainedModel,
+    held_out: TeacherSample,
+    log_probs: Sequence[tuple[slice, torch.Tensor]],
+) -> Float64:
     """Return the measures of every held-out window [W, M], as means over its targets.
+
+    `log_probs` are the teacher's `log_probabilities` of the held-out windows.
 
     The calibration error is that of all windows (15 bins of the top probability, Guo et al. 2017),
     the same in each.
@@ -178,8 +190,7 @@ def evaluate(student: PreTrainedModel, held_out: TeacherSample) -> Float64:
     )
     head, labels_N = student.get_output_embeddings(), held_out.labels_N
     parts = []
-    for rows, logits_CV in held_out.chunks():
-        log_t_CV = logits_CV.log_softmax(dim=1)
+    for rows, log_t_CV in log_probs:
         log_s_CV = head(hidden_ND[rows]).log_softmax(dim=1)
         labels_C = labels_N[rows]
         t_CV, s_CV = log_t_CV.exp(), log_s_CV.exp()

@@ -258,7 +258,7 @@ def _check_lengths(
 
 
 def _check_same(found: Array, expected: Array, where: str, name: str) -> None:
-    if not np.array_equal(found, expected):
+    if found.tobytes() != expected.astype(found.dtype).tobytes():
         row = int((found != expected).argmax())
         raise CorruptionError(
             f"{where}, row {row}, column {name}",

@@ -43,6 +43,8 @@ class Store:
         self.manifest = manifest
         self.targets = manifest.targets
         self.fingerprint = manifest.fingerprint
+        # Of which shards the footer was checked; its bytes are compared whenever it is read.
+        self._checked = np.zeros(len(manifest.shards), np.bool_)
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -112,7 +114,16 @@ class Store:
         Raises:
             CorruptionError, FormatError or IdentityError: it is not what was committed.
         """
-        return ShardReader(self.root, self.manifest.shards[shard], self.targets, self.fingerprint)
+        entry = self.manifest.shards[shard]
+        reader = ShardReader(
+            self.root,
+            entry,
+            self.targets,
+            self.fingerprint,
+            is_checked=bool(self._checked[shard]),
+        )
+        self._checked[shard] = True
+        return reader
 
     def read_row_group(self, ref: RowGroupRef) -> list[Window]:
         """Read the windows of a row group.

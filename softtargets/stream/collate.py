@@ -94,9 +94,12 @@ def _place(
     fill: float = 0,
 ) -> npt.NDArray[Any]:
     """Return arrays [T or L, ...] as one [B, length, ...], filled where nothing is placed."""
-    shape = (len(arrays), length, *arrays[0].shape[1:])
-    padded = np.full(shape, fill, arrays[0].dtype) if fill else np.zeros(shape, arrays[0].dtype)
+    padded = np.empty((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
     for row, (place, array) in enumerate(zip(places, arrays, strict=True)):
+        if isinstance(place, slice):
+            padded[row, place.stop :] = fill
+        else:
+            padded[row] = fill
         padded[row, place] = array
     return padded
 

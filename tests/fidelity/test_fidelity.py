@@ -20,6 +20,7 @@ from softtargets.fidelity.students import (
     Recipe,
     evaluate,
     gradient_difference,
+    log_probabilities,
     make_student,
     online_loss,
     stored_loss,
@@ -219,7 +220,7 @@ def test_the_measures_are_those_of_their_definitions(tmp_path: Path) -> None:
     sample = make_sample(tmp_path)
     torch.manual_seed(0)
     student = make_student(V, 32, 1)
-    found_WM = evaluate(student, sample)
+    found_WM = evaluate(student, sample, log_probabilities(sample))
     tops, rights = [], []
     with torch.no_grad():
         for row, window in enumerate(sample.windows):
