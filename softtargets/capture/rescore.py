@@ -15,7 +15,7 @@ from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema
 from softtargets.store import Store
 from softtargets.store.manifest import check_identity
-from softtargets.targets import Float64
+from softtargets.targets import Float64, SoftTargets
 from softtargets.window import Window
 
 _CHUNK_ELEMENTS = 1 << 24
@@ -23,6 +23,8 @@ _LIVE_WINDOWS = 8
 """Windows of the second live pass's batches; the first has one window in each."""
 _ROUNDING = 1e-4
 """How far float32 sums of a whole vocabulary may differ, in nats."""
+_MOST_DEVIATIONS = 5
+"""How many standard errors the draws' mean log-probability may be off: once in two million."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,8 @@ class Distance:
     """How far two distributions are apart, over all positions, in nats."""
 
     largest: float
-    """Mean over positions of the largest difference between log-probabilities of kept entries."""
+    """Mean over positions of the largest difference between log-probabilities of kept entries; or,
+    without a head, of the difference between logsumexps."""
     kl: float
     """Mean KL over the kept entries and the tail as one bucket."""
 
@@ -46,13 +49,20 @@ class Fidelity:
     """The live teacher against itself in batches of other windows."""
     bound: float
     """What the stored form may add to `live.largest`: a step of the logits / T."""
-    truncation_kl: float
-    """KL from the full distribution to the exact head with the tail spread evenly."""
+    truncation_kl: float | None
+    """KL from the full distribution to the exact head with the tail spread evenly; None without a
+    head."""
+    draws_deviation: float | None
+    """By how many standard errors the mean live log-probability of what was drawn is off its
+    expectation; None at other temperatures than the draws', and without draws."""
 
     @property
     def holds(self) -> bool:
         """Return whether the store differs by no more than the teacher and the stored form do."""
-        return self.stored.largest <= self.live.largest + self.bound
+        return (
+            self.stored.largest <= self.live.largest + self.bound
+            and abs(self.draws_deviation or 0) <= _MOST_DEVIATIONS
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +97,7 @@ def rescore(
     teacher.load()
     rng = np.random.default_rng(seed)
     places = sorted(rng.choice(len(store), min(num_windows, len(store)), replace=False).tolist())
-    totals = {temperature: np.zeros(5) for temperature in store.targets.temperatures}
+    totals = {temperature: np.zeros(7) for temperature in store.targets.temperatures}
     num_positions = 0
     for start in range(0, len(places), _LIVE_WINDOWS):
         windows = [
@@ -103,7 +113,7 @@ def rescore(
         num_windows=len(places),
         num_positions=num_positions,
         temperatures=tuple(
-            _fidelity(store.targets, temperature, total / num_positions)
+            _fidelity(store.targets, temperature, total, num_positions)
             for temperature, total in totals.items()
         ),
     )
@@ -111,10 +121,10 @@ def rescore(
 
 def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     schema = store.targets
-    if schema.head is None or schema.predicts != "next_token":
+    if not schema.temperatures or schema.predicts != "next_token":
         raise InputError(
             str(store.root),
-            expected="targets of the next token with a head of kept entries, to be compared",
+            expected="targets of the next token, and what the vocabulary sums to, to be compared",
             found=schema.describe(),
             next_step="Such a store cannot be rescored yet.",
         )
@@ -144,7 +154,10 @@ def _live(teacher: Teacher, windows: Sequence[Window]) -> Iterator[torch.Tensor]
 def _distances(
     window: Window, logits_TV: torch.Tensor, other_TV: torch.Tensor, temperature: float
 ) -> Float64:
-    """Return sums over positions: stored and live largest, stored and live KL, truncation KL."""
+    """Return sums over positions: stored and live largest, stored and live KL, truncation KL.
+
+    Then how far the draws' mean log-probability is from its expectation, and its variance.
+    """
     targets = window.targets
     ids_TK = torch.from_numpy(targets.ids_TK.astype(np.int64))
     full_TV = (logits_TV / temperature).log_softmax(dim=1)
@@ -161,15 +174,58 @@ def _distances(
     tail_T = np.exp(live[1])
     spread_T = np.where(tail_T > 0, live[1] - np.log(np.maximum(num_rest_T, 1)), 0)
     truncation_T = entropy_T - head_T - tail_T * spread_T
+    stored_T = _largest(live[0], stored[0], kept_TK)
+    live_T = _largest(live[0], other[0], kept_TK)
+    if targets.logsumexp_TG is not None:
+        own_T, other_T = (
+            (one / temperature).logsumexp(dim=1).numpy() for one in (logits_TV, other_TV)
+        )
+        stored_T = np.abs(targets.logsumexp_T(temperature) - own_T)
+        live_T = np.abs(other_T - own_T)
+    samples = window.packed.schema.samples
+    deviation = variance = 0.0
+    if samples is not None and samples.temperature == temperature:
+        deviation, variance = _deviation(targets, full_TV, ids_TK, kept_TK, samples.num_draws)
     return np.array(
         [
-            _largest(live[0], stored[0], kept_TK).sum(),
-            _largest(live[0], other[0], kept_TK).sum(),
+            stored_T.sum(),
+            live_T.sum(),
             _kl(live, stored, kept_TK).sum(),
             _kl(live, other, kept_TK).sum(),
             truncation_T.sum(),
+            deviation,
+            variance,
         ]
     )
+
+
+def _deviation(
+    targets: SoftTargets,
+    logprobs_TV: torch.Tensor,
+    ids_TK: torch.Tensor,
+    kept_TK: np.ndarray,
+    num_draws: int,
+) -> tuple[float, float]:
+    """Return how far draws are off, summed over positions, and the variance of that.
+
+    It is the mean log-probability of what was drawn, less its expectation under what can be drawn.
+    """
+    assert targets.samples is not None
+    num_samples_T = targets.samples.num_samples_T
+    has_draws_T = torch.from_numpy(num_samples_T > 0)
+    weights_TV = logprobs_TV.exp()
+    for row, (ids_K, kept_K) in enumerate(zip(ids_TK, kept_TK, strict=True)):
+        weights_TV[row, ids_K[torch.from_numpy(kept_K)]] = 0
+    weights_TV /= weights_TV.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    logs_TV = logprobs_TV.clamp(min=-1e4)
+    mean_T = (weights_TV * logs_TV).sum(dim=1)
+    variance_T = (weights_TV * logs_TV**2).sum(dim=1) - mean_T**2
+    rows_S = torch.from_numpy(np.repeat(np.arange(len(num_samples_T)), num_samples_T))
+    drawn_S = logs_TV[rows_S, torch.from_numpy(targets.samples.ids_S.astype(np.int64))]
+    counts_S = torch.from_numpy(targets.samples.counts_S.astype(np.float64))
+    drawn = float((counts_S * drawn_S).sum()) / num_draws
+    expected = float(mean_T[has_draws_T].sum())
+    return drawn - expected, float(variance_T[has_draws_T].sum()) / num_draws
 
 
 def _buckets(
@@ -185,7 +241,7 @@ def _buckets(
 
 def _largest(one_TK: Float64, other_TK: Float64, kept_TK: np.ndarray) -> Float64:
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(kept_TK, np.abs(one_TK - other_TK), 0).max(axis=1))
+        return np.asarray(np.where(kept_TK, np.abs(one_TK - other_TK), 0).max(axis=1, initial=0))
 
 
 def _kl(
@@ -198,13 +254,19 @@ def _kl(
     return np.asarray(head_T + tail_T)
 
 
-def _fidelity(schema: TargetSchema, temperature: float, means: Float64) -> Fidelity:
-    assert schema.head is not None
-    stored, live, stored_kl, live_kl, truncation = (float(mean) for mean in means)
+def _fidelity(
+    schema: TargetSchema, temperature: float, sums: Float64, num_positions: int
+) -> Fidelity:
+    stored, live, stored_kl, live_kl, truncation = (sums[:5] / num_positions).tolist()
+    deviation, variance = sums[5:].tolist()
+    head, samples = schema.head, schema.samples
+    has_draws = samples is not None and samples.temperature == temperature
+    step = 0.0 if head is None else head.step or 0.0
     return Fidelity(
         temperature=temperature,
         stored=Distance(largest=stored, kl=stored_kl),
         live=Distance(largest=live, kl=live_kl),
-        bound=(schema.head.step or 0) / temperature + _ROUNDING,
-        truncation_kl=truncation,
+        bound=step / temperature + _ROUNDING,
+        truncation_kl=None if head is None else truncation,
+        draws_deviation=deviation / max(variance, _ROUNDING) ** 0.5 if has_draws else None,
     )

@@ -68,7 +68,7 @@ def print_rescoring(path: Path, num_windows: int, *, name: str, **options: Any) 
         "the largest difference of log-probabilities, and KL"
     )
     columns = ("temperature", "stored to live", "live to live", "may add", "KL stored", "KL live")
-    for column in (*columns, "KL of the top k", ""):
+    for column in (*columns, "KL of the top k", "draws off", ""):
         table.add_column(column, justify="right")
     for one in report.temperatures:
         numbers = (one.stored.largest, one.live.largest, one.bound)
@@ -76,10 +76,11 @@ def print_rescoring(path: Path, num_windows: int, *, name: str, **options: Any) 
         table.add_row(
             f"{one.temperature:g}",
             *(f"{number:.4f}" for number in numbers),
-            *(f"{number:.2e}" for number in divergences),
+            *("-" if number is None else f"{number:.2e}" for number in divergences),
+            "-" if one.draws_deviation is None else f"{one.draws_deviation:+.1f} s.e.",
             "holds" if one.holds else "FAILS",
         )
-    Console(highlight=False, width=100).print(table)
+    Console(highlight=False, width=120).print(table)
     if report.holds:
         click.echo(f"{path} agrees with the live teacher.")
     else:

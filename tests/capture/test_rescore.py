@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import TopK, rescore
+from softtargets.capture import Draws, Hybrid, Sampled, TopK, rescore
 from softtargets.errors import IdentityError, InputError
 from softtargets.packing import pack
 from softtargets.store import Store, verify
@@ -72,7 +72,8 @@ def test_a_store_agrees_with_its_teacher(tmp_path: Path, values: str, teacher: F
     assert report.num_windows == 20
     for one in report.temperatures:
         assert one.stored.kl < 1e-2
-        assert 0.01 < one.truncation_kl < 5
+        assert 0.01 < (one.truncation_kl or 0) < 5
+        assert one.draws_deviation is None
         if type(teacher) is FakeTeacher:
             assert one.live.largest < 1e-4
             assert (one.stored.largest < 1e-4) == (values == "float32")
@@ -102,7 +103,8 @@ def test_a_head_of_everything_loses_nothing(tmp_path: Path) -> None:
     store = build_store(tmp_path, selection=TopK(k=300), values="float32")
     report = rescore(store.root, FakeTeacher(), 5)
     assert report.holds
-    assert all(abs(one.truncation_kl) < 1e-9 for one in report.temperatures)
+    losses = [one.truncation_kl for one in report.temperatures]
+    assert losses == pytest.approx([0, 0], abs=1e-9)
 
 
 @pytest.mark.parametrize("change", [shift, distort])
@@ -115,6 +117,40 @@ def test_a_store_of_other_targets_is_found_out(
     assert all(one.stored.largest > 2 * one.live.largest for one in report.temperatures)
 
 
+def shift_draws(targets: SoftTargets) -> SoftTargets:
+    """Return the draws of the position before, and all else as it was."""
+    samples = targets.samples
+    assert samples is not None
+    last = samples.num_samples_T[-1]
+    rolled = {name: np.roll(getattr(samples, name), last) for name in ("ids_S", "counts_S")}
+    counts_T = np.roll(samples.num_samples_T, 1)
+    own = dataclasses.replace(samples, num_samples_T=counts_T, **rolled)
+    return dataclasses.replace(targets, samples=own)
+
+
+@pytest.mark.parametrize("selection", [Sampled(draws=Draws(num=12)), Hybrid(k=4)])
+def test_draws_agree_with_their_teacher(tmp_path: Path, selection: Sampled | Hybrid) -> None:
+    store = build_store(tmp_path, selection=selection)
+    report = rescore(store.root, FakeTeacher(), len(store))
+    assert report.holds
+    at_one, at_two = report.temperatures
+    assert abs(at_one.draws_deviation or 9) < 5
+    assert at_two.draws_deviation is None
+    assert (at_one.truncation_kl is None) == (selection.kind == "sampled")
+
+
+def test_draws_of_other_positions_are_found_out(tmp_path: Path) -> None:
+    selection = Sampled(draws=Draws(num=12))
+    store = build_store(tmp_path, selection=selection, temperatures=(1.0,))
+    report = rescore(rewrite(store, tmp_path / "draws", shift_draws).root, FakeTeacher(), 20)
+    assert not report.holds
+    assert report.temperatures[0].stored.largest < 1e-4
+    assert (report.temperatures[0].draws_deviation or 0) < -20
+    shifted = rescore(rewrite(store, tmp_path / "sums", shift).root, FakeTeacher(), 20)
+    assert not shifted.holds
+    assert shifted.temperatures[0].stored.largest > 0.01
+
+
 def test_another_teacher_or_tokenizer_is_refused(store: Store) -> None:
     with pytest.raises(IdentityError, match=r"store, field teacher.weights_sha256"):
         rescore(store.root, FakeTeacher(seed=1), 5)
@@ -124,8 +160,8 @@ def test_another_teacher_or_tokenizer_is_refused(store: Store) -> None:
         rescore(store.root, teacher, 5)
     with pytest.raises(InputError, match=r"--rescore: expected a positive number"):
         rescore(store.root, FakeTeacher(), 0)
-    with pytest.raises(InputError, match="found 32 draws"):
-        rescore(GOLDEN / "sampled-1.1" / "store", FakeTeacher(), 5)
+    with pytest.raises(InputError, match="what the vocabulary sums to"):
+        rescore(GOLDEN / "topk-without-tail-1.1" / "store", FakeTeacher(), 5)
 
 
 def test_the_command(tmp_path: Path, tiny_teacher: Path) -> None:
