@@ -36,7 +36,7 @@ HOMES = {
     "transformers": {"capture", "fidelity", "demo", "cli"},
     "huggingface_hub": {"capture"},
     "pyarrow": {"store", "capture"},
-    "jsonschema": {"store"},
+    "jsonschema_rs": {"store"},
     "click": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"demo", "fidelity"},
