@@ -266,3 +266,19 @@ def test_the_first_difference_is_named() -> None:
     assert first_difference({"a": 1}, {"a": 1, "c": 4}) == ("c", None, 4)
     assert first_difference({"a": [1]}, {"a": [1, 2]}) == ("a", [1], [1, 2])
     assert first_difference({"a": [1]}, {"a": [1]}) is None
+
+
+def test_every_shard_is_checked_to_be_the_manifests(store: Store) -> None:
+    """The first shard a second time, with a manifest that fits: all checksums hold."""
+    one, two = store.manifest.shards[:2]
+    (store.root / two.path).write_bytes((store.root / one.path).read_bytes())
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["shards"][1] = {**manifest["shards"][0], "unit": two.unit, "path": two.path}
+
+    edit_manifest(store, change)
+    forged = Store.open(store.root)
+    assert len(forged.read_row_group(forged.row_groups[0])) > 0
+    for _ in range(2):
+        with pytest.raises(IdentityError, match=f"{two.path}, field unit: expected 1; found 0"):
+            forged.open_shard(1)
