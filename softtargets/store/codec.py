@@ -8,6 +8,7 @@ A window's part of a column is called its cell.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -81,22 +82,18 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
         if column.rows != "window" and column.element != pa.string()
     }
     _check_lengths(columns, targets, where)
-    positions = columns["mask"][0].tolist()
     grid_NG = np.empty((len(columns["mask"][1]), len(targets.temperatures)), np.float32)
     for index, name in enumerate(grid_columns(targets)):
         grid_NG[:, index] = columns[name][1]
     # Token columns are read with the tokens, and the grid's are stacked above.
     elsewhere = {*_TOKEN_ARRAYS.values(), *_OPTIONAL_TOKENS, *grid_columns(targets)}
-    bounds = {
-        name: (offsets.tolist(), values)
-        for name, (offsets, values) in columns.items()
-        if name not in elsewhere
-    }
-    windows = []
-    for row, fields in enumerate(_token_fields(table)):
-        grid_TG = grid_NG[positions[row] : positions[row + 1]]
-        windows.append(Window(packed=_packed(_row(bounds, row), grid_TG, targets), **fields))
-    return windows
+    cells = _rows({name: column for name, column in columns.items() if name not in elsewhere})
+    grids = _rows({"grid": (columns["mask"][0], grid_NG)})
+    id_names = id_columns(targets) if targets.head is not None else ()
+    return [
+        Window(packed=_packed(own, grid["grid"], targets, id_names), **fields)
+        for own, grid, fields in zip(cells, grids, _token_fields(table), strict=True)
+    ]
 
 
 def _cells(packed: PackedTargets) -> dict[str, Array]:
@@ -125,13 +122,15 @@ def _cells(packed: PackedTargets) -> dict[str, Array]:
     return {name: cell for name, cell in cells.items() if cell is not None}
 
 
-def _packed(cells: Mapping[str, Array], grid_TG: Array, targets: TargetSchema) -> PackedTargets:
+def _packed(
+    cells: Mapping[str, Array], grid_TG: Array, targets: TargetSchema, id_names: Sequence[str]
+) -> PackedTargets:
     """Return the targets of a window from its cells."""
     head, samples = None, None
     if targets.head is not None:
         logits = cells.get("logits")
         head = PackedHead(
-            id_planes=tuple(cells[name] for name in id_columns(targets)),
+            id_planes=tuple([cells[name] for name in id_names]),
             num_entries_T=cells["num_entries"],
             steps_TH=cells.get("steps"),
             escapes_E=cells.get("escapes", np.empty(0, np.int32)),
@@ -175,10 +174,7 @@ def _token_fields(table: pa.Table) -> Iterator[dict[str, Any]]:
     for name, attribute in _OPTIONAL_TOKENS.items():
         if name in table.column_names:
             arrays[attribute] = name
-    bounds = {}
-    for attribute, name in arrays.items():
-        offsets, values = _flat(table, name)
-        bounds[attribute] = offsets.tolist(), values
+    rows = _rows({attribute: _flat(table, name) for attribute, name in arrays.items()})
     names = {name: table.column(name).to_pylist() for name in ("window_id", "source", "offset")}
     texts = {
         name: table.column(name).to_pylist()
@@ -186,7 +182,7 @@ def _token_fields(table: pa.Table) -> Iterator[dict[str, Any]]:
         if name == "document_ids" or name.startswith(METADATA_PREFIX)
     }
     document_ids = texts.pop("document_ids")
-    for row in range(table.num_rows):
+    for row, own in enumerate(rows):
         yield {
             **{name: values[row] for name, values in names.items()},
             "document_ids": tuple(document_ids[row]),
@@ -194,15 +190,17 @@ def _token_fields(table: pa.Table) -> Iterator[dict[str, Any]]:
                 name.removeprefix(METADATA_PREFIX): tuple(cells[row])
                 for name, cells in texts.items()
             },
-            **_row(bounds, row),
+            **own,
         }
 
 
-def _row(bounds: Mapping[str, tuple[list[int], Array]], row: int) -> dict[str, Array]:
-    """Return a window's cell of every column."""
-    return {
-        name: values[offsets[row] : offsets[row + 1]] for name, (offsets, values) in bounds.items()
-    }
+def _rows(columns: Mapping[str, tuple[Array, Array]]) -> list[dict[str, Array]]:
+    """Return every window's cells of all columns."""
+    cells = [
+        [values[start:stop] for start, stop in pairwise(offsets.tolist())]
+        for offsets, values in columns.values()
+    ]
+    return [dict(zip(columns, own, strict=True)) for own in zip(*cells, strict=True)]
 
 
 def _lists(arrays: Sequence[Array]) -> pa.Array:
