@@ -6,28 +6,32 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from softtargets.errors import CorruptionError, IdentityError, InputError
+from softtargets.errors import CorruptionError, InputError
 from softtargets.packing.truncate import keep_highest, truncated_schema
 from softtargets.store.store import RowGroupRef, Store
+from softtargets.stream.arguments import (
+    Tail,
+    check_arguments,
+    check_divides,
+    check_tokenizer,
+    own_batch_size,
+)
 from softtargets.stream.collate import collate
 from softtargets.stream.cursor import Cursor, Resume
 from softtargets.stream.order import EpochOrder, Share, ShuffleQuality, shuffle_quality
 from softtargets.stream.read_ahead import BlockReader, OnError, StreamStats
-from softtargets.tokenizer import describe_tokenizer
 from softtargets.window import Window
 
 SHUFFLED_GROUPS = 16
 """Row groups shuffled together by default: 262,144 tokens, some 50 MB at k = 64."""
 PADDING_ID = ""
 """The window_id of a row that only fills a batch up: nothing of it is trained on."""
-
-Tail = Literal["pad", "drop", "error"]
 
 
 class SoftTargetDataset(IterableDataset[Any]):
@@ -93,31 +97,23 @@ class SoftTargetDataset(IterableDataset[Any]):
         on_error: OnError = "raise",
     ) -> None:
         if global_batch_size is not None:
-            batch_size = _own_batch_size(batch_size, global_batch_size, world_size)
-        for name, promise, value, holds in (
-            ("rank", "0 <= rank < world_size", f"rank {rank} of {world_size}",
-             0 <= rank < world_size),
-            ("batch_size", "1 or more", batch_size, batch_size is None or batch_size >= 1),
-            ("tail", "pad, drop or error", tail, tail in ("pad", "drop", "error")),
-            ("shuffle_groups", "1 or more, or None", shuffle_groups,
-             shuffle_groups is None or shuffle_groups >= 1),
-            ("num_threads", "0 or more", num_threads, num_threads >= 0),
-            ("stall_timeout", "a positive number", stall_timeout, stall_timeout > 0),
-            ("on_error", "raise or skip", on_error, on_error in ("raise", "skip")),
-        ):  # fmt: skip
-            if not holds:
-                raise InputError(
-                    f"SoftTargetDataset, {name}",
-                    expected=promise,
-                    found=f"{value}",
-                    next_step="Correct the argument.",
-                )
+            batch_size = own_batch_size(batch_size, global_batch_size, world_size)
+        check_arguments(
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
+            tail=tail,
+            shuffle_groups=shuffle_groups,
+            num_threads=num_threads,
+            stall_timeout=stall_timeout,
+            on_error=on_error,
+        )
         self.store = store if isinstance(store, Store) else Store.open(store)
         self._schema = self.store.targets
         if top_k is not None:
             self._schema = truncated_schema(self._schema, top_k)
         if tokenizer is not None:
-            _check_tokenizer(self.store, tokenizer)
+            check_tokenizer(self.store, tokenizer)
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -313,14 +309,8 @@ class SoftTargetDataset(IterableDataset[Any]):
     def _stop(self, start: int) -> int:
         """Return where delivery ends; places from the number of windows on are padding."""
         size, left = self._share().global_size, max(0, len(self.store) - start)
-        if self.tail == "error" and left % size:
-            raise InputError(
-                "SoftTargetDataset, tail='error'",
-                expected=f"a global batch size that divides the {left:,} windows",
-                found=f"{size}",
-                next_step=f"Sizes near it that do: {_divisors_text(left, size)}. Or choose "
-                "tail='pad' or 'drop'.",
-            )
+        if self.tail == "error":
+            check_divides(size, left)
         num_steps = left // size if self.tail == "drop" else -(-left // size)
         return start + num_steps * size
 
@@ -358,44 +348,3 @@ class SoftTargetDataset(IterableDataset[Any]):
             worker=share.worker,
             num_workers=share.num_workers,
         )
-
-
-def _check_tokenizer(store: Store, tokenizer: Any) -> None:
-    """Check that a tokenizer is the one that made a store's token ids."""
-    own, found = store.manifest.identity["tokenizer"], describe_tokenizer(tokenizer)
-    if found["sha256"] != own["sha256"]:
-        raise IdentityError(
-            "SoftTargetDataset, tokenizer",
-            expected=f"that of {store.manifest.teacher}: {own['vocab_size']:,} tokens, SHA-256 "
-            f"{own['sha256']}",
-            found=f"{found['vocab_size']:,} tokens, {found['sha256']}",
-            next_step="A student must read the teacher's token ids. Its embeddings may have more "
-            "rows than the tokenizer has tokens.",
-        )
-
-
-def _own_batch_size(batch_size: int | None, global_batch_size: int, world_size: int) -> int:
-    """Return the batch size of one rank."""
-    if batch_size is not None:
-        raise InputError(
-            "SoftTargetDataset",
-            expected="batch_size or global_batch_size",
-            found="both",
-            next_step="Leave one away.",
-        )
-    if global_batch_size < 1 or world_size < 1 or global_batch_size % world_size:
-        raise InputError(
-            "SoftTargetDataset, global_batch_size",
-            expected=f"a multiple of the {world_size} ranks",
-            found=f"{global_batch_size}",
-            next_step=f"{global_batch_size} is divided by world sizes "
-            f"{_divisors_text(global_batch_size, world_size)}.",
-        )
-    return global_batch_size // world_size
-
-
-def _divisors_text(number: int, near: int) -> str:
-    """Return the eight divisors that are nearest to a size."""
-    divisors = [one for one in range(1, int(number**0.5) + 1) if number > 0 and number % one == 0]
-    found = sorted({*divisors, *(number // one for one in divisors)}, key=lambda d: abs(d - near))
-    return ", ".join(str(one) for one in sorted(found[:8]))

@@ -1,0 +1,113 @@
+"""The arguments of a SoftTargetDataset, checked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from softtargets.errors import IdentityError, InputError
+from softtargets.store.store import Store
+from softtargets.stream.read_ahead import OnError
+from softtargets.tokenizer import describe_tokenizer
+
+Tail = Literal["pad", "drop", "error"]
+
+
+def check_arguments(
+    *,
+    rank: int,
+    world_size: int,
+    batch_size: int | None,
+    tail: Tail,
+    shuffle_groups: int | None,
+    num_threads: int,
+    stall_timeout: float,
+    on_error: OnError,
+) -> None:
+    """Check that every argument is in its range.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name, promise, value, holds in (
+        ("rank", "0 <= rank < world_size", f"rank {rank} of {world_size}",
+         0 <= rank < world_size),
+        ("batch_size", "1 or more", batch_size, batch_size is None or batch_size >= 1),
+        ("tail", "pad, drop or error", tail, tail in ("pad", "drop", "error")),
+        ("shuffle_groups", "1 or more, or None", shuffle_groups,
+         shuffle_groups is None or shuffle_groups >= 1),
+        ("num_threads", "0 or more", num_threads, num_threads >= 0),
+        ("stall_timeout", "a positive number", stall_timeout, stall_timeout > 0),
+        ("on_error", "raise or skip", on_error, on_error in ("raise", "skip")),
+    ):  # fmt: skip
+        if not holds:
+            raise InputError(
+                f"SoftTargetDataset, {name}",
+                expected=promise,
+                found=f"{value}",
+                next_step="Correct the argument.",
+            )
+
+
+def check_divides(size: int, num_windows: int) -> None:
+    """Check that a global batch size divides what is to be delivered.
+
+    Raises:
+        InputError: it does not; the message lists sizes that do.
+    """
+    if num_windows % size:
+        raise InputError(
+            "SoftTargetDataset, tail='error'",
+            expected=f"a global batch size that divides the {num_windows:,} windows",
+            found=f"{size}",
+            next_step=f"Sizes near it that do: {_divisors_text(num_windows, size)}. Or choose "
+            "tail='pad' or 'drop'.",
+        )
+
+
+def check_tokenizer(store: Store, tokenizer: Any) -> None:
+    """Check that a tokenizer is the one that made a store's token ids.
+
+    Raises:
+        IdentityError: it is another.
+    """
+    own, found = store.manifest.identity["tokenizer"], describe_tokenizer(tokenizer)
+    if found["sha256"] != own["sha256"]:
+        raise IdentityError(
+            "SoftTargetDataset, tokenizer",
+            expected=f"that of {store.manifest.teacher}: {own['vocab_size']:,} tokens, SHA-256 "
+            f"{own['sha256']}",
+            found=f"{found['vocab_size']:,} tokens, {found['sha256']}",
+            next_step="A student must read the teacher's token ids. Its embeddings may have more "
+            "rows than the tokenizer has tokens.",
+        )
+
+
+def own_batch_size(batch_size: int | None, global_batch_size: int, world_size: int) -> int:
+    """Return the batch size of one rank.
+
+    Raises:
+        InputError: the ranks cannot share the global one, or there are both.
+    """
+    if batch_size is not None:
+        raise InputError(
+            "SoftTargetDataset",
+            expected="batch_size or global_batch_size",
+            found="both",
+            next_step="Leave one away.",
+        )
+    if global_batch_size < 1 or world_size < 1 or global_batch_size % world_size:
+        raise InputError(
+            "SoftTargetDataset, global_batch_size",
+            expected=f"a multiple of the {world_size} ranks",
+            found=f"{global_batch_size}",
+            next_step=f"{global_batch_size} is divided by world sizes "
+            f"{_divisors_text(global_batch_size, world_size)}.",
+        )
+    return global_batch_size // world_size
+
+
+def _divisors_text(number: int, near: int) -> str:
+    """Return the eight divisors that are nearest to a size."""
+    divisors = [one for one in range(1, int(number**0.5) + 1) if number > 0 and number % one == 0]
+    found = sorted({*divisors, *(number // one for one in divisors)}, key=lambda d: abs(d - near))
+    return ", ".join(str(one) for one in sorted(found[:8]))
