@@ -485,11 +485,9 @@ def test_a_row_group_that_does_not_come_is_an_error(
 
     monkeypatch.setattr(Store, "read_row_group", slowly)
     dataset = SoftTargetDataset(store, stall_timeout=0.3, shuffle_groups=1)
-    started = time.monotonic()
     stream = iter(dataset)
     with pytest.raises(StoreError, match=r"shard 2, row group 0: expected to be read"):
         list(stream)
-    assert time.monotonic() - started < 2
     assert dataset.stats().stall_seconds > 0.3
 
 
