@@ -51,7 +51,7 @@ def fit_budget(
         InputError: none fits.
         TeacherError: the model cannot be run.
     """
-    from softtargets.capture import Draws
+    from softtargets.capture.select import check_temperatures
     from softtargets.fidelity.budget import Storage, fit_selections
     from softtargets.fidelity.sample import TeacherSample
 
@@ -63,12 +63,13 @@ def fit_budget(
         label_logits=config.label_logits,
         metadata=config.corpus.metadata_fields,
     )
-    grid = config.temperatures
+    # No option says what to keep, so it is the default, which has draws.
+    assert config.selection.draws is not None
     storage = Storage(
-        temperatures=grid,
+        temperatures=check_temperatures(config.temperatures),
         values=config.values,
         compression=config.compression,
-        draws=Draws(temperature=1.0 if 1.0 in grid else grid[0]),
+        draws=config.selection.draws,
         pins=config.selection.pins,
     )
     fits = fit_selections(sample, budget, storage)

@@ -84,6 +84,8 @@ class Resume:
     def __init__(self) -> None:
         self._own: tuple[int, int] | None = None
         self._number_epoch_place = torch.zeros(3, dtype=torch.int64).share_memory_()
+        # By how many workers it is used, -1 for none yet; all of them write the same.
+        self._num_workers = torch.full((), -1, dtype=torch.int64).share_memory_()
         # Which resume each worker has used; every process writes its own element.
         self._used = torch.zeros(_MOST_PROCESSES, dtype=torch.int64).share_memory_()
 
@@ -93,13 +95,17 @@ class Resume:
             self._own = epoch, place
             return
         number = int(self._number_epoch_place[0]) + 1
+        self._num_workers.fill_(-1)
         self._number_epoch_place.copy_(torch.tensor([number, epoch, place]))
 
-    def take(self, epoch: int, worker: int) -> int:
-        """Return where a worker's iteration of an epoch starts."""
+    def take(self, epoch: int, worker: int, *, num_workers: int) -> int:
+        """Return where a worker's iteration of an epoch starts; no workers are this process."""
         number, resumed_epoch, place = self._number_epoch_place.tolist()
         is_used = int(self._used[worker]) == number
         self._used[worker] = number
+        if int(self._num_workers) == -1:
+            self._num_workers.fill_(num_workers)
+        is_used |= int(self._num_workers) != num_workers
         if self._own is not None:
             (resumed_epoch, place), is_used, self._own = self._own, False, None
         return 0 if is_used or epoch != resumed_epoch else place

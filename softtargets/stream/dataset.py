@@ -231,23 +231,26 @@ class SoftTargetDataset(IterableDataset[Any]):
         self._resume.set(cursor.epoch, cursor.place, is_worker=is_worker)
 
     def __iter__(self) -> Iterator[Any]:
-        share = self._share()
+        share, epoch = self._share(), self.epoch
+        num_workers = 0
         if get_worker_info() is not None:
             self._in_workers.fill_(True)
-        epoch = self.epoch
-        start = self._resume.take(epoch, share.worker)
+            num_workers = share.num_workers
+        start = self._resume.take(epoch, share.worker, num_workers=num_workers)
         self._index = start
         self._stats = StreamStats()
-        return self._stream(epoch, share, start, self._stop(start))
+        return self._stream(epoch, self._epoch_order(), share, start, self._stop(start))
 
-    def _stream(self, epoch: int, share: Share, start: int, stop: int) -> Iterator[Any]:
+    def _stream(
+        self, epoch: int, order: EpochOrder, share: Share, start: int, stop: int
+    ) -> Iterator[Any]:
         num_places = len(self.store)
         started, stats = time.perf_counter(), self._stats
         padding: Window | None = None
         with BlockReader(
             self.store.row_groups,
             self._read_row_group,
-            self._epoch_order(),
+            order,
             share,
             start,
             min(stop, num_places),

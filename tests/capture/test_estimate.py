@@ -63,7 +63,7 @@ def test_a_budget_finds_a_selection_whose_store_has_that_size(
         "--teacher", tiny_teacher, "--input", tmp_path / "text.txt", "--sequence-length", "64",
         "--temperature", "1", "--temperature", "2",
     )  # fmt: skip
-    budget = ("--budget-bytes-per-token", "24")
+    budget = ("--budget-bytes-per-token", "24", "--seed", "5")
     found = json.loads(run("plan", *options, *budget, "--json").output)
     chosen, *others = found["selections"]
     assert len(others) == 2
@@ -72,9 +72,13 @@ def test_a_budget_finds_a_selection_whose_store_has_that_size(
     assert f"A build with {chosen['options']}" in table.output
     assert "Selections within 24 bytes a token" in table.output
     for one in found["selections"]:
-        built = run("build", *options, "--output", tmp_path / "store", *one["options"].split())
+        kept = one["options"].split()
+        seed = ["--seed", "5"] if "--draws" in kept else []
+        built = run("build", *options, "--output", tmp_path / "store", *kept, *seed)
         assert built.exit_code == 0, built.output
-        (shard,) = Store.open(tmp_path / "store").manifest.shards
+        store = Store.open(tmp_path / "store")
+        assert (store.fingerprint == found["fingerprint"]) == (one is chosen)
+        (shard,) = store.manifest.shards
         size = sum(row_group.num_bytes for row_group in shard.row_groups)
         assert size / found["corpus"]["tokens"] == pytest.approx(one["bytes_per_token"], rel=0.2)
         shutil.rmtree(tmp_path / "store")

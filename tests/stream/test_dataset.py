@@ -288,6 +288,11 @@ def test_the_epoch_after_a_resumed_one_is_whole(store: Store, num_workers: int) 
     loader = DataLoader(resumed, batch_size=None, num_workers=num_workers)
     for expected in (whole[2:], whole, whole):
         assert [batch["window_id"] for batch in loader] == expected
+    # What was resumed here is not resumed again in workers, nor in part of them.
+    resumed.load_state_dict(state)
+    assert [batch["window_id"] for batch in resumed] == whole[2:]
+    two = DataLoader(resumed, batch_size=None, num_workers=2)
+    assert [batch["window_id"] for batch in two] == whole
     # A state of one epoch says nothing about another.
     resumed.load_state_dict(state)
     resumed.set_epoch(1)
@@ -480,15 +485,15 @@ def test_a_row_group_that_does_not_come_is_an_error(
     read = Store.read_row_group
 
     def slowly(self: Store, ref: Any) -> Any:
-        time.sleep(0 if ref.shard < 2 else 1)
+        time.sleep(0 if ref.shard < 2 else 3)
         return read(self, ref)
 
     monkeypatch.setattr(Store, "read_row_group", slowly)
-    dataset = SoftTargetDataset(store, stall_timeout=0.3, shuffle_groups=1)
+    dataset = SoftTargetDataset(store, stall_timeout=1, shuffle_groups=1)
     stream = iter(dataset)
     with pytest.raises(StoreError, match=r"shard 2, row group 0: expected to be read"):
         list(stream)
-    assert dataset.stats().stall_seconds > 0.3
+    assert dataset.stats().stall_seconds > 1
 
 
 def test_no_thread_is_left(store: Store) -> None:
@@ -536,6 +541,35 @@ def test_another_tokenizer_is_refused(tmp_path: Path, tiny_teacher: Path) -> Non
     tokenizer.add_tokens(["brillig"])
     with pytest.raises(IdentityError, match=f"found {len(tokenizer):,} tokens"):
         SoftTargetDataset(store, tokenizer=tokenizer)
+
+
+def test_an_iteration_keeps_the_epoch_it_began_with(store: Store) -> None:
+    dataset = SoftTargetDataset(store, shuffle=True, batch_size=4)
+    whole = [batch["window_id"] for batch in dataset]
+    batches = iter(dataset)
+    dataset.set_epoch(1)
+    assert [batch["window_id"] for batch in batches] == whole
+
+
+def test_at_most_two_blocks_are_read_ahead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, done = Store.read_row_group, []
+
+    def count(self: Store, ref: Any) -> Any:
+        done.append(ref)
+        return read(self, ref)
+
+    monkeypatch.setattr(Store, "read_row_group", count)
+    groups = iter(store.row_groups)
+    ahead, left = 0, 0
+    delivered = 0
+    for _ in SoftTargetDataset(store, shuffle_groups=1):
+        if left == 0:
+            left, delivered = next(groups).num_windows, delivered + 1
+            time.sleep(0.02)  # The thread would go on, if it might.
+        left -= 1
+        ahead = max(ahead, len(done) - delivered)
+    assert len(done) == len(store.row_groups) > 3
+    assert ahead == 1
 
 
 def test_stats_count_what_was_delivered(store: Store) -> None:
