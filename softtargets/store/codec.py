@@ -2,12 +2,13 @@
 
 A column that has an element for each position is a `list` with a row per window; entries of a
 position are one `fixed_size_binary`, so that a whole row group is a handful of contiguous arrays.
-A window's part of a column is called its cell.
+A window's part of a column is called its cell: an array of scalars [n], or of bytes [n, width].
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,10 +17,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from softtargets.errors import CorruptionError
-from softtargets.kinds import TargetSchema, feature_columns
+from softtargets.kinds import SampleSchema, TargetSchema, feature_columns
 from softtargets.packing import PackedFeature, PackedHead, PackedSamples, PackedTargets
 from softtargets.packing.features import STORED_AS
-from softtargets.store.schema import METADATA_PREFIX, columns_of, grid_columns, id_columns
+from softtargets.store.schema import (
+    METADATA_PREFIX,
+    Column,
+    columns_of,
+    grid_columns,
+    id_columns,
+)
 from softtargets.window import TokenWindow, Window
 
 Array = npt.NDArray[Any]
@@ -35,6 +42,36 @@ _OPTIONAL_TOKENS = {
     "encoder_input_ids": "encoder_ids_M",
 }
 """Columns that some windows have, and their names in `TokenWindow`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A window as it is stored."""
+
+    window_id: str
+    cells: Mapping[str, Array]
+    """Of every column of lists that are not texts, by its name."""
+
+    def __len__(self) -> int:
+        return len(self.cells["input_ids"])
+
+
+def row_columns(targets: TargetSchema) -> tuple[str, ...]:
+    """Return the columns that rows are made of."""
+    return ("window_id", *(column.name for column in _cell_columns(targets)))
+
+
+def _cell_columns(targets: TargetSchema) -> list[Column]:
+    every = columns_of(targets)
+    return [one for one in every if one.rows != "window" and one.element != pa.string()]
+
+
+def row_of(window: Window) -> Row:
+    """Return a window as it is stored."""
+    names = _TOKEN_ARRAYS | {attribute: name for name, attribute in _OPTIONAL_TOKENS.items()}
+    tokens = {name: getattr(window, attribute) for attribute, name in names.items()}
+    given = {name: cell for name, cell in tokens.items() if cell is not None}
+    return Row(window.window_id, given | _cells(window.packed))
 
 
 def encode_tokens(windows: Sequence[TokenWindow]) -> dict[str, pa.Array]:
@@ -76,24 +113,23 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
     Raises:
         CorruptionError: the columns disagree on how many positions a window has.
     """
-    columns = {
-        column.name: _flat(table, column.name)
-        for column in columns_of(targets)
-        if column.rows != "window" and column.element != pa.string()
-    }
-    _check_lengths(columns, targets, where)
-    grid_NG = np.empty((len(columns["mask"][1]), len(targets.temperatures)), np.float32)
-    for index, name in enumerate(grid_columns(targets)):
-        grid_NG[:, index] = columns[name][1]
-    # Token columns are read with the tokens, and the grid's are stacked above.
-    elsewhere = {*_TOKEN_ARRAYS.values(), *_OPTIONAL_TOKENS, *grid_columns(targets)}
-    cells = _rows({name: column for name, column in columns.items() if name not in elsewhere})
-    grids = _rows({"grid": (columns["mask"][0], grid_NG)})
-    id_names = id_columns(targets) if targets.head is not None else ()
+    rows = decode_rows(table, targets, where)
     return [
-        Window(packed=_packed(own, grid["grid"], targets, id_names), **fields)
-        for own, grid, fields in zip(cells, grids, _token_fields(table), strict=True)
+        Window(packed=_packed(row.cells, targets), **fields)
+        for row, fields in zip(rows, _token_fields(table), strict=True)
     ]
+
+
+def decode_rows(table: pa.Table, targets: TargetSchema, where: str) -> list[Row]:
+    """Return the rows of a row group; a table of `row_columns` has all that is needed.
+
+    Raises:
+        CorruptionError: the columns disagree on how many positions a window has.
+    """
+    columns = {column.name: _flat(table, column.name) for column in _cell_columns(targets)}
+    _check_lengths(columns, targets, where)
+    ids = table.column("window_id").to_pylist()
+    return [Row(*one) for one in zip(ids, _rows(columns), strict=True)]
 
 
 def _cells(packed: PackedTargets) -> dict[str, Array]:
@@ -122,15 +158,16 @@ def _cells(packed: PackedTargets) -> dict[str, Array]:
     return {name: cell for name, cell in cells.items() if cell is not None}
 
 
-def _packed(
-    cells: Mapping[str, Array], grid_TG: Array, targets: TargetSchema, id_names: Sequence[str]
-) -> PackedTargets:
+def _packed(cells: Mapping[str, Array], targets: TargetSchema) -> PackedTargets:
     """Return the targets of a window from its cells."""
     head, samples = None, None
+    grid_TG = np.empty((len(cells["mask"]), len(targets.temperatures)), np.float32)
+    for index, name in enumerate(grid_columns(targets)):
+        grid_TG[:, index] = cells[name]
     if targets.head is not None:
         logits = cells.get("logits")
         head = PackedHead(
-            id_planes=tuple([cells[name] for name in id_names]),
+            id_planes=tuple([cells[name] for name in id_columns(targets)]),
             num_entries_T=cells["num_entries"],
             steps_TH=cells.get("steps"),
             escapes_E=cells.get("escapes", np.empty(0, np.int32)),
@@ -138,14 +175,7 @@ def _packed(
             step=targets.head.step,
         )
     if targets.samples is not None:
-        samples = PackedSamples(
-            num_repeated_T=cells["num_repeated"],
-            repeated_counts=cells["repeated_counts"],
-            gaps_S=cells["sample_gaps"],
-            steps_S=cells.get("sample_steps"),
-            logits_S=cells.get("sample_logits"),
-            step=targets.samples.step,
-        )
+        samples = packed_samples(cells, targets.samples)
     features = {}
     for feature in targets.features:
         values, *scale = (cells[name] for name in feature_columns(feature))
@@ -166,6 +196,18 @@ def _packed(
         label_rank_T=cells.get("label_rank"),
         class_logits_TC=None if classes is None else classes.reshape(-1, targets.num_classes),
         features=features,
+    )
+
+
+def packed_samples(cells: Mapping[str, Array], schema: SampleSchema) -> PackedSamples:
+    """Return the samples of the positions that some cells are of."""
+    return PackedSamples(
+        num_repeated_T=cells["num_repeated"],
+        repeated_counts=cells["repeated_counts"],
+        gaps_S=cells["sample_gaps"],
+        steps_S=cells.get("sample_steps"),
+        logits_S=cells.get("sample_logits"),
+        step=schema.step,
     )
 
 

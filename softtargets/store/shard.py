@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import xxhash
 
 from softtargets.errors import CorruptionError, IdentityError, SoftTargetsError
 from softtargets.kinds import TargetSchema
-from softtargets.store.codec import decode, encode
+from softtargets.store.codec import Row, decode, decode_rows, encode, row_columns
 from softtargets.store.files import hash_bytes
 from softtargets.store.manifest import RESTORE, RowGroup, ShardEntry
 from softtargets.store.schema import (
@@ -216,8 +217,9 @@ class ShardReader:
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
         try:
             start = entry.num_bytes - entry.footer_bytes
-            content = self._blank()
-            self._fill(content, start, entry.footer_bytes, entry.footer_xxh3, "footer")
+            with _parquet_errors(self.where):
+                content = np.empty(entry.footer_bytes, np.uint8)
+            self._fill(content.data, start, entry.footer_xxh3, "footer")
             with _parquet_errors(self.where):
                 self._footer = pq.read_metadata(_as_file(content))
             if not is_checked:
@@ -247,6 +249,17 @@ class ShardReader:
         with _parquet_errors(where):
             return decode(table, self._targets, where)
 
+    def read_rows(self, index: int) -> list[Row]:
+        """Read the rows of a row group, without what is no array in them.
+
+        Raises:
+            CorruptionError: its checksum or its structure is wrong.
+        """
+        where = f"{self.where}, row group {index}"
+        table = self._read_table([index], row_columns(self._targets), where)
+        with _parquet_errors(where):
+            return decode_rows(table, self._targets, where)
+
     def read_window(self, index: int, row: int) -> Window:
         """Read one window of a row group, without making the others.
 
@@ -268,29 +281,25 @@ class ShardReader:
         return self._read_table(groups, names, self.where)
 
     def _read_table(self, groups: Sequence[int], columns: Sequence[str], where: str) -> pa.Table:
-        content = self._blank()
+        with _parquet_errors(where):
+            content = _scratch(self._entry.num_bytes)
         for index in groups:
             group = self._entry.row_groups[index]
-            self._fill(content, group.offset, group.num_bytes, group.xxh3, f"row group {index}")
+            piece = content[group.offset : group.offset + group.num_bytes].data
+            self._fill(piece, group.offset, group.xxh3, f"row group {index}")
         source = _as_file(content)
         with _parquet_errors(where), pq.ParquetFile(source, metadata=self._footer) as file:
             return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
 
-    def _blank(self) -> UInt8:
-        """Return memory as long as the file; what is never touched of it costs addresses only."""
-        with _parquet_errors(self.where):
-            return np.empty(self._entry.num_bytes, np.uint8)
-
-    def _fill(self, content: UInt8, offset: int, num_bytes: int, expected: str, part: str) -> None:
-        """Read a range of the file to its place in `content`, and check it."""
-        piece = content[offset : offset + num_bytes].data
+    def _fill(self, piece: memoryview, offset: int, expected: str, part: str) -> None:
+        """Read the bytes of the file from `offset` into `piece`, and check them."""
         self._file.seek(offset)
         count = self._file.readinto(piece)
         found = checksum(piece[:count])
         if found != expected:
             raise CorruptionError(
                 f"{self.where}, {part}",
-                expected=f"{num_bytes:,} bytes with checksum {expected}",
+                expected=f"{len(piece):,} bytes with checksum {expected}",
                 found=f"{count:,} bytes with {found}",
                 next_step=RESTORE,
             )
@@ -334,6 +343,29 @@ class ShardReader:
                 found=f"{found}",
                 next_step=RESTORE,
             )
+
+
+class _Kept(threading.local):
+    """Memory of a thread that files are read into, again and again: fresh memory costs time."""
+
+    memory: UInt8 | None = None
+
+
+_KEPT = _Kept()
+_MOST_KEPT_BYTES = 64 * 2**20
+
+
+def _scratch(num_bytes: int) -> UInt8:
+    """Return memory as long as a shard, which the next call in this thread returns again.
+
+    A row group is read to its place in the shard; what is never touched costs addresses only.
+    pyarrow copies whatever it decodes, so nothing refers to this memory afterwards.
+    """
+    if num_bytes > _MOST_KEPT_BYTES:
+        return np.empty(num_bytes, np.uint8)
+    if _KEPT.memory is None or len(_KEPT.memory) < num_bytes:
+        _KEPT.memory = np.empty(num_bytes, np.uint8)
+    return _KEPT.memory[:num_bytes]
 
 
 def _as_file(content: UInt8) -> pa.BufferReader:

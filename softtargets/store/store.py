@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from softtargets.errors import InputError, StoreError
+from softtargets.store.codec import Row
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, read_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head, read_head_file
 from softtargets.store.shard import ShardReader
@@ -133,6 +134,15 @@ class Store:
         """
         with self.open_shard(ref.shard) as shard:
             return shard.read_row_group(ref.group)
+
+    def read_rows(self, ref: RowGroupRef) -> list[Row]:
+        """Read the rows of a row group: its windows as they are stored, to be batched.
+
+        Raises:
+            CorruptionError, FormatError or IdentityError: it is not what was committed.
+        """
+        with self.open_shard(ref.shard) as shard:
+            return shard.read_rows(ref.group)
 
     def output_head(self) -> HeadWeights:
         """Read the teacher's output head, which makes logits of the feature last_hidden.

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from softtargets.errors import InputError
-from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema
+from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema, feature_columns
+from softtargets.packing.features import STORED_AS
+from softtargets.packing.targets import num_draws
+from softtargets.store.codec import Row, packed_samples, row_of
+from softtargets.store.schema import grid_columns, id_columns
 from softtargets.stream.batch import IGNORE_INDEX, Batch
-from softtargets.targets import Int32
+from softtargets.targets import Bool, Int32
 from softtargets.window import Window
 
-Given = TypeVar("Given")
+Array = npt.NDArray[Any]
+
+_SAMPLE_COLUMNS = (
+    "num_repeated",
+    "repeated_counts",
+    "sample_gaps",
+    "sample_steps",
+    "sample_logits",
+)
 
 
 def collate(windows: Sequence[Window]) -> Batch:
@@ -27,130 +38,6 @@ def collate(windows: Sequence[Window]) -> Batch:
             targets are not those of the next token with a head or samples, or have other features
             than the last hidden states.
     """
-    schema = _common_schema(windows)
-    length = max(len(window) for window in windows)
-    packed = [window.packed for window in windows]
-    place_tokens = partial(_place, [slice(len(window)) for window in windows], length)
-    place = partial(_place, [_target_places(window) for window in windows], length)
-    targets = {"target_mask": place([window.mask_T for window in windows])}
-    if schema.label_logits:
-        targets["label_logit"] = place(_given(one.label_logit_T for one in packed))
-        targets["label_rank"] = place(_given(one.label_rank_T for one in packed))
-    if schema.head is not None:
-        targets |= _place_heads(windows, place)
-    else:
-        targets["logsumexp"] = place(_given(one.logsumexp_TG for one in packed))
-    numbers: dict[str, Any] = {}
-    if schema.features:
-        targets["hidden_states"] = place([one.features[LAST_HIDDEN].values_RD for one in packed])
-        numbers["output_head"] = schema.output_head
-    if schema.samples is not None:
-        targets |= _place_samples(windows, length)
-        numbers["num_draws"] = schema.samples.num_draws
-        numbers["sample_temperature"] = schema.samples.temperature
-    input_ids_BL = place_tokens([window.input_ids_L for window in windows]).astype(np.int64)
-    segments = [window.segment_lengths_S for window in windows]
-    attention_mask_BL = np.arange(length) < np.array([len(one) for one in windows])[:, None]
-    labels_BL = np.full_like(input_ids_BL, IGNORE_INDEX)
-    is_label_BT = targets["target_mask"][:, :-1]
-    labels_BL[:, 1:][is_label_BT] = input_ids_BL[:, 1:][is_label_BT]
-    inputs = {
-        "input_ids": input_ids_BL,
-        "attention_mask": attention_mask_BL.astype(np.int64),
-        "labels": labels_BL,
-        "segment_ids": place_tokens([np.repeat(np.arange(len(one)), one) for one in segments]),
-        "position_ids": place_tokens(
-            [np.concatenate([np.arange(length) for length in one]) for one in segments]
-        ),
-    }
-    return Batch(
-        {name: _tensor(array) for name, array in (inputs | targets).items()}
-        | {
-            "window_id": [window.window_id for window in windows],
-            "temperatures": schema.temperatures,
-            "step": schema.head.step if schema.head is not None else None,
-            "vocab_size": schema.vocab_size,
-            **numbers,
-        }
-    )
-
-
-def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
-    """Return a tensor of the same memory; upper halves of float32 numbers are bfloat16."""
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def _target_places(window: Window) -> slice | Int32:
-    """Return where in its row the targets of a window stand."""
-    return slice(len(window.mask_T)) if window.positions_T is None else window.positions_T
-
-
-def _place(
-    places: Sequence[slice | Int32],
-    length: int,
-    arrays: Sequence[npt.NDArray[Any]],
-    fill: float = 0,
-) -> npt.NDArray[Any]:
-    """Return arrays [T or L, ...] as one [B, length, ...], filled where nothing is placed."""
-    padded = np.empty((len(arrays), length, *arrays[0].shape[1:]), arrays[0].dtype)
-    for row, (place, array) in enumerate(zip(places, arrays, strict=True)):
-        if isinstance(place, slice):
-            padded[row, place.stop :] = fill
-        else:
-            padded[row] = fill
-        padded[row, place] = array
-    return padded
-
-
-def _place_heads(
-    windows: Sequence[Window],
-    place: Callable[..., npt.NDArray[Any]],
-) -> dict[str, npt.NDArray[Any]]:
-    """Return the heads of all windows as they are stored, padded."""
-    packed = [window.packed for window in windows]
-    heads = _given(one.head for one in packed)
-    targets = {
-        "num_entries": place([head.num_entries_T for head in heads]),
-        "top_logit": place(_given(one.top_logit_T for one in packed)),
-        "tail_mass": place(_given(one.tail_mass_TG for one in packed), fill=1),
-    }
-    for plane in range(len(heads[0].id_planes)):
-        targets[f"id_plane_{plane}"] = place([head.id_planes[plane] for head in heads])
-    if heads[0].step is None:
-        return targets | {"logits": place(_given(head.logits_TK for head in heads))}
-    steps_BLH = place(_given(head.steps_TH for head in heads))
-    # In the order in which they are met in the flattened [B, L, K].
-    escapes_E = np.concatenate([head.escapes_E for head in heads])
-    return targets | {"steps": steps_BLH, "escapes": escapes_E}
-
-
-def _place_samples(windows: Sequence[Window], length: int) -> dict[str, npt.NDArray[Any]]:
-    """Return the samples of all windows [B, L, S], padded with counts of 0."""
-    samples = _given(window.targets.samples for window in windows)
-    width = max(int(one.num_samples_T.max(initial=1)) for one in samples)
-    shape = (len(windows), length, width)
-    targets: dict[str, npt.NDArray[Any]] = {
-        "sample_ids": np.zeros(shape, np.int32),
-        "sample_counts": np.zeros(shape, np.int32),
-    }
-    has_logits = samples[0].logits_S is not None
-    if has_logits:
-        targets["sample_logits"] = np.zeros(shape, np.float32)
-    for row, (window, own) in enumerate(zip(windows, samples, strict=True)):
-        starts_T = np.cumsum(own.num_samples_T) - own.num_samples_T
-        at_S = np.repeat(window.target_positions_T, own.num_samples_T)
-        rank_S = np.arange(len(own.ids_S)) - np.repeat(starts_T, own.num_samples_T)
-        targets["sample_ids"][row, at_S, rank_S] = own.ids_S
-        targets["sample_counts"][row, at_S, rank_S] = own.counts_S
-        if own.logits_S is not None:
-            targets["sample_logits"][row, at_S, rank_S] = own.logits_S
-    return targets
-
-
-def _common_schema(windows: Sequence[Window]) -> TargetSchema:
-    """Return what the windows' targets are."""
     schemas = {window.packed.schema for window in windows}
     if len(schemas) != 1:
         raise InputError(
@@ -159,7 +46,182 @@ def _common_schema(windows: Sequence[Window]) -> TargetSchema:
             found=f"{len(windows)} windows of {len(schemas)} schemas",
             next_step="Collate windows of one store.",
         )
-    schema = schemas.pop()
+    return collate_rows([row_of(window) for window in windows], schemas.pop())
+
+
+def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
+    """Return rows of a store as one batch.
+
+    Raises:
+        InputError: batches do not hold such targets, see `collate`.
+    """
+    _check_schema(schema)
+    frame = _Frame(rows)
+    target_mask_BL = frame.place_targets("mask")
+    return Batch(
+        {name: _tensor(array) for name, array in frame.inputs(target_mask_BL).items()}
+        | {"target_mask": _tensor(target_mask_BL)}
+        | {name: _tensor(array) for name, array in _targets(frame, schema).items()}
+        | {
+            "window_id": [row.window_id for row in rows],
+            "temperatures": schema.temperatures,
+            "step": schema.head.step if schema.head is not None else None,
+            "vocab_size": schema.vocab_size,
+        }
+        | _numbers(schema)
+    )
+
+
+class _Frame:
+    """B rows, and where their cells go in arrays [B, L, ...] as long as the longest of them."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.cells = [row.cells for row in rows]
+        self.num_tokens = [len(row) for row in rows]
+        self.shape = len(rows), max(self.num_tokens)
+
+    @property
+    def target_places_T(self) -> Int32:
+        """Return where the targets of all rows stand in a flattened [B, L]."""
+        listed = [
+            cells.get("target_positions", np.arange(len(cells["mask"]))) for cells in self.cells
+        ]
+        starts = np.arange(len(listed)) * self.shape[1]
+        places: Int32 = np.concatenate([own + at for own, at in zip(listed, starts, strict=True)])
+        return places
+
+    def joined(self, name: str) -> Array:
+        """Return the cells of a column, one after the other."""
+        return np.concatenate([cells[name] for cells in self.cells])
+
+    def place_targets(self, name: str, fill: float = 0) -> Array:
+        """Return a column of targets as [B, L, ...], filled where there is none."""
+        first = self.cells[0][name]
+        padded = np.empty((*self.shape, *first.shape[1:]), first.dtype)
+        self._place(padded, name, fill)
+        return padded
+
+    def place_grid(self, names: Sequence[str], fill: float = 0) -> Array:
+        """Return a column of targets for each temperature as [B, L, G]."""
+        padded = np.empty((*self.shape, len(names)), np.float32)
+        for index, name in enumerate(names):
+            self._place(padded[..., index], name, fill)
+        return padded
+
+    def _place(self, padded: Array, name: str, fill: float) -> None:
+        for own, cells in zip(padded, self.cells, strict=True):
+            cell = cells[name]
+            if "target_positions" in cells:
+                own[:] = fill
+                own[cells["target_positions"]] = cell
+            else:
+                own[: len(cell)] = cell
+                own[len(cell) :] = fill
+
+    def inputs(self, target_mask_BL: Bool) -> dict[str, Array]:
+        """Return what the student reads, and its labels."""
+        ids_BL = np.zeros(self.shape, np.int64)
+        for own, cells in zip(ids_BL, self.cells, strict=True):
+            own[: len(cells["input_ids"])] = cells["input_ids"]
+        at_L = np.arange(self.shape[1])
+        is_token_BL = at_L < np.array(self.num_tokens)[:, None]
+        segment_ids_BL = np.zeros(self.shape, np.int64)
+        position_ids_BL = np.where(is_token_BL, at_L, 0)
+        for row, cells in enumerate(self.cells):
+            lengths_S = cells["segment_lengths"]
+            if len(lengths_S) > 1:
+                num_tokens = self.num_tokens[row]
+                starts_S = np.cumsum(lengths_S) - lengths_S
+                segment_ids_BL[row, :num_tokens] = np.repeat(np.arange(len(lengths_S)), lengths_S)
+                position_ids_BL[row, :num_tokens] -= np.repeat(starts_S, lengths_S)
+        labels_BL = np.full(self.shape, IGNORE_INDEX)
+        np.copyto(labels_BL[:, 1:], ids_BL[:, 1:], where=target_mask_BL[:, :-1])
+        return {
+            "input_ids": ids_BL,
+            "attention_mask": is_token_BL.astype(np.int64),
+            "labels": labels_BL,
+            "segment_ids": segment_ids_BL,
+            "position_ids": position_ids_BL,
+        }
+
+
+def _targets(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
+    """Return the targets as they are stored, padded."""
+    head, grid = schema.head, grid_columns(schema)
+    targets: dict[str, Array] = {}
+    if schema.label_logits:
+        targets |= {name: frame.place_targets(name) for name in ("label_logit", "label_rank")}
+    if head is None:
+        targets["logsumexp"] = frame.place_grid(grid)
+    else:
+        targets["tail_mass"] = frame.place_grid(grid, fill=1)
+        names = ("num_entries", "top_logit", *id_columns(schema))
+        targets |= {name: frame.place_targets(name) for name in names}
+        if head.step is None:
+            targets["logits"] = frame.place_targets("logits").view("<f4")
+        else:
+            targets["steps"] = frame.place_targets("steps")
+            # In the order in which they are met in the flattened [B, L, K].
+            targets["escapes"] = frame.joined("escapes")
+    if schema.features:
+        name = feature_columns(schema.features[0])[0]
+        stored = frame.place_targets(name).view(STORED_AS[schema.features[0].dtype])
+        targets["hidden_states"] = stored
+    if schema.samples is not None:
+        targets |= _samples(frame, schema)
+    return targets
+
+
+def _samples(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
+    """Return the samples [B, L, S], padded with counts of 0."""
+    assert schema.samples is not None
+    at_T = frame.target_places_T
+    own = {name: frame.joined(name) for name in _SAMPLE_COLUMNS if name in frame.cells[0]}
+    grid_TG = None
+    if schema.samples.origin == "tail":
+        grid_TG = np.stack([frame.joined(name) for name in grid_columns(schema)], axis=1)
+    samples = packed_samples(own, schema.samples).unpack(
+        num_draws(schema, grid_TG, len(at_T)),
+        frame.joined("top_logit") if schema.has_top_logit else None,
+    )
+    num_samples_T = samples.num_samples_T
+    starts_T = np.cumsum(num_samples_T) - num_samples_T
+    rank_S = np.arange(len(samples.ids_S)) - np.repeat(starts_T, num_samples_T)
+    at_S = np.repeat(at_T, num_samples_T)
+    arrays = {
+        "sample_ids": samples.ids_S,
+        "sample_counts": samples.counts_S,
+        "sample_logits": samples.logits_S,
+    }
+    width = int(num_samples_T.max(initial=1))
+    placed = {}
+    for name, array_S in arrays.items():
+        if array_S is not None:
+            placed[name] = np.zeros((*frame.shape, width), array_S.dtype)
+            placed[name].reshape(-1, width)[at_S, rank_S] = array_S
+    return placed
+
+
+def _numbers(schema: TargetSchema) -> dict[str, Any]:
+    """Return what a batch knows beside its arrays where the store has hidden states or samples."""
+    numbers: dict[str, Any] = {}
+    if schema.features:
+        numbers["output_head"] = schema.output_head
+    if schema.samples is not None:
+        numbers["num_draws"] = schema.samples.num_draws
+        numbers["sample_temperature"] = schema.samples.temperature
+    return numbers
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """Return a tensor of the same memory; upper halves of float32 numbers are bfloat16."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _check_schema(schema: TargetSchema) -> None:
+    """Check that batches hold such targets."""
     head, samples = schema.head, schema.samples
     is_whole = head is not None if samples is None else (samples.origin == "tail") == bool(head)
     others = (not _is_last_hidden(schema.features), schema.label_ids, schema.encoder_input)
@@ -171,19 +233,9 @@ def _common_schema(windows: Sequence[Window]) -> TargetSchema:
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )
-    return schema
 
 
 def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:
     """Return whether there is nothing among the features that a batch would not hold."""
     found = [(one.name, one.rows) for one in features if one.dtype != "int8"]
     return not features or (len(features) == 1 and found == [(LAST_HIDDEN, "targets")])
-
-
-def _given(values: Iterable[Given | None]) -> list[Given]:
-    """Return the values of a part that every window has."""
-    given = []
-    for value in values:
-        assert value is not None
-        given.append(value)
-    return given

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from softtargets.errors import CorruptionError, InputError
 from softtargets.packing.truncate import keep_highest, truncated_schema
+from softtargets.store.codec import Row, row_of
 from softtargets.store.store import RowGroupRef, Store
 from softtargets.stream.arguments import (
     Tail,
@@ -22,7 +23,7 @@ from softtargets.stream.arguments import (
     check_tokenizer,
     own_batch_size,
 )
-from softtargets.stream.collate import collate
+from softtargets.stream.collate import collate_rows
 from softtargets.stream.cursor import Cursor, Resume
 from softtargets.stream.order import EpochOrder, Share, ShuffleQuality, shuffle_quality
 from softtargets.stream.read_ahead import BlockReader, OnError, StreamStats
@@ -244,46 +245,52 @@ class SoftTargetDataset(IterableDataset[Any]):
     def _stream(
         self, epoch: int, order: EpochOrder, share: Share, start: int, stop: int
     ) -> Iterator[Any]:
-        num_places = len(self.store)
         started, stats = time.perf_counter(), self._stats
-        padding: Window | None = None
         with BlockReader(
             self.store.row_groups,
-            self._read_row_group,
+            self._read_windows if self.batch_size is None else self._read_rows,
             order,
             share,
             start,
-            min(stop, num_places),
+            min(stop, len(order)),
             num_threads=self.num_threads,
             stall_timeout=self.stall_timeout,
             on_error=self.on_error,
             stats=stats,
         ) as reader:
             for number, places in enumerate(share.steps(start, stop), start=1):
-                windows: list[Window] = []
-                for place in places.tolist():
-                    window = reader.window(place) if place < num_places else None
-                    stats.skipped_windows += window is None and place < num_places
-                    if window is None:
-                        padding = padding or self._padding(windows)
-                        window = padding
-                    else:
-                        stats.windows += 1
-                        stats.tokens += len(window)
-                    windows.append(window)
+                items = self._items(reader, places.tolist())
                 # Past this step of every worker, as far as this one knows.
-                after = start + number * share.global_size * share.num_workers
-                self._index = after
+                self._index = start + number * share.global_size * share.num_workers
                 stats.seconds = time.perf_counter() - started
                 if self.batch_size is None:
-                    yield windows[0]
+                    yield items[0]
                 else:
-                    batch = collate(windows)
+                    batch = collate_rows(items, self._schema)
                     batch["epoch"] = epoch
                     batch["next_place"] = int(places[0]) - share.rank + share.global_size
                     yield batch
 
-    def _read_row_group(self, ref: RowGroupRef) -> list[Window]:
+    def _items(self, reader: BlockReader[Any], places: Sequence[int]) -> list[Any]:
+        """Return the windows, or their rows, at some places, padding where there are none."""
+        items, missing = [], []
+        for index, place in enumerate(places):
+            item = reader.item(place) if place < len(self.store) else None
+            if item is None:
+                missing.append(index)
+                self._stats.skipped_windows += place < len(self.store)
+            else:
+                self._stats.windows += 1
+                self._stats.tokens += len(item)
+            items.append(item)
+        if missing:
+            given = [item for item in items if item is not None]
+            padding = _weightless(given[-1] if given else self._any_item(reader.read))
+            for index in missing:
+                items[index] = padding
+        return items
+
+    def _read_windows(self, ref: RowGroupRef) -> list[Window]:
         windows = self.store.read_row_group(ref)
         if self._schema is self.store.targets:
             return windows
@@ -291,17 +298,17 @@ class SoftTargetDataset(IterableDataset[Any]):
             replace(window, packed=keep_highest(window.packed, self._schema)) for window in windows
         ]
 
-    def _padding(self, windows: list[Window]) -> Window:
-        """Return a window that weighs nothing, like those of the batch."""
-        like = windows[-1] if windows else self._any_window()
-        return replace(like, window_id=PADDING_ID, mask_T=np.zeros_like(like.mask_T))
+    def _read_rows(self, ref: RowGroupRef) -> list[Row]:
+        if self._schema is self.store.targets:
+            return self.store.read_rows(ref)
+        return [row_of(window) for window in self._read_windows(ref)]
 
-    def _any_window(self) -> Window:
-        """Return a window of the first row group that can be read."""
+    def _any_item(self, read: Callable[[RowGroupRef], Sequence[Any]]) -> Any:
+        """Return something of the first row group that can be read."""
         error: CorruptionError | None = None
         for ref in self.store.row_groups:
             try:
-                return self._read_row_group(ref)[0]
+                return read(ref)[0]
             except CorruptionError as found:
                 if self.on_error == "raise":
                     raise
@@ -351,3 +358,11 @@ class SoftTargetDataset(IterableDataset[Any]):
             worker=share.worker,
             num_workers=share.num_workers,
         )
+
+
+def _weightless(like: Window | Row) -> Window | Row:
+    """Return what stands in a place without a window: like one, but nothing of it is a target."""
+    if isinstance(like, Row):
+        mask_T = np.zeros_like(like.cells["mask"])
+        return Row(PADDING_ID, {**like.cells, "mask": mask_T})
+    return replace(like, window_id=PADDING_ID, mask_T=np.zeros_like(like.mask_T))

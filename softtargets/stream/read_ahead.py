@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
 from softtargets.errors import CorruptionError, StoreError
 from softtargets.store.store import RowGroupRef
 from softtargets.stream.order import Block, EpochOrder, Share
-from softtargets.window import Window
 
 OnError = Literal["raise", "skip"]
+Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -45,21 +45,21 @@ class StreamStats:
 
 
 @dataclass(slots=True)
-class _Pending:
+class _Pending(Generic[Item]):
     """A block and its row groups that are being decoded, by their number."""
 
     block: Block
-    windows: Mapping[int, Callable[[], list[Window]]]
+    row_groups: Mapping[int, Callable[[], Sequence[Item]]]
 
 
-class BlockReader:
-    """Gives the windows at rising places of an order; reads a block ahead.
+class BlockReader(Generic[Item]):
+    """Gives the windows, or their rows, at rising places of an order; reads a block ahead.
 
     At most two blocks are in memory. Close it, or use it as a context: its threads end then.
 
     Args:
         row_groups: of the store, in the order of the corpus.
-        read: what gives the windows of a row group.
+        read: what gives the windows, or the rows, of a row group.
         order: of the epoch.
         share: which places will be asked for; row groups that hold none of them are not read.
         start: first place that any reader delivers.
@@ -73,7 +73,7 @@ class BlockReader:
     def __init__(
         self,
         row_groups: Sequence[RowGroupRef],
-        read: Callable[[RowGroupRef], list[Window]],
+        read: Callable[[RowGroupRef], Sequence[Item]],
         order: EpochOrder,
         share: Share,
         start: int,
@@ -84,17 +84,17 @@ class BlockReader:
         on_error: OnError,
         stats: StreamStats,
     ) -> None:
-        self._row_groups, self._read = row_groups, read
+        self._row_groups, self.read = row_groups, read
         self._share, self._start, self._stop = share, start, stop
         self._stall_timeout = stall_timeout
         self._on_error = on_error
         self._stats = stats
         self._blocks = order.blocks(start)
-        self._pending: deque[_Pending] = deque()
-        self._ready: dict[int, list[Window] | None] = {}
+        self._pending: deque[_Pending[Item]] = deque()
+        self._ready: dict[int, Sequence[Item] | None] = {}
         self._pool = ThreadPoolExecutor(num_threads, "softtargets") if num_threads else None
 
-    def __enter__(self) -> BlockReader:
+    def __enter__(self) -> BlockReader[Item]:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -103,8 +103,8 @@ class BlockReader:
         self._pending.clear()
         self._ready.clear()
 
-    def window(self, place: int) -> Window | None:
-        """Return the window at a place; None when its row group is damaged and to be skipped.
+    def item(self, place: int) -> Item | None:
+        """Return what is at a place; None when its row group is damaged and to be skipped.
 
         Raises:
             CorruptionError, FormatError, IdentityError: the row group is not what was committed.
@@ -116,12 +116,12 @@ class BlockReader:
         at = place - pending.block.first
         group = int(pending.block.row_groups[pending.block.members[at]])
         if group not in self._ready:
-            self._ready[group] = self._wait_for(group, pending.windows[group])
-        windows = self._ready[group]
-        return None if windows is None else windows[int(pending.block.rows[at])]
+            self._ready[group] = self._wait_for(group, pending.row_groups[group])
+        items = self._ready[group]
+        return None if items is None else items[int(pending.block.rows[at])]
 
     @staticmethod
-    def _end(pending: _Pending) -> int:
+    def _end(pending: _Pending[Item]) -> int:
         return pending.block.first + len(pending.block)
 
     def _next_block(self) -> None:
@@ -131,7 +131,7 @@ class BlockReader:
         while len(self._pending) < 2 and (block := next(self._blocks, None)) is not None:
             self._pending.append(_Pending(block, self._submit(block)))
 
-    def _submit(self, block: Block) -> dict[int, Callable[[], list[Window]]]:
+    def _submit(self, block: Block) -> dict[int, Callable[[], Sequence[Item]]]:
         """Begin to decode the row groups of a block that this share needs, in their order."""
         places = self._share.own(np.arange(len(block)) + block.first, self._start, self._stop)
         members = block.members[places - block.first]
@@ -139,13 +139,13 @@ class BlockReader:
         groups = block.row_groups[members[np.sort(first_uses)]].tolist()
         return {group: self._decode(self._row_groups[group]) for group in groups}
 
-    def _decode(self, ref: RowGroupRef) -> Callable[[], list[Window]]:
+    def _decode(self, ref: RowGroupRef) -> Callable[[], Sequence[Item]]:
         if self._pool is None:
-            return partial(self._read, ref)
-        future = self._pool.submit(self._read, ref)
+            return partial(self.read, ref)
+        future = self._pool.submit(self.read, ref)
         return partial(future.result, self._stall_timeout)
 
-    def _wait_for(self, group: int, read: Callable[[], list[Window]]) -> list[Window] | None:
+    def _wait_for(self, group: int, read: Callable[[], Sequence[Item]]) -> Sequence[Item] | None:
         started = time.perf_counter()
         try:
             return read()

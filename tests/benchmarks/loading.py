@@ -77,9 +77,9 @@ def unchecked() -> Iterator[None]:
     """Believe every byte."""
     from softtargets.store.shard import ShardReader
 
-    def fill(self: Any, content: Any, offset: int, num_bytes: int, *_: Any) -> None:
+    def fill(self: Any, piece: Any, offset: int, *_: Any) -> None:
         self._file.seek(offset)
-        self._file.readinto(content[offset : offset + num_bytes].data)
+        self._file.readinto(piece)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ShardReader, "_fill", fill)

@@ -13,6 +13,7 @@ from softtargets.errors import InputError, TemperatureError
 from softtargets.kinds import SampleSchema
 from softtargets.packing import pack
 from softtargets.targets import SoftTargets
+from tests.golden import GOLDEN
 from tests.windows import KINDS, make_window, topk_schema
 
 
@@ -248,3 +249,38 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     else:
         with pytest.raises(InputError, match=r"next token: a head, samples, or both, .*; found "):
             collate(windows)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "assistant-tokens", "hybrid", "sampled-with-logits", "topk-lossless", "topk-of-262144",
+        "topk-without-tail", "with-metadata",
+    ],
+)  # fmt: skip
+def test_rows_of_a_store_make_the_batch_that_its_windows_make(kind: str) -> None:
+    store = Store.open(GOLDEN / f"{kind}-1.1" / "store")
+    windows = list(store)
+    dataset = SoftTargetDataset(store, batch_size=len(windows))
+    [batch] = dataset
+    expected = collate(windows)
+    for name, value in expected.items():
+        if isinstance(value, torch.Tensor):
+            assert batch[name].dtype == value.dtype
+            assert torch.equal(batch[name], value), name
+        else:
+            assert batch[name] == value
+    assert set(batch) == {*expected, "epoch", "next_place"}
+
+
+def test_batches_stay_when_other_shards_are_read(store: Store) -> None:
+    # The memory that files are read into is used again.
+    first, second = (
+        next(ref for ref in store.row_groups if ref.shard == shard) for shard in (0, 1)
+    )
+    rows = store.read_rows(first)
+    kept = [{name: cell.copy() for name, cell in row.cells.items()} for row in rows]
+    store.read_rows(second)
+    for row, copy in zip(rows, kept, strict=True):
+        for name, cell in copy.items():
+            assert np.array_equal(row.cells[name], cell)
