@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from softtargets.errors import SoftTargetsError
     from softtargets.store import Store, verify
-    from softtargets.stream import IGNORE_INDEX, Batch, BatchTargets, SoftTargetDataset, collate
+    from softtargets.stream import (
+        IGNORE_INDEX,
+        Batch,
+        BatchTargets,
+        Mixture,
+        SoftTargetDataset,
+        collate,
+        repack,
+    )
     from softtargets.targets import SoftTargets
     from softtargets.train import distillation_loss
     from softtargets.window import Window
@@ -19,6 +27,7 @@ _HOMES = {
     "IGNORE_INDEX": "stream",
     "Batch": "stream",
     "BatchTargets": "stream",
+    "Mixture": "stream",
     "SoftTargetDataset": "stream",
     "SoftTargets": "targets",
     "SoftTargetsError": "errors",
@@ -26,6 +35,7 @@ _HOMES = {
     "Window": "window",
     "collate": "stream",
     "distillation_loss": "train",
+    "repack": "stream",
     "verify": "store",
 }
 
@@ -33,6 +43,7 @@ __all__ = [
     "IGNORE_INDEX",
     "Batch",
     "BatchTargets",
+    "Mixture",
     "SoftTargetDataset",
     "SoftTargets",
     "SoftTargetsError",
@@ -40,6 +51,7 @@ __all__ = [
     "Window",
     "collate",
     "distillation_loss",
+    "repack",
     "verify",
 ]
 

@@ -34,10 +34,11 @@ def write_store(
     schema: TargetSchema,
     windows: Iterable[list[Window]],
     head: HeadWeights | None = None,
+    corpus: str = "random",
 ) -> Store:
     """Write windows, unit by unit, as a store of an invented teacher, by default with its head."""
     counts = {"windows": 0, "tokens": 0}
-    with StoreWriter.hold(directory, identity_of(schema)) as writer:
+    with StoreWriter.hold(directory, identity_of(schema, corpus)) as writer:
         if schema.output_head is not None:
             writer.write_output_head(encode_output_head(head or make_head()))
         unit = 0
@@ -49,8 +50,8 @@ def write_store(
     return Store.open(directory)
 
 
-def identity_of(schema: TargetSchema) -> dict[str, Any]:
-    """Return an identity with these targets."""
+def identity_of(schema: TargetSchema, corpus: str = "random") -> dict[str, Any]:
+    """Return an identity with these targets, of a corpus of this name."""
     return {
         "format_version": FORMAT_VERSION,
         "teacher": {
@@ -63,7 +64,7 @@ def identity_of(schema: TargetSchema) -> dict[str, Any]:
         },
         "tokenizer": {"sha256": "b" * 64, "vocab_size": schema.tokenizer_vocab_size},
         "corpus": {
-            "files": [{"name": "random", "num_bytes": 0, "sha256": "d" * 64}],
+            "files": [{"name": corpus, "num_bytes": 0, "sha256": "d" * 64}],
             "text_field": "text",
             "id_field": None,
         },

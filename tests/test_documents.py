@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,8 +110,11 @@ def test_the_code_of_the_pages_on_targets_and_loading_runs(workplace: Path) -> N
     [losses] = code_blocks("docs/targets.md", "python")
     run_block("python", losses, workplace)
     assert "is unbiased" in run_block("sh", fidelity, workplace)
-    [loading] = code_blocks("docs/loading.md", "python")
+    shutil.copytree(workplace / "hybrid-store", workplace / "other-store")
+    loading, *others = code_blocks("docs/loading.md", "python")
     assert "same_row_group" in run_block("python", loading, workplace)
+    for code in others:
+        run_block("python", "from softtargets import SoftTargetDataset\n" + code, workplace)
 
 
 def test_links_and_paths_in_the_documents_exist() -> None:

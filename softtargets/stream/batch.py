@@ -67,6 +67,21 @@ class Batch(UserDict[str, Any]):
             }
         )
 
+    def causal_mask(self) -> torch.Tensor:
+        """Return which tokens a token may see [B, 1, L, L]: those of its document up to itself.
+
+        To be passed as `attention_mask` to a model of transformers (attention "sdpa" or "eager"),
+        with `position_ids`, where documents share a row. Where there is no token, it sees itself.
+        """
+        segments, is_token = self["segment_ids"], self["attention_mask"].bool()
+        length = segments.shape[1]
+        square = torch.ones((length, length), dtype=torch.bool, device=segments.device)
+        is_same = segments[:, :, None] == segments[:, None, :]
+        is_seen = is_same & is_token[:, None, :] & square.tril()
+        is_seen |= torch.eye(length, dtype=torch.bool, device=segments.device)
+        seen: torch.Tensor = is_seen[:, None]
+        return seen
+
     def soft_targets(self, temperature: float = 1.0) -> BatchTargets:
         """Return the targets at one of the stored temperatures, on the batch's device.
 

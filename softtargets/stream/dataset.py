@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from softtargets.errors import CorruptionError, InputError
-from softtargets.packing.truncate import keep_highest, truncated_schema
-from softtargets.store.codec import Row, row_of
-from softtargets.store.store import RowGroupRef, Store
+from softtargets.errors import InputError
+from softtargets.packing.truncate import truncated_schema
+from softtargets.store.store import Store
 from softtargets.stream.arguments import (
     Tail,
     check_arguments,
@@ -25,14 +23,16 @@ from softtargets.stream.arguments import (
 )
 from softtargets.stream.collate import collate_rows
 from softtargets.stream.cursor import Cursor, Resume
-from softtargets.stream.order import EpochOrder, Share, ShuffleQuality, shuffle_quality
-from softtargets.stream.read_ahead import BlockReader, OnError, StreamStats
-from softtargets.window import Window
+from softtargets.stream.items import Items
+from softtargets.stream.mixed_order import MixedOrder
+from softtargets.stream.mixed_reader import MixedReader
+from softtargets.stream.mixture import Mixture
+from softtargets.stream.order import Share, ShuffleQuality
+from softtargets.stream.read_ahead import OnError, StreamStats
+from softtargets.stream.repack import repack
 
 SHUFFLED_GROUPS = 16
 """Row groups shuffled together by default: 262,144 tokens, some 50 MB at k = 64."""
-PADDING_ID = ""
-"""The window_id of a row that only fills a batch up: nothing of it is trained on."""
 
 
 class SoftTargetDataset(IterableDataset[Any]):
@@ -55,13 +55,16 @@ class SoftTargetDataset(IterableDataset[Any]):
     `state_dict(after=batch)` is exact whatever was prefetched.
 
     Args:
-        store: a store, or its path.
+        store: a store, its path, or a `Mixture` of stores.
         shuffle: random order; otherwise that of the corpus.
         seed: of the order.
         rank: which of the `world_size` readers this is.
         world_size: how many readers share the epoch.
         batch_size: windows of a batch on one rank; None to yield single windows.
         global_batch_size: instead of that, windows of a batch over all ranks.
+        row_tokens: with `batch_size`, lay a batch's windows out anew in rows of at most so many
+            tokens, several in one where they fit; see `repack`.
+        piece_tokens: with `row_tokens`, cut windows into pieces of at most so many tokens.
         top_k: deliver only so many of the stored entries; the others join the tail, exactly.
         tokenizer: the student's, of transformers: it must be the one that the store was made with.
         tail: what to do where the last batch is not full on every rank: "pad" it with windows that
@@ -81,7 +84,7 @@ class SoftTargetDataset(IterableDataset[Any]):
 
     def __init__(
         self,
-        store: Store | str | Path,
+        store: Store | Mixture | str | Path,
         *,
         shuffle: bool = False,
         seed: int = 0,
@@ -89,6 +92,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         world_size: int = 1,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
+        row_tokens: int | None = None,
+        piece_tokens: int | None = None,
         top_k: int | None = None,
         tokenizer: Any = None,
         tail: Tail = "pad",
@@ -103,32 +108,37 @@ class SoftTargetDataset(IterableDataset[Any]):
             rank=rank,
             world_size=world_size,
             batch_size=batch_size,
+            row_tokens=row_tokens,
+            piece_tokens=piece_tokens,
             tail=tail,
             shuffle_groups=shuffle_groups,
             num_threads=num_threads,
             stall_timeout=stall_timeout,
             on_error=on_error,
         )
-        self.store = store if isinstance(store, Store) else Store.open(store)
-        self._schema = self.store.targets
+        self.store = Store.open(store) if isinstance(store, str | Path) else store
+        self._mixture = self.store if isinstance(self.store, Mixture) else Mixture([self.store])
+        self._schema = self._mixture.targets
         if top_k is not None:
             self._schema = truncated_schema(self._schema, top_k)
         if tokenizer is not None:
-            check_tokenizer(self.store, tokenizer)
+            check_tokenizer(self._mixture.stores[0], tokenizer)
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.batch_size = batch_size
+        self.row_tokens = row_tokens
+        self.piece_tokens = piece_tokens
         self.tail: Tail = tail
         self.shuffle_groups = shuffle_groups
         self.num_threads = num_threads
         self.stall_timeout = stall_timeout
         self.on_error: OnError = on_error
-        self._num_windows = np.array([ref.num_windows for ref in self.store.row_groups], np.int64)
+        self._items = Items(self._mixture, self._schema, as_rows=batch_size is not None)
         self._index = 0
         self._stats = StreamStats()
-        self._order: tuple[int, EpochOrder] | None = None
+        self._order: tuple[int, MixedOrder] | None = None
         # Shared with worker processes: the epoch, where to resume, and whether they have begun.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._resume = Resume()
@@ -136,7 +146,7 @@ class SoftTargetDataset(IterableDataset[Any]):
 
     @property
     def fingerprint(self) -> str:
-        """Return the store's fingerprint, to be kept in the student's checkpoint."""
+        """Return the fingerprint of the store or mixture, for the student's checkpoint."""
         return self.store.fingerprint
 
     @property
@@ -165,7 +175,8 @@ class SoftTargetDataset(IterableDataset[Any]):
 
     def shuffle_quality(self) -> ShuffleQuality:
         """Measure how well the epoch's order is shuffled; reads nothing."""
-        return shuffle_quality(self._epoch_order(), self._num_windows)
+        order = self._epoch_order()
+        return self._mixture.shuffle_quality(*order.windows(0, len(order)))
 
     def plan(self, step: int) -> list[str]:
         """Return the ids of the windows of a step over all ranks, counted from the epoch's start.
@@ -184,9 +195,8 @@ class SoftTargetDataset(IterableDataset[Any]):
                 found=f"{step}",
                 next_step="len(dataset) is the number of steps.",
             )
-        groups, rows = self._epoch_order().windows(step * size, (step + 1) * size)
-        firsts = np.cumsum(self._num_windows) - self._num_windows
-        return self.store.window_ids(firsts[groups] + rows)
+        windows = self._epoch_order().windows(step * size, (step + 1) * size)
+        return self._mixture.window_ids(*windows)
 
     def state_dict(self, after: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return where this dataset is, to be given to `load_state_dict` on every rank.
@@ -225,7 +235,7 @@ class SoftTargetDataset(IterableDataset[Any]):
             IdentityError: the state belongs to another store or order.
         """
         cursor = Cursor.from_dict(state)
-        cursor.check(self._cursor(cursor.epoch, cursor.place), len(self.store))
+        cursor.check(self._cursor(cursor.epoch, cursor.place), len(self._mixture))
         self.set_epoch(cursor.epoch)
         self._index = cursor.place
         is_worker = get_worker_info() is not None
@@ -243,13 +253,13 @@ class SoftTargetDataset(IterableDataset[Any]):
         return self._stream(epoch, self._epoch_order(), share, start, self._stop(start))
 
     def _stream(
-        self, epoch: int, order: EpochOrder, share: Share, start: int, stop: int
+        self, epoch: int, order: MixedOrder, share: Share, start: int, stop: int
     ) -> Iterator[Any]:
         started, stats = time.perf_counter(), self._stats
-        with BlockReader(
-            self.store.row_groups,
-            self._read_windows if self.batch_size is None else self._read_rows,
+        with MixedReader(
             order,
+            [store.row_groups for store in self._mixture.stores],
+            self._items.reads,
             share,
             start,
             min(stop, len(order)),
@@ -259,7 +269,7 @@ class SoftTargetDataset(IterableDataset[Any]):
             stats=stats,
         ) as reader:
             for number, places in enumerate(share.steps(start, stop), start=1):
-                items = self._items(reader, places.tolist())
+                items = self._at(reader, places.tolist())
                 # Past this step of every worker, as far as this one knows.
                 self._index = start + number * share.global_size * share.num_workers
                 stats.seconds = time.perf_counter() - started
@@ -267,67 +277,44 @@ class SoftTargetDataset(IterableDataset[Any]):
                     yield items[0]
                 else:
                     batch = collate_rows(items, self._schema)
+                    if self.row_tokens is not None:
+                        batch = repack(batch, self.row_tokens, self.piece_tokens)
                     batch["epoch"] = epoch
                     batch["next_place"] = int(places[0]) - share.rank + share.global_size
                     yield batch
 
-    def _items(self, reader: BlockReader[Any], places: Sequence[int]) -> list[Any]:
-        """Return the windows, or their rows, at some places, padding where there are none."""
+    def _at(self, reader: MixedReader[Any], places: Sequence[int]) -> list[Any]:
+        """Return what is at some places, padding where there is nothing."""
         items, missing = [], []
         for index, place in enumerate(places):
-            item = reader.item(place) if place < len(self.store) else None
+            item = reader.item(place) if place < len(self._mixture) else None
             if item is None:
                 missing.append(index)
-                self._stats.skipped_windows += place < len(self.store)
+                self._stats.skipped_windows += place < len(self._mixture)
             else:
                 self._stats.windows += 1
                 self._stats.tokens += len(item)
             items.append(item)
         if missing:
-            given = [item for item in items if item is not None]
-            padding = _weightless(given[-1] if given else self._any_item(reader.read))
+            like = next((item for item in items if item is not None), None)
+            padding = self._items.padding(like, skip_damaged=self.on_error == "skip")
             for index in missing:
                 items[index] = padding
         return items
 
-    def _read_windows(self, ref: RowGroupRef) -> list[Window]:
-        windows = self.store.read_row_group(ref)
-        if self._schema is self.store.targets:
-            return windows
-        return [
-            replace(window, packed=keep_highest(window.packed, self._schema)) for window in windows
-        ]
-
-    def _read_rows(self, ref: RowGroupRef) -> list[Row]:
-        if self._schema is self.store.targets:
-            return self.store.read_rows(ref)
-        return [row_of(window) for window in self._read_windows(ref)]
-
-    def _any_item(self, read: Callable[[RowGroupRef], Sequence[Any]]) -> Any:
-        """Return something of the first row group that can be read."""
-        error: CorruptionError | None = None
-        for ref in self.store.row_groups:
-            try:
-                return read(ref)[0]
-            except CorruptionError as found:
-                if self.on_error == "raise":
-                    raise
-                error = found
-        assert error is not None
-        raise error
-
     def _stop(self, start: int) -> int:
         """Return where delivery ends; places from the number of windows on are padding."""
-        size, left = self._share().global_size, max(0, len(self.store) - start)
+        size, left = self._share().global_size, max(0, len(self._mixture) - start)
         if self.tail == "error":
             check_divides(size, left)
         num_steps = left // size if self.tail == "drop" else -(-left // size)
         return start + num_steps * size
 
-    def _epoch_order(self) -> EpochOrder:
+    def _epoch_order(self) -> MixedOrder:
         if self._order is None or self._order[0] != self.epoch:
-            order = EpochOrder(
-                self._num_windows,
+            order = MixedOrder(
+                self._mixture.group_sizes,
+                self._mixture.counts,
                 shuffle=self.shuffle,
                 seed=self.seed,
                 epoch=self.epoch,
@@ -358,11 +345,3 @@ class SoftTargetDataset(IterableDataset[Any]):
             worker=share.worker,
             num_workers=share.num_workers,
         )
-
-
-def _weightless(like: Window | Row) -> Window | Row:
-    """Return what stands in a place without a window: like one, but nothing of it is a target."""
-    if isinstance(like, Row):
-        mask_T = np.zeros_like(like.cells["mask"])
-        return Row(PADDING_ID, {**like.cells, "mask": mask_T})
-    return replace(like, window_id=PADDING_ID, mask_T=np.zeros_like(like.mask_T))

@@ -45,6 +45,7 @@ class EpochOrder:
         epoch: which one.
         block_groups: how many row groups are shuffled together; None for all, which is a uniform
             permutation of all windows.
+        store: number of the store among those of a mixture.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class EpochOrder:
         seed: int,
         epoch: int,
         block_groups: int | None,
+        store: int = 0,
     ) -> None:
         self._shuffle = shuffle
-        self._key = seed, epoch
+        self._key = (seed, epoch, 0, store) if store else (seed, epoch)
         num_groups = len(num_windows)
         self._groups = permutation(num_groups, self._key) if shuffle else np.arange(num_groups)
         self._num_windows = num_windows[self._groups]
@@ -75,18 +77,6 @@ class EpochOrder:
             number = int(np.searchsorted(self._starts, start, side="right")) - 1
             for at in range(number, len(self._starts) - 1):
                 yield self._block(at)
-
-    def windows(self, start: int, stop: int) -> tuple[Places, Places]:
-        """Return row group and row of the windows at places [start, stop)."""
-        parts = []
-        for block in self.blocks(start):
-            if block.first >= stop:
-                break
-            own = slice(max(0, start - block.first), stop - block.first)
-            parts.append((block.row_groups[block.members[own]], block.rows[own]))
-        groups, rows = zip(*parts, strict=True) if parts else ([], [])
-        none = np.empty(0, np.int64)
-        return np.concatenate([none, *groups]), np.concatenate([none, *rows])
 
     def _block(self, number: int) -> Block:
         chosen = slice(number * self._block_groups, (number + 1) * self._block_groups)
@@ -161,9 +151,14 @@ class ShuffleQuality:
     number of windows; a third is ideal."""
 
 
-def shuffle_quality(order: EpochOrder, num_windows: Places) -> ShuffleQuality:
-    """Measure an order. Needs memory for all places, and no I/O."""
-    groups, rows = order.windows(0, len(order))
+def shuffle_quality(groups: Places, rows: Places, num_windows: Places) -> ShuffleQuality:
+    """Measure an order.
+
+    Args:
+        groups: row group of the window at each place.
+        rows: and which of its windows it is.
+        num_windows: of each row group, in the order of the corpus.
+    """
     corpus_places = (np.cumsum(num_windows) - num_windows)[groups] + rows
     total = len(groups)
     pairs = max(1, total - 1)

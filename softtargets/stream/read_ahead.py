@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ import numpy as np
 
 from softtargets.errors import CorruptionError, StoreError
 from softtargets.store.store import RowGroupRef
-from softtargets.stream.order import Block, EpochOrder, Share
+from softtargets.stream.order import Block, Places
 
 OnError = Literal["raise", "skip"]
 Item = TypeVar("Item")
@@ -53,18 +53,16 @@ class _Pending(Generic[Item]):
 
 
 class BlockReader(Generic[Item]):
-    """Gives the windows, or their rows, at rising places of an order; reads a block ahead.
+    """Gives the windows, or their rows, at rising places of a store's order; reads a block ahead.
 
-    At most two blocks are in memory. Close it, or use it as a context: its threads end then.
+    At most two blocks are in memory.
 
     Args:
         row_groups: of the store, in the order of the corpus.
         read: what gives the windows, or the rows, of a row group.
-        order: of the epoch.
-        share: which places will be asked for; row groups that hold none of them are not read.
-        start: first place that any reader delivers.
-        stop: end of the places that any reader delivers.
-        num_threads: that decode; 0 decodes when a window is asked for.
+        blocks: of the order, from the first place that will be asked for.
+        wanted: which of some places will be asked for; row groups that hold none are not read.
+        pool: whose threads decode; None decodes when something is asked for.
         stall_timeout: seconds to wait for a row group.
         on_error: whether a damaged row group is raised, or its windows are left out and counted.
         stats: what is kept up to date.
@@ -74,34 +72,22 @@ class BlockReader(Generic[Item]):
         self,
         row_groups: Sequence[RowGroupRef],
         read: Callable[[RowGroupRef], Sequence[Item]],
-        order: EpochOrder,
-        share: Share,
-        start: int,
-        stop: int,
+        blocks: Iterator[Block],
+        wanted: Callable[[Places], Places],
         *,
-        num_threads: int,
+        pool: Executor | None,
         stall_timeout: float,
         on_error: OnError,
         stats: StreamStats,
     ) -> None:
-        self._row_groups, self.read = row_groups, read
-        self._share, self._start, self._stop = share, start, stop
+        self._row_groups, self._read = row_groups, read
+        self._blocks, self._wanted = blocks, wanted
+        self._pool = pool
         self._stall_timeout = stall_timeout
         self._on_error = on_error
         self._stats = stats
-        self._blocks = order.blocks(start)
         self._pending: deque[_Pending[Item]] = deque()
         self._ready: dict[int, Sequence[Item] | None] = {}
-        self._pool = ThreadPoolExecutor(num_threads, "softtargets") if num_threads else None
-
-    def __enter__(self) -> BlockReader[Item]:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pending.clear()
-        self._ready.clear()
 
     def item(self, place: int) -> Item | None:
         """Return what is at a place; None when its row group is damaged and to be skipped.
@@ -133,7 +119,7 @@ class BlockReader(Generic[Item]):
 
     def _submit(self, block: Block) -> dict[int, Callable[[], Sequence[Item]]]:
         """Begin to decode the row groups of a block that this share needs, in their order."""
-        places = self._share.own(np.arange(len(block)) + block.first, self._start, self._stop)
+        places = self._wanted(np.arange(len(block)) + block.first)
         members = block.members[places - block.first]
         _, first_uses = np.unique(members, return_index=True)
         groups = block.row_groups[members[np.sort(first_uses)]].tolist()
@@ -141,8 +127,8 @@ class BlockReader(Generic[Item]):
 
     def _decode(self, ref: RowGroupRef) -> Callable[[], Sequence[Item]]:
         if self._pool is None:
-            return partial(self.read, ref)
-        future = self._pool.submit(self.read, ref)
+            return partial(self._read, ref)
+        future = self._pool.submit(self._read, ref)
         return partial(future.result, self._stall_timeout)
 
     def _wait_for(self, group: int, read: Callable[[], Sequence[Item]]) -> Sequence[Item] | None:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from softtargets import SoftTargetDataset, Store, collate, distillation_loss
 from softtargets.capture import TeacherConfig, TransformersTeacher, build
 from softtargets.errors import CorruptionError, IdentityError, InputError, StoreError
 from tests.fakes import build_config, build_store
+from tests.stream.resume import WRONG, fuzz_resume
 
 
 def ids(dataset: SoftTargetDataset) -> list[str]:
@@ -182,98 +181,18 @@ def test_persistent_workers_see_the_epoch(store: Store) -> None:
     assert orders[0] == orders[2] != orders[1]
 
 
-def deliver(
-    store: Store,
-    state: Any,
-    *,
-    world_size: int,
-    batch_size: int | None,
-    num_workers: int,
-    most: int,
-) -> tuple[list[str], Any]:
-    """Deliver at most so many steps on every rank; return ids in the order of places, and state."""
-    ranks: list[list[list[str]]] = []
-    states = []
-    for rank in range(world_size):
-        dataset = SoftTargetDataset(
-            store, shuffle=True, seed=3, shuffle_groups=2, rank=rank, world_size=world_size,
-            batch_size=batch_size, num_threads=rank % 2,
-        )  # fmt: skip
-        dataset.set_epoch(2)
-        if state is not None:
-            dataset.load_state_dict(state)
-        steps = []
-        after = None
-        if batch_size is None:
-            stream = iter(dataset)
-            steps = [[window.window_id] for _, window in zip(range(most), stream, strict=False)]
-        else:
-            loader = DataLoader(dataset, batch_size=None, num_workers=num_workers)
-            for _, after in zip(range(most), loader, strict=False):
-                steps.append(after["window_id"])
-        if after is None and num_workers:
-            states.append(state or dataset.state_dict())
-        else:
-            states.append(dataset.state_dict(after))
-        ranks.append(steps)
-    assert len({len(steps) for steps in ranks}) == 1
-    assert all(one == states[0] for one in states), "every rank has the same state"
-    assert len(json.dumps(states[0])) < 1024
-    rows = [
-        one
-        for step in zip(*ranks, strict=True)
-        for together in zip(*step, strict=True)
-        for one in together
-    ]
-    return [one for one in rows if one], states[0]
-
-
-def fuzz_resume(store: Store, num_cases: int, max_workers: int, seed: int) -> Counter[str]:
-    """Stop and go on, once to four times, with other ranks, workers and batch sizes each time."""
-    reference = SoftTargetDataset(store, shuffle=True, seed=3, shuffle_groups=2)
-    reference.set_epoch(2)
-    whole = ids(reference)
-    rng = np.random.default_rng(seed)
-    counts: Counter[str] = Counter()
-    for _ in range(num_cases):
-        found: list[str] = []
-        state = None
-        for left in reversed(range(int(rng.integers(2, 6)))):
-            batch_size = None if rng.random() < 0.3 else int(rng.integers(1, 6))
-            workers = 0 if batch_size is None else int(rng.integers(0, max_workers + 1))
-            most = 10**6 if left == 0 else int(rng.integers(0, 6))
-            own, state = deliver(
-                store, json.loads(json.dumps(state)), world_size=int(rng.integers(1, 5)),
-                batch_size=batch_size, num_workers=workers, most=most,
-            )  # fmt: skip
-            found += own
-            counts["stops"] += left > 0
-            counts["before the first batch"] += most == 0
-            counts["with workers"] += workers > 0
-        counts["cases"] += 1
-        counts["lost"] += len(set(whole) - set(found))
-        counts["doubled"] += len(found) - len(set(found))
-        counts["in another order"] += found != whole
-        # Taken at the epoch's end: nothing of it is left.
-        rest, _ = deliver(store, state, world_size=2, batch_size=3, num_workers=0, most=10**6)
-        counts["after the end"] += len(rest)
-    return counts
-
-
 def test_resuming_loses_and_doubles_nothing_and_keeps_the_order(store: Store) -> None:
     counts = fuzz_resume(store, num_cases=250, max_workers=0, seed=0)
     assert counts["cases"] == 250
     assert counts["stops"] > 400
-    wrong = ("lost", "doubled", "in another order", "after the end")
-    assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0)
+    assert {name: counts[name] for name in WRONG} == dict.fromkeys(WRONG, 0)
 
 
 @pytest.mark.slow
 def test_resuming_with_workers_does_so_too(store: Store) -> None:
     counts = fuzz_resume(store, num_cases=12, max_workers=2, seed=1)
     assert counts["with workers"] > 10
-    wrong = ("lost", "doubled", "in another order", "after the end")
-    assert {name: counts[name] for name in wrong} == dict.fromkeys(wrong, 0)
+    assert {name: counts[name] for name in WRONG} == dict.fromkeys(WRONG, 0)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -1,0 +1,83 @@
+"""What the dataset delivers: windows, or rows of them, and what stands where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from softtargets.errors import CorruptionError
+from softtargets.kinds import TargetSchema
+from softtargets.packing.truncate import keep_highest
+from softtargets.store.codec import Row, row_of
+from softtargets.store.store import RowGroupRef, Store
+from softtargets.stream.mixture import Mixture
+from softtargets.window import Window
+
+PADDING_ID = ""
+"""The window_id of a row that only fills a batch up: nothing of it is trained on."""
+
+
+class Items:
+    """Reads the windows of a mixture's stores in the form in which they are delivered.
+
+    Args:
+        mixture: whose windows.
+        schema: what their targets are to be; those stored, or fewer of their entries.
+        as_rows: whether they are to be batched.
+    """
+
+    def __init__(self, mixture: Mixture, schema: TargetSchema, *, as_rows: bool) -> None:
+        self._stores, self._stored = mixture.stores, mixture.targets
+        self._schema = schema
+        self._read = self._read_rows if as_rows else self._read_windows
+
+    @property
+    def reads(self) -> list[Callable[[RowGroupRef], Sequence[Any]]]:
+        """Return what reads a row group of each store."""
+        return [partial(self._read, store) for store in self._stores]
+
+    def padding(self, like: Window | Row | None, *, skip_damaged: bool) -> Window | Row:
+        """Return what stands in a place without a window: no place of it is a target.
+
+        Args:
+            like: what else is delivered; None to look for something that can be read.
+            skip_damaged: whether to look on where a row group is damaged.
+
+        Raises:
+            CorruptionError: nothing can be read.
+        """
+        like = self._first(skip_damaged=skip_damaged) if like is None else like
+        if isinstance(like, Row):
+            mask_T = np.zeros_like(like.cells["mask"])
+            return Row(PADDING_ID, {**like.cells, "mask": mask_T})
+        return replace(like, window_id=PADDING_ID, mask_T=np.zeros_like(like.mask_T))
+
+    def _first(self, *, skip_damaged: bool) -> Any:
+        error: CorruptionError | None = None
+        for store, read in zip(self._stores, self.reads, strict=True):
+            for ref in store.row_groups:
+                try:
+                    return read(ref)[0]
+                except CorruptionError as found:
+                    if not skip_damaged:
+                        raise
+                    error = found
+        assert error is not None
+        raise error
+
+    def _read_windows(self, store: Store, ref: RowGroupRef) -> list[Window]:
+        windows = store.read_row_group(ref)
+        if self._schema is self._stored:
+            return windows
+        return [
+            replace(window, packed=keep_highest(window.packed, self._schema)) for window in windows
+        ]
+
+    def _read_rows(self, store: Store, ref: RowGroupRef) -> list[Row]:
+        if self._schema is self._stored:
+            return store.read_rows(ref)
+        return [row_of(window) for window in self._read_windows(store, ref)]

@@ -1,0 +1,148 @@
+"""Batches laid out anew: windows cut into shorter pieces, short ones put into one row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from softtargets.errors import InputError
+from softtargets.packing.head import ESCAPE
+from softtargets.stream.batch import IGNORE_INDEX, Batch
+from softtargets.stream.items import PADDING_ID
+
+_FILLS = {"labels": IGNORE_INDEX, "tail_mass": 1}
+"""What stands where a row has no token, if it is not 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Some tokens of a window in a row of a batch."""
+
+    window_id: str
+    start: int
+    """Where its first token stands in the window."""
+    num_tokens: int
+    column: int
+    """And where in the row."""
+
+
+def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Batch:
+    """Return the windows of a batch in rows of at most `row_tokens` tokens.
+
+    Longer windows are cut; the pieces go, the longest first, into the first row that has room. A
+    token keeps its target, its label and its mask, but where a window is cut: the target at the
+    last token of a piece is of a token that is not in its row, so it is masked. The teacher read
+    the whole window before it, the student reads the piece.
+
+    In the result [R, L], R and L depend on the windows. `segment_ids` tell pieces and documents
+    apart, `position_ids` begin anew in each; `causal_mask` lets none see another. `window_id` has
+    the ids of a row's windows, joined by a space; `pieces` has R lists of `Piece`. Windows that
+    only fill a batch up are left out, unless there are no others.
+
+    Args:
+        batch: of `SoftTargetDataset` or `collate`, on the CPU.
+        row_tokens: most tokens of a row.
+        piece_tokens: most tokens of a piece, if that is less.
+
+    Raises:
+        InputError: a length is below 2, pieces are longer than rows, or the batch is one of
+            `repack`.
+    """
+    most = row_tokens if piece_tokens is None else piece_tokens
+    if not 2 <= most <= row_tokens or "pieces" in batch:
+        raise InputError(
+            "repack",
+            expected="2 <= piece_tokens <= row_tokens, and a batch with one window a row",
+            found=f"piece_tokens {piece_tokens}, row_tokens {row_tokens}"
+            + (", a batch that was packed before" if "pieces" in batch else ""),
+            next_step="Correct the lengths.",
+        )
+    shape = batch["input_ids"].shape
+    rows = _fill_rows(_cut(batch, most), row_tokens)
+    width = max(row[-1].column + row[-1].num_tokens for row in rows)
+    sources = torch.full((len(rows), width), -1)
+    places = {window_id: row for row, window_id in enumerate(batch["window_id"])}
+    packed: dict[str, Any] = dict(batch)
+    for row, pieces in enumerate(rows):
+        for piece in pieces:
+            first = places[piece.window_id] * shape[1] + piece.start
+            own = slice(piece.column, piece.column + piece.num_tokens)
+            sources[row, own] = torch.arange(first, first + piece.num_tokens)
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor) and value.shape[:2] == shape:
+            taken = value.flatten(0, 1)[sources.clamp(min=0)]
+            taken[sources < 0] = _FILLS.get(name, 0)
+            packed[name] = taken
+    if "escapes" in batch:
+        packed["escapes"] = _reorder_escapes(batch, sources)
+    _separate(packed, rows)
+    packed["window_id"] = [
+        " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
+    ]
+    packed["pieces"] = rows
+    return Batch(packed)
+
+
+def _cut(batch: Batch, most: int) -> list[Piece]:
+    """Return the pieces of all windows."""
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    windows = list(zip(batch["window_id"], lengths, strict=True))
+    own = [one for one in windows if one[0] != PADDING_ID] or windows[:1]
+    return [
+        Piece(window_id=window_id, start=at, num_tokens=min(most, length - at), column=0)
+        for window_id, length in own
+        for at in range(0, length, most)
+    ]
+
+
+def _fill_rows(pieces: list[Piece], row_tokens: int) -> list[list[Piece]]:
+    """Return rows of pieces: first fit, by falling length."""
+    rows: list[list[Piece]] = []
+    used: list[int] = []
+    for piece in sorted(pieces, key=lambda one: -one.num_tokens):
+        fits = (row for row, num in enumerate(used) if num + piece.num_tokens <= row_tokens)
+        row = next(fits, len(rows))
+        if row == len(rows):
+            rows.append([])
+            used.append(0)
+        rows[row].append(
+            Piece(
+                window_id=piece.window_id,
+                start=piece.start,
+                num_tokens=piece.num_tokens,
+                column=used[row],
+            )
+        )
+        used[row] += piece.num_tokens
+    return rows
+
+
+def _separate(packed: dict[str, Any], rows: list[list[Piece]]) -> None:
+    """Let no target, label, segment or position reach from one piece into another."""
+    segments, positions = packed["segment_ids"], packed["position_ids"]
+    for row, pieces in enumerate(rows):
+        num_segments = 0
+        for piece in pieces:
+            first, last = piece.column, piece.column + piece.num_tokens - 1
+            packed["labels"][row, first] = IGNORE_INDEX
+            packed["target_mask"][row, last] = False
+            own = segments[row, first : last + 1]
+            own -= int(own[0])
+            positions[row, first : last + 1] -= (own == 0) * int(positions[row, first])
+            own += num_segments
+            num_segments = int(own[-1]) + 1
+
+
+def _reorder_escapes(batch: Batch, sources: torch.Tensor) -> torch.Tensor:
+    """Return the escapes in the order in which they are met in the new rows."""
+    halves = batch["steps"].flatten(0, 1)
+    steps = torch.cat([halves & 15, halves >> 4], dim=-1)[:, : batch["id_plane_0"].shape[-1]]
+    counts = (steps == ESCAPE).sum(dim=1)
+    firsts = counts.cumsum(0) - counts
+    order = sources[sources >= 0]
+    own = counts[order]
+    starts = (firsts[order] - (own.cumsum(0) - own)).repeat_interleave(own)
+    escapes: torch.Tensor = batch["escapes"][starts + torch.arange(len(starts))]
+    return escapes
