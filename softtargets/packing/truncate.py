@@ -1,7 +1,8 @@
-"""Fewer entries than are stored, in the compact form."""
+"""Fewer entries or temperatures than are stored, in the compact form."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema
 from softtargets.packing.head import ESCAPE, PackedHead, join_halves, split_halves
 from softtargets.packing.targets import PackedTargets
+from softtargets.targets import temperature_index
 
 
 def truncated_schema(schema: TargetSchema, k: int) -> TargetSchema:
@@ -30,6 +32,51 @@ def truncated_schema(schema: TargetSchema, k: int) -> TargetSchema:
             else "Pass fewer, or leave top_k away.",
         )
     return replace(schema, head=replace(head, max_entries=k))
+
+
+def chosen_grid(schema: TargetSchema, temperatures: Sequence[float]) -> TargetSchema:
+    """Return what targets are when only some temperatures are kept, in the order of the grid.
+
+    Raises:
+        InputError: none is named, one is not stored, or draws are weighed by one that is left away.
+    """
+    for temperature in temperatures:
+        temperature_index(schema.temperatures, temperature)
+    drawn_at = None if schema.samples is None else schema.samples.temperature
+    if not temperatures or (drawn_at is not None and drawn_at not in temperatures):
+        grid = ", ".join(f"{one:g}" for one in schema.temperatures) or "none"
+        drawn = "" if drawn_at is None else f", {drawn_at:g} among them, at which ids were drawn"
+        raise InputError(
+            "temperatures",
+            expected=f"some of those stored ({grid}){drawn}",
+            found=", ".join(f"{one:g}" for one in temperatures) or "none",
+            next_step="Pass those to train at, or leave temperatures away."
+            if drawn_at is None
+            else f"Add {drawn_at:g}: what the draws weigh follows from it.",
+        )
+    kept = tuple(one for one in schema.temperatures if one in temperatures)
+    return replace(schema, temperatures=kept)
+
+
+def narrow(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
+    """Return the targets of a schema that `chosen_grid` and `truncated_schema` made."""
+    packed = keep_temperatures(packed, schema)
+    return packed if schema.head is None else keep_highest(packed, schema)
+
+
+def keep_temperatures(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
+    """Return the targets without the temperatures that a `chosen_grid` has not."""
+    grid = packed.schema.temperatures
+    if grid == schema.temperatures:
+        return packed
+    columns = [grid.index(one) for one in schema.temperatures]
+    tail_mass_TG, logsumexp_TG = packed.tail_mass_TG, packed.logsumexp_TG
+    return replace(
+        packed,
+        schema=replace(packed.schema, temperatures=schema.temperatures),
+        tail_mass_TG=None if tail_mass_TG is None else tail_mass_TG[:, columns],
+        logsumexp_TG=None if logsumexp_TG is None else logsumexp_TG[:, columns],
+    )
 
 
 def keep_highest(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from softtargets.errors import InputError
-from softtargets.packing.truncate import truncated_schema
+from softtargets.packing.truncate import chosen_grid, truncated_schema
 from softtargets.store.store import Store
 from softtargets.stream.arguments import (
     Tail,
@@ -66,6 +66,7 @@ class SoftTargetDataset(IterableDataset[Any]):
             tokens, several in one where they fit; see `repack`.
         piece_tokens: with `row_tokens`, cut windows into pieces of at most so many tokens.
         top_k: deliver only so many of the stored entries; the others join the tail, exactly.
+        temperatures: deliver only these of the stored grid.
         tokenizer: the student's, of transformers: it must be the one that the store was made with.
         tail: what to do where the last batch is not full on every rank: "pad" it with windows that
             weigh nothing, "drop" it, or treat it as an "error".
@@ -95,6 +96,7 @@ class SoftTargetDataset(IterableDataset[Any]):
         row_tokens: int | None = None,
         piece_tokens: int | None = None,
         top_k: int | None = None,
+        temperatures: Sequence[float] | None = None,
         tokenizer: Any = None,
         tail: Tail = "pad",
         shuffle_groups: int | None = SHUFFLED_GROUPS,
@@ -121,6 +123,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         self._schema = self._mixture.targets
         if top_k is not None:
             self._schema = truncated_schema(self._schema, top_k)
+        if temperatures is not None:
+            self._schema = chosen_grid(self._schema, temperatures)
         if tokenizer is not None:
             check_tokenizer(self._mixture.stores[0], tokenizer)
         self.shuffle = shuffle

@@ -11,7 +11,7 @@ import numpy as np
 
 from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema
-from softtargets.packing.truncate import keep_highest
+from softtargets.packing.truncate import narrow
 from softtargets.store.codec import Row, row_of
 from softtargets.store.store import RowGroupRef, Store
 from softtargets.stream.mixture import Mixture
@@ -26,7 +26,7 @@ class Items:
 
     Args:
         mixture: whose windows.
-        schema: what their targets are to be; those stored, or fewer of their entries.
+        schema: what their targets are to be; those stored, or fewer of their entries or temperatures.
         as_rows: whether they are to be batched.
     """
 
@@ -73,11 +73,9 @@ class Items:
         windows = store.read_row_group(ref)
         if self._schema is self._stored:
             return windows
-        return [
-            replace(window, packed=keep_highest(window.packed, self._schema)) for window in windows
-        ]
+        return [replace(window, packed=narrow(window.packed, self._schema)) for window in windows]
 
     def _read_rows(self, store: Store, ref: RowGroupRef) -> list[Row]:
-        if self._schema is self._stored:
-            return store.read_rows(ref)
+        if self._schema.head == self._stored.head:
+            return store.read_rows(ref)  # Columns of other temperatures go into no batch.
         return [row_of(window) for window in self._read_windows(store, ref)]

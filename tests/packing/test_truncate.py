@@ -6,10 +6,10 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from softtargets.errors import InputError
+from softtargets.errors import InputError, TemperatureError
 from softtargets.kinds import HeadSchema, SampleSchema
-from softtargets.packing.truncate import keep_highest, truncated_schema
-from tests.windows import make_window, topk_schema
+from softtargets.packing.truncate import chosen_grid, keep_highest, narrow, truncated_schema
+from tests.windows import KINDS, make_window, topk_schema
 
 
 @pytest.mark.parametrize("values", ["steps", "float32"])
@@ -50,3 +50,50 @@ def test_what_cannot_be_truncated_is_refused() -> None:
     samples = SampleSchema(num_draws=4, origin="tail", temperature=1.0, values="none")
     with pytest.raises(InputError, match="Draws estimate the tail of the head"):
         truncated_schema(replace(schema, samples=samples), 4)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, schema in KINDS.items() if schema.temperatures])
+def test_chosen_temperatures_are_as_stored_and_the_others_are_gone(kind: str) -> None:
+    schema = KINDS[kind]
+    drawn_at = () if schema.samples is None else (schema.samples.temperature,)
+    rng = np.random.default_rng(0)
+    window = make_window(rng, schema, num_tokens=9)[0]
+    whole = window.targets
+    for temperature in schema.temperatures:
+        chosen = {temperature, *drawn_at}
+        own = chosen_grid(schema, list(chosen))
+        assert own.temperatures == tuple(one for one in schema.temperatures if one in chosen)
+        kept = narrow(window.packed, own).unpack()
+        assert kept.temperatures == own.temperatures
+        assert np.array_equal(kept.logprobs_TK(temperature), whole.logprobs_TK(temperature))
+        assert np.array_equal(kept.tail_logmass_T(temperature), whole.tail_logmass_T(temperature))
+        if whole.logsumexp_TG is not None:
+            at = [schema.temperatures.index(one) for one in own.temperatures]
+            assert kept.logsumexp_TG is not None
+            assert np.array_equal(kept.logsumexp_TG, whole.logsumexp_TG[:, at])
+        if whole.samples is not None:
+            assert kept.samples is not None
+            assert np.array_equal(kept.samples.counts_S, whole.samples.counts_S)
+        for other in set(schema.temperatures) - chosen:
+            with pytest.raises(TemperatureError, match="one of the temperatures stored"):
+                kept.logprobs_TK(other)
+
+
+def test_fewer_entries_at_one_temperature_are_those_at_all(rng: np.random.Generator) -> None:
+    schema = topk_schema(k=8, temperatures=(0.5, 1.0, 2.0))
+    window = make_window(rng, schema, num_tokens=9)[0]
+    fewer = narrow(window.packed, truncated_schema(schema, 3)).unpack()
+    both = narrow(window.packed, chosen_grid(truncated_schema(schema, 3), [2.0])).unpack()
+    assert both.tail_mass_TG.shape == (8, 1)
+    assert np.array_equal(both.tail_mass_TG[:, 0], fewer.tail_mass_TG[:, 2])
+    assert np.array_equal(both.logprobs_TK(2.0), fewer.logprobs_TK(2.0))
+
+
+def test_a_grid_that_cannot_be_had_is_refused() -> None:
+    schema = topk_schema(k=8)
+    with pytest.raises(TemperatureError, match=r"temperatures stored: 1, 2; found"):
+        chosen_grid(schema, [1.0, 3.0])
+    with pytest.raises(InputError, match=r"some of those stored \(1, 2\); found none"):
+        chosen_grid(schema, [])
+    with pytest.raises(InputError, match=r"1 among them, at which ids were drawn; found 2\. Add 1"):
+        chosen_grid(KINDS["hybrid"], [2.0])

@@ -15,7 +15,13 @@ from transformers import AutoTokenizer
 
 from softtargets import SoftTargetDataset, Store, collate, distillation_loss
 from softtargets.capture import TeacherConfig, TransformersTeacher, build
-from softtargets.errors import CorruptionError, IdentityError, InputError, StoreError
+from softtargets.errors import (
+    CorruptionError,
+    IdentityError,
+    InputError,
+    StoreError,
+    TemperatureError,
+)
 from tests.fakes import build_config, build_store
 from tests.stream.resume import WRONG, fuzz_resume
 
@@ -447,6 +453,20 @@ def test_fewer_entries_are_delivered_if_asked(store: Store) -> None:
         )
     with pytest.raises(InputError, match="top_k: expected"):
         SoftTargetDataset(store, top_k=9)
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_chosen_temperatures_are_delivered_if_asked(store: Store, top_k: int | None) -> None:
+    (whole,) = SoftTargetDataset(store, batch_size=len(store), top_k=top_k)
+    (chosen,) = SoftTargetDataset(store, batch_size=len(store), top_k=top_k, temperatures=[2.0])
+    assert chosen["tail_mass"].shape == (*whole["tail_mass"].shape[:2], 1)
+    own, targets = chosen.soft_targets(2.0), whole.soft_targets(2.0)
+    for name in ("ids", "logprobs", "tail_logmass"):
+        assert torch.equal(getattr(own, name), getattr(targets, name))
+    with pytest.raises(TemperatureError, match="temperatures stored: 2; found"):
+        chosen.soft_targets(1.0)
+    with pytest.raises(InputError, match="temperatures stored: 1, 2; found"):
+        SoftTargetDataset(store, temperatures=[3.0])
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path, tiny_teacher: Path) -> None:
