@@ -4,7 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+
+from softtargets.targets import Int32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """The N tokens of a tokenizer. Ids may be missing: a teacher's output is often padded."""
+
+    ids_N: Int32
+    """Rising."""
+    tokens: tuple[str, ...] = field(repr=False)
+    """As the tokenizer spells them."""
+    utf8: tuple[bytes | None, ...] = field(repr=False)
+    """What each adds within a text, in UTF-8; it may be a part of a character. None where the
+    tokenizer does not say."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def token(self, token_id: int) -> str | None:
+        """Return a token as the tokenizer spells it; None for an id that has none."""
+        place = self._place(token_id)
+        return None if place is None else self.tokens[place]
+
+    def text(self, ids: Iterable[int]) -> str:
+        """Return the text that ids stand for, with U+FFFD for what is none.
+
+        A token whose text is not known stands there as it is spelled. Some tokenizers drop a space
+        at the beginning of a whole text; here it stays.
+        """
+        parts = []
+        for token_id in ids:
+            place = self._place(token_id)
+            own = None if place is None else self.utf8[place]
+            spelled = "\ufffd" if place is None else self.tokens[place]
+            parts.append(spelled.encode() if own is None else own)
+        return b"".join(parts).decode(errors="replace")
+
+    def _place(self, token_id: int) -> int | None:
+        at = int(np.searchsorted(self.ids_N, token_id))
+        return at if at < len(self.ids_N) and self.ids_N[at] == token_id else None
+
+
+def tokens_by_id(tokenizer: Any) -> dict[int, str]:
+    """Return every token of a tokenizer of transformers, by rising id."""
+    ids = sorted(set(tokenizer.get_vocab().values()))
+    return dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
 
 
 def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from softtargets.capture import BuildConfig, Corpus, TopK, Windowing, build
 from softtargets.capture.records import Conversation
 from softtargets.store import Store
 from softtargets.targets import HeadWeights
+from softtargets.tokenizer import Vocabulary
 
 TEXTS = (
     "Alice was beginning to get very tired of sitting by her sister on the bank.",
@@ -47,6 +48,13 @@ class ByteTokenizer:
 
     def describe(self) -> dict[str, Any]:
         return {"sha256": "b" * 64, "vocab_size": self.vocab_size}
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(
+            ids_N=np.arange(256, dtype=np.int32),
+            tokens=tuple(f"<0x{byte:02X}>" for byte in range(256)),
+            utf8=tuple(bytes([byte]) for byte in range(256)),
+        )
 
     def describe_chat(self) -> dict[str, Any]:
         return {"chat_template_sha256": "d" * 64}

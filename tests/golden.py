@@ -2,7 +2,8 @@
 
     python -m tests.golden DIRECTORY [KIND...]
 
-writes stores of the current format with the arrays a reader must find in them. The committed ones,
+writes stores of the current format with the arrays a reader must find in them; by default of the
+kinds that have none yet. The committed ones,
 in tests/store/golden, are never written again: a store that is there already is left alone.
 """
 
@@ -19,10 +20,12 @@ from softtargets.kinds import TargetSchema
 from softtargets.store import Store
 from softtargets.store.output_head import encode_output_head
 from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter
 from softtargets.targets import HeadWeights
+from softtargets.tokenizer import Vocabulary
 from softtargets.window import Window
-from tests.windows import KINDS, make_head, make_window
+from tests.windows import KINDS, make_head, make_vocabulary, make_window
 
 GOLDEN = Path(__file__).parent / "store" / "golden"
 NUM_TOKENS = ((2, 9, 5), (16, 3))
@@ -35,12 +38,15 @@ def write_store(
     windows: Iterable[list[Window]],
     head: HeadWeights | None = None,
     corpus: str = "random",
+    vocabulary: Vocabulary | None = None,
 ) -> Store:
     """Write windows, unit by unit, as a store of an invented teacher, by default with its head."""
     counts = {"windows": 0, "tokens": 0}
     with StoreWriter.hold(directory, identity_of(schema, corpus)) as writer:
         if schema.output_head is not None:
             writer.write_output_head(encode_output_head(head or make_head()))
+        if vocabulary is not None:
+            writer.write_vocabulary(encode_vocabulary(vocabulary))
         unit = 0
         for unit, group in enumerate(windows):
             writer.write_unit(unit, group, {})
@@ -86,7 +92,7 @@ def make_store(directory: Path, kind: str) -> Store:
         ]
         for lengths in NUM_TOKENS
     ]
-    return write_store(directory, schema, groups)
+    return write_store(directory, schema, groups, vocabulary=make_vocabulary())
 
 
 def arrays_of(windows: Iterable[Window]) -> dict[str, np.ndarray]:
@@ -105,6 +111,13 @@ def arrays_of(windows: Iterable[Window]) -> dict[str, np.ndarray]:
         arrays["output_head_weight"] = head.weight_VD
         if head.bias_V is not None:
             arrays["output_head_bias"] = head.bias_V
+    if isinstance(windows, Store) and windows.vocabulary is not None:
+        vocabulary = windows.vocabulary
+        arrays["vocabulary_ids"] = vocabulary.ids_N
+        arrays["vocabulary_tokens"] = np.array(vocabulary.tokens)
+        arrays["vocabulary_utf8"] = np.array(
+            ["null" if one is None else one.hex() for one in vocabulary.utf8]
+        )
     return arrays
 
 
@@ -145,9 +158,10 @@ def _arrays(window: Window) -> Mapping[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
-    parser.add_argument("kinds", nargs="*", default=sorted(KINDS))
+    parser.add_argument("kinds", nargs="*")
     arguments = parser.parse_args()
-    for kind in arguments.kinds:
+    there = {path.name.rpartition("-")[0] for path in arguments.directory.iterdir()}
+    for kind in arguments.kinds or sorted(set(KINDS) - there):
         directory = arguments.directory / f"{kind}-{FORMAT_VERSION}"
         if not directory.exists():
             store = make_store(directory / "store", kind)

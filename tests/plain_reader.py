@@ -44,6 +44,8 @@ def read_store(root: Path) -> dict[str, np.ndarray]:
     }
     if "output_head" in identity["targets"]:
         found |= read_output_head(root, manifest)
+    if "vocabulary" in manifest:
+        found |= read_vocabulary(root, manifest)
     return found
 
 
@@ -63,6 +65,19 @@ def read_output_head(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarr
         digest.update(found["output_head_bias"].tobytes())
     assert digest.hexdigest() == targets["output_head"]["sha256"]
     return found
+
+
+def read_vocabulary(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
+    content = (root / "vocabulary.parquet").read_bytes()
+    assert len(content) == manifest["vocabulary"]["num_bytes"]
+    assert hashlib.sha256(content).hexdigest() == manifest["vocabulary"]["sha256"]
+    rows = pq.read_table(root / "vocabulary.parquet", page_checksum_verification=True).to_pylist()
+    texts = [row["utf8"] for row in rows]
+    return {
+        "vocabulary_ids": np.array([row["token_id"] for row in rows]),
+        "vocabulary_tokens": np.array([row["token"] for row in rows]),
+        "vocabulary_utf8": np.array(["null" if text is None else text.hex() for text in texts]),
+    }
 
 
 def numbers(content: bytes, dtype: str) -> np.ndarray:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "kinds": {"errors"},
     "targets": {"errors"},
     "packing": {"errors", "kinds", "targets"},
-    "tokenizer": set[str](),
+    "tokenizer": {"targets"},
     "window": {"packing", "targets"},
     "store": BELOW_ALL,
     "capture": BELOW_ALL | {"store"},

@@ -10,6 +10,7 @@ from softtargets.kinds import FeatureSchema, HeadSchema, SampleSchema, TargetSch
 from softtargets.packing import pack
 from softtargets.store.output_head import describe_output_head
 from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets
+from softtargets.tokenizer import Vocabulary
 from softtargets.window import TokenWindow, Window, hash_window
 
 
@@ -61,6 +62,19 @@ def make_head(vocab_size: int = 300, width: int = 6) -> HeadWeights:
         scale=0.75,
         divisor=6.0,
         softcap=0.5,
+    )
+
+
+def make_vocabulary(num_tokens: int = 300) -> Vocabulary:
+    """Return tokens with what is hard: a hole, bytes that are no character, an unknown text."""
+    ids = [token_id for token_id in range(num_tokens) if token_id != 7]
+    return Vocabulary(
+        ids_N=np.array(ids, np.int32),
+        tokens=tuple(f"\u0120token-{token_id}" for token_id in ids),
+        utf8=tuple(
+            {3: None, 4: b"\xc3", 5: b"\xa9", 6: b""}.get(token_id, f" token-{token_id}".encode())
+            for token_id in ids
+        ),
     )
 
 

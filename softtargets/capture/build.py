@@ -32,6 +32,7 @@ from softtargets.store import Store
 from softtargets.store.output_head import describe_output_head, encode_output_head
 from softtargets.store.schema import Compression
 from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter, read_request
 from softtargets.targets import HeadWeights
 
@@ -201,9 +202,10 @@ def _plan(
 ) -> Plan:
     if head is not None:
         writer.write_output_head(encode_output_head(head))
-    return read_plan(writer.work) or make_plan(
-        config.corpus, config.windowing, teacher, config.unit_tokens, writer.work
-    )
+    if (plan := read_plan(writer.work)) is not None:
+        return plan
+    writer.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
+    return make_plan(config.corpus, config.windowing, teacher, config.unit_tokens, writer.work)
 
 
 def describe_build(

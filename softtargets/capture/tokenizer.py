@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from softtargets.capture.chat import encode_conversation
 from softtargets.capture.records import Conversation
 from softtargets.errors import TeacherError
-from softtargets.tokenizer import describe_tokenizer
+from softtargets.tokenizer import Vocabulary, describe_tokenizer, tokens_by_id
 
 
 class Tokenizer(Protocol):
@@ -44,6 +48,10 @@ class Tokenizer(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the ids, for the identity."""
+        ...
+
+    def vocabulary(self) -> Vocabulary:
+        """Return every token, to be stored beside the targets."""
         ...
 
     def describe_chat(self) -> dict[str, Any]:
@@ -99,3 +107,51 @@ class TransformersTokenizer:
     def describe(self) -> dict[str, Any]:
         """Return the hash of the tokenizer's content, and its size."""
         return describe_tokenizer(self._tokenizer)
+
+    def vocabulary(self) -> Vocabulary:
+        """Return every token, with what it adds within a text.
+
+        That is the text of the token twice, without the text of the token once: decoders drop the
+        space before a text's first word, and write the rest of a word unlike its beginning.
+        """
+        tokens = tokens_by_id(self._tokenizer)
+        once, twice = (
+            self._tokenizer.batch_decode(
+                [[token_id] * times for token_id in tokens],
+                skip_special_tokens=False,
+                clean_up_tokenization_spaces=False,
+            )
+            for times in (1, 2)
+        )
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        decoder = "" if backend is None else json.dumps(json.loads(backend.to_str())["decoder"])
+        alphabet = _BYTES if "ByteLevel" in decoder else {}
+        texts = zip(tokens.values(), once, twice, strict=True)
+        return Vocabulary(
+            ids_N=np.array(list(tokens), np.int32),
+            tokens=tuple(tokens.values()),
+            utf8=tuple(_utf8(token, first, both, alphabet) for token, first, both in texts),
+        )
+
+
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+"""What byte each character stands for in tokens of byte-level tokenizers."""
+
+
+def _utf8(token: str, once: str, twice: str, alphabet: Mapping[str, int]) -> bytes | None:
+    """Return what a token adds within a text; None when its decoder does not tell.
+
+    Args:
+        token: as it is spelled.
+        once: what the decoder makes of it alone.
+        twice: what it makes of two of them.
+        alphabet: which byte a character of a token stands for, if the tokenizer has such a one.
+    """
+    if "\ufffd" not in once:
+        return twice.removeprefix(once).encode() if twice.startswith(once) else None
+    # A part of a character has no text.
+    if all(character in alphabet for character in token):
+        return bytes(alphabet[character] for character in token)
+    if found := re.fullmatch("<0x([0-9A-F]{2})>", token):
+        return bytes.fromhex(found[1])
+    return None

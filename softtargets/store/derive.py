@@ -13,8 +13,10 @@ from typing import Any
 
 from softtargets.errors import InputError
 from softtargets.store.manifest import check_identity
-from softtargets.store.output_head import read_head_file
+from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
+from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.store.writer import StoreWriter
 from softtargets.window import Window, cut_windows
 
@@ -55,7 +57,7 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
     windows = (
         window for number, store in enumerate(stores) for window in store if is_new(number, window)
     )
-    return _write(windows, Path(output), identity, stores[0])
+    return _write(windows, Path(output), identity, stores)
 
 
 def split_store(
@@ -138,18 +140,16 @@ def _derive(
             {**step, "fingerprint": store.fingerprint},
         ],
     }
-    return _write(filter(keep, store), output, identity, store)
+    return _write(filter(keep, store), output, identity, [store])
 
 
 def _write(
-    windows: Iterable[Window], output: Path, identity: Mapping[str, Any], parent: Store
+    windows: Iterable[Window], output: Path, identity: Mapping[str, Any], parents: Sequence[Store]
 ) -> Store:
     counts = {"windows": 0, "tokens": 0}
     with StoreWriter.hold(output, identity) as writer:
         if not writer.is_complete:
-            if parent.manifest.output_head is not None:
-                content = read_head_file(parent.root, parent.manifest.output_head)
-                writer.write_output_head(content)
+            _copy_side_files(parents, writer)
             done = writer.recorded()
             num_units = 0
             for group in cut_windows(windows, identity["unit_tokens"]):
@@ -166,8 +166,20 @@ def _write(
                     next_step="Check the sources or the fraction; 'softtargets info --json' lists "
                     "the input files.",
                 )
-            writer.commit(num_units, parent.manifest.teacher, counts)
+            writer.commit(num_units, parents[0].manifest.teacher, counts)
     return Store.open(output)
+
+
+def _copy_side_files(parents: Sequence[Store], writer: StoreWriter) -> None:
+    head = parents[0].manifest.output_head
+    if head is not None:
+        writer.write_output_head(read_side_file(parents[0].root, OUTPUT_HEAD_NAME, head))
+    for parent in parents:
+        # A store of an older format has none, and is merged with those that have.
+        vocabulary = parent.manifest.vocabulary
+        if vocabulary is not None:
+            writer.write_vocabulary(read_side_file(parent.root, VOCABULARY_NAME, vocabulary))
+            break
 
 
 def _without_corpus(store: Store) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.store.codec import encode_tokens
 from softtargets.store.files import make_directory, write_file
 from softtargets.store.schema import grid_columns
+from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
+from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets
 from softtargets.window import Window
 
@@ -29,8 +31,9 @@ def export_plain(path: str | Path, output: str | Path) -> Path:
     `sample_logits`; `logsumexp_t<T>`; `label_logit` and `label_rank`; `class_logits` and
     `feature_<name>` (lists of vectors). The output head, if there is one, becomes `_head.parquet`
     with a row for each id: `weight` (a list) and `bias`; readers of a directory skip files that
-    begin so. Entries past a position's count are not written. The
-    store's fingerprint and its targets are in each file's metadata under `softtargets`.
+    begin so. The vocabulary is copied to `_vocabulary.parquet`. Entries past a position's count are
+    not written. The store's fingerprint and its targets are in each file's metadata under
+    `softtargets`.
 
     Raises:
         StoreError: the store cannot be read, or the output is not an empty directory.
@@ -58,6 +61,9 @@ def export_plain(path: str | Path, output: str | Path) -> Path:
         write_file(directory / f"part-{shard:06d}.parquet", sink.getvalue().to_pybytes())
     if store.targets.output_head is not None:
         write_file(directory / "_head.parquet", _plain_head(store.output_head(), metadata))
+    if store.manifest.vocabulary is not None:
+        content = read_side_file(store.root, VOCABULARY_NAME, store.manifest.vocabulary)
+        write_file(directory / f"_{VOCABULARY_NAME}", content)
     return directory
 
 

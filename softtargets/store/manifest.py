@@ -73,15 +73,15 @@ class ShardEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadFile:
-    """The file with the teacher's output head."""
+class SideFile:
+    """A file beside the shards: the teacher's output head, or its vocabulary."""
 
     num_bytes: int
     sha256: str
-    """Of the file; that of the weights themselves is in the identity."""
+    """Of the file; what the identity has is a hash of the content, whoever wrote it."""
 
 
-def _known(kind: type[RowGroup | ShardEntry | HeadFile], data: Mapping[str, Any]) -> dict[str, Any]:
+def _known(kind: type[RowGroup | ShardEntry | SideFile], data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that this release knows; a later one may add others."""
     return {field.name: data[field.name] for field in dataclasses.fields(kind)}
 
@@ -103,8 +103,10 @@ class Manifest:
     shards: tuple[ShardEntry, ...]
     """In the order of the corpus."""
     created_by: str
-    output_head: HeadFile | None = None
+    output_head: SideFile | None = None
     """There when the targets have an output head."""
+    vocabulary: SideFile | None = None
+    """There when the builder had the teacher's tokenizer."""
 
     @property
     def targets(self) -> TargetSchema:
@@ -122,9 +124,14 @@ class Manifest:
             "corpus": self.corpus,
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
-        if self.output_head is not None:
-            data["output_head"] = dataclasses.asdict(self.output_head)
+        for name in _SIDE_FILES:
+            entry = getattr(self, name)
+            if entry is not None:
+                data[name] = dataclasses.asdict(entry)
         return json.dumps(data, indent=1) + "\n"
+
+
+_SIDE_FILES = ("output_head", "vocabulary")
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
@@ -166,7 +173,9 @@ def read_manifest(path: Path) -> Manifest:
         )
     shards = tuple(ShardEntry.from_dict(shard) for shard in data["shards"])
     _check_shards(shards, where)
-    head = data.get("output_head")
+    side_files = {
+        name: SideFile(**_known(SideFile, data[name])) for name in _SIDE_FILES if name in data
+    }
     return Manifest(
         identity=identity,
         fingerprint=data["fingerprint"],
@@ -175,7 +184,7 @@ def read_manifest(path: Path) -> Manifest:
         corpus=data["corpus"],
         shards=shards,
         created_by=data["created_by"],
-        output_head=None if head is None else HeadFile(**_known(HeadFile, head)),
+        **side_files,
     )
 
 

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from softtargets.errors import CorruptionError, StoreError
 from softtargets.kinds import HeadWeightsSchema
 from softtargets.packing.features import STORED_AS, pack_bfloat16, unpack_numbers
-from softtargets.store.files import hash_bytes, write_file
-from softtargets.store.manifest import RESTORE, HeadFile
+from softtargets.store.manifest import RESTORE, SideFile
+from softtargets.store.side_file import commit_side_file
 from softtargets.targets import Float32, HeadWeights
 
 OUTPUT_HEAD_NAME = "head.parquet"
@@ -114,28 +114,9 @@ def decode_output_head(
     )
 
 
-def read_head_file(root: Path, entry: HeadFile) -> bytes:
-    """Return the content of a store's file, checked to be the one the manifest means.
-
-    Raises:
-        CorruptionError: it is missing or another.
-    """
-    path = root / OUTPUT_HEAD_NAME
-    content = path.read_bytes() if path.is_file() else b""
-    found = hash_bytes(content)
-    if len(content) != entry.num_bytes or found != entry.sha256:
-        raise CorruptionError(
-            str(path),
-            expected=f"{entry.num_bytes:,} bytes with SHA-256 {entry.sha256}",
-            found=f"{len(content):,} bytes with {found}" if path.is_file() else "no file",
-            next_step=RESTORE,
-        )
-    return content
-
-
 def commit_output_head(
     root: Path, work: Path, schema: HeadWeightsSchema, vocab_size: int
-) -> HeadFile:
+) -> SideFile:
     """Put the file from `work` to its place in the store, and return its entry in the manifest.
 
     Raises:
@@ -152,8 +133,7 @@ def commit_output_head(
         )
     content = path.read_bytes()
     decode_output_head(content, schema, vocab_size, str(path))
-    write_file(root / OUTPUT_HEAD_NAME, content)
-    return HeadFile(num_bytes=len(content), sha256=hash_bytes(content))
+    return commit_side_file(root, OUTPUT_HEAD_NAME, content)
 
 
 def _stored(head: HeadWeights) -> npt.NDArray[np.generic]:

@@ -15,9 +15,12 @@ import numpy.typing as npt
 from softtargets.errors import InputError, StoreError
 from softtargets.store.codec import Row
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, read_manifest
-from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head, read_head_file
+from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
 from softtargets.store.shard import ShardReader
+from softtargets.store.side_file import read_side_file
+from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
 from softtargets.targets import HeadWeights
+from softtargets.tokenizer import Vocabulary
 from softtargets.window import Window
 
 
@@ -159,9 +162,24 @@ class Store:
                 found=f"{self.targets.describe()}",
                 next_step="Build the store with --hidden-states.",
             )
-        content = read_head_file(self.root, entry)
+        content = read_side_file(self.root, OUTPUT_HEAD_NAME, entry)
         where = str(self.root / OUTPUT_HEAD_NAME)
         return decode_output_head(content, schema, self.targets.vocab_size, where)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """Return what the token ids mean, read when it is first asked for.
+
+        None where the builder had no tokenizer, and for stores of format 1.1 and before.
+
+        Raises:
+            CorruptionError: its file is not what was committed.
+        """
+        entry = self.manifest.vocabulary
+        if entry is None:
+            return None
+        content = read_side_file(self.root, VOCABULARY_NAME, entry)
+        return decode_vocabulary(content, str(self.root / VOCABULARY_NAME))
 
     def __iter__(self) -> Iterator[Window]:
         return self.windows()

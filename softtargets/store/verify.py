@@ -9,9 +9,10 @@ from pathlib import Path
 from softtargets.errors import SoftTargetsError
 from softtargets.store.files import hash_file
 from softtargets.store.invariants import Problem, check_window
-from softtargets.store.manifest import MANIFEST_NAME, ShardEntry
+from softtargets.store.manifest import MANIFEST_NAME, ShardEntry, SideFile
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.store import Store
+from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.window import Window
 
 
@@ -37,15 +38,15 @@ def verify(
 
     Args:
         path: the store.
-        fast: check the manifest, size and footer of each shard and the size of the output head, but
-            read no targets.
+        fast: check the manifest, size and footer of each shard and the size of the files beside
+            them, but read no targets.
         on_shard: called after each shard with (shards checked, shards in all).
 
     Raises:
         StoreError: the manifest itself cannot be read; damage below it is reported, not raised.
     """
     store = Store.open(path)
-    problems = [*_stray_files(store), *_count_problems(store), *_head_problems(store, fast)]
+    problems = [*_stray_files(store), *_count_problems(store), *_side_problems(store, fast)]
     num_windows = num_positions = 0
     seen: set[str] = set()
     shards = store.manifest.shards
@@ -84,22 +85,34 @@ def _footer_problems(store: Store, index: int) -> Iterator[Problem]:
         yield Problem(where=error.where, expected=error.expected, found=error.found)
 
 
-def _head_problems(store: Store, fast: bool) -> Iterator[Problem]:
-    """Check the output head, if there is one: its size, or all of it."""
-    entry = store.manifest.output_head
-    path = store.root / OUTPUT_HEAD_NAME
-    if entry is None:
-        return
+def _side_problems(store: Store, fast: bool) -> Iterator[Problem]:
+    """Check the files beside the shards: their size, or all of them."""
+    manifest = store.manifest
+    if manifest.output_head is not None:
+        yield from _file_problems(
+            store.root / OUTPUT_HEAD_NAME, manifest.output_head, None if fast else store.output_head
+        )
+    if manifest.vocabulary is not None:
+        yield from _file_problems(
+            store.root / VOCABULARY_NAME,
+            manifest.vocabulary,
+            None if fast else lambda: store.vocabulary,
+        )
+
+
+def _file_problems(
+    path: Path, entry: SideFile, read: Callable[[], object] | None
+) -> Iterator[Problem]:
     if path.is_symlink():
         yield Problem(where=str(path), expected="a file", found="a symbolic link")
-    if fast:
+    if read is None:
         found = path.stat().st_size if path.is_file() else None
         if found != entry.num_bytes:
             there = "no file" if found is None else f"{found:,} bytes"
             yield Problem(where=str(path), expected=f"{entry.num_bytes:,} bytes", found=there)
         return
     try:
-        store.output_head()
+        read()
     except SoftTargetsError as error:
         yield Problem(where=error.where, expected=error.expected, found=error.found)
 

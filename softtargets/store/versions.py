@@ -11,7 +11,7 @@ from typing import Any
 
 from softtargets.errors import FormatError
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 
 
 def check_version(found: object, where: str) -> str:
@@ -42,11 +42,11 @@ def is_newer(version: str) -> bool:
 
 def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, Any]:
     """Return an identity in the current form; one that is malformed is left for the schema."""
-    if version != "1.0":
+    if version not in ("1.0", "1.1"):
         return identity
     targets = identity.get("targets")
     upgraded = {"format_version": FORMAT_VERSION, "targets": upgrade_targets(targets, version)}
-    if isinstance(targets, Mapping):
+    if version == "1.0" and isinstance(targets, Mapping):
         upgraded["selection"] = {"kind": "topk", "k": targets.get("top_k")}
     return {**identity, **upgraded}
 

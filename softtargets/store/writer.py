@@ -8,6 +8,7 @@ While a store is being built its directory holds
     work/workers.lock          held by each of its worker processes
     work/plan.lock, work/leases held by processes that build ranges, while they plan or run a unit
     work/head.parquet          the teacher's output head, if the store is to have it
+    work/vocabulary.parquet    its vocabulary, if there is a tokenizer
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
     manifest.json              written when every unit has a record; then `work` is removed
@@ -47,7 +48,9 @@ from softtargets.store.manifest import (
 )
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.shard import encode_shard
+from softtargets.store.side_file import commit_side_file
 from softtargets.store.versions import FORMAT_VERSION, check_version
+from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.window import Window
 
 
@@ -177,7 +180,18 @@ class StoreWriter:
         Raises:
             StoreError: the system refused to write.
         """
-        path = self.work / OUTPUT_HEAD_NAME
+        self._write_side_file(OUTPUT_HEAD_NAME, content)
+
+    def write_vocabulary(self, content: bytes) -> None:
+        """Write the file with the teacher's vocabulary, unless it is there.
+
+        Raises:
+            StoreError: the system refused to write.
+        """
+        self._write_side_file(VOCABULARY_NAME, content)
+
+    def _write_side_file(self, name: str, content: bytes) -> None:
+        path = self.work / name
         if not path.is_file():
             write_file(path, content)
 
@@ -197,6 +211,7 @@ class StoreWriter:
                 next_step="Run the same 'softtargets build' command again, without --unit-range or "
                 "with one that has them.",
             )
+        vocabulary = self.work / VOCABULARY_NAME
         manifest = Manifest(
             identity=self.identity,
             fingerprint=self.fingerprint,
@@ -210,6 +225,9 @@ class StoreWriter:
             else commit_output_head(
                 self.root, self.work, self.targets.output_head, self.targets.vocab_size
             ),
+            vocabulary=commit_side_file(self.root, VOCABULARY_NAME, vocabulary.read_bytes())
+            if vocabulary.is_file()
+            else None,
         )
         self._remove_leftovers()
         write_file(self.root / MANIFEST_NAME, manifest.to_json().encode())
@@ -239,7 +257,7 @@ class StoreWriter:
             # Begun with another identity, but no unit was done: nothing is lost by starting anew.
             for path in (self.root / "shards", self.work / "plan", self.work / "records"):
                 shutil.rmtree(path, ignore_errors=True)
-            for name in ("plan.json", OUTPUT_HEAD_NAME):
+            for name in ("plan.json", OUTPUT_HEAD_NAME, VOCABULARY_NAME):
                 (self.work / name).unlink(missing_ok=True)
         for directory in (self.work / "records", self.root / "shards"):
             make_directory(directory)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from softtargets.errors import IdentityError, InputError
 from softtargets.store.store import Store
 from softtargets.stream.read_ahead import OnError
-from softtargets.tokenizer import describe_tokenizer
+from softtargets.tokenizer import describe_tokenizer, tokens_by_id
 
 Tail = Literal["pad", "drop", "error"]
 
@@ -71,21 +71,43 @@ def check_divides(size: int, num_windows: int) -> None:
 
 
 def check_tokenizer(store: Store, tokenizer: Any) -> None:
-    """Check that a tokenizer is the one that made a store's token ids.
+    """Check that to a tokenizer a store's token ids mean what they meant to the teacher.
+
+    Either the two are equal by their hash, or every id of the teacher's has the same token. Ids of
+    the student's that the teacher has not are its own: no target is about them. How texts are cut
+    is not compared then, for a student reads the stored ids.
 
     Raises:
-        IdentityError: it is another.
+        IdentityError: they mean something else; or the store has no vocabulary to tell by, and the
+            tokenizer is another. The message names the first token that differs.
     """
     own, found = store.manifest.identity["tokenizer"], describe_tokenizer(tokenizer)
-    if found["sha256"] != own["sha256"]:
+    if found["sha256"] == own["sha256"]:
+        return
+    where, teacher = "SoftTargetDataset, tokenizer", store.manifest.teacher
+    next_step = (
+        "A student must read the teacher's token ids: give it that tokenizer. Its embeddings may "
+        "have more rows than there are tokens, and tokens of its own may follow the teacher's."
+    )
+    if store.vocabulary is None:
         raise IdentityError(
-            "SoftTargetDataset, tokenizer",
-            expected=f"that of {store.manifest.teacher}: {own['vocab_size']:,} tokens, SHA-256 "
-            f"{own['sha256']}",
+            where,
+            expected=f"that of {teacher}: {own['vocab_size']:,} tokens, SHA-256 {own['sha256']}",
             found=f"{found['vocab_size']:,} tokens, {found['sha256']}",
-            next_step="A student must read the teacher's token ids. Its embeddings may have more "
-            "rows than the tokenizer has tokens.",
+            next_step=f"{next_step} The store has no vocabulary that tells which one differs.",
         )
+    tokens = tokens_by_id(tokenizer)
+    for token_id, token in zip(
+        store.vocabulary.ids_N.tolist(), store.vocabulary.tokens, strict=True
+    ):
+        if tokens.get(token_id) != token:
+            there = repr(tokens[token_id]) if token_id in tokens else "no token"
+            raise IdentityError(
+                f"{where}, token {token_id}",
+                expected=f"{token!r}, as that of {teacher} has",
+                found=there,
+                next_step=next_step,
+            )
 
 
 def own_batch_size(batch_size: int | None, global_batch_size: int, world_size: int) -> int:

@@ -67,7 +67,7 @@ class SoftTargetDataset(IterableDataset[Any]):
         piece_tokens: with `row_tokens`, cut windows into pieces of at most so many tokens.
         top_k: deliver only so many of the stored entries; the others join the tail, exactly.
         temperatures: deliver only these of the stored grid.
-        tokenizer: the student's, of transformers: it must be the one that the store was made with.
+        tokenizer: the student's, of transformers: the teacher's token ids must mean the same to it.
         tail: what to do where the last batch is not full on every rank: "pad" it with windows that
             weigh nothing, "drop" it, or treat it as an "error".
         shuffle_groups: row groups (of 16,384 tokens) that are shuffled together, two times as many
@@ -79,7 +79,7 @@ class SoftTargetDataset(IterableDataset[Any]):
 
     Raises:
         InputError: an argument is out of range, or they do not go together.
-        IdentityError: the tokenizer is another.
+        IdentityError: the tokenizer is another; the message names the first token that differs.
         StoreError: the store cannot be opened.
     """
 

@@ -26,7 +26,7 @@ class Items:
 
     Args:
         mixture: whose windows.
-        schema: what their targets are to be; those stored, or fewer of their entries or temperatures.
+        schema: what their targets are to be; those stored, or fewer entries or temperatures.
         as_rows: whether they are to be batched.
     """
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from softtargets import SoftTargetDataset, Store, collate, distillation_loss
 from softtargets.capture import TeacherConfig, TransformersTeacher, build
@@ -22,7 +23,9 @@ from softtargets.errors import (
     StoreError,
     TemperatureError,
 )
+from softtargets.tokenizer import tokens_by_id
 from tests.fakes import build_config, build_store
+from tests.store.test_store import edit_manifest
 from tests.stream.resume import WRONG, fuzz_resume
 
 
@@ -477,9 +480,34 @@ def test_another_tokenizer_is_refused(tmp_path: Path, tiny_teacher: Path) -> Non
     # What padding was asked for last does not make it another one.
     tokenizer(["a b", "c"], truncation=True, max_length=1)
     SoftTargetDataset(store, tokenizer=tokenizer)
+    # Nor do tokens of its own after the teacher's.
     tokenizer.add_tokens(["brillig"])
-    with pytest.raises(IdentityError, match=f"found {len(tokenizer):,} tokens"):
-        SoftTargetDataset(store, tokenizer=tokenizer)
+    SoftTargetDataset(store, tokenizer=tokenizer)
+    alphabet = list(tokens_by_id(tokenizer).values())[:256]
+    swapped = [*alphabet[:7], alphabet[9], alphabet[8], alphabet[7], *alphabet[10:]]
+    seven, nine = (re.escape(repr(alphabet[token_id])) for token_id in (7, 9))
+    with pytest.raises(IdentityError, match=rf"token 7: expected {seven}, as .*; found {nine}\. A"):
+        SoftTargetDataset(store, tokenizer=tokenizer_of(swapped))
+    with pytest.raises(IdentityError, match=r"token 255: expected .* found no token"):
+        SoftTargetDataset(store, tokenizer=tokenizer_of(alphabet[:255]))
+
+
+def tokenizer_of(tokens: list[str]) -> PreTrainedTokenizerFast:
+    vocab = {token: token_id for token_id, token in enumerate(tokens)}
+    model = models.BPE(vocab=vocab, merges=[])
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
+
+
+def test_without_a_vocabulary_another_tokenizer_is_refused_by_its_hash(
+    store: Store, tiny_teacher: Path
+) -> None:
+    """As in stores of format 1.1: nothing tells which token differs."""
+    edit_manifest(store, lambda manifest: manifest.pop("vocabulary"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
+    with pytest.raises(
+        IdentityError, match=r"256 tokens, SHA-256 b{64}; found 256 tokens, .* no vo"
+    ):
+        SoftTargetDataset(store.root, tokenizer=tokenizer)
 
 
 def test_an_iteration_keeps_the_epoch_it_began_with(store: Store) -> None:

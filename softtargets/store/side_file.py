@@ -1,0 +1,38 @@
+"""Files of a store beside its shards, each with an entry in the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from softtargets.errors import CorruptionError
+from softtargets.store.files import hash_bytes, write_file
+from softtargets.store.manifest import RESTORE, SideFile
+
+
+def read_side_file(root: Path, name: str, entry: SideFile) -> bytes:
+    """Return the content of a store's file, checked to be the one the manifest means.
+
+    Raises:
+        CorruptionError: it is missing or another.
+    """
+    path = root / name
+    content = path.read_bytes() if path.is_file() else b""
+    found = hash_bytes(content)
+    if len(content) != entry.num_bytes or found != entry.sha256:
+        raise CorruptionError(
+            str(path),
+            expected=f"{entry.num_bytes:,} bytes with SHA-256 {entry.sha256}",
+            found=f"{len(content):,} bytes with {found}" if path.is_file() else "no file",
+            next_step=RESTORE,
+        )
+    return content
+
+
+def commit_side_file(root: Path, name: str, content: bytes) -> SideFile:
+    """Write a file to its place in the store, and return its entry in the manifest.
+
+    Raises:
+        StoreError: the system refused to write.
+    """
+    write_file(root / name, content)
+    return SideFile(num_bytes=len(content), sha256=hash_bytes(content))
