@@ -6,11 +6,13 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -279,6 +281,46 @@ class ShardReader:
         """
         groups = range(len(self._entry.row_groups))
         return self._read_table(groups, names, self.where)
+
+    def read_sources(self) -> Iterator[tuple[str, int]]:
+        """Yield the windows' sources in runs, each with its length.
+
+        The footer knows of a row group whether it is of one source; it is read only if it is not.
+
+        Raises:
+            CorruptionError: a checksum or the structure is wrong.
+        """
+        for index, group in enumerate(self._entry.row_groups):
+            first, last = self._source_range(index)
+            if first is not None and first == last:
+                yield first, group.num_windows
+            else:
+                where = f"{self.where}, row group {index}"
+                sources = self._read_table([index], ["source"], where).column(0).to_pylist()
+                yield from ((source, len(list(run))) for source, run in groupby(sources))
+
+    def _source_range(self, index: int) -> tuple[str | None, str | None]:
+        """Return the first and the last of a row group's sources in alphabetical order."""
+        footer = self._footer.row_group(index)
+        with _parquet_errors(self.where):
+            columns = (footer.column(number) for number in range(footer.num_columns))
+            source = next(column for column in columns if column.path_in_schema == "source")
+            statistics = source.statistics
+            if statistics is None or not statistics.has_min_max:
+                return None, None
+            return statistics.min, statistics.max
+
+    def read_documents(self, index: int) -> list[tuple[str, str]]:
+        """Read of every window of a row group the source and the id of its first document.
+
+        Raises:
+            CorruptionError: a checksum or the structure is wrong.
+        """
+        where = f"{self.where}, row group {index}"
+        table = self._read_table([index], ["source", "document_ids"], where)
+        with _parquet_errors(where):
+            first = pc.list_element(table.column("document_ids"), 0)
+            return list(zip(table.column("source").to_pylist(), first.to_pylist(), strict=True))
 
     def _read_table(self, groups: Sequence[int], columns: Sequence[str], where: str) -> pa.Table:
         with _parquet_errors(where):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice, takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
 from softtargets.targets import HeadWeights
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import Window
+
+if TYPE_CHECKING:
+    from softtargets.store.view import StoreView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +140,7 @@ class Store:
             CorruptionError, FormatError or IdentityError: it is not what was committed.
         """
         with self.open_shard(ref.shard) as shard:
-            return shard.read_row_group(ref.group)
+            return self._pick(shard.read_row_group(ref.group), ref)
 
     def read_rows(self, ref: RowGroupRef) -> list[Row]:
         """Read the rows of a row group: its windows as they are stored, to be batched.
@@ -181,6 +185,46 @@ class Store:
         content = read_side_file(self.root, VOCABULARY_NAME, entry)
         return decode_vocabulary(content, str(self.root / VOCABULARY_NAME))
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Return the names of the input files that windows are from, in the order of the corpus.
+
+        The footers are read, and row groups with windows of several files; no others.
+        """
+        names, numbers = self._sources
+        return tuple(names[number] for number in np.unique(numbers).tolist())
+
+    def select(self, sources: Sequence[str]) -> StoreView:
+        """Return a view of the windows of some input files, named as in `Window.source`.
+
+        Reads what `sources` reads, once for the store.
+
+        Raises:
+            InputError: none is named, or one of which there is no window; the message lists them.
+            CorruptionError, FormatError or IdentityError: a shard is not what was committed.
+        """
+        from softtargets.store.view import select_sources
+
+        return select_sources(self, sources)
+
+    def split(self, held_out: float = 0.1, seed: int = 0) -> tuple[StoreView, StoreView]:
+        """Return views of the documents to train on, and of a share that is held out.
+
+        All windows of a document go to the same part, since neighbours tell of each other; one that
+        several share goes with the first of them. Which part that is, is a function of the names of
+        document and input file, `held_out` and `seed`: the same in any store of the document.
+
+        Reads every row group once, to check it, and unpacks the names of its documents: about as
+        long as to read the shards from disk.
+
+        Raises:
+            InputError: the share is not between 0 and 1, or a part would be empty.
+            CorruptionError, FormatError or IdentityError: a shard is not what was committed.
+        """
+        from softtargets.store.view import split_documents
+
+        return split_documents(self, held_out, seed)
+
     def __iter__(self) -> Iterator[Window]:
         return self.windows()
 
@@ -210,7 +254,12 @@ class Store:
             with self.open_shard(shard) as reader:
                 for ref in refs:
                     first = max(0, start - ref.first_window)
-                    yield from reader.read_row_group(ref.group)[first : stop - ref.first_window]
+                    windows = self._pick(reader.read_row_group(ref.group), ref)
+                    yield from windows[first : stop - ref.first_window]
+
+    def _pick(self, windows: list[Any], ref: RowGroupRef) -> list[Any]:  # noqa: ARG002
+        """Return those of a row group that are the store's; all, unless it is a view."""
+        return windows
 
     def __contains__(self, window_id: object) -> bool:
         return isinstance(window_id, str) and self._find(window_id) is not None
@@ -247,6 +296,18 @@ class Store:
     def _sorted_places(self) -> npt.NDArray[np.int64]:
         """Return the places of all windows, sorted by their ids."""
         return np.argsort(self._window_ids, kind="stable")
+
+    @cached_property
+    def _sources(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+        """Return the sources as they first occur, and of every window the number of its own."""
+        numbers: dict[str, int] = {}
+        runs: list[tuple[int, int]] = []
+        for shard in range(len(self.manifest.shards)):
+            with self.open_shard(shard) as reader:
+                for source, num_windows in reader.read_sources():
+                    runs.append((numbers.setdefault(source, len(numbers)), num_windows))
+        own, counts = np.array(runs).T
+        return tuple(numbers), np.repeat(own.astype(np.int32), counts)
 
     @cached_property
     def _window_ids(self) -> npt.NDArray[np.bytes_]:
