@@ -225,6 +225,24 @@ class Store:
 
         return split_documents(self, held_out, seed)
 
+    def as_dataset(self) -> Any:
+        """Return the windows as a `datasets.IterableDataset`, with columns that anyone reads.
+
+        A row is a window, its columns are those of `softtargets export --to plain`. Nothing is
+        written: row groups are decoded as they are asked for, and every byte is checked. They are
+        the dataset's shards, which its own `shuffle`, `shard`, `state_dict` and DataLoader workers
+        go by. It is for looking and for other people's trainers: lists of Python numbers are
+        hundreds of times slower than `SoftTargetDataset`.
+
+        Raises:
+            InputError: the package `datasets` is not installed.
+            CorruptionError, FormatError or IdentityError: the first shard is not what was
+                committed; iterating raises them of the others.
+        """
+        from softtargets.store.iterable_dataset import as_iterable_dataset
+
+        return as_iterable_dataset(self)
+
     def __iter__(self) -> Iterator[Window]:
         return self.windows()
 
