@@ -42,7 +42,8 @@ def test_a_store_is_built_and_sound(tmp_path: Path) -> None:
     assert result.num_units_before == 0
     assert result.num_units == len(result.store.manifest.shards) > 3
     assert verify(result.store.root).is_sound
-    assert sorted(path.name for path in result.store.root.iterdir()) == ["manifest.json", "shards"]
+    names = sorted(path.name for path in result.store.root.iterdir())
+    assert names == ["manifest.json", "shards", "vocabulary.parquet"]
     assert events[0].num_windows == 0
     assert events[-1].num_windows == events[-1].all_windows == len(result.store)
     assert events[-1].num_tokens == events[-1].all_tokens == result.store.manifest.corpus["tokens"]
