@@ -21,6 +21,7 @@ from softtargets.errors import (
 )
 from softtargets.store import Store
 from softtargets.store.manifest import ShardEntry, check_schema, first_difference
+from softtargets.store.versions import FORMAT_VERSION
 from tests.fakes import build_store
 
 
@@ -84,7 +85,8 @@ def test_the_written_manifest_follows_its_schema(store: Store) -> None:
     data = json.loads((store.root / "manifest.json").read_text())
     check_schema(data, "manifest", "here")
     assert set(data) == {
-        "format_version", "fingerprint", "created_by", "teacher", "identity", "corpus", "shards"
+        "format_version", "fingerprint", "created_by", "teacher", "identity", "corpus", "shards",
+        "vocabulary",
     }  # fmt: skip
 
 
@@ -92,7 +94,7 @@ def test_every_shard_describes_itself(store: Store) -> None:
     for entry in store.manifest.shards:
         file = pq.ParquetFile(store.root / entry.path)
         metadata = json.loads(file.schema_arrow.metadata[b"softtargets"])
-        assert metadata["format_version"] == "1.1"
+        assert metadata["format_version"] == FORMAT_VERSION
         assert metadata["fingerprint"] == store.fingerprint
         assert metadata["targets"] == store.targets.to_dict()
         assert metadata["unit"] == entry.unit
