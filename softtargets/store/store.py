@@ -149,7 +149,7 @@ class Store:
             CorruptionError, FormatError or IdentityError: it is not what was committed.
         """
         with self.open_shard(ref.shard) as shard:
-            return shard.read_rows(ref.group)
+            return self._pick(shard.read_rows(ref.group), ref)
 
     def output_head(self) -> HeadWeights:
         """Read the teacher's output head, which makes logits of the feature last_hidden.
