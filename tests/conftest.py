@@ -11,6 +11,7 @@ import torch
 
 from softtargets.store import Store
 from tests.fakes import build_store
+from tests.object_store import Bucket, run_proxy, run_server
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,6 +31,22 @@ def rng() -> np.random.Generator:
 def store(tmp_path: Path) -> Store:
     """A small store of the fake teacher, fresh for every test."""
     return build_store(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """An S3 server on loopback: the directory of its buckets, and its port."""
+    directory = tmp_path_factory.mktemp("buckets")
+    with run_server(directory) as port:
+        yield directory, port
+
+
+@pytest.fixture
+def bucket(server: tuple[Path, int]) -> Iterator[Bucket]:
+    """A bucket of its own for every test, behind a proxy that counts and injects faults."""
+    directory, port = server
+    with run_proxy(port) as proxy:
+        yield Bucket(directory, proxy)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from softtargets.store.files import hash_bytes
-from softtargets.store.shard import checksum
+from softtargets.store.files import checksum, hash_bytes
 
 Damage = Callable[[Path, random.Random], str]
 

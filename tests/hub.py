@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
 
 COMMIT = "a" * 40
 
@@ -14,6 +17,18 @@ COMMIT = "a" * 40
 @contextmanager
 def serve_dataset(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
     """Serve the files of a dataset and yield the endpoint."""
+
+    def entries_of(folder: str) -> Iterator[dict[str, Any]]:
+        """Yield the files and directories in a directory."""
+        prefix = f"{folder}/" if folder else ""
+        own = [file.removeprefix(prefix) for file in files if file.startswith(prefix)]
+        for name in sorted({file.partition("/")[0] for file in own}):
+            entry: dict[str, Any] = {"path": f"{prefix}{name}", "oid": "0" * 40}
+            content = files.get(f"{prefix}{name}")
+            if content is None:
+                yield {**entry, "type": "directory", "size": 0}
+            else:
+                yield {**entry, "type": "file", "size": len(content)}
 
     class Hub(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -31,18 +46,19 @@ def serve_dataset(name: str, files: Mapping[str, bytes]) -> Iterator[str]:
                 siblings = [{"rfilename": file} for file in files]
                 self.send_json({"id": name, "sha": COMMIT, "siblings": siblings})
             elif path.startswith(f"{about}/tree/{COMMIT}"):
-                folder = path.removeprefix(f"{about}/tree/{COMMIT}").strip("/")
-                self.send_json(
-                    [
-                        {"type": "file", "path": file, "size": len(content), "oid": "0" * 40}
-                        for file, content in files.items()
-                        if file.rpartition("/")[0] == folder
-                    ]
-                )
+                folder = unquote(path.removeprefix(f"{about}/tree/{COMMIT}").strip("/"))
+                self.send_json(list(entries_of(folder)))
             elif path.startswith(resolve) and path.removeprefix(resolve) in files:
-                self.send(200, files[path.removeprefix(resolve)])
+                self.send_file(files[path.removeprefix(resolve)])
             else:
                 self.send(404, b"")
+
+        def send_file(self, content: bytes) -> None:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if wanted is None:
+                self.send(200, content)
+            else:
+                self.send(206, content[int(wanted[1]) : int(wanted[2]) + 1])
 
         def send_json(self, value: object) -> None:
             self.send(200, json.dumps(value).encode())

@@ -36,6 +36,8 @@ HOMES = {
     "transformers": {"capture", "fidelity", "demo", "cli"},
     "huggingface_hub": {"capture"},
     "pyarrow": {"store", "capture"},
+    "fsspec": {"store"},
+    "tenacity": {"store"},
     "jsonschema_rs": {"store"},
     "click": {"cli"},
     "datasets": {"capture", "store/iterable_dataset"},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class RescoreReport:
 
 
 def rescore(
-    path: str | Path, teacher: Teacher, num_windows: int, *, seed: int = 0
+    store: Store | str | os.PathLike[str], teacher: Teacher, num_windows: int, *, seed: int = 0
 ) -> RescoreReport:
     """Run the teacher over random windows of a store again and compare.
 
@@ -92,7 +92,7 @@ def rescore(
         IdentityError: teacher or tokenizer is not the store's; the message names the field.
         StoreError: the store cannot be read.
     """
-    store = Store.open(path)
+    store = store if isinstance(store, Store) else Store.open(store)
     _check(store, teacher, num_windows)
     teacher.load()
     rng = np.random.default_rng(seed)
@@ -123,7 +123,7 @@ def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     schema = store.targets
     if not schema.temperatures or schema.predicts != "next_token":
         raise InputError(
-            str(store.root),
+            str(store.location),
             expected="targets of the next token, and what the vocabulary sums to, to be compared",
             found=schema.describe(),
             next_step="Such a store cannot be rescored yet.",
@@ -138,7 +138,7 @@ def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     found = {"teacher": teacher.describe(), "tokenizer": teacher.tokenizer.describe()}
     stored = {name: store.manifest.identity[name] for name in found}
     next_step = "Pass the very teacher that the store was built from."
-    check_identity(stored, found, str(store.root), next_step)
+    check_identity(stored, found, str(store.location), next_step)
 
 
 def _live(teacher: Teacher, windows: Sequence[Window]) -> Iterator[torch.Tensor]:

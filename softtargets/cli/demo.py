@@ -78,7 +78,7 @@ def demo_command(output: Path) -> None:
     store = run_build(console, config, teacher).store
 
     console.rule("3. Verify and describe it", align="left")
-    if not print_verification(store.root).is_sound:
+    if not print_verification(store).is_sound:
         raise click.exceptions.Exit(1)
     print_info(console, store)
 

@@ -12,9 +12,9 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command("merge")
-@click.argument("stores", nargs=-1, required=True, type=_PATH)
+@click.argument("stores", metavar="STORE_OR_URL...", nargs=-1, required=True)
 @click.option("--output", required=True, type=_PATH, help="Directory of the merged store.")
-def merge_command(stores: tuple[Path, ...], output: Path) -> None:
+def merge_command(stores: tuple[str, ...], output: Path) -> None:
     """Merge stores that were made in the same way from different text.
 
     A window that occurs again is left out.
@@ -23,32 +23,32 @@ def merge_command(stores: tuple[Path, ...], output: Path) -> None:
 
 
 @click.command("split")
-@click.argument("store", type=_PATH)
+@click.argument("store", metavar="STORE_OR_URL")
 @click.option("--train", required=True, type=_PATH, help="Directory of the larger part.")
 @click.option("--validation", required=True, type=_PATH, help="Directory of the smaller part.")
 @click.option(
     "--fraction", default=0.05, show_default=True, help="Share of windows for validation."
 )
-def split_command(store: Path, train: Path, validation: Path, fraction: float) -> None:
+def split_command(store: str, train: Path, validation: Path, fraction: float) -> None:
     """Split a store in two by the hash of each window."""
     for part in split_store(store, train, validation, fraction=fraction):
         _say(part)
 
 
 @click.command("filter")
-@click.argument("store", type=_PATH)
+@click.argument("store", metavar="STORE_OR_URL")
 @click.option("--output", required=True, type=_PATH, help="Directory of the new store.")
 @click.option("--source", "sources", multiple=True, help="Input file to keep; repeat for more.")
 @click.option(
     "--trained-only", is_flag=True, help="Leave out windows without a target to train on."
 )
-def filter_command(store: Path, output: Path, sources: tuple[str, ...], trained_only: bool) -> None:
+def filter_command(store: str, output: Path, sources: tuple[str, ...], trained_only: bool) -> None:
     """Keep some of a store's windows."""
     _say(filter_store(store, output, sources=sources or None, trained_only=trained_only))
 
 
 @click.command("export")
-@click.argument("store", type=_PATH)
+@click.argument("store", metavar="STORE_OR_URL")
 @click.argument("output", type=_PATH)
 @click.option(
     "--to",
@@ -57,7 +57,7 @@ def filter_command(store: Path, output: Path, sources: tuple[str, ...], trained_
     type=click.Choice(["plain"]),
     help="plain: Parquet with nested lists of ids and log-probabilities.",
 )
-def export_command(store: Path, output: Path, layout: str) -> None:
+def export_command(store: str, output: Path, layout: str) -> None:
     """Write a store in a layout that other trainers read."""
     click.echo(
         f"{export_plain(store, output)}: {layout} layout, {len(Store.open(store)):,} windows"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,9 +15,9 @@ from softtargets.store import Store
 
 
 @click.command("info")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", metavar="STORE_OR_URL")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def info_command(store: Path, as_json: bool) -> None:
+def info_command(store: str, as_json: bool) -> None:
     """Say what a store holds and what made it, from its manifest alone."""
     opened = Store.open(store)
     if as_json:
@@ -30,7 +29,7 @@ def info_command(store: Path, as_json: bool) -> None:
 def describe(store: Store) -> dict[str, Any]:
     """Return everything `info` knows, as JSON."""
     return {
-        "path": str(store.root),
+        "path": str(store.location),
         "fingerprint": store.fingerprint,
         "created_by": store.manifest.created_by,
         "teacher": store.manifest.teacher,
@@ -72,7 +71,7 @@ def print_info(console: Console, store: Store) -> None:
     ]
     if steps:
         rows["derived"] = ", then ".join(steps)
-    console.print(key_value_table(str(store.root), rows))
+    console.print(key_value_table(str(store.location), rows))
 
 
 def _temperatures(targets: TargetSchema) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ MOST_SHOWN = 20
 
 
 @click.command("verify")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", metavar="STORE_OR_URL")
 @click.option("--fast", is_flag=True, help="Check sizes and footers only; read no targets.")
 @click.option(
     "--rescore",
@@ -29,7 +28,7 @@ MOST_SHOWN = 20
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
 def verify_command(
-    store: Path, fast: bool, num_windows: int | None, teacher: str | None, **options: Any
+    store: str, fast: bool, num_windows: int | None, teacher: str | None, **options: Any
 ) -> None:
     """Read a whole store and check every checksum, count and invariant.
 
@@ -40,21 +39,22 @@ def verify_command(
     """
     if (num_windows is None) != (teacher is None):
         raise click.UsageError("--rescore and --teacher go together.")
-    is_sound = print_verification(store, fast=fast).is_sound
+    opened = Store.open(store)
+    is_sound = print_verification(opened, fast=fast).is_sound
     if is_sound and num_windows is not None:
-        is_sound = print_rescoring(store, num_windows, name=str(teacher), **options)
+        is_sound = print_rescoring(opened, num_windows, name=str(teacher), **options)
     if not is_sound:
         raise click.exceptions.Exit(1)
 
 
-def print_rescoring(path: Path, num_windows: int, *, name: str, **options: Any) -> bool:
+def print_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) -> bool:
     """Compare a store with its teacher, as it was run for it, and print what came out."""
     from transformers.utils import logging as transformers_logging
 
     from softtargets.capture import TeacherConfig, TransformersTeacher, rescore
 
     transformers_logging.disable_progress_bar()
-    identity = Store.open(path).manifest.identity["teacher"]
+    identity = store.manifest.identity["teacher"]
     config = TeacherConfig(
         name=name,
         dtype=identity["dtype"],
@@ -62,7 +62,7 @@ def print_rescoring(path: Path, num_windows: int, *, name: str, **options: Any) 
         compile=identity.get("compile", False),
         **options,
     )
-    report = rescore(path, TransformersTeacher(config), num_windows)
+    report = rescore(store, TransformersTeacher(config), num_windows)
     table = Table(
         title=f"{report.num_windows:,} windows, {report.num_positions:,} targets, in nats: mean of "
         "the largest difference of log-probabilities, and KL"
@@ -82,31 +82,32 @@ def print_rescoring(path: Path, num_windows: int, *, name: str, **options: Any) 
         )
     Console(highlight=False, width=120).print(table)
     if report.holds:
-        click.echo(f"{path} agrees with the live teacher.")
+        click.echo(f"{store.location} agrees with the live teacher.")
     else:
         click.echo(
-            f"{path} does not agree with the live teacher: its targets differ by more than the "
-            "teacher's own rounding and the stored form explain. They belong to other positions, "
-            "or to another teacher. Build the store again."
+            f"{store.location} does not agree with the live teacher: its targets differ by more "
+            "than the teacher's own rounding and the stored form explain. They belong to other "
+            "positions, or to another teacher. Build the store again."
         )
     return report.holds
 
 
-def print_verification(path: Path, *, fast: bool = False) -> VerifyReport:
+def print_verification(store: Store, *, fast: bool = False) -> VerifyReport:
     """Verify a store and print what came out."""
-    report = verify(path, fast=fast)
+    where = store.location
+    report = verify(store, fast=fast)
     checked = (
         f"{report.num_shards:,} shards, {report.num_windows:,} windows and "
         f"{report.num_positions:,} targets"
     )
     if report.is_sound:
         if fast:
-            click.echo(f"{path}: sizes and footers hold; nothing else was read of {checked}.")
+            click.echo(f"{where}: sizes and footers hold; nothing else was read of {checked}.")
         else:
-            click.echo(f"{path} is sound: {checked} checked.")
+            click.echo(f"{where} is sound: {checked} checked.")
         return report
     number = len(report.problems)
-    click.echo(f"{path} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")
+    click.echo(f"{where} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")
     for problem in report.problems[:MOST_SHOWN]:
         click.echo(f"- {problem.where}: expected {problem.expected}; found {problem.found}.")
     if number > MOST_SHOWN:

@@ -42,8 +42,8 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
         check_identity(
             first,
             _without_corpus(store),
-            str(store.root),
-            f"Only stores made in the same way as {stores[0].root} can be merged with it.",
+            str(store.location),
+            f"Only stores made in the same way as {stores[0].location} can be merged with it.",
         )
     parts = [
         {"fingerprint": store.fingerprint, "corpus": store.manifest.identity["corpus"]}
@@ -173,12 +173,12 @@ def _write(
 def _copy_side_files(parents: Sequence[Store], writer: StoreWriter) -> None:
     head = parents[0].manifest.output_head
     if head is not None:
-        writer.write_output_head(read_side_file(parents[0].root, OUTPUT_HEAD_NAME, head))
+        writer.write_output_head(read_side_file(parents[0].location, OUTPUT_HEAD_NAME, head))
     for parent in parents:
         # A store of an older format has none, and is merged with those that have.
         vocabulary = parent.manifest.vocabulary
         if vocabulary is not None:
-            writer.write_vocabulary(read_side_file(parent.root, VOCABULARY_NAME, vocabulary))
+            writer.write_vocabulary(read_side_file(parent.location, VOCABULARY_NAME, vocabulary))
             break
 
 

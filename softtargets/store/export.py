@@ -52,7 +52,7 @@ def export_plain(path: str | Path, output: str | Path) -> Path:
     if store.targets.output_head is not None:
         write_file(directory / "_head.parquet", _plain_head(store.output_head(), metadata))
     if store.manifest.vocabulary is not None:
-        content = read_side_file(store.root, VOCABULARY_NAME, store.manifest.vocabulary)
+        content = read_side_file(store.location, VOCABULARY_NAME, store.manifest.vocabulary)
         write_file(directory / f"_{VOCABULARY_NAME}", content)
     return directory
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import gethostname
 from uuid import uuid4
 
-from softtargets.errors import BusyError, StoreError
+import xxhash
+
+from softtargets.errors import BusyError, InputError, StoreError
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -46,8 +49,17 @@ def make_directory(path: Path) -> None:
     """Create a directory and its parents.
 
     Raises:
+        InputError: the path was a URL.
         StoreError: the system refused.
     """
+    if re.fullmatch(r"[a-z][a-z0-9+.-]+:", path.parts[0] if path.parts else ""):
+        raise InputError(
+            str(path),
+            expected="a local directory to write to",
+            found="a URL",
+            next_step="Write to a local directory, then copy it, for example with rclone or with "
+            "the tool of the object store: a copy is the same store.",
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -66,6 +78,11 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def checksum(content: bytes | memoryview) -> str:
+    """Return the XXH3 of some bytes, 64 bits in hexadecimal."""
+    return xxhash.xxh3_64_hexdigest(content)
 
 
 def hash_bytes(content: bytes) -> str:

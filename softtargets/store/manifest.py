@@ -141,14 +141,18 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest with its identity.
+    """Read and check the manifest of a local store, as `parse_manifest` does."""
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """Return a manifest, checked with its identity.
 
     Raises:
         FormatError: it is not JSON, of an unknown version, or does not follow the JSON Schema.
         CorruptionError: its fingerprint is not the hash of its identity.
     """
-    where = str(path)
-    data = read_json(path)
+    data = _parse_json(content, where)
     version = check_version(data.get("format_version"), where)
     next_step = RESTORE
     if is_newer(version):
@@ -225,18 +229,22 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: the file holds something else.
     """
+    return _parse_json(path.read_bytes(), str(path))
+
+
+def _parse_json(content: bytes, where: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(content)
     except ValueError as error:
-        raise _not_an_object(path, str(error)) from error
+        raise _not_an_object(where, str(error)) from error
     if not isinstance(data, dict):
-        raise _not_an_object(path, type(data).__name__)
+        raise _not_an_object(where, type(data).__name__)
     return data
 
 
-def _not_an_object(path: Path, found: str) -> FormatError:
+def _not_an_object(where: str, found: str) -> FormatError:
     return FormatError(
-        str(path),
+        where,
         expected="a JSON object",
         found=found,
         next_step="Restore the file from a copy, or build the store again in a new directory.",

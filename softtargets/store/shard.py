@@ -7,19 +7,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import xxhash
 
 from softtargets.errors import CorruptionError, IdentityError, SoftTargetsError
 from softtargets.kinds import TargetSchema
 from softtargets.store.codec import Row, decode, decode_rows, encode, row_columns
-from softtargets.store.files import hash_bytes
+from softtargets.store.files import checksum, hash_bytes
+from softtargets.store.location import FOOTER, ShardFile
 from softtargets.store.manifest import RESTORE, RowGroup, ShardEntry
 from softtargets.store.schema import (
     METADATA_KEY,
@@ -150,11 +149,6 @@ def _path(column: Column) -> str:
     return column.name if column.rows == "window" else f"{column.name}.list.element"
 
 
-def checksum(content: bytes | memoryview) -> str:
-    """Return the XXH3 of some bytes, 64 bits in hexadecimal."""
-    return xxhash.xxh3_64_hexdigest(content)
-
-
 def _row_group_ends(content: bytes) -> list[int]:
     """Return where the data of each row group ends; the first begins with the file."""
     metadata = pq.read_metadata(pa.BufferReader(content))
@@ -182,46 +176,37 @@ class ShardReader:
     that is read is checked before it is parsed. Arrays stay valid after the shard is closed.
 
     Args:
-        root: the store's directory.
+        file: the open shard; it is closed with this reader.
         entry: of the shard in the manifest.
         targets: what the store's targets are.
         fingerprint: of the store.
         is_checked: whether the content of this footer was compared with these arguments before.
 
     Raises:
-        CorruptionError: the file is missing, of another size, or not what was written.
+        CorruptionError: the file is missing, or not what was written.
         FormatError: it is of an unknown version.
         IdentityError: it belongs to another store or unit.
     """
 
     def __init__(
         self,
-        root: Path,
+        file: ShardFile,
         entry: ShardEntry,
         targets: TargetSchema,
         fingerprint: str,
         *,
         is_checked: bool = False,
     ) -> None:
-        path = root / entry.path
-        self.where = str(path)
+        self.where = file.where
+        self._file = file
         self._entry = entry
         self._targets = targets
         self._columns = [column.name for column in columns_of(targets)]
-        size = path.stat().st_size if path.is_file() else None
-        if size != entry.num_bytes:
-            raise CorruptionError(
-                self.where,
-                expected=f"{entry.num_bytes:,} bytes",
-                found="no file" if size is None else f"{size:,} bytes",
-                next_step=RESTORE,
-            )
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
         try:
             start = entry.num_bytes - entry.footer_bytes
             with _parquet_errors(self.where):
                 content = np.empty(entry.footer_bytes, np.uint8)
-            self._fill(content.data, start, entry.footer_xxh3, "footer")
+            self._file.read_into(content.data, start, entry.footer_xxh3, FOOTER)
             with _parquet_errors(self.where):
                 self._footer = pq.read_metadata(_as_file(content))
             if not is_checked:
@@ -328,23 +313,10 @@ class ShardReader:
         for index in groups:
             group = self._entry.row_groups[index]
             piece = content[group.offset : group.offset + group.num_bytes].data
-            self._fill(piece, group.offset, group.xxh3, f"row group {index}")
+            self._file.read_into(piece, group.offset, group.xxh3, f"row group {index}")
         source = _as_file(content)
         with _parquet_errors(where), pq.ParquetFile(source, metadata=self._footer) as file:
             return file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
-
-    def _fill(self, piece: memoryview, offset: int, expected: str, part: str) -> None:
-        """Read the bytes of the file from `offset` into `piece`, and check them."""
-        self._file.seek(offset)
-        count = self._file.readinto(piece)
-        found = checksum(piece[:count])
-        if found != expected:
-            raise CorruptionError(
-                f"{self.where}, {part}",
-                expected=f"{len(piece):,} bytes with checksum {expected}",
-                found=f"{count:,} bytes with {found}",
-                next_step=RESTORE,
-            )
 
     def _check_metadata(self, fingerprint: str) -> None:
         entry = self._entry

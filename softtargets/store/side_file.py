@@ -6,23 +6,25 @@ from pathlib import Path
 
 from softtargets.errors import CorruptionError
 from softtargets.store.files import hash_bytes, write_file
+from softtargets.store.location import Location
 from softtargets.store.manifest import RESTORE, SideFile
 
 
-def read_side_file(root: Path, name: str, entry: SideFile) -> bytes:
+def read_side_file(location: Location, name: str, entry: SideFile) -> bytes:
     """Return the content of a store's file, checked to be the one the manifest means.
 
     Raises:
         CorruptionError: it is missing or another.
+        StoreError: the place cannot be reached.
     """
-    path = root / name
-    content = path.read_bytes() if path.is_file() else b""
-    found = hash_bytes(content)
-    if len(content) != entry.num_bytes or found != entry.sha256:
+    content = location.read(name, entry.sha256)
+    if content is None or hash_bytes(content) != entry.sha256:
         raise CorruptionError(
-            str(path),
+            location.where(name),
             expected=f"{entry.num_bytes:,} bytes with SHA-256 {entry.sha256}",
-            found=f"{len(content):,} bytes with {found}" if path.is_file() else "no file",
+            found="no file"
+            if content is None
+            else f"{len(content):,} bytes with {hash_bytes(content)}",
             next_step=RESTORE,
         )
     return content

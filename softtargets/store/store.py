@@ -1,7 +1,8 @@
-"""A store: a directory with a manifest and the shards it lists."""
+"""A store: a manifest and the shards it lists, in a directory or behind a URL."""
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,14 @@ import numpy.typing as npt
 
 from softtargets.errors import InputError, StoreError
 from softtargets.store.codec import Row
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, read_manifest
+from softtargets.store.location import (
+    Directory,
+    Location,
+    PlainFile,
+    ReadCounts,
+    open_location,
+)
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
 from softtargets.store.shard import ShardReader
 from softtargets.store.side_file import read_side_file
@@ -46,8 +54,8 @@ class Store:
     in the order of the corpus.
     """
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
+    def __init__(self, location: Location, manifest: Manifest) -> None:
+        self.location = location
         self.manifest = manifest
         self.targets = manifest.targets
         self.fingerprint = manifest.fingerprint
@@ -55,32 +63,79 @@ class Store:
         self._checked = np.zeros(len(manifest.shards), np.bool_)
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        filesystem: Any = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = None,
+    ) -> Store:
         """Open a finished store for reading.
 
+        Args:
+            path: of its directory, or a URL: s3://, gs://, hf:// or another that pyarrow.fs or
+                fsspec opens.
+            filesystem: of pyarrow.fs or fsspec, that `path` is in; for credentials, endpoints and
+                timeouts that the URL and the environment don't say.
+            cache_dir: directory on a local disk where what was read of a URL is kept; processes
+                may share it, and stores.
+            cache_bytes: limit of its size, 16 GiB by default.
+
         Raises:
-            StoreError: there is no finished store.
+            InputError: nothing opens the URL, or the cache is too small for a row group.
+            StoreError: there is no finished store, or the place cannot be reached.
             FormatError: its manifest is of an unknown version or malformed.
             CorruptionError: its manifest was edited.
         """
-        root = Path(path)
-        if not (root / MANIFEST_NAME).is_file():
-            unfinished = (root / "work").is_dir()
-            raise StoreError(
-                str(root),
-                expected=f"a store, which is a directory with a {MANIFEST_NAME}",
-                found="an unfinished build"
-                if unfinished
-                else ("a directory without one" if root.is_dir() else "no such directory"),
-                next_step="Run the same 'softtargets build' command again to finish it."
-                if unfinished
-                else "Check the path, or make a store with 'softtargets build'.",
+        location = open_location(
+            path, filesystem=filesystem, cache_dir=cache_dir, cache_bytes=cache_bytes
+        )
+        content = location.read(MANIFEST_NAME)
+        if content is None:
+            raise _no_manifest(location)
+        store = cls(location, parse_manifest(content, location.where(MANIFEST_NAME)))
+        store.check_cache(1)
+        return store
+
+    @property
+    def root(self) -> Path:
+        """Return the directory of a local store.
+
+        Raises:
+            InputError: the store is behind a URL.
+        """
+        if not isinstance(self.location, Directory):
+            raise InputError(
+                "Store.root",
+                expected="a store in a directory of this machine",
+                found=f"{self.location}",
+                next_step="str(store.location) says where a store is.",
             )
-        return cls(root, read_manifest(root / MANIFEST_NAME))
+        return self.location.root
+
+    @property
+    def reads(self) -> ReadCounts:
+        """Return what this process has read from a URL: cache hits, bytes, retries."""
+        return self.location.counts
+
+    def check_cache(self, num_row_groups: int) -> None:
+        """Check that the cache, if there is one, holds so many row groups with their footers.
+
+        Raises:
+            InputError: its limit is too small; the message says how much is needed.
+        """
+        entries = self.manifest.shards
+        largest = max((group.num_bytes for one in entries for group in one.row_groups), default=0)
+        largest += max((entry.footer_bytes for entry in entries), default=0)
+        needed = min(num_row_groups * largest, self.num_bytes)
+        what = "the largest row group" if num_row_groups == 1 else f"{num_row_groups} row groups"
+        self.location.check_cache(needed, what)
 
     def __repr__(self) -> str:
         return (
-            f"Store({str(self.root)!r}, {len(self):,} windows, {self.num_positions:,} positions, "
+            f"Store({str(self.location)!r}, {len(self):,} windows, "
+            f"{self.num_positions:,} positions, "
             f"{self.targets.describe()}, temperatures "
             f"{list(self.targets.temperatures)}, fingerprint {self.fingerprint[:12]})"
         )
@@ -116,15 +171,21 @@ class Store:
                 first_window += rows.num_windows
         return tuple(refs)
 
-    def open_shard(self, shard: int) -> ShardReader:
-        """Open one shard for reading.
+    def open_shard(self, shard: int, content: bytes | None = None) -> ShardReader:
+        """Open one shard for reading, or its content if that was read already.
 
         Raises:
             CorruptionError, FormatError or IdentityError: it is not what was committed.
+            StoreError: the place cannot be reached.
         """
         entry = self.manifest.shards[shard]
+        if content is None:
+            file = self.location.open(entry, self.fingerprint)
+        else:
+            where = self.location.where(entry.path)
+            file = PlainFile.of_content(where, content, entry.num_bytes)
         reader = ShardReader(
-            self.root,
+            file,
             entry,
             self.targets,
             self.fingerprint,
@@ -161,13 +222,13 @@ class Store:
         schema, entry = self.targets.output_head, self.manifest.output_head
         if schema is None or entry is None:
             raise InputError(
-                str(self.root),
+                str(self.location),
                 expected="a store with the teacher's output head",
                 found=f"{self.targets.describe()}",
                 next_step="Build the store with --hidden-states.",
             )
-        content = read_side_file(self.root, OUTPUT_HEAD_NAME, entry)
-        where = str(self.root / OUTPUT_HEAD_NAME)
+        content = read_side_file(self.location, OUTPUT_HEAD_NAME, entry)
+        where = self.location.where(OUTPUT_HEAD_NAME)
         return decode_output_head(content, schema, self.targets.vocab_size, where)
 
     @cached_property
@@ -182,8 +243,8 @@ class Store:
         entry = self.manifest.vocabulary
         if entry is None:
             return None
-        content = read_side_file(self.root, VOCABULARY_NAME, entry)
-        return decode_vocabulary(content, str(self.root / VOCABULARY_NAME))
+        content = read_side_file(self.location, VOCABULARY_NAME, entry)
+        return decode_vocabulary(content, self.location.where(VOCABULARY_NAME))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -338,3 +399,23 @@ class Store:
             ids[start : start + entry.num_windows] = column.to_numpy()
             start += entry.num_windows
         return ids
+
+
+def _no_manifest(location: Location) -> StoreError:
+    """Return the error of a place where no finished store is."""
+    root = location.root if isinstance(location, Directory) else None
+    if root is None:
+        found = "none"
+        next_step = f"Check the URL; a store is copied there as it is, {MANIFEST_NAME} last."
+    elif (root / "work").is_dir():
+        found = "an unfinished build"
+        next_step = "Run the same 'softtargets build' command again to finish it."
+    else:
+        found = "a directory without one" if root.is_dir() else "no such directory"
+        next_step = "Check the path, or make a store with 'softtargets build'."
+    return StoreError(
+        str(location),
+        expected=f"a store, which is a directory with a {MANIFEST_NAME}",
+        found=found,
+        next_step=next_step,
+    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from softtargets.errors import SoftTargetsError
-from softtargets.store.files import hash_file
+from softtargets.store.files import hash_bytes
 from softtargets.store.invariants import Problem, check_window
+from softtargets.store.location import check_size
 from softtargets.store.manifest import MANIFEST_NAME, ShardEntry, SideFile
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.store import Store
@@ -32,12 +33,15 @@ class VerifyReport:
 
 
 def verify(
-    path: str | Path, *, fast: bool = False, on_shard: Callable[[int, int], None] | None = None
+    store: Store | str | os.PathLike[str],
+    *,
+    fast: bool = False,
+    on_shard: Callable[[int, int], None] | None = None,
 ) -> VerifyReport:
     """Read a whole store and check it against its manifest and the format.
 
     Args:
-        path: the store.
+        store: a store, its path or its URL.
         fast: check the manifest, size and footer of each shard and the size of the files beside
             them, but read no targets.
         on_shard: called after each shard with (shards checked, shards in all).
@@ -45,7 +49,7 @@ def verify(
     Raises:
         StoreError: the manifest itself cannot be read; damage below it is reported, not raised.
     """
-    store = Store.open(path)
+    store = store if isinstance(store, Store) else Store.open(store)
     problems = [*_stray_files(store), *_count_problems(store), *_side_problems(store, fast)]
     num_windows = num_positions = 0
     seen: set[str] = set()
@@ -62,7 +66,7 @@ def verify(
                 if window.window_id in seen:
                     problems.append(
                         Problem(
-                            where=f"{store.root / entry.path}, window {window.window_id}",
+                            where=f"{store.location.where(entry.path)}, window {window.window_id}",
                             expected="a window id that occurs once in the store",
                             found="it again",
                         )
@@ -79,7 +83,9 @@ def verify(
 
 
 def _footer_problems(store: Store, index: int) -> Iterator[Problem]:
+    entry, location = store.manifest.shards[index], store.location
     try:
+        check_size(location.where(entry.path), entry.num_bytes, location.size(entry.path))
         store.open_shard(index).close()
     except SoftTargetsError as error:
         yield Problem(where=error.where, expected=error.expected, found=error.found)
@@ -87,32 +93,27 @@ def _footer_problems(store: Store, index: int) -> Iterator[Problem]:
 
 def _side_problems(store: Store, fast: bool) -> Iterator[Problem]:
     """Check the files beside the shards: their size, or all of them."""
-    manifest = store.manifest
-    if manifest.output_head is not None:
+    head, vocabulary = store.manifest.output_head, store.manifest.vocabulary
+    if head is not None:
         yield from _file_problems(
-            store.root / OUTPUT_HEAD_NAME, manifest.output_head, None if fast else store.output_head
+            store, OUTPUT_HEAD_NAME, head, None if fast else store.output_head
         )
-    if manifest.vocabulary is not None:
-        yield from _file_problems(
-            store.root / VOCABULARY_NAME,
-            manifest.vocabulary,
-            None if fast else lambda: store.vocabulary,
-        )
+    if vocabulary is not None:
+        look = None if fast else lambda: store.vocabulary
+        yield from _file_problems(store, VOCABULARY_NAME, vocabulary, look)
 
 
 def _file_problems(
-    path: Path, entry: SideFile, read: Callable[[], object] | None
+    store: Store, name: str, entry: SideFile, read: Callable[[], object] | None
 ) -> Iterator[Problem]:
-    if path.is_symlink():
-        yield Problem(where=str(path), expected="a file", found="a symbolic link")
-    if read is None:
-        found = path.stat().st_size if path.is_file() else None
-        if found != entry.num_bytes:
-            there = "no file" if found is None else f"{found:,} bytes"
-            yield Problem(where=str(path), expected=f"{entry.num_bytes:,} bytes", found=there)
-        return
+    location, where = store.location, store.location.where(name)
+    if location.is_link(name):
+        yield Problem(where=where, expected="a file", found="a symbolic link")
     try:
-        read()
+        if read is None:
+            check_size(where, entry.num_bytes, location.size(name))
+        else:
+            read()
     except SoftTargetsError as error:
         yield Problem(where=error.where, expected=error.expected, found=error.found)
 
@@ -126,7 +127,7 @@ def _count_problems(store: Store) -> Iterator[Problem]:
     for name, found in counts.items():
         if corpus.get(name) != found:
             yield Problem(
-                where=f"{store.root / MANIFEST_NAME}, field corpus.{name}",
+                where=f"{store.location.where(MANIFEST_NAME)}, field corpus.{name}",
                 expected=f"{found:,}, as the shards have",
                 found=f"{corpus.get(name)}",
             )
@@ -134,12 +135,15 @@ def _count_problems(store: Store) -> Iterator[Problem]:
 
 def _stray_files(store: Store) -> Iterator[Problem]:
     """Find shards that the manifest does not list."""
-    listed = {store.root / entry.path for entry in store.manifest.shards}
-    for path in sorted((store.root / "shards").glob("*.parquet")):
+    listed = {entry.path for entry in store.manifest.shards}
+    for path in store.location.names("shards"):
+        if not path.endswith(".parquet"):
+            continue
+        where = store.location.where(path)
         if path not in listed:
-            yield Problem(where=str(path), expected="a shard of the manifest", found="another file")
-        elif path.is_symlink():
-            yield Problem(where=str(path), expected="a file", found="a symbolic link")
+            yield Problem(where=where, expected="a shard of the manifest", found="another file")
+        elif store.location.is_link(path):
+            yield Problem(where=where, expected="a file", found="a symbolic link")
 
 
 def _checked_windows(
@@ -147,8 +151,11 @@ def _checked_windows(
 ) -> Iterator[Window]:
     """Yield the readable windows of a shard, adding what is wrong to `problems`."""
     try:
-        with store.open_shard(index) as reader:
-            found = hash_file(store.root / entry.path)
+        content = store.location.read(entry.path, entry.sha256)
+        if content is None:
+            check_size(store.location.where(entry.path), entry.num_bytes, None)
+        with store.open_shard(index, content) as reader:
+            found = hash_bytes(content or b"")
             if found != entry.sha256:
                 problems.append(
                     Problem(where=reader.where, expected=f"SHA-256 {entry.sha256}", found=found)

@@ -39,7 +39,7 @@ class StoreView(Store):
     """
 
     def __init__(self, parent: Store, places: Places, choice: Mapping[str, Any]) -> None:
-        super().__init__(parent.root, parent.manifest)
+        super().__init__(parent.location, parent.manifest)
         self.fingerprint = fingerprint_of({"store": parent.fingerprint, "choice": choice})
         self._whole: Store = parent
         self._choices: tuple[Mapping[str, Any], ...] = (choice,)
@@ -51,7 +51,7 @@ class StoreView(Store):
 
     def __repr__(self) -> str:
         return (
-            f"StoreView({str(self.root)!r}, {len(self):,} of {len(self._whole):,} windows, "
+            f"StoreView({str(self.location)!r}, {len(self):,} of {len(self._whole):,} windows, "
             f"{list(self._choices)}, fingerprint {self.fingerprint[:12]})"
         )
 
@@ -97,13 +97,13 @@ class StoreView(Store):
             )
         )
 
-    def open_shard(self, shard: int) -> ShardReader:
-        """Open one shard for reading, with all its windows.
+    def open_shard(self, shard: int, content: bytes | None = None) -> ShardReader:
+        """Open one shard for reading, with all its windows, or its content if that was read.
 
         Raises:
             CorruptionError, FormatError or IdentityError: it is not what was committed.
         """
-        return self._whole.open_shard(shard)
+        return self._whole.open_shard(shard, content)
 
     def __getitem__(self, window_id: str) -> Window:
         """Return a window by its id, reading its row group only.
@@ -149,7 +149,7 @@ def select_sources(store: Store, sources: Sequence[str]) -> StoreView:
         there = [repr(source) for source in store.sources]
         more = f" and {len(there) - _MOST_NAMED} more" if len(there) > _MOST_NAMED else ""
         raise InputError(
-            f"{store.root}, sources",
+            f"{store.location}, sources",
             expected=f"some of {', '.join(there[:_MOST_NAMED])}{more}",
             found=", ".join(repr(source) for source in missing) or "none",
             next_step="Name input files that windows are from; store.sources has all.",
@@ -172,7 +172,7 @@ def split_documents(store: Store, held_out: float, seed: int) -> tuple[StoreView
     num_held_out = int(is_chosen.sum())
     if not 0 < num_held_out < len(store):
         raise InputError(
-            f"{store.root}, split",
+            f"{store.location}, split",
             expected="documents for both parts",
             found=f"all of {len(store):,} windows in one of them, with held_out {held_out:g} and "
             f"seed {seed}",

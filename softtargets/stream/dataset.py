@@ -55,7 +55,8 @@ class SoftTargetDataset(IterableDataset[Any]):
     `state_dict(after=batch)` is exact whatever was prefetched.
 
     Args:
-        store: a store, its path, or a `Mixture` of stores.
+        store: a store, its path or its URL (`Store.open` takes credentials and a cache), or a
+            `Mixture` of stores.
         shuffle: random order; otherwise that of the corpus.
         seed: of the order.
         rank: which of the `world_size` readers this is.
@@ -78,7 +79,8 @@ class SoftTargetDataset(IterableDataset[Any]):
             padding, counted in `stats` and warned about.
 
     Raises:
-        InputError: an argument is out of range, or they do not go together.
+        InputError: an argument is out of range, they do not go together, or the store's cache is
+            too small.
         IdentityError: the tokenizer is another; the message names the first token that differs.
         StoreError: the store cannot be opened.
     """
@@ -118,8 +120,11 @@ class SoftTargetDataset(IterableDataset[Any]):
             stall_timeout=stall_timeout,
             on_error=on_error,
         )
-        self.store = Store.open(store) if isinstance(store, str | Path) else store
+        self.store = store if isinstance(store, Store | Mixture) else Store.open(store)
         self._mixture = self.store if isinstance(self.store, Mixture) else Mixture([self.store])
+        for one in self._mixture.stores:
+            # What is read for a block and the one after it is not to drive itself out.
+            one.check_cache(2 * (shuffle_groups or len(one.row_groups)))
         self._schema = self._mixture.targets
         if top_k is not None:
             self._schema = truncated_schema(self._schema, top_k)
@@ -260,6 +265,7 @@ class SoftTargetDataset(IterableDataset[Any]):
         self, epoch: int, order: MixedOrder, share: Share, start: int, stop: int
     ) -> Iterator[Any]:
         started, stats = time.perf_counter(), self._stats
+        reads_before = self._mixture.reads
         with MixedReader(
             order,
             [store.row_groups for store in self._mixture.stores],
@@ -277,6 +283,7 @@ class SoftTargetDataset(IterableDataset[Any]):
                 # Past this step of every worker, as far as this one knows.
                 self._index = start + number * share.global_size * share.num_workers
                 stats.seconds = time.perf_counter() - started
+                stats.reads = self._mixture.reads - reads_before
                 if self.batch_size is None:
                     yield items[0]
                 else:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from softtargets.errors import IdentityError, InputError
+from softtargets.store.location import ReadCounts
 from softtargets.store.store import Store
 from softtargets.stream.order import Places, ShuffleQuality, shuffle_quality
 
@@ -57,6 +58,11 @@ class Mixture:
         """Return a hash of the stores' fingerprints and of their shares."""
         parts = [[one.fingerprint, n] for one, n in zip(self.stores, self.counts, strict=True)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def reads(self) -> ReadCounts:
+        """Return what this process has read of stores behind URLs."""
+        return sum((store.reads for store in self.stores), ReadCounts())
 
     @cached_property
     def group_sizes(self) -> list[Places]:
@@ -123,8 +129,8 @@ def _check_same(first: Store, other: Store) -> None:
     for field, value in expected.items():
         if found[field] != value:
             raise IdentityError(
-                f"Mixture, {field} of {other.root}",
-                expected=f"{value!r}, as {first.root} has",
+                f"Mixture, {field} of {other.location}",
+                expected=f"{value!r}, as {first.location} has",
                 found=f"{found[field]!r}",
                 next_step="Mix stores that were built alike; their teachers may differ.",
             )

@@ -15,6 +15,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from softtargets.errors import CorruptionError, StoreError
+from softtargets.store.location import ReadCounts
 from softtargets.store.store import RowGroupRef
 from softtargets.stream.order import Block, Places
 
@@ -37,6 +38,8 @@ class StreamStats:
     """Left out because their row group is damaged."""
     errors: list[str] = field(default_factory=list)
     """Why, one for each row group."""
+    reads: ReadCounts = field(default_factory=ReadCounts)
+    """Cache hits, bytes and retries of a store behind a URL, in this process."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -75,14 +75,14 @@ def read_batches(store: Store, **options: Any) -> int:
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Believe every byte."""
-    from softtargets.store.shard import ShardReader
+    from softtargets.store.location import PlainFile
 
-    def fill(self: Any, piece: Any, offset: int, *_: Any) -> None:
+    def read_into(self: Any, piece: Any, offset: int, *_: Any) -> None:
         self._file.seek(offset)
         self._file.readinto(piece)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShardReader, "_fill", fill)
+        patch.setattr(PlainFile, "read_into", read_into)
         yield
 
 

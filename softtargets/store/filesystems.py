@@ -1,0 +1,208 @@
+"""The clients of object stores: pyarrow's own, and whatever fsspec opens.
+
+Both give exact ranges, in one request each where the client knows how: no read-ahead, because
+every range is known before it is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+from threading import Lock
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow as pa
+from fsspec.asyn import AsyncFileSystem
+from pyarrow import fs
+
+from softtargets.errors import InputError
+
+_ARROW_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+_MOST_HANDLES = 4096
+TIMEOUT = 10.0
+"""Seconds to wait for a connection, and for another byte."""
+
+
+class Client(Protocol):
+    """Reads files of one file system. It belongs to the process that made it."""
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file in bytes, or None if there is none."""
+
+    def read(self, path: str) -> bytes:
+        """Return all of a file."""
+
+    def read_range(self, path: str, offset: int, num_bytes: int) -> bytes:
+        """Return a range of a file; it is shorter where the file ends."""
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names of the files in a directory; none if there is no such directory."""
+
+    def forget(self, path: str) -> None:
+        """Know nothing of a file any more, as it may have changed."""
+
+    def renewed(self) -> Client:
+        """Return a client for this process, from one of the process that it was forked from."""
+
+
+class ArrowClient:
+    """A file system of pyarrow."""
+
+    def __init__(self, filesystem: fs.FileSystem) -> None:
+        self._filesystem = filesystem
+        # To open a file asks for its size, once: its ranges are one request each then.
+        self._files: dict[str, pa.NativeFile] = {}
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Open files and the lock stay in this process.
+        return ArrowClient, (self._filesystem,)
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file in bytes, or None if there is none."""
+        found = self._filesystem.get_file_info(path)
+        return found.size if found.type == fs.FileType.File else None
+
+    def read(self, path: str) -> bytes:
+        """Return all of a file."""
+        with self._filesystem.open_input_file(path) as file:
+            content: bytes = file.read()
+        return content
+
+    def read_range(self, path: str, offset: int, num_bytes: int) -> bytes:
+        """Return a range of a file; it is shorter where the file ends."""
+        with self._lock:
+            file = self._files.get(path)
+        if file is None:
+            file = self._filesystem.open_input_file(path)
+            with self._lock:
+                self._files[path] = file
+                if len(self._files) > _MOST_HANDLES:
+                    self._files.pop(next(iter(self._files)))
+        content: bytes = file.read_at(num_bytes, offset)
+        return content
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names of the files in a directory."""
+        selector = fs.FileSelector(directory, allow_not_found=True)
+        return [found.base_name for found in self._filesystem.get_file_info(selector)]
+
+    def forget(self, path: str) -> None:
+        """Open a file anew when it is read next."""
+        with self._lock:
+            self._files.pop(path, None)
+
+    def renewed(self) -> ArrowClient:
+        """Return a client with connections of its own."""
+        return ArrowClient(_remade(self._filesystem))
+
+
+class FsspecClient:
+    """A file system of fsspec."""
+
+    def __init__(self, filesystem: fsspec.AbstractFileSystem) -> None:
+        self._filesystem = filesystem
+        # The others open a file, which would read ahead.
+        is_async = isinstance(filesystem, AsyncFileSystem)
+        self._options = {} if is_async else {"cache_type": "none"}
+
+    def size(self, path: str) -> int | None:
+        """Return the size of a file in bytes, or None if there is none."""
+        self.forget(path)
+        try:
+            return int(self._filesystem.size(path))
+        except FileNotFoundError:
+            return None
+
+    def read(self, path: str) -> bytes:
+        """Return all of a file."""
+        return bytes(self._filesystem.cat_file(path))
+
+    def read_range(self, path: str, offset: int, num_bytes: int) -> bytes:
+        """Return a range of a file; it is shorter where the file ends."""
+        stop = offset + num_bytes
+        return bytes(self._filesystem.cat_file(path, start=offset, end=stop, **self._options))
+
+    def names(self, directory: str) -> list[str]:
+        """Return the names of the files in a directory."""
+        self.forget(directory)
+        try:
+            found = self._filesystem.ls(directory, detail=False)
+        except FileNotFoundError:
+            return []
+        return [path.rstrip("/").rpartition("/")[2] for path in found]
+
+    def forget(self, path: str) -> None:
+        """Forget what directories hold."""
+        self._filesystem.invalidate_cache(self._filesystem._parent(path))
+
+    def renewed(self) -> FsspecClient:
+        """Return a client with connections and an event loop of its own."""
+        return FsspecClient(copy.copy(self._filesystem))
+
+
+def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
+    """Return the client that opens a URL or a path of a file system, and the path in it.
+
+    Raises:
+        InputError: there is none.
+    """
+    if isinstance(filesystem, fs.FileSystem):
+        return ArrowClient(filesystem), _without_scheme(url)
+    if isinstance(filesystem, fsspec.AbstractFileSystem):
+        return FsspecClient(filesystem), filesystem._strip_protocol(url)
+    if filesystem is not None:
+        raise InputError(
+            "Store.open, filesystem",
+            expected="a file system of pyarrow.fs or of fsspec",
+            found=f"a {type(filesystem).__name__}",
+            next_step="For example pyarrow.fs.S3FileSystem(), or fsspec.filesystem('memory').",
+        )
+    try:
+        if urlsplit(url).scheme in _ARROW_SCHEMES:
+            made, path = fs.FileSystem.from_uri(url)
+            return ArrowClient(_remade(made)), path
+        made, path = fsspec.core.url_to_fs(url)
+    except (pa.ArrowException, ImportError, ValueError) as error:
+        raise InputError(
+            redacted(url),
+            expected="a URL that pyarrow.fs or fsspec opens",
+            found=f"{error}".replace(url, redacted(url)),
+            next_step="Correct it; install what fsspec needs for its scheme; or pass filesystem=.",
+        ) from error
+    return FsspecClient(made), path
+
+
+def _remade(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """Return the same file system with connections of its own, which gives up soon.
+
+    S3's client would try 30 times, for minutes if nothing comes, and that of Google for a quarter
+    of an hour; neither a URL nor `from_uri` changes that. Whoever reads tries again by itself.
+    """
+    if isinstance(filesystem, fs.S3FileSystem):
+        limits = {
+            "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=1),
+            "connect_timeout": TIMEOUT,
+            "request_timeout": TIMEOUT,
+        }
+    elif isinstance(filesystem, fs.GcsFileSystem):
+        limits = {"retry_time_limit": timedelta(seconds=TIMEOUT)}
+    else:
+        return copy.copy(filesystem)
+    _, (options,) = filesystem.__reduce__()
+    given = {name: value for name, value in options.items() if value not in (None, -1.0)}
+    return type(filesystem)(**(limits | given))
+
+
+def redacted(url: str) -> str:
+    """Return a URL without the credentials and options it may hold."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _without_scheme(url: str) -> str:
+    return redacted(url).partition("://")[2] if "://" in url else url

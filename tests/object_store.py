@@ -1,0 +1,186 @@
+"""A real S3 server on loopback (rclone's), behind a proxy that does what networks do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from softtargets.store import Store
+
+KEY, SECRET = "a-key", "a-secret"
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """What is to go wrong with some requests.
+
+    error: an answer with status 500; cut: the connection ends in the middle of the body; flip: a
+    byte of the body is another; hold: the body is not sent before `release`.
+    """
+
+    kind: Literal["error", "cut", "flip", "hold"]
+    path: str = ""
+    """Of the object; this is part of it."""
+    first_byte: int | None = None
+    """Of the range; None for any request."""
+    times: int = 1
+    release: threading.Event = field(default_factory=threading.Event)
+    num_done: int = 0
+
+
+class Proxy:
+    """Passes requests on to a server, keeps their ranges, and injects faults."""
+
+    def __init__(self, server_port: int) -> None:
+        self.server_port = server_port
+        self.port = 0
+        self.latency = 0.0
+        """Seconds before any answer."""
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str, int | None]] = []
+        """Method, path and first byte of the range of each request, if it has one."""
+        self._lock = threading.Lock()
+
+    def url(self, path: str) -> str:
+        """Return the URL of a path, bucket first."""
+        options = f"scheme=http&endpoint_override=127.0.0.1:{self.port}&region=us-east-1"
+        return f"s3://{KEY}:{SECRET}@{path}?{options}"
+
+    def inject(self, fault: Fault) -> Fault:
+        self.faults.append(fault)
+        return fault
+
+    def fault_of(self, method: str, path: str, first_byte: int | None) -> Fault | None:
+        with self._lock:
+            self.requests.append((method, path, first_byte))
+            for fault in self.faults:
+                is_meant = fault.path in path and fault.first_byte in (None, first_byte)
+                if is_meant and method == "GET" and fault.num_done < fault.times:
+                    fault.num_done += 1
+                    return fault
+        return None
+
+
+def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        # HTTP/1.0, as http.server has it by default: every answer ends its connection.
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            found = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            first_byte = None if found is None else int(found[1])
+            fault = proxy.fault_of(self.command, self.path, first_byte)
+            time.sleep(proxy.latency)
+            if fault is not None and fault.kind == "error":
+                self.send_response(500)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            server = HTTPConnection("127.0.0.1", proxy.server_port)
+            # With the header Host of the client, which is signed.
+            server.request(self.command, self.path, headers=dict(self.headers))
+            answer = server.getresponse()
+            body = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
+                    self.send_header(name, value)
+            self.end_headers()
+            server.close()
+            self.send_body(body, fault)
+
+        def send_body(self, body: bytes, fault: Fault | None) -> None:
+            kind = None if fault is None else fault.kind
+            if fault is not None and kind == "hold":
+                fault.release.wait()
+            if kind == "cut":
+                body = body[: len(body) // 2]
+            elif kind == "flip":
+                middle = len(body) // 2
+                body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+            try:
+                self.wfile.write(body)
+            except (BrokenPipeError, ConnectionResetError):
+                assert kind == "hold", "the client went away"
+
+    return Handler
+
+
+@contextmanager
+def run_proxy(server_port: int) -> Iterator[Proxy]:
+    """Run a proxy before the server of a port."""
+    proxy = Proxy(server_port)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(proxy))
+    proxy.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        for fault in proxy.faults:
+            fault.release.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Bucket:
+    """A bucket of the server: a directory here, a URL for clients."""
+
+    def __init__(self, buckets: Path, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.name = f"b{uuid4().hex[:16]}"
+        self.directory = buckets / self.name
+        self.directory.mkdir()
+
+    def copy(self, store: Store, name: str = "store") -> str:
+        """Copy a store to the bucket and return its URL."""
+        shutil.copytree(store.root, self.directory / name)
+        return self.url(name)
+
+    def url(self, name: str = "store") -> str:
+        return self.proxy.url(f"{self.name}/{name}")
+
+    def num_requests(self) -> int:
+        return len(self.proxy.requests)
+
+
+@contextmanager
+def run_server(directory: Path) -> Iterator[int]:
+    """Serve a directory of buckets with rclone and yield the port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        "rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}",
+        "--config", "/dev/null", "--dir-cache-time", "0s", "--log-level", "ERROR", str(directory),
+    ]  # fmt: skip
+    with subprocess.Popen(command) as process:
+        try:
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port)).close()
+                    break
+                except ConnectionRefusedError:
+                    assert process.poll() is None, "rclone did not start"
+                    time.sleep(0.01)
+            yield port
+        finally:
+            process.terminate()
