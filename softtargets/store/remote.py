@@ -32,7 +32,7 @@ from softtargets.store.filesystems import Client, open_client, redacted
 from softtargets.store.location import FOOTER, Location, ReadCounts, ShardFile, wrong_bytes
 from softtargets.store.manifest import RESTORE, ShardEntry
 
-ATTEMPTS = 6
+ATTEMPTS = 8
 """Of every read."""
 MOST_SECONDS = 60.0
 """No attempt begins later than this after the first."""

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import fs
 
@@ -180,6 +183,11 @@ def test_another_file_is_an_error(store: Store, bucket: Bucket, damage: str) -> 
         shutil.copy(bucket.directory / "store" / store.manifest.shards[2].path, path)
     with pytest.raises(CorruptionError, match=SHARD):
         list(there)
+    shutil.copy(store.root / SHARD, path)
+    before = there.reads
+    assert content_of(there) == content_of(store)
+    # The client remembers the size of what was there last, once.
+    assert (there.reads - before).retries <= 1
 
 
 def test_where_no_store_is(store: Store, bucket: Bucket) -> None:
@@ -332,6 +340,36 @@ def test_fsspec_opens_the_rest(store: Store, memory: MemoryFileSystem, tmp_path:
         list(Store.open("memory://a/store"))
     with pytest.raises(StoreError, match="memory://a/other: expected a store"):
         Store.open("memory://a/other")
+
+
+class LocalAsync(AsyncFileSystem):  # type: ignore[misc]
+    """Local files through an event loop, which is of no use in a process that was forked."""
+
+    cachable = False
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, **_: Any
+    ) -> bytes:
+        return Path(path).read_bytes()[start:end]
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_another_process_connects_by_itself(store: Store, method: Any) -> None:
+    there = Store.open(str(store.root), filesystem=LocalAsync())
+    expected = content_of(there)
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=read_all, args=(there, theirs))
+    process.start()
+    assert ours.recv() == (expected, 0)
+    process.join()
+
+
+def read_all(store: Store, results: Connection) -> None:
+    try:
+        results.send((content_of(store), store.reads.retries))
+    except SoftTargetsError as error:
+        results.send(str(error))
 
 
 def test_a_store_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from softtargets.store.cache import RangeCache
 from tests.object_store import Bucket, Fault
 from tests.store.test_cache import held_bytes
 from tests.store.test_remote import flip
+from tests.test_documents import code_blocks
 
 SHARD = "shards/unit-000002.parquet"
 
@@ -110,7 +111,7 @@ def test_damage_afar_is_raised_or_skipped(store: Store, bucket: Bucket) -> None:
 def test_a_server_that_is_gone_is_never_skipped(store: Store, bucket: Bucket) -> None:
     dataset = SoftTargetDataset(bucket.copy(store), on_error="skip")
     bucket.proxy.inject(Fault(kind="error", path=SHARD, times=10**6))
-    with pytest.raises(StoreError, match="after 6 attempts") as caught:
+    with pytest.raises(StoreError, match=f"after {remote.ATTEMPTS} attempts") as caught:
         list(dataset)
     assert not isinstance(caught.value, CorruptionError)
 
@@ -222,3 +223,10 @@ def test_a_process_ends_cleanly_in_the_middle_of_a_stream(store: Store, bucket: 
     command = [sys.executable, "-W", "error", "-c", script, bucket.copy(store)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("read\n", "", 0)
+
+
+def test_the_code_of_the_page_on_loading_runs(store: Store, bucket: Bucket, tmp_path: Path) -> None:
+    [code] = code_blocks("docs/loading.md", "py")
+    assert "s3://bucket/my-store" in code
+    code = code.replace("s3://bucket/my-store", bucket.copy(store))
+    exec(code.replace("/local/cache", str(tmp_path / "cache")), {})
