@@ -136,6 +136,10 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     for number in range(4):
         keep(cache, number)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", "", *[".range"] * 2]
+    (tmp_path / "new.tmp").write_bytes(bytes(1_000))
+    (tmp_path / "size").unlink()
+    RangeCache(tmp_path, 3_000)
+    assert not (tmp_path / "new.tmp").exists()
 
 
 def fill(directory: Path, start: int, most: int, results: multiprocessing.Queue[int]) -> None:

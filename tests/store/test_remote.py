@@ -373,8 +373,15 @@ def read_all(store: Store, results: Connection) -> None:
 
 
 def test_a_store_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import HfFileSystem
+    from huggingface_hub.hf_file_system import HfFileSystem, HfFileSystemFile
 
+    fetch, fetched = HfFileSystemFile._fetch_range, []
+
+    def count(file: HfFileSystemFile, start: int, end: int) -> bytes:
+        fetched.append(end - start)
+        return fetch(file, start, end)
+
+    monkeypatch.setattr(HfFileSystemFile, "_fetch_range", count)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     files = {
         f"store/{path.relative_to(store.root)}": path.read_bytes()
@@ -387,6 +394,7 @@ def test_a_store_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
         there = Store.open(url, filesystem=hub)
         assert str(there.location) == url
         assert content_of(there) == content_of(store)
+        assert sum(fetched) == store.num_bytes, "no byte is read ahead"
         assert verify(there).is_sound
         # The client reads where the Hub is when it is imported.
         checked = subprocess.run(
