@@ -54,6 +54,24 @@ def check_arguments(
             )
 
 
+def named_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return rank and number of ranks, by default the only one.
+
+    Raises:
+        InputError: one of them is left out, so that every rank would read the same.
+    """
+    if rank is None and (world_size is None or world_size == 1):
+        return 0, 1
+    if rank is None or world_size is None:
+        raise InputError(
+            "SoftTargetDataset, rank and world_size",
+            expected="both or neither",
+            found=f"rank {rank}, world_size {world_size}",
+            next_step="Pass both: torch.distributed.get_rank() and get_world_size(), for example.",
+        )
+    return rank, world_size
+
+
 def check_divides(size: int, num_windows: int) -> None:
     """Check that a global batch size divides what is to be delivered.
 

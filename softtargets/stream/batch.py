@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from softtargets.errors import TemperatureError
+from softtargets.errors import InputError, TemperatureError
 from softtargets.packing.head import ESCAPE
 from softtargets.targets import temperature_index
 
@@ -43,6 +43,10 @@ class BatchTargets:
     """
 
 
+_FLOAT32 = {"label_logit", "logits", "logsumexp", "sample_logits", "tail_mass", "top_logit"}
+"""Numbers that every target is computed from: half of their bits would be another target."""
+
+
 class Batch(UserDict[str, Any]):
     """A mapping of tensors, padded on the right to the longest window.
 
@@ -50,10 +54,13 @@ class Batch(UserDict[str, Any]):
     input ids where a target is trained on and -100 elsewhere, not shifted, as transformers wants
     them. Where documents share a window the teacher read each by itself, from position 0:
     `segment_ids` [B, L] tells which tokens are of one document, `position_ids` where they stand in
-    it, and a student is to see them in the same way. `window_id` is a list of B strings.
+    it, and a student is to see them in the same way. `window_id` is a list of B strings,
+    `num_targets` the number of targets to train on, `num_segments` the most documents of a window.
     `hidden_states` [B, L, D], if the store has them, are the teacher's last ones in its number
     format, zeros where there is no target. The rest are the packed targets: read them with
     `soft_targets`.
+
+    Every tensor but single numbers has a row for each window.
     """
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
@@ -82,6 +89,32 @@ class Batch(UserDict[str, Any]):
         seen: torch.Tensor = is_seen[:, None]
         return seen
 
+    def check(self) -> None:
+        """Check that the batch is as it was collated, whatever moved it.
+
+        Raises:
+            InputError: a tensor has other rows than there are windows, or another number format:
+                what wrapped the loader has sliced, joined or converted them.
+        """
+        num_windows = len(self["window_id"])
+        for name, value in self.items():
+            if isinstance(value, torch.Tensor) and value.ndim and len(value) != num_windows:
+                raise InputError(
+                    f"Batch, {name}",
+                    expected=f"{num_windows} rows, one for each window_id",
+                    found=f"{len(value)}",
+                    next_step="Something has sliced or joined batches: let the dataset alone share "
+                    "windows among ranks, see docs/trainers.md.",
+                )
+            if name in _FLOAT32 and value.dtype != torch.float32:
+                raise InputError(
+                    f"Batch, {name}",
+                    expected="float32, as stored",
+                    found=f"{value.dtype}",
+                    next_step="Let the trainer convert the student only, not batches: with "
+                    "Lightning, precision 'bf16-mixed' instead of 'bf16-true'.",
+                )
+
     def soft_targets(self, temperature: float = 1.0) -> BatchTargets:
         """Return the targets at one of the stored temperatures, on the batch's device.
 
@@ -89,7 +122,9 @@ class Batch(UserDict[str, Any]):
 
         Raises:
             TemperatureError: the temperature is not in the store's grid.
+            InputError: the batch is not as it was collated, see `check`.
         """
+        self.check()
         index = temperature_index(self["temperatures"], temperature)
         mask = self["target_mask"]
         logits = self._logits()
@@ -164,12 +199,24 @@ class Batch(UserDict[str, Any]):
         else:
             halves = self["steps"]
             steps = torch.cat([halves & 15, halves >> 4], dim=-1).int()
-            steps = steps[..., : self["id_plane_0"].shape[-1]].contiguous()
-            steps.masked_scatter_(steps == ESCAPE, self["escapes"])
+            steps = _fill_escapes(steps[..., : self["id_plane_0"].shape[-1]], self["escapes"])
             distance = steps.cumsum(dim=-1) * self["step"]
             logits = self["top_logit"][..., None] - distance
         ranks = torch.arange(logits.shape[-1], device=logits.device)
         return logits.masked_fill(ranks >= self["num_entries"][..., None], -torch.inf)
+
+
+def _fill_escapes(steps_BLK: torch.Tensor, escapes_BE: torch.Tensor) -> torch.Tensor:
+    """Return the steps with each row's escapes in their places."""
+    flat_BM = steps_BLK.flatten(1)
+    is_escape_BM = flat_BM == ESCAPE
+    # A place at the end of a row for each escape that only pads it; nothing waits for the device.
+    ranks_E = torch.arange(escapes_BE.shape[1], device=escapes_BE.device)
+    is_padding_BE = ranks_E >= is_escape_BM.sum(dim=1, keepdim=True)
+    filled = torch.cat([flat_BM, escapes_BE], dim=1).masked_scatter_(
+        torch.cat([is_escape_BM, is_padding_BE], dim=1), escapes_BE
+    )
+    return filled[:, : flat_BM.shape[1]].view_as(steps_BLK)
 
 
 def _plane_names(batch: Batch) -> list[str]:

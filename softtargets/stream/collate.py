@@ -67,6 +67,8 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
             "temperatures": schema.temperatures,
             "step": schema.head.step if schema.head is not None else None,
             "vocab_size": schema.vocab_size,
+            "num_targets": int(target_mask_BL.sum()),
+            "num_segments": max(len(row.cells["segment_lengths"]) for row in rows),
         }
         | _numbers(schema)
     )
@@ -93,6 +95,14 @@ class _Frame:
     def joined(self, name: str) -> Array:
         """Return the cells of a column, one after the other."""
         return np.concatenate([cells[name] for cells in self.cells])
+
+    def pad(self, name: str) -> Array:
+        """Return the cells of a column, each padded to the longest; trainers may slice rows."""
+        cells = [row[name] for row in self.cells]
+        padded = np.zeros((len(cells), max(len(cell) for cell in cells)), cells[0].dtype)
+        for own, cell in zip(padded, cells, strict=True):
+            own[: len(cell)] = cell
+        return padded
 
     def place_targets(self, name: str, fill: float = 0) -> Array:
         """Return a column of targets as [B, L, ...], filled where there is none."""
@@ -161,8 +171,7 @@ def _targets(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
             targets["logits"] = frame.place_targets("logits").view("<f4")
         else:
             targets["steps"] = frame.place_targets("steps")
-            # In the order in which they are met in the flattened [B, L, K].
-            targets["escapes"] = frame.joined("escapes")
+            targets["escapes"] = frame.pad("escapes")
     if schema.features:
         name = feature_columns(schema.features[0])[0]
         stored = frame.place_targets(name).view(STORED_AS[schema.features[0].dtype])

@@ -98,6 +98,22 @@ class Resume:
         self._num_workers.fill_(-1)
         self._number_epoch_place.copy_(torch.tensor([number, epoch, place]))
 
+    def check_epoch(self, epoch: int) -> None:
+        """Check that an epoch is not before the resumed one while that is still to be iterated.
+
+        Raises:
+            InputError: it is, so that windows would be delivered again.
+        """
+        number, resumed, place = self._number_epoch_place.tolist()
+        if number and epoch < resumed and not bool((self._used == number).any()):
+            raise InputError(
+                "SoftTargetDataset.set_epoch",
+                expected=f"an epoch from {resumed} on, of which place {place} is to be resumed",
+                found=f"{epoch}",
+                next_step="Begin the loop at dataset.epoch, which load_state_dict has set. What "
+                "accelerate prepares counts epochs itself: see docs/trainers.md.",
+            )
+
     def take(self, epoch: int, worker: int, *, num_workers: int) -> int:
         """Return where a worker's iteration of an epoch starts; no workers are this process."""
         number, resumed_epoch, place = self._number_epoch_place.tolist()

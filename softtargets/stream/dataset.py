@@ -19,6 +19,7 @@ from softtargets.stream.arguments import (
     check_arguments,
     check_divides,
     check_tokenizer,
+    named_rank,
     own_batch_size,
 )
 from softtargets.stream.collate import collate_rows
@@ -30,6 +31,7 @@ from softtargets.stream.mixture import Mixture
 from softtargets.stream.order import Share, ShuffleQuality
 from softtargets.stream.read_ahead import OnError, StreamStats
 from softtargets.stream.repack import repack
+from softtargets.stream.world import check_reader, check_world
 
 SHUFFLED_GROUPS = 16
 """Row groups shuffled together by default: 262,144 tokens, some 50 MB at k = 64."""
@@ -60,7 +62,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         shuffle: random order; otherwise that of the corpus.
         seed: of the order.
         rank: which of the `world_size` readers this is.
-        world_size: how many readers share the epoch.
+        world_size: how many readers share the epoch; 1 by default, but in a training of several
+            processes it must be named.
         batch_size: windows of a batch on one rank; None to yield single windows.
         global_batch_size: instead of that, windows of a batch over all ranks.
         row_tokens: with `batch_size`, lay a batch's windows out anew in rows of at most so many
@@ -91,8 +94,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         *,
         shuffle: bool = False,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         batch_size: int | None = None,
         global_batch_size: int | None = None,
         row_tokens: int | None = None,
@@ -106,6 +109,9 @@ class SoftTargetDataset(IterableDataset[Any]):
         stall_timeout: float = 60.0,
         on_error: OnError = "raise",
     ) -> None:
+        # A training of several processes needs them named, see softtargets.stream.world.
+        self._named_world_size = world_size
+        rank, world_size = named_rank(rank, world_size)
         if global_batch_size is not None:
             batch_size = own_batch_size(batch_size, global_batch_size, world_size)
         check_arguments(
@@ -175,7 +181,12 @@ class SoftTargetDataset(IterableDataset[Any]):
         return len(range(0, self._stop(0), self._share().global_size))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration, in worker processes too."""
+        """Choose the epoch of the next iteration, in worker processes too.
+
+        Raises:
+            InputError: it is before the one that was resumed and is not iterated yet.
+        """
+        self._resume.check_epoch(epoch)
         self._epoch.fill_(epoch)
 
     def stats(self) -> StreamStats:
@@ -251,6 +262,8 @@ class SoftTargetDataset(IterableDataset[Any]):
         self._resume.set(cursor.epoch, cursor.place, is_worker=is_worker)
 
     def __iter__(self) -> Iterator[Any]:
+        check_world(self._named_world_size)
+        check_reader(self)
         share, epoch = self._share(), self.epoch
         num_workers = 0
         if get_worker_info() is not None:

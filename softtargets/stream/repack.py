@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from softtargets.errors import InputError
 from softtargets.packing.head import ESCAPE
@@ -76,11 +77,13 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
             taken[sources < 0] = _FILLS.get(name, 0)
             packed[name] = taken
     if "escapes" in batch:
-        packed["escapes"] = _reorder_escapes(batch, sources)
+        packed["escapes"] = _move_escapes(batch, sources)
     _separate(packed, rows)
     packed["window_id"] = [
         " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
     ]
+    packed["num_targets"] = int(packed["target_mask"].sum())
+    packed["num_segments"] = int(packed["segment_ids"].max()) + 1
     packed["pieces"] = rows
     return Batch(packed)
 
@@ -135,14 +138,18 @@ def _separate(packed: dict[str, Any], rows: list[list[Piece]]) -> None:
             num_segments = int(own[-1]) + 1
 
 
-def _reorder_escapes(batch: Batch, sources: torch.Tensor) -> torch.Tensor:
-    """Return the escapes in the order in which they are met in the new rows."""
-    halves = batch["steps"].flatten(0, 1)
-    steps = torch.cat([halves & 15, halves >> 4], dim=-1)[:, : batch["id_plane_0"].shape[-1]]
-    counts = (steps == ESCAPE).sum(dim=1)
+def _move_escapes(batch: Batch, sources: torch.Tensor) -> torch.Tensor:
+    """Return the escapes of each new row, in the order of its [L, K], padded to the most [R, E]."""
+    halves = batch["steps"]
+    steps = torch.cat([halves & 15, halves >> 4], dim=-1)[..., : batch["id_plane_0"].shape[-1]]
+    counts = (steps == ESCAPE).sum(dim=-1)
+    is_escape = torch.arange(batch["escapes"].shape[1]) < counts.sum(dim=1, keepdim=True)
+    escapes, counts = batch["escapes"][is_escape], counts.flatten()
     firsts = counts.cumsum(0) - counts
-    order = sources[sources >= 0]
-    own = counts[order]
-    starts = (firsts[order] - (own.cumsum(0) - own)).repeat_interleave(own)
-    escapes: torch.Tensor = batch["escapes"][starts + torch.arange(len(starts))]
-    return escapes
+    moved = []
+    for places in sources:
+        own = places[places >= 0]
+        num = counts[own]
+        starts = (firsts[own] - (num.cumsum(0) - num)).repeat_interleave(num)
+        moved.append(escapes[starts + torch.arange(len(starts))])
+    return pad_sequence(moved, batch_first=True)

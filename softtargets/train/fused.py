@@ -39,7 +39,7 @@ def fused_distillation_loss(
     divergence: Divergence = _FORWARD_KL,
     tail: Tail | None = None,
     confidence_power: float = 0.0,
-    num_targets: int | torch.Tensor | None = None,
+    num_targets: float | torch.Tensor | None = None,
     teacher_head: OutputHead | None = None,
     chunk_size: int | None = None,
 ) -> torch.Tensor:

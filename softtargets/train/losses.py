@@ -30,7 +30,7 @@ def distillation_loss(
     divergence: Divergence = _FORWARD_KL,
     tail: Tail | None = None,
     confidence_power: float = 0.0,
-    num_targets: int | torch.Tensor | None = None,
+    num_targets: float | torch.Tensor | None = None,
     teacher_head: OutputHead | None = None,
 ) -> torch.Tensor:
     """Return the mean over all targets of the batch, a scalar in nats.
@@ -132,7 +132,7 @@ def make_objective(
     divergence: Divergence,
     tail: Tail | None,
     confidence_power: float,
-    num_targets: int | torch.Tensor | None,
+    num_targets: float | torch.Tensor | None,
     teacher_head: OutputHead | None,
 ) -> Objective:
     """Return what `distillation_loss` judges a student's logits by, with its arguments."""
@@ -191,8 +191,9 @@ def check_student(
     """Check that a student's output fits the batch, and its vocabulary the teacher's.
 
     Raises:
-        InputError: it does not.
+        InputError: it does not, or the batch is not as it was collated.
     """
+    batch.check()
     expected = tuple(batch["input_ids"].shape)
     if len(shape) != 3 or tuple(shape[:2]) != expected:
         raise InputError(

@@ -90,7 +90,7 @@ def test_any_number_of_ranks_gives_the_same_global_batches(store: Store) -> None
     for world_size in (2, 3, 4, 8):
         assert global_steps(store, world_size, 24) == one
     with pytest.raises(InputError, match="24 is divided by world sizes 1, 2, 3, 4, 6, 8, 12, 24"):
-        SoftTargetDataset(store, world_size=5, global_batch_size=24)
+        SoftTargetDataset(store, rank=0, world_size=5, global_batch_size=24)
 
 
 def test_the_tail_is_padded_or_dropped_or_an_error(store: Store) -> None:
@@ -227,6 +227,25 @@ def test_the_epoch_after_a_resumed_one_is_whole(store: Store, num_workers: int) 
     assert len(list(loader)) == len(whole)
 
 
+def test_no_epoch_before_a_resumed_one_is_begun(store: Store) -> None:
+    dataset = SoftTargetDataset(store, shuffle=True, batch_size=3)
+    dataset.set_epoch(2)
+    batches = iter(dataset)
+    state = dataset.state_dict(next(batches))
+    resumed = SoftTargetDataset(store, shuffle=True, batch_size=3)
+    resumed.load_state_dict(state)
+    with pytest.raises(InputError, match=r"an epoch from 2 on, of which place 3 .* found 0"):
+        resumed.set_epoch(0)
+    assert resumed.epoch == 2
+    assert len(list(resumed)) == len(resumed) - 1
+    resumed.set_epoch(0)
+    # The same where workers have resumed it.
+    resumed.load_state_dict(state)
+    loader = DataLoader(resumed, batch_size=None, num_workers=2)
+    assert len(list(loader)) == len(resumed) - 1
+    resumed.set_epoch(0)
+
+
 def test_the_state_is_taken_after_the_batch_that_was_trained_on(store: Store) -> None:
     dataset = SoftTargetDataset(store, shuffle=True, batch_size=2)
     whole = [batch["window_id"] for batch in dataset]
@@ -292,6 +311,12 @@ def test_the_state_of_windows_delivered_by_workers_is_refused(store: Store) -> N
 def test_a_rank_outside_the_world_is_refused(store: Store, rank: int, world_size: int) -> None:
     with pytest.raises(InputError, match="0 <= rank < world_size"):
         SoftTargetDataset(store, rank=rank, world_size=world_size)
+
+
+@pytest.mark.parametrize("options", [{"world_size": 2}, {"rank": 0}, {"rank": 1}])
+def test_half_of_rank_and_world_size_is_refused(store: Store, options: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="expected both or neither"):
+        SoftTargetDataset(store, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
