@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from softtargets.store import Store
-from tests.fakes import build_store
+from tests.fakes import build_store, byte_tokenizer
 from tests.object_store import Bucket, run_proxy, run_server
 
 
@@ -52,8 +52,7 @@ def bucket(server: tuple[Path, int]) -> Iterator[Bucket]:
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a random Llama of 400 outputs and a tokenizer of 256 bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     directory = tmp_path_factory.mktemp("teacher")
     torch.manual_seed(0)
@@ -66,9 +65,5 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         initializer_range=0.3,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(directory)
+    byte_tokenizer().save_pretrained(directory)
     return directory

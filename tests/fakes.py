@@ -60,6 +60,18 @@ class ByteTokenizer:
         return {"chat_template_sha256": "d" * 64}
 
 
+def byte_tokenizer() -> Any:
+    """Return a tokenizer of transformers with a token for each byte, and nothing else."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 class FakeTeacher:
     """A causal function with random weights: the mean of what was read so far, times a head."""
 

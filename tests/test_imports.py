@@ -31,6 +31,14 @@ MAY_IMPORT = {
     "__init__": BELOW_ALL | {"store", "stream", "train"},
     "__main__": {"cli"},
 }
+ADAPTERS = {
+    "train/accelerate.py": {"accelerate"},
+    "train/hf_place.py": {"transformers"},
+    "train/hf_trainer.py": {"accelerate", "transformers"},
+    "train/lightning.py": {"lightning"},
+    "train/trl.py": {"datasets", "trl"},
+}
+"""Files that may import a trainer; nothing else imports them."""
 HOMES = {
     "torch": {"capture", "stream", "train", "fidelity", "demo"},
     "transformers": {"capture", "fidelity", "demo", "cli"},
@@ -43,6 +51,9 @@ HOMES = {
     "datasets": {"capture", "store/iterable_dataset"},
     "rich": {"cli"},
     "matplotlib": {"demo", "fidelity"},
+    "accelerate": set[str](),
+    "lightning": set[str](),
+    "trl": set[str](),
 }
 
 
@@ -62,12 +73,16 @@ def imports(path: Path) -> Iterator[str]:
 def misplaced(path: Path) -> list[str]:
     own, file = room(path), str(path.relative_to(ROOT).with_suffix(""))
     wrong = []
+    trainers = ADAPTERS.get(path.relative_to(ROOT).as_posix(), set())
     for name in imports(path):
         top, *rest = name.split(".")
         if top == "softtargets":
             if rest and rest[0] not in MAY_IMPORT[own] | {own}:
                 wrong.append(name)
-        elif top in HOMES and not HOMES[top] & {own, file}:
+            adapter = f"{'/'.join(rest)}.py"
+            if adapter in ADAPTERS and path.relative_to(ROOT).as_posix() not in ADAPTERS:
+                wrong.append(name)
+        elif top in HOMES and not HOMES[top] & {own, file} and top not in trainers:
             wrong.append(name)
     return wrong
 

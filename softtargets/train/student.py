@@ -1,0 +1,35 @@
+"""What a student of transformers is given of a batch, and what a trainer minimises."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from softtargets.stream.batch import Batch
+
+
+class Loss(Protocol):
+    """What `distillation_loss` is, perhaps with other options: `partial(..., temperature=2.0)`."""
+
+    def __call__(
+        self,
+        student_logits: torch.Tensor,
+        batch: Batch,
+        *,
+        num_targets: float | torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the sum over the targets of a batch, divided by `num_targets`."""
+        ...
+
+
+def student_inputs(batch: Batch) -> dict[str, Any]:
+    """Return the arguments by which a causal language model of transformers reads what was stored.
+
+    Where documents share windows they are told apart by their positions, which transformers reads
+    so if it is given no mask and no cache. A mask is not needed: padding is on the right.
+    """
+    if batch["num_segments"] == 1:
+        return {name: batch[name] for name in ("input_ids", "attention_mask")}
+    positions = batch["position_ids"].long()
+    return {"input_ids": batch["input_ids"], "position_ids": positions, "use_cache": False}
