@@ -103,7 +103,7 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_code_of_the_pages_on_targets_and_loading_runs(workplace: Path) -> None:
+def test_the_code_of_the_pages_on_targets_loading_and_trainers_runs(workplace: Path) -> None:
     build, fidelity, _ = code_blocks("docs/targets.md", "sh")
     run_block("sh", build, workplace)
     assert Store.open(workplace / "hybrid-store").targets.samples is not None
@@ -114,6 +114,8 @@ def test_the_code_of_the_pages_on_targets_and_loading_runs(workplace: Path) -> N
     loading, *others = code_blocks("docs/loading.md", "python")
     assert "same_row_group" in run_block("python", loading, workplace)
     assert "input_ids" in run_block("python", "\n".join([loading, *others]), workplace)
+    [loop] = code_blocks("docs/trainers.md", "python")
+    run_block("python", loop, workplace)
 
 
 def test_links_and_paths_in_the_documents_exist() -> None:
