@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from softtargets.capture.plan import Plan
-from softtargets.store.manifest import ShardEntry
+from softtargets.store.shard_table import ShardEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

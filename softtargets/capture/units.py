@@ -15,7 +15,7 @@ from softtargets.capture.queue import UnitQueue
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import SoftTargetsError, TeacherError
-from softtargets.store.manifest import ShardEntry
+from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
 from softtargets.window import TokenWindow
 

@@ -26,7 +26,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import UnitError, run_units
 from softtargets.errors import SoftTargetsError, StoreError
 from softtargets.store.files import hold_lock
-from softtargets.store.manifest import ShardEntry
+from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from softtargets.errors import InputError
 from softtargets.store.plain import plain_table
-from softtargets.store.store import RowGroupRef, Store
+from softtargets.store.shard_table import RowGroupRef
+from softtargets.store.store import Store
 
 if TYPE_CHECKING:
     from datasets import IterableDataset

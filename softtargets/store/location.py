@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 from softtargets.errors import CorruptionError, InputError
 from softtargets.store.files import checksum
-from softtargets.store.manifest import RESTORE, ShardEntry
+from softtargets.store.manifest import RESTORE
+from softtargets.store.shard_table import ShardEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,6 +16,7 @@ import jsonschema_rs
 
 from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError
 from softtargets.kinds import TargetSchema
+from softtargets.store.shard_table import ShardTable
 from softtargets.store.versions import (
     UPGRADE,
     check_version,
@@ -28,51 +29,6 @@ RESTORE = "Restore the file from a copy, or build the store again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowGroup:
-    """The part of a shard that is read at once: a range of its bytes."""
-
-    num_windows: int
-    num_positions: int
-    offset: int
-    num_bytes: int
-    xxh3: str
-    """XXH3 (64 bits, hexadecimal) of the range: fast enough to be checked on every read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardEntry:
-    """One shard: the Parquet file that a unit of work became."""
-
-    unit: int
-    path: str
-    """Relative to the store, with forward slashes."""
-    num_bytes: int
-    sha256: str
-    footer_bytes: int
-    """Size of what follows the last row group, to the end of the file."""
-    footer_xxh3: str
-    row_groups: tuple[RowGroup, ...]
-    run: Mapping[str, Any]
-    """How the unit was run where that changes numbers by rounding noise only."""
-
-    @property
-    def num_windows(self) -> int:
-        """Return the number of rows."""
-        return sum(group.num_windows for group in self.row_groups)
-
-    @property
-    def num_positions(self) -> int:
-        """Return the number of targets."""
-        return sum(group.num_positions for group in self.row_groups)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ShardEntry:
-        """Parse the JSON form, already checked against the manifest's JSON Schema."""
-        groups = tuple(RowGroup(**_known(RowGroup, group)) for group in data["row_groups"])
-        return cls(**{**_known(cls, data), "row_groups": groups})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SideFile:
     """A file beside the shards: the teacher's output head, or its vocabulary."""
 
@@ -80,10 +36,10 @@ class SideFile:
     sha256: str
     """Of the file; what the identity has is a hash of the content, whoever wrote it."""
 
-
-def _known(kind: type[RowGroup | ShardEntry | SideFile], data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that this release knows; a later one may add others."""
-    return {field.name: data[field.name] for field in dataclasses.fields(kind)}
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SideFile:
+        """Parse the JSON form; fields of a later release are left out."""
+        return cls(num_bytes=data["num_bytes"], sha256=data["sha256"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +56,7 @@ class Manifest:
     """What people call the teacher; what it is stands in the identity."""
     corpus: Mapping[str, int]
     """Counts of what became of the documents."""
-    shards: tuple[ShardEntry, ...]
+    shards: ShardTable
     """In the order of the corpus."""
     created_by: str
     output_head: SideFile | None = None
@@ -175,11 +131,9 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             found=data["fingerprint"],
             next_step="The manifest was edited; restore it from a copy, or build the store again.",
         )
-    shards = tuple(ShardEntry.from_dict(shard) for shard in data["shards"])
+    shards = ShardTable(data["shards"])
     _check_shards(shards, where)
-    side_files = {
-        name: SideFile(**_known(SideFile, data[name])) for name in _SIDE_FILES if name in data
-    }
+    side_files = {name: SideFile.from_dict(data[name]) for name in _SIDE_FILES if name in data}
     return Manifest(
         identity=identity,
         fingerprint=data["fingerprint"],
@@ -205,22 +159,20 @@ def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> N
         ) from error
 
 
-def _check_shards(shards: Sequence[ShardEntry], where: str) -> None:
+def _check_shards(shards: ShardTable, where: str) -> None:
     """Check what the JSON Schema cannot say: units in order, ranges that cover their files."""
-    for place, shard in enumerate(shards):
-        end = 0
-        for group in shard.row_groups:
-            if group.offset != end:
-                break
-            end += group.num_bytes
-        if shard.unit != place or end + shard.footer_bytes != shard.num_bytes:
-            raise FormatError(
-                f"{where}, field shards.{place}",
-                expected=f"unit {place}, with row groups and a footer that cover the file",
-                found=f"unit {shard.unit}, {end + shard.footer_bytes:,} of {shard.num_bytes:,} "
-                "bytes covered",
-                next_step=RESTORE,
-            )
+    place = shards.misplaced()
+    if place is not None:
+        shard = shards[place]
+        covered = sum(group.num_bytes for group in shard.row_groups) + shard.footer_bytes
+        raise FormatError(
+            f"{where}, field shards.{place}",
+            expected=f"unit {place}, with row groups that follow each other, and a footer, that "
+            "cover the file",
+            found=f"unit {shard.unit}, {covered:,} of {shard.num_bytes:,} bytes in "
+            f"{len(shard.row_groups)} row groups and a footer",
+            next_step=RESTORE,
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

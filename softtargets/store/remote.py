@@ -30,7 +30,8 @@ from softtargets.store.cache import CACHE_BYTES, RangeCache
 from softtargets.store.files import checksum, hash_bytes
 from softtargets.store.filesystems import Client, open_client, redacted
 from softtargets.store.location import FOOTER, Location, ReadCounts, ShardFile, wrong_bytes
-from softtargets.store.manifest import RESTORE, ShardEntry
+from softtargets.store.manifest import RESTORE
+from softtargets.store.shard_table import ShardEntry
 
 ATTEMPTS = 8
 """Of every read."""

@@ -19,7 +19,7 @@ from softtargets.kinds import TargetSchema
 from softtargets.store.codec import Row, decode, decode_rows, encode, row_columns
 from softtargets.store.files import checksum, hash_bytes
 from softtargets.store.location import FOOTER, ShardFile
-from softtargets.store.manifest import RESTORE, RowGroup, ShardEntry
+from softtargets.store.manifest import RESTORE
 from softtargets.store.schema import (
     METADATA_KEY,
     Column,
@@ -28,6 +28,7 @@ from softtargets.store.schema import (
     columns_of,
     id_columns,
 )
+from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.store.versions import check_version, upgrade_targets
 from softtargets.targets import UInt8
 from softtargets.window import Window, cut_windows

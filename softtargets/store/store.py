@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, islice, takewhile
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from softtargets.store.location import (
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
 from softtargets.store.shard import ShardReader
+from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.store.side_file import read_side_file
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
 from softtargets.targets import HeadWeights
@@ -34,17 +33,6 @@ from softtargets.window import Window
 
 if TYPE_CHECKING:
     from softtargets.store.view import StoreView
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowGroupRef:
-    """Where a row group lies: what the loader shuffles and reads."""
-
-    shard: int
-    group: int
-    first_window: int
-    """Place of its first window in the order of the corpus."""
-    num_windows: int
 
 
 class Store:
@@ -125,10 +113,7 @@ class Store:
         Raises:
             InputError: its limit is too small; the message says how much is needed.
         """
-        entries = self.manifest.shards
-        largest = max((group.num_bytes for one in entries for group in one.row_groups), default=0)
-        largest += max((entry.footer_bytes for entry in entries), default=0)
-        needed = min(num_row_groups * largest, self.num_bytes)
+        needed = min(num_row_groups * self.manifest.shards.largest_read, self.num_bytes)
         what = "the largest row group" if num_row_groups == 1 else f"{num_row_groups} row groups"
         self.location.check_cache(needed, what)
 
@@ -141,35 +126,22 @@ class Store:
         )
 
     def __len__(self) -> int:
-        return sum(shard.num_windows for shard in self.manifest.shards)
+        return self.manifest.shards.num_windows
 
     @property
     def num_positions(self) -> int:
         """Return the number of targets."""
-        return sum(shard.num_positions for shard in self.manifest.shards)
+        return self.manifest.shards.num_positions
 
     @property
     def num_bytes(self) -> int:
         """Return the size of all shards."""
-        return sum(shard.num_bytes for shard in self.manifest.shards)
+        return self.manifest.shards.num_bytes
 
     @cached_property
-    def row_groups(self) -> tuple[RowGroupRef, ...]:
+    def row_groups(self) -> RowGroupTable:
         """Return every row group in the order of the corpus; known without reading a shard."""
-        refs: list[RowGroupRef] = []
-        first_window = 0
-        for shard, entry in enumerate(self.manifest.shards):
-            for group, rows in enumerate(entry.row_groups):
-                refs.append(
-                    RowGroupRef(
-                        shard=shard,
-                        group=group,
-                        first_window=first_window,
-                        num_windows=rows.num_windows,
-                    )
-                )
-                first_window += rows.num_windows
-        return tuple(refs)
+        return self.manifest.shards.row_groups
 
     def open_shard(self, shard: int, content: bytes | None = None) -> ShardReader:
         """Open one shard for reading, or its content if that was read already.
@@ -327,8 +299,8 @@ class Store:
         return self._windows(start, stop) if start < stop else iter(())
 
     def _windows(self, start: int, stop: int) -> Iterator[Window]:
-        at = bisect_right(self.row_groups, start, key=lambda ref: ref.first_window) - 1
-        wanted = takewhile(lambda ref: ref.first_window < stop, islice(self.row_groups, at, None))
+        numbers = range(self.row_groups.at(start), self.row_groups.at(stop - 1) + 1)
+        wanted = (self.row_groups[number] for number in numbers)
         for shard, refs in groupby(wanted, key=lambda ref: ref.shard):
             with self.open_shard(shard) as reader:
                 for ref in refs:
@@ -352,8 +324,7 @@ class Store:
         place = self._find(window_id)
         if place is None:
             raise KeyError(window_id)
-        at = bisect_right(self.row_groups, place, key=lambda ref: ref.first_window) - 1
-        ref = self.row_groups[at]
+        ref = self.row_groups[self.row_groups.at(place)]
         with self.open_shard(ref.shard) as shard:
             return shard.read_window(ref.group, place - ref.first_window)
 

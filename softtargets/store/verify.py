@@ -10,8 +10,9 @@ from softtargets.errors import SoftTargetsError
 from softtargets.store.files import hash_bytes
 from softtargets.store.invariants import Problem, check_window
 from softtargets.store.location import check_size
-from softtargets.store.manifest import MANIFEST_NAME, ShardEntry, SideFile
+from softtargets.store.manifest import MANIFEST_NAME, SideFile
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.shard_table import ShardEntry
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.window import Window

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from softtargets.errors import InputError
 from softtargets.store.manifest import fingerprint_of
 from softtargets.store.shard import ShardReader
-from softtargets.store.store import RowGroupRef, Store
+from softtargets.store.shard_table import RowGroupRef, RowGroupTable
+from softtargets.store.store import Store
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import Window
 
@@ -81,20 +82,13 @@ class StoreView(Store):
         return self._whole.vocabulary
 
     @cached_property
-    def row_groups(self) -> tuple[RowGroupRef, ...]:
+    def row_groups(self) -> RowGroupTable:
         """Return the row groups with a chosen window, and how many they have."""
-        numbers = np.searchsorted(self._firsts, self._places, side="right") - 1
-        chosen, firsts, counts = np.unique(numbers, return_index=True, return_counts=True)
-        return tuple(
-            RowGroupRef(
-                shard=self._whole.row_groups[number].shard,
-                group=self._whole.row_groups[number].group,
-                first_window=first,
-                num_windows=count,
-            )
-            for number, first, count in zip(
-                chosen.tolist(), firsts.tolist(), counts.tolist(), strict=True
-            )
+        whole = self._whole.row_groups
+        numbers = np.searchsorted(whole.first_windows, self._places, side="right") - 1
+        chosen, counts = np.unique(numbers, return_counts=True)
+        return RowGroupTable(
+            shards=whole.shards[chosen], groups=whole.groups[chosen], num_windows=counts
         )
 
     def open_shard(self, shard: int, content: bytes | None = None) -> ShardReader:
@@ -122,13 +116,8 @@ class StoreView(Store):
 
     def _row_group(self, ref: RowGroupRef) -> RowGroupRef:
         """Return where the whole store has a row group of this view."""
-        at = np.searchsorted(self._firsts, self._places[ref.first_window], side="right") - 1
-        return self._whole.row_groups[int(at)]
-
-    @cached_property
-    def _firsts(self) -> Places:
-        """Return the place of every row group's first window in the whole store."""
-        return np.array([ref.first_window for ref in self._whole.row_groups], np.int64)
+        whole = self._whole.row_groups
+        return whole[whole.at(int(self._places[ref.first_window]))]
 
     @cached_property
     def _window_ids(self) -> npt.NDArray[np.bytes_]:

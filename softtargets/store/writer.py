@@ -39,7 +39,6 @@ from softtargets.store.files import (
 from softtargets.store.manifest import (
     MANIFEST_NAME,
     Manifest,
-    ShardEntry,
     check_identity,
     check_schema,
     fingerprint_of,
@@ -48,6 +47,7 @@ from softtargets.store.manifest import (
 )
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.shard import encode_shard
+from softtargets.store.shard_table import ShardEntry, ShardTable
 from softtargets.store.side_file import commit_side_file
 from softtargets.store.versions import FORMAT_VERSION, check_version
 from softtargets.store.vocabulary import VOCABULARY_NAME
@@ -218,7 +218,7 @@ class StoreWriter:
             format_version=FORMAT_VERSION,
             teacher=teacher,
             corpus=corpus,
-            shards=tuple(entries[unit] for unit in range(num_units)),
+            shards=ShardTable.of(entries[unit] for unit in range(num_units)),
             created_by=f"softtargets {version('softtargets')}, pyarrow {version('pyarrow')}",
             output_head=None
             if self.targets.output_head is None

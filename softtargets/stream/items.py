@@ -13,7 +13,8 @@ from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema
 from softtargets.packing.truncate import narrow
 from softtargets.store.codec import Row, row_of
-from softtargets.store.store import RowGroupRef, Store
+from softtargets.store.shard_table import RowGroupRef
+from softtargets.store.store import Store
 from softtargets.stream.mixture import Mixture
 from softtargets.window import Window
 

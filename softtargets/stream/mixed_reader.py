@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic
 
-from softtargets.store.store import RowGroupRef
+from softtargets.store.shard_table import RowGroupRef
 from softtargets.stream.mixed_order import MixedOrder
 from softtargets.stream.order import Places, Share
 from softtargets.stream.read_ahead import BlockReader, Item, OnError, StreamStats

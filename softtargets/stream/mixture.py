@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -64,13 +63,10 @@ class Mixture:
         """Return what this process has read of stores behind URLs."""
         return sum((store.reads for store in self.stores), ReadCounts())
 
-    @cached_property
+    @property
     def group_sizes(self) -> list[Places]:
         """Return the windows of each row group of each store."""
-        return [
-            np.array([ref.num_windows for ref in store.row_groups], np.int64)
-            for store in self.stores
-        ]
+        return [store.row_groups.num_windows for store in self.stores]
 
     def window_ids(self, stores: Places, groups: Places, rows: Places) -> list[str]:
         """Return the ids of windows, by store, row group and row."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from softtargets.errors import CorruptionError, StoreError
 from softtargets.store.location import ReadCounts
-from softtargets.store.store import RowGroupRef
+from softtargets.store.shard_table import RowGroupRef
 from softtargets.stream.order import Block, Places
 
 OnError = Literal["raise", "skip"]

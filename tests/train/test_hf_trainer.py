@@ -84,13 +84,13 @@ def test_what_is_skipped_is_not_read(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_trainer(store, tmp_path, steps=6).train()
-    read, done = Store.read_row_group, []
+    read, done = Store.read_rows, []
 
     def count(self: Store, ref: Any) -> Any:
         done.append(ref)
         return read(self, ref)
 
-    monkeypatch.setattr(Store, "read_row_group", count)
+    monkeypatch.setattr(Store, "read_rows", count)
     make_trainer(store, tmp_path).train(resume_from_checkpoint=True)
     assert 0 < len(done) <= 3 < len(store.row_groups)
 
