@@ -36,7 +36,8 @@ from tests.windows import as_bfloat16
 
 def files_of(store: Path) -> dict[str, bytes]:
     """Return the content of every file of a store but its manifest."""
-    return shard_bytes(store) | {"head.parquet": (store / "head.parquet").read_bytes()}
+    names = ("head.parquet", "vocabulary.parquet")
+    return shard_bytes(store) | {name: (store / name).read_bytes() for name in names}
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_it_is_the_same_store_however_it_is_built(
     build_range(config, FakeTeacher(), 0, 2)
     assert files_of(commit(config.output).root) == expected
     names = sorted(path.name for path in config.output.iterdir())
-    assert names == ["head.parquet", "manifest.json", "shards"]
+    assert names == ["head.parquet", "manifest.json", "shards", "vocabulary.parquet"]
     # All find it complete.
     assert build(config, FakeTeacher()).was_complete
     assert verify(config.output).is_sound

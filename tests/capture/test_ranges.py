@@ -40,7 +40,8 @@ def test_ranges_in_any_order_make_the_same_store(
     assert shard_bytes(store.root) == expected
     assert store.fingerprint == Store.open(tmp_path / "whole" / "store").fingerprint
     assert verify(store.root).is_sound
-    assert sorted(path.name for path in store.root.iterdir()) == ["manifest.json", "shards"]
+    names = sorted(path.name for path in store.root.iterdir())
+    assert names == ["manifest.json", "shards", "vocabulary.parquet"]
     # Both are as when they find a complete store.
     assert build_range(config, FakeTeacher(), 0, 1).num_done == num_units
     assert commit(config.output).fingerprint == store.fingerprint
