@@ -108,8 +108,8 @@ def main() -> None:
             state = found[0][2]
             missed |= seconds > MOST_SECONDS
             print(
-                f"{what} from {arguments.shards:,} shards: {seconds:.2f} s, {opened:.2f} s of it to "
-                f"open the store (goal {MOST_SECONDS:g} s)"
+                f"{what} from {arguments.shards:,} shards: {seconds:.2f} s, of it {opened:.2f} s "
+                f"to open it (goal {MOST_SECONDS:g} s)"
             )
         few = write(Path(name) / "few", 200)
         memory = in_process(run_epochs, few, arguments.epochs)
