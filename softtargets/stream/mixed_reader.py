@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from typing import Generic
+from weakref import finalize
 
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.stream.mixed_order import MixedOrder
 from softtargets.stream.order import Places, Share
 from softtargets.stream.read_ahead import BlockReader, Item, OnError, StreamStats
 
+_MOST_CLOSE_SECONDS = 1.0
+_POOL_NUMBERS = count()
+
 
 class MixedReader(Generic[Item]):
     """Gives windows, or their rows, at rising places of an epoch; reads ahead in each store.
 
-    Close it, or use it as a context: its threads end then.
+    Use it as a context: its threads end with it. One that is waiting for a disk or a network then
+    is left alone after a second, and ends when what it waits for comes.
 
     Args:
         order: of the epoch.
@@ -46,7 +54,10 @@ class MixedReader(Generic[Item]):
         stats: StreamStats,
     ) -> None:
         self._order = order
-        self._pool = ThreadPoolExecutor(num_threads, "softtargets") if num_threads else None
+        threads = f"softtargets-{next(_POOL_NUMBERS)}"
+        self._pool = ThreadPoolExecutor(num_threads, threads) if num_threads else None
+        # Also run at the interpreter's exit, where an iteration that was left open ends too late.
+        self._close = finalize(self, _close_pool, self._pool, f"{threads}_")
         firsts, ends = order.given(start), order.given(stop)
         if order.num_stores == 1:
             wanted = [partial(_own, share, start, stop, firsts[0] - start)]
@@ -71,8 +82,7 @@ class MixedReader(Generic[Item]):
 
     def __exit__(self, *exception: object) -> None:
         self._readers.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._close()
 
     def item(self, place: int) -> Item | None:
         """Return what is at a place; None when its row group is damaged and to be skipped.
@@ -83,6 +93,17 @@ class MixedReader(Generic[Item]):
         """
         store, own_place = self._order.at(place)
         return self._readers[store].item(own_place)
+
+
+def _close_pool(pool: ThreadPoolExecutor | None, names: str) -> None:
+    """End a pool, whose threads' names begin so."""
+    if pool is None:
+        return
+    pool.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + _MOST_CLOSE_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith(names):
+            thread.join(max(0, deadline - time.monotonic()))
 
 
 def _own(share: Share, start: int, stop: int, offset: int, places: Places) -> Places:
