@@ -6,10 +6,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from tokenizers import Tokenizer, models
@@ -26,9 +28,12 @@ from softtargets.errors import (
     TemperatureError,
 )
 from softtargets.tokenizer import tokens_by_id
+from softtargets.window import hash_window
 from tests.fakes import build_config, build_store
+from tests.golden import write_store
 from tests.store.test_store import edit_manifest
 from tests.stream.resume import WRONG, fuzz_resume
+from tests.windows import make_window, topk_schema
 
 
 def ids(dataset: SoftTargetDataset) -> list[str]:
@@ -595,3 +600,34 @@ def test_stats_count_what_was_delivered(store: Store) -> None:
     assert stats.skipped_windows == 0
     assert 0 < stats.stall_seconds < stats.seconds
     assert stats.tokens_per_second == stats.tokens / stats.seconds
+
+
+def test_memory_is_that_of_two_blocks_over_many_epochs(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    schema = topk_schema()
+    like, _ = make_window(rng, schema, num_tokens=512)
+    windows = []
+    for number in range(640):
+        ids_L = like.input_ids_L.copy()
+        ids_L[:2] = divmod(number, 100)
+        window_id = hash_window(ids_L, like.segment_lengths_S, like.mask_T)
+        windows.append(replace(like, input_ids_L=ids_L, window_id=window_id))
+    store = write_store(
+        tmp_path / "store", schema, [windows[at : at + 64] for at in range(0, 640, 64)]
+    )
+    assert len(store.row_groups) == 20
+    before = pa.total_allocated_bytes()
+    rows = store.read_rows(store.row_groups[0])
+    row_group_bytes = pa.total_allocated_bytes() - before
+    assert row_group_bytes > 10**5
+    del rows
+    dataset = SoftTargetDataset(store, shuffle=True, batch_size=8, shuffle_groups=2)
+    most = 0
+    for epoch in range(5):
+        dataset.set_epoch(epoch)
+        for _ in dataset:
+            most = max(most, pa.total_allocated_bytes() - before)
+    # Two blocks of two row groups, and one that is being decoded, with its pages.
+    assert 3 * row_group_bytes < most < 6.5 * row_group_bytes
+    assert pa.total_allocated_bytes() - before < row_group_bytes
