@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from uuid import uuid4
 from softtargets.store import Store
 
 KEY, SECRET = "a-key", "a-secret"
+RCLONE = str(Path(sysconfig.get_path("scripts")) / "rclone")
 
 
 @dataclass(kw_only=True)
@@ -169,7 +171,7 @@ def run_server(directory: Path) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        "rclone", "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}",
+        RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}",
         "--config", "/dev/null", "--dir-cache-time", "0s", "--log-level", "ERROR", str(directory),
     ]  # fmt: skip
     with subprocess.Popen(command) as process:

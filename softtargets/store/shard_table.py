@@ -105,6 +105,9 @@ class ShardTable(Sequence[ShardEntry]):
     def __len__(self) -> int:
         return len(self._run_numbers)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ShardTable) and tuple(self) == tuple(other)
+
     @overload
     def __getitem__(self, index: int) -> ShardEntry: ...
 
