@@ -173,16 +173,22 @@ def read_flat(path: Path) -> int:
     return len(ids) // 64
 
 
-def tokens_per_second(reads: list[Callable[[], int]], rounds: int) -> list[tuple[float, float]]:
+def tokens_per_second(
+    reads: list[Callable[[], int]], rounds: int, *, is_warm: bool = False
+) -> list[tuple[float, float]]:
     """Return each reader's median speed, and the median of its ratios to the first one.
 
     All of them are timed in turn in every round, and a ratio is of one round: the machine drifts.
+    Warm readers read once before they are timed: what the one before gave back to the system costs
+    several times its decoding when it is touched again.
     """
     counts = [read() for read in reads]
     speeds: list[list[float]] = []
     for _ in range(rounds):
         speeds.append([])
         for read, count in zip(reads, counts, strict=True):
+            if is_warm:
+                read()
             started = time.perf_counter()
             read()
             speeds[-1].append(count / (time.perf_counter() - started))
