@@ -63,10 +63,12 @@ class MixedOrder:
     @property
     def num_stores(self) -> int:
         """Return how many stores give windows."""
-        return len(self._counts)
+        return len(self._num_windows)
 
     def at(self, place: int) -> tuple[int, int]:
         """Return which store gives the window at a place, and which place of that store it is."""
+        if self.num_stores == 1:
+            return 0, self._start(0) + place
         turns = self._turns_at(place)
         at = place - turns.first
         store = int(turns.stores[at])

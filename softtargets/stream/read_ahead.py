@@ -49,10 +49,15 @@ class StreamStats:
 
 @dataclass(slots=True)
 class _Pending(Generic[Item]):
-    """A block and its row groups that are being decoded, by their number."""
+    """A block, and its row groups that are being decoded, by their number."""
 
-    block: Block
-    row_groups: Mapping[int, Callable[[], Sequence[Item]]]
+    first: int
+    """Place of its first window."""
+    groups: list[int]
+    """Of each place, the number of its row group."""
+    rows: list[int]
+    """And which of that row group's windows it is."""
+    reads: Mapping[int, Callable[[], Sequence[Item]]]
 
 
 class BlockReader(Generic[Item]):
@@ -102,23 +107,25 @@ class BlockReader(Generic[Item]):
         while not self._pending or place >= self._end(self._pending[0]):
             self._next_block()
         pending = self._pending[0]
-        at = place - pending.block.first
-        group = int(pending.block.row_groups[pending.block.members[at]])
+        at = place - pending.first
+        group = pending.groups[at]
         if group not in self._ready:
-            self._ready[group] = self._wait_for(group, pending.row_groups[group])
+            self._ready[group] = self._wait_for(group, pending.reads[group])
         items = self._ready[group]
-        return None if items is None else items[int(pending.block.rows[at])]
+        return None if items is None else items[pending.rows[at]]
 
     @staticmethod
     def _end(pending: _Pending[Item]) -> int:
-        return pending.block.first + len(pending.block)
+        return pending.first + len(pending.rows)
 
     def _next_block(self) -> None:
         if self._pending:
             self._pending.popleft()
             self._ready.clear()
         while len(self._pending) < 2 and (block := next(self._blocks, None)) is not None:
-            self._pending.append(_Pending(block, self._submit(block)))
+            groups = block.row_groups[block.members].tolist()
+            pending = _Pending(block.first, groups, block.rows.tolist(), self._submit(block))
+            self._pending.append(pending)
 
     def _submit(self, block: Block) -> dict[int, Callable[[], Sequence[Item]]]:
         """Begin to decode the row groups of a block that this share needs, in their order."""

@@ -125,7 +125,11 @@ def test_a_row_group_that_does_not_come_stalls_with_an_error(
     bucket.proxy.inject(Fault(kind="hold", path=SHARD, first_byte=0, times=10**6))
     with pytest.raises(StoreError, match=r"shard 2, row group 0: expected to be read within 0.5 s"):
         list(dataset)
-    assert [one for one in threading.enumerate() if one.name.startswith("softtargets")] == []
+    # A read that hangs is left, and ends by itself when the client gives up.
+    for thread in threading.enumerate():
+        if thread.name.startswith("softtargets"):
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def test_a_cache_that_cannot_hold_two_blocks_is_refused(
