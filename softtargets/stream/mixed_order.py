@@ -10,7 +10,7 @@ import numpy as np
 from softtargets.stream.order import Block, EpochOrder, Places, permutation
 
 LEAST_TURNS = 1024
-"""Places in which every store has its share, to a window."""
+"""Places in which every store has its share, less than two windows off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ class Mixture:
     its own, pass after pass over its windows, and goes on where the epoch before stopped: a store
     whose share is less than it has is seen in whole after several epochs, another more than once in
     one. In every 1,024 places of an epoch (more, where a share is below 1 / 1,024) each store has
-    its share, to a window, in random order.
+    its share, less than two windows off, in random order.
 
     Args:
         stores: stores of the same targets and tokenizer, or their paths.
