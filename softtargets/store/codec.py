@@ -44,16 +44,31 @@ _OPTIONAL_TOKENS = {
 """Columns that some windows have, and their names in `TokenWindow`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
-    """A window as it is stored."""
+    """A window as it is stored: its cells in the columns of a row group, which rows share."""
 
     window_id: str
-    cells: Mapping[str, Array]
-    """Of every column of lists that are not texts, by its name."""
+    index: int
+    """Which window of the row group it is."""
+    columns: Mapping[str, Array]
+    """The values of every column of lists that are not texts, by its name."""
+    offsets: Mapping[str, list[int]]
+    """Where the windows' cells begin in them, and the last one ends."""
 
     def __len__(self) -> int:
-        return len(self.cells["input_ids"])
+        start, stop = self.bounds("input_ids")
+        return stop - start
+
+    def bounds(self, name: str) -> tuple[int, int]:
+        """Return where the cell of a column begins and ends; alike for all columns of targets."""
+        offsets = self.offsets[name]
+        return offsets[self.index], offsets[self.index + 1]
+
+    def cell(self, name: str) -> Array:
+        """Return the cell of a column."""
+        start, stop = self.bounds(name)
+        return self.columns[name][start:stop]
 
 
 def row_columns(targets: TargetSchema) -> tuple[str, ...]:
@@ -70,8 +85,9 @@ def row_of(window: Window) -> Row:
     """Return a window as it is stored."""
     names = _TOKEN_ARRAYS | {attribute: name for name, attribute in _OPTIONAL_TOKENS.items()}
     tokens = {name: getattr(window, attribute) for attribute, name in names.items()}
-    given = {name: cell for name, cell in tokens.items() if cell is not None}
-    return Row(window.window_id, given | _cells(window.packed))
+    cells = {name: cell for name, cell in tokens.items() if cell is not None}
+    cells |= _cells(window.packed)
+    return Row(window.window_id, 0, cells, {name: [0, len(cell)] for name, cell in cells.items()})
 
 
 def encode_tokens(windows: Sequence[TokenWindow]) -> dict[str, pa.Array]:
@@ -115,7 +131,7 @@ def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
     """
     rows = decode_rows(table, targets, where)
     return [
-        Window(packed=_packed(row.cells, targets), **fields)
+        Window(packed=_packed({name: row.cell(name) for name in row.columns}, targets), **fields)
         for row, fields in zip(rows, _token_fields(table), strict=True)
     ]
 
@@ -126,10 +142,15 @@ def decode_rows(table: pa.Table, targets: TargetSchema, where: str) -> list[Row]
     Raises:
         CorruptionError: the columns disagree on how many positions a window has.
     """
-    columns = {column.name: _flat(table, column.name) for column in _cell_columns(targets)}
-    _check_lengths(columns, targets, where)
+    columns, arrays = {}, {}
+    for column in _cell_columns(targets):
+        arrays[column.name], columns[column.name] = _flat(table, column.name)
+    _check_lengths(arrays, targets, where)
+    # Nearly all columns begin their cells at the same places.
+    lists = {array.tobytes(): array.tolist() for array in arrays.values()}
+    offsets = {name: lists[array.tobytes()] for name, array in arrays.items()}
     ids = table.column("window_id").to_pylist()
-    return [Row(*one) for one in zip(ids, _rows(columns), strict=True)]
+    return [Row(window_id, index, columns, offsets) for index, window_id in enumerate(ids)]
 
 
 def _cells(packed: PackedTargets) -> dict[str, Array]:
@@ -262,47 +283,48 @@ def _texts(cells: Sequence[Sequence[str]]) -> pa.Array:
 
 
 def _flat(table: pa.Table, name: str) -> tuple[Array, Array]:
-    """Return a list column as offsets [rows + 1] and contiguous values, without copying."""
+    """Return a list column as offsets [rows + 1], from 0, and contiguous values, without a copy."""
     column = table.column(name)
     # combine_chunks copies even a single chunk.
     column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    offsets = column.offsets.to_numpy()
-    values = column.values
+    offsets, values = column.offsets.to_numpy(), column.values
     if pa.types.is_fixed_size_binary(values.type):
         width = values.type.byte_width
         flat = np.frombuffer(values.buffers()[1] or b"", np.uint8)
         rows = flat[values.offset * width : (values.offset + len(values)) * width]
-        return offsets, rows.reshape(len(values), width)
-    return offsets, values.to_numpy(zero_copy_only=False)
+        elements = rows.reshape(len(values), width)
+    else:
+        elements = values.to_numpy(zero_copy_only=False)
+    if offsets[0]:
+        return offsets - offsets[0], elements[offsets[0] : offsets[-1]]
+    return offsets, elements
 
 
-def _check_lengths(
-    columns: Mapping[str, tuple[Array, Array]], targets: TargetSchema, where: str
-) -> None:
+def _check_lengths(offsets: Mapping[str, Array], targets: TargetSchema, where: str) -> None:
     """Check that every cell has as many elements as its window has tokens, targets or classes."""
-    num_tokens = np.diff(columns["input_ids"][0])
-    num_targets = np.diff(columns["mask"][0])
+    tokens, mask = offsets["input_ids"], offsets["mask"]
+    windows = np.arange(len(tokens), dtype=tokens.dtype)
     expected = {
-        "tokens": num_tokens,
-        "targets": num_targets,
-        "classes": num_targets * targets.num_classes,
-        "single": np.ones_like(num_tokens),
+        "tokens": tokens,
+        "targets": mask,
+        "classes": mask * targets.num_classes,
+        "single": windows,
     }
     if targets.positions == "all":
-        spare = {"next_token": num_tokens - 1, "token": num_tokens, "window": expected["single"]}
-        _check_same(num_targets, spare[targets.predicts], where, "mask")
+        spare = {"next_token": tokens - windows, "token": tokens, "window": windows}
+        _check_same(mask, spare[targets.predicts], where, "mask")
     for column in columns_of(targets):
         if column.rows in expected:
-            found = np.diff(columns[column.name][0])
-            _check_same(found, expected[column.rows], where, column.name)
+            _check_same(offsets[column.name], expected[column.rows], where, column.name)
 
 
-def _check_same(found: Array, expected: Array, where: str, name: str) -> None:
-    if found.tobytes() != expected.astype(found.dtype).tobytes():
-        row = int((found != expected).argmax())
+def _check_same(offsets: Array, expected: Array, where: str, name: str) -> None:
+    if offsets.tobytes() != expected.tobytes():
+        found, wanted = np.diff(offsets), np.diff(expected)
+        row = int((found != wanted).argmax())
         raise CorruptionError(
             f"{where}, row {row}, column {name}",
-            expected=f"{expected[row]} elements, by the window's tokens and targets",
+            expected=f"{wanted[row]} elements, by the window's tokens and targets",
             found=f"{found[row]}",
             next_step="Restore the file from a copy, or build the store again.",
         )

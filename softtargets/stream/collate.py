@@ -68,7 +68,7 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
             "step": schema.head.step if schema.head is not None else None,
             "vocab_size": schema.vocab_size,
             "num_targets": int(target_mask_BL.sum()),
-            "num_segments": max(len(row.cells["segment_lengths"]) for row in rows),
+            "num_segments": max(len(row.cell("segment_lengths")) for row in rows),
         }
         | _numbers(schema)
     )
@@ -78,27 +78,31 @@ class _Frame:
     """B rows, and where their cells go in arrays [B, L, ...] as long as the longest of them."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.cells = [row.cells for row in rows]
+        self.rows = rows
         self.num_tokens = [len(row) for row in rows]
         self.shape = len(rows), max(self.num_tokens)
+        self._bounds = [row.bounds("mask") for row in rows]
+        """Where the cells of columns of targets begin and end."""
+        lengths = {stop - start for start, stop in self._bounds}
+        self._is_listed = "target_positions" in rows[0].columns
+        self._same_length = None if self._is_listed or len(lengths) > 1 else lengths.pop()
 
     @property
     def target_places_T(self) -> Int32:
         """Return where the targets of all rows stand in a flattened [B, L]."""
-        listed = [
-            cells.get("target_positions", np.arange(len(cells["mask"]))) for cells in self.cells
-        ]
-        starts = np.arange(len(listed)) * self.shape[1]
-        places: Int32 = np.concatenate([own + at for own, at in zip(listed, starts, strict=True)])
-        return places
+        places = []
+        for number, (row, (start, stop)) in enumerate(zip(self.rows, self._bounds, strict=True)):
+            own = row.cell("target_positions") if self._is_listed else np.arange(stop - start)
+            places.append(own + number * self.shape[1])
+        return np.concatenate(places)
 
     def joined(self, name: str) -> Array:
         """Return the cells of a column, one after the other."""
-        return np.concatenate([cells[name] for cells in self.cells])
+        return np.concatenate([row.cell(name) for row in self.rows])
 
     def pad(self, name: str) -> Array:
         """Return the cells of a column, each padded to the longest; trainers may slice rows."""
-        cells = [row[name] for row in self.cells]
+        cells = [row.cell(name) for row in self.rows]
         padded = np.zeros((len(cells), max(len(cell) for cell in cells)), cells[0].dtype)
         for own, cell in zip(padded, cells, strict=True):
             own[: len(cell)] = cell
@@ -106,7 +110,7 @@ class _Frame:
 
     def place_targets(self, name: str, fill: float = 0) -> Array:
         """Return a column of targets as [B, L, ...], filled where there is none."""
-        first = self.cells[0][name]
+        first = self.rows[0].columns[name]
         padded = np.empty((*self.shape, *first.shape[1:]), first.dtype)
         self._place(padded, name, fill)
         return padded
@@ -119,31 +123,37 @@ class _Frame:
         return padded
 
     def _place(self, padded: Array, name: str, fill: float) -> None:
-        for own, cells in zip(padded, self.cells, strict=True):
-            cell = cells[name]
-            if "target_positions" in cells:
-                own[:] = fill
-                own[cells["target_positions"]] = cell
+        cells = zip(self.rows, self._bounds, strict=True)
+        if self._same_length is not None:
+            # The usual case, in one call instead of several for every row.
+            own = [row.columns[name][None, start:stop] for row, (start, stop) in cells]
+            np.concatenate(own, out=padded[:, : self._same_length])
+            padded[:, self._same_length :] = fill
+            return
+        padded[:] = fill
+        for own_L, (row, (start, stop)) in zip(padded, cells, strict=True):
+            cell_T = row.columns[name][start:stop]
+            if self._is_listed:
+                own_L[row.cell("target_positions")] = cell_T
             else:
-                own[: len(cell)] = cell
-                own[len(cell) :] = fill
+                own_L[: len(cell_T)] = cell_T
 
     def inputs(self, target_mask_BL: Bool) -> dict[str, Array]:
         """Return what the student reads, and its labels."""
         ids_BL = np.zeros(self.shape, np.int64)
-        for own, cells in zip(ids_BL, self.cells, strict=True):
-            own[: len(cells["input_ids"])] = cells["input_ids"]
+        for own, row, num_tokens in zip(ids_BL, self.rows, self.num_tokens, strict=True):
+            own[:num_tokens] = row.cell("input_ids")
         at_L = np.arange(self.shape[1])
         is_token_BL = at_L < np.array(self.num_tokens)[:, None]
         segment_ids_BL = np.zeros(self.shape, np.int64)
         position_ids_BL = np.where(is_token_BL, at_L, 0)
-        for row, cells in enumerate(self.cells):
-            lengths_S = cells["segment_lengths"]
+        for number, row in enumerate(self.rows):
+            lengths_S = row.cell("segment_lengths")
             if len(lengths_S) > 1:
-                num_tokens = self.num_tokens[row]
+                here = number, slice(self.num_tokens[number])
                 starts_S = np.cumsum(lengths_S) - lengths_S
-                segment_ids_BL[row, :num_tokens] = np.repeat(np.arange(len(lengths_S)), lengths_S)
-                position_ids_BL[row, :num_tokens] -= np.repeat(starts_S, lengths_S)
+                segment_ids_BL[here] = np.repeat(np.arange(len(lengths_S)), lengths_S)
+                position_ids_BL[here] -= np.repeat(starts_S, lengths_S)
         labels_BL = np.full(self.shape, IGNORE_INDEX)
         np.copyto(labels_BL[:, 1:], ids_BL[:, 1:], where=target_mask_BL[:, :-1])
         return {
@@ -185,7 +195,7 @@ def _samples(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
     """Return the samples [B, L, S], padded with counts of 0."""
     assert schema.samples is not None
     at_T = frame.target_places_T
-    own = {name: frame.joined(name) for name in _SAMPLE_COLUMNS if name in frame.cells[0]}
+    own = {name: frame.joined(name) for name in _SAMPLE_COLUMNS if name in frame.rows[0].columns}
     grid_TG = None
     if schema.samples.origin == "tail":
         grid_TG = np.stack([frame.joined(name) for name in grid_columns(schema)], axis=1)

@@ -53,8 +53,8 @@ class Items:
         """
         like = self._first(skip_damaged=skip_damaged) if like is None else like
         if isinstance(like, Row):
-            mask_T = np.zeros_like(like.cells["mask"])
-            return Row(PADDING_ID, {**like.cells, "mask": mask_T})
+            mask = np.zeros_like(like.columns["mask"])
+            return replace(like, window_id=PADDING_ID, columns={**like.columns, "mask": mask})
         return replace(like, window_id=PADDING_ID, mask_T=np.zeros_like(like.mask_T))
 
     def _first(self, *, skip_damaged: bool) -> Any:

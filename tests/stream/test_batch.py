@@ -367,8 +367,8 @@ def test_batches_stay_when_other_shards_are_read(store: Store) -> None:
         next(ref for ref in store.row_groups if ref.shard == shard) for shard in (0, 1)
     )
     rows = store.read_rows(first)
-    kept = [{name: cell.copy() for name, cell in row.cells.items()} for row in rows]
+    kept = [{name: row.cell(name).copy() for name in row.columns} for row in rows]
     store.read_rows(second)
     for row, copy in zip(rows, kept, strict=True):
         for name, cell in copy.items():
-            assert np.array_equal(row.cells[name], cell)
+            assert np.array_equal(row.cell(name), cell)
