@@ -123,15 +123,17 @@ def _not_a_config(path: Path, found: str) -> CorpusError:
 
 def pack_bits(values_NK: Int32, num_bits: int) -> UInt8:
     """Return rows of numbers as rows of bytes: highest bit first, the last byte filled with 0."""
-    places = np.arange(num_bits - 1, -1, -1, dtype=np.int32)
-    bits = (values_NK[..., None] >> places & 1).astype(np.uint8)
+    bits = np.empty((*values_NK.shape, num_bits), np.uint8)
+    for place in range(num_bits):
+        bits[..., num_bits - 1 - place] = values_NK >> place & 1
     return np.packbits(bits.reshape(len(values_NK), -1), axis=1)
 
 
 def unpack_bits(bytes_NB: UInt8, num_bits: int, num_values: int) -> Int64:
     """Return what `pack_bits` packed."""
-    bits = np.unpackbits(bytes_NB, axis=1, count=num_bits * num_values)
-    places = np.arange(num_bits - 1, -1, -1, dtype=np.int64)
-    shaped = bits.reshape(len(bytes_NB), num_values, num_bits).astype(np.int64)
-    found: Int64 = (shaped << places).sum(axis=2)
-    return found
+    flat = np.unpackbits(bytes_NB, axis=1, count=num_bits * num_values)
+    bits = flat.reshape(len(bytes_NB), num_values, num_bits)
+    values_NK = np.zeros(bits.shape[:2], np.int64)
+    for place in range(num_bits):
+        values_NK |= bits[..., num_bits - 1 - place].astype(np.int64) << place
+    return values_NK

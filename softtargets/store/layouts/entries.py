@@ -51,7 +51,8 @@ class Stated:
 
     def __post_init__(self) -> None:
         temperature = self.temperature
-        if (self.values == "logits") != (temperature is None) or (temperature or 1) <= 0:
+        is_sound = temperature is None or temperature > 0
+        if (self.values == "logits") != (temperature is None) or not is_sound:
             raise InputError(
                 "temperature",
                 expected="that of the softmax, above 0, for log-probabilities; none for logits",
@@ -106,7 +107,8 @@ def read_entries(row: ListedRow, stated: Stated) -> Entries:
     )
     row.check(np.isfinite(row.values_E), "finite values", row.values_E)
     num_targets = len(row.mask_T)
-    order = np.lexsort((row.ids_E, -row.values_E, row.target_E))
+    # Equal values stay in the order they came in.
+    order = np.lexsort((-row.values_E, row.target_E))
     target_E, ids_E, values_E = row.target_E[order], row.ids_E[order], row.values_E[order]
     _check_distinct(row, stated.vocab_size)
     counts_T = np.bincount(target_E, minlength=num_targets)

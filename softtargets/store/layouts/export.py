@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from softtargets.store.layouts.files import METADATA_KEY
 from softtargets.store.layouts.plain import plain_table
 from softtargets.store.layouts.plain_head import plain_head
 from softtargets.store.layouts.readme import describe_loss, readme_text
-from softtargets.store.layouts.sequences import Values, view_head
+from softtargets.store.layouts.sequences import Values, batched, view_head
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
@@ -30,6 +31,7 @@ from softtargets.window import Window
 
 ABOUT_NAME = "softtargets.json"
 DATA_NAME = "data"
+_TABLE_TOKENS = 4096
 
 
 def export_plain(path: str | Path, output: str | Path) -> Path:
@@ -51,7 +53,11 @@ def export_plain(path: str | Path, output: str | Path) -> Path:
         "corpus": dict(manifest.corpus),
         "identity": dict(manifest.identity),
     }
-    _write_shards(store, directory, about, lambda windows: plain_table(windows, store.targets))
+
+    def tables(windows: Sequence[Window]) -> Iterator[pa.Table]:
+        yield plain_table(windows, store.targets)
+
+    _write_shards(store, directory, about, tables)
     metadata = json.dumps(about)
     if store.targets.output_head is not None:
         head = plain_head(store.output_head(), metadata)
@@ -93,8 +99,8 @@ def export_axolotl(
     view = view_head(store, temperature, values, top_k, without_draws=without_draws)
     directory = _new_directory(Path(output))
 
-    def table(windows: Sequence[Window]) -> pa.Table:
-        return pa.table(axolotl_columns(list(view.sequences(windows)), view))
+    def tables(windows: Sequence[Window]) -> Iterator[pa.Table]:
+        yield pa.table(axolotl_columns(list(view.sequences(windows)), view))
 
     about = _about(store) | {
         "layout": "axolotl",
@@ -102,7 +108,7 @@ def export_axolotl(
         "temperature": temperature,
         "lost": describe_loss(store.targets, view, "axolotl"),
     }
-    _write_shards(store, directory / DATA_NAME, about, table)
+    _write_shards(store, directory / DATA_NAME, about, tables)
     _write_about(directory, store, about, axolotl_config(view))
     return directory
 
@@ -143,9 +149,11 @@ def export_distillkit(
     row_tokens = _longest_segment(store)
     directory = _new_directory(Path(output))
 
-    def table(windows: Sequence[Window]) -> pa.Table:
-        sequences = list(view.sequences(windows))
-        return pa.table(distillkit_columns(sequences, compression, row_tokens))
+    def tables(windows: Sequence[Window]) -> Iterator[pa.Table]:
+        # Short documents are padded to the longest, which a few rows at a time bear.
+        rows = batched(view.sequences(windows), max(1, _TABLE_TOKENS // row_tokens))
+        for some in rows:
+            yield pa.table(distillkit_columns(some, compression, row_tokens))
 
     about = _about(store) | {
         "layout": "distillkit",
@@ -153,7 +161,7 @@ def export_distillkit(
         "temperature": 1.0,
         "lost": describe_loss(store.targets, view, "distillkit"),
     }
-    _write_shards(store, directory / DATA_NAME, about, table)
+    _write_shards(store, directory / DATA_NAME, about, tables)
     _write_about(directory, store, about, distillkit_config(compression, row_tokens))
     write_file(directory / CONFIG_NAME, yaml.safe_dump(compression.to_dict()).encode())
     return directory
@@ -179,17 +187,26 @@ def _write_shards(
     store: Store,
     directory: Path,
     about: Mapping[str, Any],
-    table: Callable[[Sequence[Window]], pa.Table],
+    tables: Callable[[Sequence[Window]], Iterator[pa.Table]],
 ) -> None:
-    """Write every shard as a file of its own; one shard is in memory at a time."""
+    """Write every shard that has rows as a file; one row group is in memory at a time."""
     make_directory(directory)
     for shard, entry in enumerate(store.manifest.shards):
-        with store.open_shard(shard) as reader:
-            tables = [table(reader.read_row_group(at)) for at in range(len(entry.row_groups))]
-        whole = pa.concat_tables(tables).replace_schema_metadata({METADATA_KEY: json.dumps(about)})
         sink = pa.BufferOutputStream()
-        pq.write_table(whole, sink, compression="zstd")
-        write_file(directory / f"part-{shard:06d}.parquet", sink.getvalue().to_pybytes())
+        with store.open_shard(shard) as reader, ExitStack() as stack:
+            writer = None
+            for group in range(len(entry.row_groups)):
+                for table in tables(reader.read_row_group(group)):
+                    if writer is None:
+                        metadata = {METADATA_KEY: json.dumps(about)}
+                        schema = table.schema.with_metadata(metadata)
+                        writer = stack.enter_context(
+                            pq.ParquetWriter(sink, schema, compression="zstd")
+                        )
+                    writer.write_table(table)
+        if writer is not None:
+            content = sink.getvalue().to_pybytes()
+            write_file(directory / f"part-{shard:06d}.parquet", content)
 
 
 def _write_about(

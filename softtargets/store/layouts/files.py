@@ -14,7 +14,7 @@ from softtargets.store.files import hash_file
 
 METADATA_KEY = "softtargets"
 """Of a file's metadata: what an export says about the store that it was written from."""
-_ROWS = 64
+_ROWS = 16
 """How many rows are read at a time."""
 
 

@@ -66,9 +66,19 @@ def import_plain(paths: Sequence[str | Path], output: str | Path) -> Store:
 
 
 def _windows(files: Sequence[Path], schema: TargetSchema) -> Iterator[Window]:
+    seen = set()
     for path in files:
         for first, batch in read_batches(path):
-            yield from PlainRows(batch, schema, str(path), first).windows()
+            for window in PlainRows(batch, schema, str(path), first).windows():
+                if window.window_id in seen:
+                    raise CorpusError(
+                        f"{path}, window {window.window_id}",
+                        expected="a window that no file had before",
+                        found="it again",
+                        next_step="Pass every file of an export once.",
+                    )
+                seen.add(window.window_id)
+                yield window
 
 
 def _read_about(files: Sequence[Path]) -> dict[str, Any]:

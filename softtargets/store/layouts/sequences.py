@@ -6,9 +6,9 @@ these layouts have no place to say so within a row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
@@ -86,6 +86,13 @@ class HeadView:
         below_TK = scaled_TK - scaled_TK[:, :1]
         normalised: Float64 = below_TK - np.log(np.exp(below_TK).sum(axis=1, keepdims=True))
         return normalised
+
+
+def batched(sequences: Iterable[TokenSequence], size: int) -> Iterator[list[TokenSequence]]:
+    """Yield so many sequences at a time; the last time fewer."""
+    iterator = iter(sequences)
+    while some := list(islice(iterator, size)):
+        yield some
 
 
 def view_head(
