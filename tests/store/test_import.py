@@ -268,6 +268,19 @@ def test_padding_segments_gaps_and_repeats(tmp_path: Path) -> None:
     assert (corpus["repeated_windows"], corpus["untargeted_windows"]) == (1, 1)
 
 
+def test_padding_on_the_left_moves_no_target(tmp_path: Path) -> None:
+    columns = {
+        "input_ids": [[0, 0, 5, 6, 7]],
+        "attention_mask": [[0, 0, 1, 1, 1]],
+        "token_ids": [[[1], [2], [3], [4], [9]]],
+        "top_values": [[[1.0]] * 5],
+    }
+    path = write_rows(tmp_path / "rows.parquet", columns)
+    [window] = import_lists([path], tmp_path / "store", TokenLogits(), LOGITS)
+    assert window.input_ids_L.tolist() == [5, 6, 7]
+    assert window.targets.ids_TK[:, 0].tolist() == [3, 4]
+
+
 def test_distillkits_own_captures_are_read(tmp_path: Path) -> None:
     """A list less than tokens, bfloat16, differences; a polynomial's ranks are left out."""
     logprobs = torch.tensor(LOGPROBS)

@@ -36,8 +36,12 @@ BAD_ROWS = {
     "fewer ids than values": (listed(target_token_ids=[[[7, 8]] * 4] * 2), FULL,
                               "as many ids as values"),
     "more lists than tokens": (listed(num_lists=5), FULL, "at most 4 lists"),
-    "not a number": (listed(logprobs=[[[*LOGPROBS[:2], float("nan")]] * 4] * 2), FULL, "finite"),
-    "infinity": (listed(logprobs=[[[*LOGPROBS[:2], float("inf")]] * 4] * 2), FULL, "finite"),
+    "not a number": (listed(logprobs=[[[*LOGPROBS[:2], float("nan")]] * 4] * 2), FULL, "as logits"),
+    "infinity": (listed(logprobs=[[[*LOGPROBS[:2], float("inf")]] * 4] * 2), FULL, "as logits"),
+    "a logit that no step reaches": (listed(logprobs=[[[0.0, -1.0, -9e7]] * 4] * 2), FULL,
+                                     "as logits from"),
+    "ids that are no integers": (listed(target_token_ids=[[[7.5, 8.0, 9.0]] * 4] * 2), FULL,
+                                 "lists of lists of integers"),
     "a sum over 1": (listed(logprobs=[[[-0.1, -0.2, -0.3]] * 4] * 2), FULL, "at most 1"),
     "logits stated to be log-probabilities": (listed(logprobs=[[[900.0, 1.0, 0.0]] * 4] * 2), FULL,
                                               "at most 1"),
@@ -96,7 +100,7 @@ def test_what_is_stated_must_fit(tmp_path: Path) -> None:
     "text",
     ["", "- 1", "d: 300", "d: 300\nk: 4\nexact_k: 0", "d: 300\nk: 4\nexact_k: 5", "{", "\xff",
      "d: 300\nk: 4\nexact_k: 4\nexact_dtype: int4", "d: '300'\nk: 4\nexact_k: 4",
-     "!!python/object/apply:os.system ['true']"],
+     "!!python/object/apply:os.system ['true']", "[" * 5000],
 )  # fmt: skip
 def test_a_bad_configuration_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "compression_config.yaml"

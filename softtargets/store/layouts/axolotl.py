@@ -114,7 +114,8 @@ class Axolotl:
         is_prepared = "target_logprobs" in batch.schema.names
         tokens = read_lists(batch, "input_ids", where)
         ids = read_nested(batch, "target_token_ids", where)
-        values = read_nested(batch, "target_logprobs" if is_prepared else "logprobs", where)
+        name = "target_logprobs" if is_prepared else "logprobs"
+        values = read_nested(batch, name, where, "numbers")
         masks = read_nested(batch, "target_mask", where) if is_prepared else None
         labels = read_optional(batch, "labels", where)
         attention = read_optional(batch, "attention_mask", where)

@@ -94,7 +94,7 @@ class Compression:
         """
         try:
             data = yaml.safe_load(path.read_bytes())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise _not_a_config(path, str(error).splitlines()[0]) from error
         if not isinstance(data, Mapping):
             raise _not_a_config(path, type(data).__name__)

@@ -24,6 +24,9 @@ from softtargets.window import TokenWindow, Window, hash_window
 SOFTMAX_ERROR = 1e-5
 """How far probabilities of a softmax computed in float32 sum from what they should, at most."""
 
+_LARGEST = 2.0**25
+"""Of a logit: neighbours further apart could not be counted in steps."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stated:
@@ -105,7 +108,9 @@ def read_entries(row: ListedRow, stated: Stated) -> Entries:
         f"ids from 0 to {stated.vocab_size - 1}",
         row.ids_E,
     )
-    row.check(np.isfinite(row.values_E), "finite values", row.values_E)
+    scale = stated.temperature or 1
+    is_sane_E = np.abs(row.values_E * scale) <= _LARGEST
+    row.check(is_sane_E, f"numbers, as logits from {-_LARGEST:g} to {_LARGEST:g}", row.values_E)
     num_targets = len(row.mask_T)
     # Equal values stay in the order they came in.
     order = np.lexsort((-row.values_E, row.target_E))
@@ -122,7 +127,7 @@ def read_entries(row: ListedRow, stated: Stated) -> Entries:
         counts_T=counts_T,
         target_E=target_E,
         ids_E=ids_E,
-        logits_E=(values_E * (stated.temperature or 1)).astype(np.float32),
+        logits_E=(values_E * scale).astype(np.float32),
         tail_mass_T=tail_mass_T,
     )
 

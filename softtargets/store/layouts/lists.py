@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from softtargets.errors import CorpusError
 
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
+Kind = Literal["integers", "numbers"]
 
 ROUNDING_FLOAT32 = 2.0**-24
 """Of float64 columns too: no teacher computes in more."""
@@ -67,16 +68,19 @@ def nested_lists(values: Sequence[Array], counts: Sequence[Array]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(outer, pa.int32()), entries)
 
 
-def read_lists(batch: pa.RecordBatch, name: str, where: str) -> Lists:
+def read_lists(batch: pa.RecordBatch, name: str, where: str, kind: Kind = "integers") -> Lists:
     """Return a column of lists of numbers.
 
     Raises:
         CorpusError: it is something else, or a row is null.
     """
     column = _column(batch, name, where)
-    if not _is_list(column.type) or not _is_number(column.type.value_type):
-        raise _wrong(where, name, "lists of numbers", f"{column.type}")
-    return _flat(column, where, name)
+    if not _is_list(column.type) or not _is_number(column.type.value_type, kind):
+        raise _wrong(where, name, f"lists of {kind}", f"{column.type}")
+    return Lists(
+        bounds=_bounds(pc.list_value_length(column)),
+        values=_values(column.flatten(), where, name),
+    )
 
 
 def read_optional(batch: pa.RecordBatch, name: str, where: str) -> Lists | None:
@@ -88,7 +92,9 @@ def read_optional(batch: pa.RecordBatch, name: str, where: str) -> Lists | None:
     return read_lists(batch, name, where) if name in batch.schema.names else None
 
 
-def read_nested(batch: pa.RecordBatch, name: str, where: str) -> NestedLists:
+def read_nested(
+    batch: pa.RecordBatch, name: str, where: str, kind: Kind = "integers"
+) -> NestedLists:
     """Return a column of lists of lists of numbers; a position that is null has no entries.
 
     Raises:
@@ -96,8 +102,8 @@ def read_nested(batch: pa.RecordBatch, name: str, where: str) -> NestedLists:
     """
     column = _column(batch, name, where)
     inner = column.type.value_type if _is_list(column.type) else None
-    if inner is None or not _is_list(inner) or not _is_number(inner.value_type):
-        raise _wrong(where, name, "lists of lists of numbers", f"{column.type}")
+    if inner is None or not _is_list(inner) or not _is_number(inner.value_type, kind):
+        raise _wrong(where, name, f"lists of lists of {kind}", f"{column.type}")
     row_bounds = _bounds(pc.list_value_length(column))
     positions = column.flatten()
     counts = pc.fill_null(pc.list_value_length(positions), 0)
@@ -124,13 +130,6 @@ def _column(batch: pa.RecordBatch, name: str, where: str) -> pa.Array:
     return column
 
 
-def _flat(column: pa.Array, where: str, name: str) -> Lists:
-    return Lists(
-        bounds=_bounds(pc.list_value_length(column)),
-        values=_values(column.flatten(), where, name),
-    )
-
-
 def _values(values: pa.Array, where: str, name: str) -> Array:
     if values.null_count:
         raise _wrong(where, name, "numbers", f"null in {values.null_count} places")
@@ -147,8 +146,9 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+def _is_number(found: pa.DataType, kind: Kind) -> bool:
+    is_integer = bool(pa.types.is_integer(found))
+    return is_integer or (kind == "numbers" and bool(pa.types.is_floating(found)))
 
 
 def _wrong(where: str, name: str, expected: str, found: str) -> CorpusError:

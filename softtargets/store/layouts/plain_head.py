@@ -37,7 +37,7 @@ def read_plain_head(path: Path, schema: TargetSchema) -> HeadWeights:
     assert head is not None
     weights, biases = [], []
     for _, batch in read_batches(list_files([path])[0]):
-        weights.append(read_lists(batch, "weight", str(path)).values)
+        weights.append(read_lists(batch, "weight", str(path), "numbers").values)
         if head.bias:
             biases.append(batch.column("bias").to_numpy(zero_copy_only=False))
     flat = np.concatenate(weights) if weights else np.empty(0)

@@ -15,6 +15,7 @@ from softtargets.store.invariants import check_window
 from softtargets.store.layouts.lists import (
     Array,
     Int64,
+    Kind,
     Lists,
     NestedLists,
     read_lists,
@@ -38,9 +39,11 @@ class PlainRows:
         self._first = first
         self._tokens = _read_tokens(batch, schema, where)
         flat, nested = _target_names(schema)
-        self._flat: dict[str, Lists] = {name: read_lists(batch, name, where) for name in flat}
+        self._flat: dict[str, Lists] = {
+            name: read_lists(batch, name, where, _kind(name)) for name in flat
+        }
         self._nested: dict[str, NestedLists] = {
-            name: read_nested(batch, name, where) for name in nested
+            name: read_nested(batch, name, where, _kind(name)) for name in nested
         }
 
     def windows(self) -> Iterator[Window]:
@@ -148,6 +151,11 @@ def _target_names(schema: TargetSchema) -> tuple[list[str], list[str]]:
     if schema.num_classes:
         nested += ["class_logits"]
     return flat, nested
+
+
+def _kind(name: str) -> Kind:
+    is_integer = name in ("ids", "sample_ids", "sample_counts", "label_rank")
+    return "integers" if is_integer else "numbers"
 
 
 def _values_name(schema: TargetSchema) -> str:

@@ -32,7 +32,7 @@ class TokenLogits:
         """
         tokens = read_lists(batch, "input_ids", where)
         ids = read_nested(batch, "token_ids", where)
-        values = read_nested(batch, "top_values", where)
+        values = read_nested(batch, "top_values", where, "numbers")
         labels = read_optional(batch, "labels", where)
         attention = read_optional(batch, "attention_mask", where)
         for number in range(batch.num_rows):
