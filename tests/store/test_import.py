@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from softtargets import SoftTargetDataset, collate, distillation_loss
-from softtargets.capture import Hybrid, Windowing
+from softtargets.capture import Corpus, Hybrid, Windowing
 from softtargets.errors import (
     CorpusError,
     IdentityError,
@@ -36,7 +36,7 @@ from softtargets.store.writer import StoreWriter
 from softtargets.stream import Mixture
 from tests.benchmarks.formats import TRIPS, measure
 from tests.cli.test_commands import run
-from tests.fakes import build_store, byte_tokenizer, shard_bytes
+from tests.fakes import TEXTS, build_store, byte_tokenizer, shard_bytes, write_corpus
 from tests.golden import arrays_of, make_store, write_store
 from tests.layouts import FULL, LOGITS, LOGPROBS, RENORMALISED, listed, token_logits, write_rows
 from tests.plain_reader import read_store
@@ -45,7 +45,7 @@ from tests.windows import KINDS, make_window
 # From a store to a layout and back.
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"topk-of-262144"}))
 def test_plain_brings_every_kind_back(kind: str, tmp_path: Path) -> None:
     """All arrays are the same; of lossless values within float32's rounding."""
     store = make_store(tmp_path / "store", kind)
@@ -74,15 +74,17 @@ def test_plain_brings_every_kind_back(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(TRIPS))
 @pytest.mark.parametrize("kind", ["topk", "float32", "packed", "chat", "hybrid"])
 def test_a_trip_costs_what_it_is_said_to_cost(kind: str, name: str, tmp_path: Path) -> None:
-    store = {
-        "topk": lambda: build_store(tmp_path),
-        "float32": lambda: build_store(tmp_path, values="float32"),
-        "packed": lambda: build_store(
-            tmp_path, windowing=Windowing(sequence_length=200, kind="pack")
-        ),
-        "chat": lambda: make_store(tmp_path / "store", "assistant-tokens"),
-        "hybrid": lambda: build_store(tmp_path, selection=Hybrid(k=8)),
-    }[kind]()
+    corpus = Corpus(paths=(write_corpus(tmp_path / "two.jsonl", TEXTS[:2]),))
+    changes: dict[str, dict[str, Any]] = {
+        "topk": {},
+        "float32": {"values": "float32"},
+        "packed": {"windowing": Windowing(sequence_length=200, kind="pack")},
+        "hybrid": {"selection": Hybrid(k=8)},
+    }
+    if kind == "chat":
+        store = make_store(tmp_path / "store", "assistant-tokens")
+    else:
+        store = build_store(tmp_path, corpus=corpus, **changes[kind])
     trip = measure(store, name, tmp_path)
     assert (trip.num_changed, trip.num_top) == (0, 0)
     is_half = name == "DistillKit, float16"
