@@ -87,7 +87,7 @@ def _with_last(array_TK: Any, fill: float) -> Any:
 
 def _array(arrays: list[Any], name: str, top_k: int) -> pa.Array:
     bounds = pa.array(np.cumsum([0, *(len(one) for one in arrays)]), pa.int32())
-    flat = np.concatenate(arrays) if arrays else np.empty((0, top_k))
+    flat = np.concatenate(arrays)
     values = pa.array(flat.ravel().astype(_TYPES[name].to_pandas_dtype()), _TYPES[name])
     if flat.ndim > 1:
         inner = pa.array(np.arange(len(flat) + 1) * top_k, pa.int32())

@@ -54,8 +54,9 @@ def export_plain(path: str | Path, output: str | Path) -> Path:
         "identity": dict(manifest.identity),
     }
 
-    def tables(windows: Sequence[Window]) -> Iterator[pa.Table]:
-        yield plain_table(windows, store.targets)
+    def tables(groups: Iterator[Sequence[Window]]) -> Iterator[pa.Table]:
+        # One large row group is a quarter smaller than several.
+        yield pa.concat_tables(plain_table(windows, store.targets) for windows in groups)
 
     _write_shards(store, directory, about, tables)
     metadata = json.dumps(about)
@@ -99,8 +100,10 @@ def export_axolotl(
     view = view_head(store, temperature, values, top_k, without_draws=without_draws)
     directory = _new_directory(Path(output))
 
-    def tables(windows: Sequence[Window]) -> Iterator[pa.Table]:
-        yield pa.table(axolotl_columns(list(view.sequences(windows)), view))
+    def tables(groups: Iterator[Sequence[Window]]) -> Iterator[pa.Table]:
+        sequences = [one for windows in groups for one in view.sequences(windows)]
+        if sequences:
+            yield pa.table(axolotl_columns(sequences, view))
 
     about = _about(store) | {
         "layout": "axolotl",
@@ -149,10 +152,10 @@ def export_distillkit(
     row_tokens = _longest_segment(store)
     directory = _new_directory(Path(output))
 
-    def tables(windows: Sequence[Window]) -> Iterator[pa.Table]:
+    def tables(groups: Iterator[Sequence[Window]]) -> Iterator[pa.Table]:
+        sequences = (one for windows in groups for one in view.sequences(windows))
         # Short documents are padded to the longest, which a few rows at a time bear.
-        rows = batched(view.sequences(windows), max(1, _TABLE_TOKENS // row_tokens))
-        for some in rows:
+        for some in batched(sequences, max(1, _TABLE_TOKENS // row_tokens)):
             yield pa.table(distillkit_columns(some, compression, row_tokens))
 
     about = _about(store) | {
@@ -187,23 +190,21 @@ def _write_shards(
     store: Store,
     directory: Path,
     about: Mapping[str, Any],
-    tables: Callable[[Sequence[Window]], Iterator[pa.Table]],
+    tables: Callable[[Iterator[Sequence[Window]]], Iterator[pa.Table]],
 ) -> None:
-    """Write every shard that has rows as a file; one row group is in memory at a time."""
+    """Write every shard that has rows as a file; `tables` makes its row groups of ours."""
     make_directory(directory)
+    metadata = {METADATA_KEY: json.dumps(about)}
     for shard, entry in enumerate(store.manifest.shards):
         sink = pa.BufferOutputStream()
         with store.open_shard(shard) as reader, ExitStack() as stack:
             writer = None
-            for group in range(len(entry.row_groups)):
-                for table in tables(reader.read_row_group(group)):
-                    if writer is None:
-                        metadata = {METADATA_KEY: json.dumps(about)}
-                        schema = table.schema.with_metadata(metadata)
-                        writer = stack.enter_context(
-                            pq.ParquetWriter(sink, schema, compression="zstd")
-                        )
-                    writer.write_table(table)
+            groups = (reader.read_row_group(group) for group in range(len(entry.row_groups)))
+            for table in tables(groups):
+                if writer is None:
+                    schema = table.schema.with_metadata(metadata)
+                    writer = stack.enter_context(pq.ParquetWriter(sink, schema, compression="zstd"))
+                writer.write_table(table)
         if writer is not None:
             content = sink.getvalue().to_pybytes()
             write_file(directory / f"part-{shard:06d}.parquet", content)
