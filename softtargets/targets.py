@@ -46,7 +46,9 @@ def temperature_index(temperatures: tuple[float, ...], temperature: float) -> in
             + (", ".join(f"{t:g}" for t in temperatures) or "there are none"),
             found="a temperature at which the tail mass is not known",
             next_step="Pass one of those, or build the store again with --temperature "
-            f"{temperature:g} added.",
+            f"{temperature:g} added."
+            if temperatures
+            else "Of such a store tail='renormalize' takes the kept entries for all there is.",
         )
     return temperatures.index(temperature)
 

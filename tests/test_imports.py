@@ -46,6 +46,7 @@ HOMES = {
     "pyarrow": {"store", "capture"},
     "fsspec": {"store"},
     "tenacity": {"store"},
+    "yaml": {"store"},
     "jsonschema_rs": {"store"},
     "click": {"cli"},
     "datasets": {"capture", "store/iterable_dataset"},

@@ -27,6 +27,7 @@ from softtargets.capture import (
 from softtargets.capture.score import plan_batches
 from softtargets.demo.teacher import teacher_directory
 from softtargets.window import Window
+from tests.benchmarks.formats import TRIPS, measure
 from tests.fakes import write_corpus
 
 TOPICS = ("assert", "del", "break", "global", "truth", "lambda", "while", "continue", "pass")
@@ -102,6 +103,24 @@ def test_stored_targets_are_those_of_the_live_teacher(
                 tail_T = logprobs_TV.exp().scatter(1, ids_TK, 0).sum(dim=1)
                 stored_tail_T = torch.from_numpy(targets.tail_logmass_T(temperature)).exp()
                 assert_within(tail_T, stored_tail_T, 1e-3)
+
+
+@pytest.mark.slow
+def test_the_layouts_of_other_tools_lose_what_they_are_said_to_lose(
+    built: tuple[Store, PreTrainedModel], tmp_path: Path
+) -> None:
+    """The table of docs/formats.md, as bounds."""
+    store, _ = built
+    for name in TRIPS:
+        trip = measure(store, name, tmp_path)
+        assert (trip.num_changed, trip.num_top) == (0, 0), name
+        assert trip.largest <= {"plain": 0.0, "DistillKit, float16": 5e-3}.get(name, 4e-6), name
+        if name == "axolotl, renormalised":
+            assert trip.largest_tail is None
+        else:
+            assert trip.largest_tail is not None
+            bound = {"plain": 0.0, "DistillKit, float16": 3e-3}.get(name, 1e-6)
+            assert trip.largest_tail <= bound, name
 
 
 def assert_within(live: torch.Tensor, stored: torch.Tensor, bound: float) -> None:

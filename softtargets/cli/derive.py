@@ -1,4 +1,4 @@
-"""`softtargets merge`, `split`, `filter` and `export`."""
+"""`softtargets merge`, `split` and `filter`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softtargets.store import Store, export_plain, filter_store, merge_stores, split_store
+from softtargets.store import Store, filter_store, merge_stores, split_store
 
 _PATH = click.Path(path_type=Path)
 
@@ -19,7 +19,7 @@ def merge_command(stores: tuple[str, ...], output: Path) -> None:
 
     A window that occurs again is left out.
     """
-    _say(merge_stores(stores, output))
+    say_store(merge_stores(stores, output))
 
 
 @click.command("split")
@@ -32,7 +32,7 @@ def merge_command(stores: tuple[str, ...], output: Path) -> None:
 def split_command(store: str, train: Path, validation: Path, fraction: float) -> None:
     """Split a store in two by the hash of each window."""
     for part in split_store(store, train, validation, fraction=fraction):
-        _say(part)
+        say_store(part)
 
 
 @click.command("filter")
@@ -44,25 +44,9 @@ def split_command(store: str, train: Path, validation: Path, fraction: float) ->
 )
 def filter_command(store: str, output: Path, sources: tuple[str, ...], trained_only: bool) -> None:
     """Keep some of a store's windows."""
-    _say(filter_store(store, output, sources=sources or None, trained_only=trained_only))
+    say_store(filter_store(store, output, sources=sources or None, trained_only=trained_only))
 
 
-@click.command("export")
-@click.argument("store", metavar="STORE_OR_URL")
-@click.argument("output", type=_PATH)
-@click.option(
-    "--to",
-    "layout",
-    required=True,
-    type=click.Choice(["plain"]),
-    help="plain: Parquet with nested lists of ids and log-probabilities.",
-)
-def export_command(store: str, output: Path, layout: str) -> None:
-    """Write a store in a layout that other trainers read."""
-    click.echo(
-        f"{export_plain(store, output)}: {layout} layout, {len(Store.open(store)):,} windows"
-    )
-
-
-def _say(store: Store) -> None:
+def say_store(store: Store) -> None:
+    """Print where a store is and how large."""
     click.echo(f"{store.root}: {len(store):,} windows, {store.num_positions:,} targets")

@@ -8,14 +8,10 @@ import click
 
 from softtargets.cli.build import build_command, commit_command
 from softtargets.cli.demo import demo_command
-from softtargets.cli.derive import (
-    export_command,
-    filter_command,
-    merge_command,
-    split_command,
-)
+from softtargets.cli.derive import filter_command, merge_command, split_command
 from softtargets.cli.fidelity import fidelity_command
 from softtargets.cli.info import info_command
+from softtargets.cli.layouts import export_command, import_command
 from softtargets.cli.plan import plan_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
@@ -48,6 +44,7 @@ for _command in (
     split_command,
     filter_command,
     export_command,
+    import_command,
     demo_command,
 ):
     main.add_command(_command)

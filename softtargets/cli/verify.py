@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
 
 MOST_SHOWN = 20
@@ -54,6 +55,13 @@ def print_rescoring(store: Store, num_windows: int, *, name: str, **options: Any
     from softtargets.capture import TeacherConfig, TransformersTeacher, rescore
 
     transformers_logging.disable_progress_bar()
+    if "imported" in store.manifest.identity:
+        raise InputError(
+            f"{store.location}",
+            expected="a store whose teacher is known, to be compared with it",
+            found="one of imported lists",
+            next_step="verify without --rescore checks what can be checked of it.",
+        )
     identity = store.manifest.identity["teacher"]
     config = TeacherConfig(
         name=name,

@@ -16,9 +16,9 @@ from softtargets.store.manifest import check_identity
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
+from softtargets.store.units import write_store
 from softtargets.store.vocabulary import VOCABULARY_NAME
-from softtargets.store.writer import StoreWriter
-from softtargets.window import Window, cut_windows
+from softtargets.window import Window
 
 
 def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
@@ -146,40 +146,30 @@ def _derive(
 def _write(
     windows: Iterable[Window], output: Path, identity: Mapping[str, Any], parents: Sequence[Store]
 ) -> Store:
-    counts = {"windows": 0, "tokens": 0}
-    with StoreWriter.hold(output, identity) as writer:
-        if not writer.is_complete:
-            _copy_side_files(parents, writer)
-            done = writer.recorded()
-            num_units = 0
-            for group in cut_windows(windows, identity["unit_tokens"]):
-                if num_units not in done:
-                    writer.write_unit(num_units, group, {})
-                num_units += 1
-                counts["windows"] += len(group)
-                counts["tokens"] += sum(len(window) for window in group)
-            if num_units == 0:
-                raise InputError(
-                    str(output),
-                    expected="at least one window in the new store",
-                    found="none",
-                    next_step="Check the sources or the fraction; 'softtargets info --json' lists "
-                    "the input files.",
-                )
-            writer.commit(num_units, parents[0].manifest.teacher, counts)
-    return Store.open(output)
+    return write_store(
+        windows,
+        output,
+        identity,
+        teacher=parents[0].manifest.teacher,
+        side_files=lambda: _side_files(parents),
+        counts={},
+        next_step="Check the sources or the fraction; 'softtargets info --json' lists the input "
+        "files.",
+    )
 
 
-def _copy_side_files(parents: Sequence[Store], writer: StoreWriter) -> None:
+def _side_files(parents: Sequence[Store]) -> dict[str, bytes]:
+    files = {}
     head = parents[0].manifest.output_head
     if head is not None:
-        writer.write_output_head(read_side_file(parents[0].location, OUTPUT_HEAD_NAME, head))
+        files[OUTPUT_HEAD_NAME] = read_side_file(parents[0].location, OUTPUT_HEAD_NAME, head)
     for parent in parents:
         # A store of an older format has none, and is merged with those that have.
         vocabulary = parent.manifest.vocabulary
         if vocabulary is not None:
-            writer.write_vocabulary(read_side_file(parent.location, VOCABULARY_NAME, vocabulary))
+            files[VOCABULARY_NAME] = read_side_file(parent.location, VOCABULARY_NAME, vocabulary)
             break
+    return files
 
 
 def _without_corpus(store: Store) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from softtargets.errors import InputError
-from softtargets.store.plain import plain_table
+from softtargets.store.layouts.plain import plain_table
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.store.store import Store
 

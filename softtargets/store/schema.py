@@ -47,10 +47,11 @@ class Column:
 @cache
 def columns_of(targets: TargetSchema) -> tuple[Column, ...]:
     """Return the columns of a shard, in their order."""
-    return (*_token_columns(targets), *_target_columns(targets))
+    return (*token_columns(targets), *_target_columns(targets))
 
 
-def _token_columns(targets: TargetSchema) -> Iterator[Column]:
+def token_columns(targets: TargetSchema) -> Iterator[Column]:
+    """Yield the columns that say what was scored."""
     yield Column("window_id", pa.string(), "window")
     yield Column("source", pa.string(), "window")
     yield Column("document_ids", pa.string(), "any")

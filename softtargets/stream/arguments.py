@@ -100,7 +100,8 @@ def check_tokenizer(store: Store, tokenizer: Any) -> None:
             tokenizer is another. The message names the first token that differs.
     """
     own, found = store.manifest.identity["tokenizer"], describe_tokenizer(tokenizer)
-    if found["sha256"] == own["sha256"]:
+    # Of an imported store the tokenizer may be unknown.
+    if found["sha256"] == own.get("sha256"):
         return
     where, teacher = "SoftTargetDataset, tokenizer", store.manifest.teacher
     next_step = (
@@ -110,7 +111,8 @@ def check_tokenizer(store: Store, tokenizer: Any) -> None:
     if store.vocabulary is None:
         raise IdentityError(
             where,
-            expected=f"that of {teacher}: {own['vocab_size']:,} tokens, SHA-256 {own['sha256']}",
+            expected=f"that of {teacher}: {own['vocab_size']:,} tokens, SHA-256 "
+            f"{own.get('sha256', 'unknown')}",
             found=f"{found['vocab_size']:,} tokens, {found['sha256']}",
             next_step=f"{next_step} The store has no vocabulary that tells which one differs.",
         )

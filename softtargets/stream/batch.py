@@ -129,9 +129,7 @@ class Batch(UserDict[str, Any]):
         mask = self["target_mask"]
         logits = self._logits()
         if "tail_mass" in self:
-            planes = [self[name] for name in _plane_names(self)]
-            ids = sum(plane.long() << (8 * number) for number, plane in enumerate(planes))
-            assert isinstance(ids, torch.Tensor)
+            ids = self._ids()
             tail_logmass = self["tail_mass"][..., index].log()
         else:
             ids = torch.empty(logits.shape, dtype=torch.int64, device=mask.device)
@@ -149,6 +147,40 @@ class Batch(UserDict[str, Any]):
                 sample_weights=self._sample_weights(logits, temperature),
             )
         return targets
+
+    def renormalized_targets(self, temperature: float = 1.0) -> BatchTargets:
+        """Return the kept entries as if they were all there is, at any temperature.
+
+        log p_i = z_i / T - logsumexp_K(z / T). That is biased: it is for stores that do not know
+        their tail, of which nothing better can be had.
+
+        Raises:
+            InputError: the batch is not as it was collated, see `check`, or has no head.
+        """
+        self.check()
+        if "tail_mass" not in self:
+            raise InputError(
+                "Batch.renormalized_targets",
+                expected="targets with a head of exact entries",
+                found="a store of samples",
+                next_step="Use soft_targets.",
+            )
+        scaled = self._logits() / temperature
+        is_target = self["num_entries"] > 0
+        whole = scaled.logsumexp(dim=-1).masked_fill(~is_target, 0)
+        return BatchTargets(
+            ids=self._ids(),
+            logprobs=scaled - whole[..., None],
+            tail_logmass=torch.where(is_target, -torch.inf, 0.0),
+            mask=self["target_mask"],
+        )
+
+    def _ids(self) -> torch.Tensor:
+        """Return the head's ids [B, L, K]."""
+        planes = [self[name] for name in _plane_names(self)]
+        ids = sum(plane.long() << (8 * number) for number, plane in enumerate(planes))
+        assert isinstance(ids, torch.Tensor)
+        return ids
 
     def _sample_weights(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return R c / N at the draws' temperature, and that times t^(T) / t at another.

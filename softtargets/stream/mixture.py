@@ -116,11 +116,17 @@ def _share_out(total: int, weights: Sequence[float], num_stores: int) -> tuple[i
     return tuple(counts.tolist())
 
 
+def _tokenizer_hash(store: Store) -> str:
+    """Return what tells a tokenizer from others: of an unknown one what it was imported from."""
+    tokenizer = store.manifest.identity["tokenizer"]
+    found: str = tokenizer.get("sha256") or tokenizer["source_sha256"]
+    return found
+
+
 def _check_same(first: Store, other: Store) -> None:
     """Check that a batch may hold windows of both stores."""
     expected, found = (
-        {**one.targets.to_dict(), "tokenizer": one.manifest.identity["tokenizer"]["sha256"]}
-        for one in (first, other)
+        {**one.targets.to_dict(), "tokenizer": _tokenizer_hash(one)} for one in (first, other)
     )
     for field, value in expected.items():
         if found[field] != value:

@@ -44,7 +44,8 @@ def distillation_loss(
     Args:
         student_logits: [B, L, V] for the batch's input ids; position t predicts token t + 1.
         batch: what `collate` returned, on the same device.
-        temperature: one of the store's grid; any with tail "full".
+        temperature: one of the store's grid; any with tail "full", or with "renormalize" where
+            the grid is empty.
         ce_weight: from 0 to 1.
         divergence: D, for example `ReverseKL()` or `JSD(0.5)`.
         tail: what stands for the ids that are not kept. "bucket": they are one more outcome, so
@@ -158,7 +159,8 @@ def make_objective(
         targets = full_targets(batch, places_N, teacher_head, temperature, confidence_power)
     else:
         tail = choose_tail(batch, tail, divergence)
-        found = batch.soft_targets(temperature)
+        is_all = tail == "renormalize" and not batch["temperatures"]
+        found = (batch.renormalized_targets if is_all else batch.soft_targets)(temperature)
         targets = sparse_targets(found, places_N, labels_N, tail)
         if weights_N is not None and confidence_power != 0:
             weights_N *= _confidence(found, places_N) ** confidence_power

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.store.codec import encode_tokens
+from softtargets.store.layouts.lists import nested_lists
 from softtargets.store.schema import grid_columns
 from softtargets.targets import Float32, Int32, Samples, SoftTargets
 from softtargets.window import Window
@@ -18,8 +19,9 @@ def plain_table(windows: Sequence[Window], schema: TargetSchema) -> pa.Table:
     """Return windows as columns of numbers and nested lists.
 
     Those that say what was scored, then what there is of these, for each position: `ids` and, for
-    each temperature of the grid, `logprobs_t<T>` (lists of lists) with `tail_mass_t<T>`, or
-    `logits` where the grid is empty; `sample_ids`, `sample_counts` and `sample_logits`;
+    each temperature of the grid, `logprobs_t<T>` (lists of lists) with `tail_mass_t<T>`, beside
+    the `top_logit` that the logits follow from, or `logits` where the grid is empty; `sample_ids`,
+    `sample_counts` and `sample_logits`;
     `logsumexp_t<T>`; `label_logit` and `label_rank`; `class_logits` and `feature_<name>` (lists of
     vectors). Entries past a position's count are left out.
     """
@@ -50,14 +52,16 @@ def _head_columns(targets: Sequence[SoftTargets], schema: TargetSchema) -> dict[
     kept = [np.isfinite(one.logits_TK) for one in targets]
 
     def entries(arrays: Iterable[Float32 | Int32]) -> pa.Array:
-        return _nested([array[mask] for array, mask in zip(arrays, kept, strict=True)], counts)
+        return nested_lists([array[mask] for array, mask in zip(arrays, kept, strict=True)], counts)
 
     columns = {"ids": entries(one.ids_TK for one in targets)}
     for temperature in schema.temperatures:
         columns[f"logprobs_t{temperature_text(temperature)}"] = entries(
             one.logprobs_TK(temperature) for one in targets
         )
-    if not schema.temperatures:
+    if schema.temperatures:
+        columns["top_logit"] = pa.array([one.logits_TK[:, 0] for one in targets])
+    else:
         columns["logits"] = entries(one.logits_TK for one in targets)
     return columns
 
@@ -65,28 +69,18 @@ def _head_columns(targets: Sequence[SoftTargets], schema: TargetSchema) -> dict[
 def _sample_columns(samples: Sequence[Samples]) -> dict[str, pa.Array]:
     counts = [one.num_samples_T for one in samples]
     columns = {
-        "sample_ids": _nested([one.ids_S for one in samples], counts),
-        "sample_counts": _nested([one.counts_S for one in samples], counts),
+        "sample_ids": nested_lists([one.ids_S for one in samples], counts),
+        "sample_counts": nested_lists([one.counts_S for one in samples], counts),
     }
     logits = [one.logits_S for one in samples if one.logits_S is not None]
     if logits:
-        columns["sample_logits"] = _nested(logits, counts)
+        columns["sample_logits"] = nested_lists(logits, counts)
     return columns
 
 
 def _vectors(arrays: Sequence[Float32]) -> pa.Array:
     """Return a list of lists: for each window, its rows."""
-    return _nested(
+    return nested_lists(
         [array.ravel() for array in arrays],
         [np.full(len(array), array.shape[1], np.int32) for array in arrays],
     )
-
-
-def _nested(values: Sequence[Float32 | Int32], counts: Sequence[Int32]) -> pa.Array:
-    """Return a list of lists: for each window, for each position, its entries."""
-    inner = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-    outer = np.cumsum([0, *(len(one) for one in counts)])
-    entries = pa.ListArray.from_arrays(
-        pa.array(inner, pa.int32()), pa.array(np.concatenate(values))
-    )
-    return pa.ListArray.from_arrays(pa.array(outer, pa.int32()), entries)

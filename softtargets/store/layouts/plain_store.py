@@ -1,0 +1,132 @@
+"""The plain layout as the store that it was written from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from softtargets.errors import CorpusError
+from softtargets.kinds import TargetSchema
+from softtargets.store.layouts.files import (
+    METADATA_KEY,
+    describe_files,
+    list_files,
+    read_batches,
+    read_metadata,
+)
+from softtargets.store.layouts.plain_head import read_plain_head
+from softtargets.store.layouts.plain_rows import PlainRows
+from softtargets.store.manifest import check_schema
+from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
+from softtargets.store.store import Store
+from softtargets.store.units import write_store
+from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
+from softtargets.window import Window
+
+
+def import_plain(paths: Sequence[str | Path], output: str | Path) -> Store:
+    """Make the store again that `export_plain` wrote, and return it.
+
+    Ids, masks, counts, tail masses, labels and draws are the same, and so are logits in steps;
+    lossless ones are within float32's rounding. The identity is that of the store it was written
+    from, with a step `import` in `derived` that names the files. As with `import_lists`, every row
+    is checked before the first is written, and an interrupted import is continued.
+
+    Raises:
+        CorpusError: a file is none that `export_plain` wrote, or of another store than the first.
+        CorruptionError: the vocabulary or the output head beside it is damaged.
+        IdentityError: the output is another store, finished or not.
+        StoreError: the output cannot be written.
+    """
+    files = list_files(paths)
+    about = _read_about(files)
+    step = {
+        "operation": "import",
+        "fingerprint": about["fingerprint"],
+        "files": describe_files(files),
+    }
+    identity = {
+        **about["identity"],
+        "derived": [*about["identity"].get("derived", ()), step],
+    }
+    schema = TargetSchema.from_dict(identity["targets"])
+    for _ in _windows(files, schema):
+        pass
+    return write_store(
+        _windows(files, schema),
+        Path(output),
+        identity,
+        teacher=about["teacher"],
+        side_files=lambda: _side_files(files[0].parent, schema),
+        counts=dict(about["corpus"]),
+        next_step="The files have no row.",
+    )
+
+
+def _windows(files: Sequence[Path], schema: TargetSchema) -> Iterator[Window]:
+    seen = set()
+    for path in files:
+        for first, batch in read_batches(path):
+            for window in PlainRows(batch, schema, str(path), first).windows():
+                if window.window_id in seen:
+                    raise CorpusError(
+                        f"{path}, window {window.window_id}",
+                        expected="a window that no file had before",
+                        found="it again",
+                        next_step="Pass every file of an export once.",
+                    )
+                seen.add(window.window_id)
+                yield window
+
+
+def _read_about(files: Sequence[Path]) -> dict[str, Any]:
+    """Return what the files' metadata say they were written from, which has to be the same."""
+    first: dict[str, Any] | None = None
+    for path in files:
+        about = _parse_about(read_metadata(path, METADATA_KEY), path)
+        if first is not None and about != first:
+            raise CorpusError(
+                str(path),
+                expected=f"a file of the store {first['fingerprint']}, as {files[0]} is",
+                found=f"one of {about['fingerprint']}",
+                next_step="Import each export by itself, then merge.",
+            )
+        first = about
+    assert first is not None
+    check_schema(first["identity"], "identity", str(files[0]), field="identity")
+    return first
+
+
+def _parse_about(metadata: bytes | None, path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(metadata or b"")
+    except ValueError:
+        about = None
+    kinds = {"fingerprint": str, "identity": dict, "teacher": str, "corpus": dict}
+    is_sound = isinstance(about, dict) and all(
+        isinstance(about.get(name), kind) for name, kind in kinds.items()
+    )
+    if not is_sound or not all(type(one) is int and one >= 0 for one in about["corpus"].values()):
+        raise CorpusError(
+            str(path),
+            expected=f"metadata {METADATA_KEY} with {', '.join(kinds)}",
+            found="none" if metadata is None else f"{metadata[:80]!r}",
+            next_step="Only what 'softtargets export --to plain' of this release wrote is imported "
+            "as plain; --from has layouts of others.",
+        )
+    found: dict[str, Any] = about
+    return found
+
+
+def _side_files(directory: Path, schema: TargetSchema) -> dict[str, bytes]:
+    """Return the output head and the vocabulary that lie beside plain files."""
+    found = {}
+    vocabulary, head = (directory / f"_{name}" for name in (VOCABULARY_NAME, OUTPUT_HEAD_NAME))
+    if vocabulary.is_file():
+        found[VOCABULARY_NAME] = vocabulary.read_bytes()
+        decode_vocabulary(found[VOCABULARY_NAME], str(vocabulary))
+    if schema.output_head is not None:
+        found[OUTPUT_HEAD_NAME] = encode_output_head(read_plain_head(head, schema))
+    return found

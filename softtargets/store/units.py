@@ -1,0 +1,67 @@
+"""A whole store from windows, unit by unit; interrupted, it is continued by the same call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from softtargets.errors import InputError
+from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.store import Store
+from softtargets.store.vocabulary import VOCABULARY_NAME
+from softtargets.store.writer import StoreWriter
+from softtargets.window import Window, cut_windows
+
+
+def write_store(
+    windows: Iterable[Window],
+    output: Path,
+    identity: Mapping[str, Any],
+    *,
+    teacher: str,
+    side_files: Callable[[], Mapping[str, bytes]],
+    counts: dict[str, int],
+    next_step: str,
+) -> Store:
+    """Write windows as the store of an identity, and return it.
+
+    Args:
+        windows: the same on every call with this identity; one unit of them is in memory.
+        output: the directory.
+        identity: of the store.
+        teacher: what people call it.
+        side_files: returns the contents of head.parquet and vocabulary.parquet, by name.
+        counts: what the manifest says of the corpus, as it stands after the last window; windows
+            and tokens are added.
+        next_step: what to do when there is no window at all.
+
+    Raises:
+        InputError: there is no window.
+        StoreError: the output cannot be written.
+    """
+    counts |= {"windows": 0, "tokens": 0}
+    with StoreWriter.hold(output, identity) as writer:
+        if not writer.is_complete:
+            files = side_files()
+            if OUTPUT_HEAD_NAME in files:
+                writer.write_output_head(files[OUTPUT_HEAD_NAME])
+            if VOCABULARY_NAME in files:
+                writer.write_vocabulary(files[VOCABULARY_NAME])
+            done = writer.recorded()
+            num_units = 0
+            for group in cut_windows(windows, identity["unit_tokens"]):
+                if num_units not in done:
+                    writer.write_unit(num_units, group, {})
+                num_units += 1
+                counts["windows"] += len(group)
+                counts["tokens"] += sum(len(window) for window in group)
+            if num_units == 0:
+                raise InputError(
+                    str(output),
+                    expected="at least one window in the new store",
+                    found="none",
+                    next_step=next_step,
+                )
+            writer.commit(num_units, teacher, counts)
+    return Store.open(output)
