@@ -23,11 +23,12 @@ MAY_IMPORT = {
     "window": {"packing", "targets"},
     "store": BELOW_ALL,
     "capture": BELOW_ALL | {"store"},
+    "sharing": BELOW_ALL | {"store"},
     "stream": BELOW_ALL | {"store"},
     "train": BELOW_ALL | {"store", "stream"},
     "fidelity": BELOW_ALL | {"store", "capture", "stream", "train"},
     "demo": BELOW_ALL | {"store", "capture", "stream", "train", "fidelity"},
-    "cli": BELOW_ALL | {"store", "capture", "stream", "train", "fidelity", "demo"},
+    "cli": BELOW_ALL | {"store", "capture", "stream", "train", "fidelity", "demo", "sharing"},
     "__init__": BELOW_ALL | {"store", "stream", "train"},
     "__main__": {"cli"},
 }
@@ -42,7 +43,8 @@ ADAPTERS = {
 HOMES = {
     "torch": {"capture", "stream", "train", "fidelity", "demo"},
     "transformers": {"capture", "fidelity", "demo", "cli"},
-    "huggingface_hub": {"capture"},
+    "huggingface_hub": {"capture", "sharing"},
+    "yaml": {"sharing"},
     "pyarrow": {"store", "capture"},
     "fsspec": {"store"},
     "tenacity": {"store"},

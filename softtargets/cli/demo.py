@@ -20,6 +20,7 @@ from rich.table import Table
 from softtargets.cli.build import run_build
 from softtargets.cli.info import print_info
 from softtargets.cli.verify import print_verification
+from softtargets.store import verify
 
 if TYPE_CHECKING:
     from softtargets.demo.students import Trained
@@ -78,7 +79,9 @@ def demo_command(output: Path) -> None:
     store = run_build(console, config, teacher).store
 
     console.rule("3. Verify and describe it", align="left")
-    if not print_verification(store).is_sound:
+    report = verify(store)
+    print_verification(store, report)
+    if not report.is_sound:
         raise click.exceptions.Exit(1)
     print_info(console, store)
 

@@ -13,6 +13,7 @@ from softtargets.cli.fidelity import fidelity_command
 from softtargets.cli.info import info_command
 from softtargets.cli.layouts import export_command, import_command
 from softtargets.cli.plan import plan_command
+from softtargets.cli.share import card_command, pull_command, push_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
 
@@ -45,6 +46,9 @@ for _command in (
     filter_command,
     export_command,
     import_command,
+    card_command,
+    push_command,
+    pull_command,
     demo_command,
 ):
     main.add_command(_command)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -10,6 +12,9 @@ from rich.table import Table
 
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
+
+if TYPE_CHECKING:
+    from softtargets.capture.rescore import RescoreReport
 
 MOST_SHOWN = 20
 
@@ -28,8 +33,14 @@ MOST_SHOWN = 20
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
-    store: str, fast: bool, num_windows: int | None, teacher: str | None, **options: Any
+    store: str,
+    fast: bool,
+    num_windows: int | None,
+    teacher: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Read a whole store and check every checksum, count and invariant.
 
@@ -41,15 +52,39 @@ def verify_command(
     if (num_windows is None) != (teacher is None):
         raise click.UsageError("--rescore and --teacher go together.")
     opened = Store.open(store)
-    is_sound = print_verification(opened, fast=fast).is_sound
-    if is_sound and num_windows is not None:
-        is_sound = print_rescoring(opened, num_windows, name=str(teacher), **options)
-    if not is_sound:
+    report = verify(opened, fast=fast)
+    if not as_json:
+        print_verification(opened, report, fast=fast)
+    rescored = None
+    if report.is_sound and num_windows is not None:
+        rescored = run_rescoring(opened, num_windows, name=str(teacher), **options)
+    if as_json:
+        click.echo(json.dumps(describe(opened, report, rescored), indent=1))
+    elif rescored is not None:
+        print_rescoring(opened, rescored)
+    if not report.is_sound or (rescored is not None and not rescored.holds):
         raise click.exceptions.Exit(1)
 
 
-def print_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) -> bool:
-    """Compare a store with its teacher, as it was run for it, and print what came out."""
+def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None) -> dict[str, Any]:
+    """Return everything that was found, as JSON."""
+    described = {
+        "path": str(store.location),
+        "fingerprint": store.fingerprint,
+        "is_sound": report.is_sound,
+        **asdict(report),
+    }
+    if rescored is not None:
+        described["rescored"] = {
+            **asdict(rescored),
+            "holds": rescored.holds,
+            "temperatures": [{**asdict(one), "holds": one.holds} for one in rescored.temperatures],
+        }
+    return described
+
+
+def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) -> RescoreReport:
+    """Compare a store with its teacher, as it was run for it."""
     from transformers.utils import logging as transformers_logging
 
     from softtargets.capture import TeacherConfig, TransformersTeacher, rescore
@@ -70,7 +105,11 @@ def print_rescoring(store: Store, num_windows: int, *, name: str, **options: Any
         compile=identity.get("compile", False),
         **options,
     )
-    report = rescore(store, TransformersTeacher(config), num_windows)
+    return rescore(store, TransformersTeacher(config), num_windows)
+
+
+def print_rescoring(store: Store, report: RescoreReport) -> None:
+    """Print what came out of a comparison with the teacher."""
     table = Table(
         title=f"{report.num_windows:,} windows, {report.num_positions:,} targets, in nats: mean of "
         "the largest difference of log-probabilities, and KL"
@@ -97,13 +136,11 @@ def print_rescoring(store: Store, num_windows: int, *, name: str, **options: Any
             "than the teacher's own rounding and the stored form explain. They belong to other "
             "positions, or to another teacher. Build the store again."
         )
-    return report.holds
 
 
-def print_verification(store: Store, *, fast: bool = False) -> VerifyReport:
-    """Verify a store and print what came out."""
+def print_verification(store: Store, report: VerifyReport, *, fast: bool = False) -> None:
+    """Print what came out of verifying a store."""
     where = store.location
-    report = verify(store, fast=fast)
     checked = (
         f"{report.num_shards:,} shards, {report.num_windows:,} windows and "
         f"{report.num_positions:,} targets"
@@ -113,7 +150,7 @@ def print_verification(store: Store, *, fast: bool = False) -> VerifyReport:
             click.echo(f"{where}: sizes and footers hold; nothing else was read of {checked}.")
         else:
             click.echo(f"{where} is sound: {checked} checked.")
-        return report
+        return
     number = len(report.problems)
     click.echo(f"{where} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")
     for problem in report.problems[:MOST_SHOWN]:
@@ -121,4 +158,3 @@ def print_verification(store: Store, *, fast: bool = False) -> VerifyReport:
     if number > MOST_SHOWN:
         click.echo(f"... and {number - MOST_SHOWN} more.")
     click.echo("Restore the files from a copy, or build the store again in a new directory.")
-    return report

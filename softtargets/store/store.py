@@ -34,6 +34,9 @@ from softtargets.window import Window
 if TYPE_CHECKING:
     from softtargets.store.view import StoreView
 
+PULL_NAME = ".pull"
+"""Directory within a store's, where what is pulled from the Hub arrives."""
+
 
 class Store:
     """A finished set of soft targets. Open it with `Store.open`.
@@ -381,6 +384,9 @@ def _no_manifest(location: Location) -> StoreError:
     elif (root / "work").is_dir():
         found = "an unfinished build"
         next_step = "Run the same 'softtargets build' command again to finish it."
+    elif (root / PULL_NAME).is_dir():
+        found = "an unfinished pull"
+        next_step = "Run the same 'softtargets pull' command again to finish it."
     else:
         found = "a directory without one" if root.is_dir() else "no such directory"
         next_step = "Check the path, or make a store with 'softtargets build'."

@@ -11,6 +11,7 @@ While a store is being built its directory holds
     work/vocabulary.parquet    its vocabulary, if there is a tokenizer
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
+    README.md                  the card, written just before the manifest
     manifest.json              written when every unit has a record; then `work` is removed
 
 Every file is written as a temporary, synced and renamed, so a crash at any moment leaves the
@@ -30,6 +31,7 @@ from typing import Any
 
 from softtargets.errors import IdentityError, StoreError
 from softtargets.kinds import TargetSchema
+from softtargets.store.card import CARD_NAME, card_text
 from softtargets.store.files import (
     TEMPORARY_SUFFIX,
     hold_lock,
@@ -196,7 +198,7 @@ class StoreWriter:
             write_file(path, content)
 
     def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
-        """Write the manifest from the records of units 0 to `num_units` and remove `work`.
+        """Write card and manifest from the records of units 0 to `num_units` and remove `work`.
 
         Raises:
             StoreError: a unit is not done, or there is no output head though there should be.
@@ -230,6 +232,7 @@ class StoreWriter:
             else None,
         )
         self._remove_leftovers()
+        write_file(self.root / CARD_NAME, card_text(manifest).encode())
         write_file(self.root / MANIFEST_NAME, manifest.to_json().encode())
         shutil.rmtree(self.work)
         return manifest

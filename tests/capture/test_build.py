@@ -43,7 +43,7 @@ def test_a_store_is_built_and_sound(tmp_path: Path) -> None:
     assert result.num_units == len(result.store.manifest.shards) > 3
     assert verify(result.store.root).is_sound
     names = sorted(path.name for path in result.store.root.iterdir())
-    assert names == ["manifest.json", "shards", "vocabulary.parquet"]
+    assert names == ["README.md", "manifest.json", "shards", "vocabulary.parquet"]
     assert events[0].num_windows == 0
     assert events[-1].num_windows == events[-1].all_windows == len(result.store)
     assert events[-1].num_tokens == events[-1].all_tokens == result.store.manifest.corpus["tokens"]
@@ -56,6 +56,7 @@ def test_the_bytes_do_not_depend_on_when_or_where(tmp_path: Path) -> None:
         stores.append(build_store(tmp_path / name).root)
     assert shard_bytes(stores[0]) == shard_bytes(stores[1])
     assert (stores[0] / "manifest.json").read_bytes() == (stores[1] / "manifest.json").read_bytes()
+    assert (stores[0] / "README.md").read_bytes() == (stores[1] / "README.md").read_bytes()
 
 
 SELECTIONS = [

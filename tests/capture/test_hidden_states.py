@@ -102,7 +102,7 @@ def test_it_is_the_same_store_however_it_is_built(
     build_range(config, FakeTeacher(), 0, 2)
     assert files_of(commit(config.output).root) == expected
     names = sorted(path.name for path in config.output.iterdir())
-    assert names == ["head.parquet", "manifest.json", "shards", "vocabulary.parquet"]
+    assert names == ["README.md", "head.parquet", "manifest.json", "shards", "vocabulary.parquet"]
     # All find it complete.
     assert build(config, FakeTeacher()).was_complete
     assert verify(config.output).is_sound

@@ -41,7 +41,7 @@ def test_ranges_in_any_order_make_the_same_store(
     assert store.fingerprint == Store.open(tmp_path / "whole" / "store").fingerprint
     assert verify(store.root).is_sound
     names = sorted(path.name for path in store.root.iterdir())
-    assert names == ["manifest.json", "shards", "vocabulary.parquet"]
+    assert names == ["README.md", "manifest.json", "shards", "vocabulary.parquet"]
     # Both are as when they find a complete store.
     assert build_range(config, FakeTeacher(), 0, 1).num_done == num_units
     assert commit(config.output).fingerprint == store.fingerprint

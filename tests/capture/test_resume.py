@@ -95,17 +95,17 @@ def check_old_state_or_new(config: BuildConfig) -> None:
     build(config, FakeTeacher())
     assert verify(config.output).is_sound
     assert sorted(path.name for path in config.output.rglob("*") if path.is_file()) == sorted(
-        ["manifest.json", "vocabulary.parquet", *shard_bytes(config.output)]
+        ["README.md", "manifest.json", "vocabulary.parquet", *shard_bytes(config.output)]
     )
 
 
 def num_writes(config: BuildConfig) -> int:
     """Return how many writes a build takes, in two steps each.
 
-    They are the request, the plan, the vocabulary beside it and in the store, and the manifest; and
-    of a unit its windows, its shard and its record.
+    They are the request, the plan, the vocabulary beside it and in the store, the card and the
+    manifest; and of a unit its windows, its shard and its record.
     """
-    return 2 * (5 + 3 * len(Store.open(config.output).manifest.shards))
+    return 2 * (6 + 3 * len(Store.open(config.output).manifest.shards))
 
 
 def test_an_exception_at_any_write_shows_the_old_state_or_the_new(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert result.num_units_before == 0
     assert (seen[0].num_tokens, seen[-1].num_tokens) == (0, seen[-1].all_tokens)
     names = sorted(path.name for path in config.output.iterdir())
-    assert names == ["manifest.json", "shards", "vocabulary.parquet"]
+    assert names == ["README.md", "manifest.json", "shards", "vocabulary.parquet"]
 
 
 def test_units_of_workers_that_are_killed_are_taken_over(

@@ -1,0 +1,106 @@
+"""`softtargets card`, `push` and `pull`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from softtargets.cli.tables import bytes_text
+from softtargets.store import Store
+
+_DIRECTORY = click.Path(path_type=Path)
+
+
+@click.command("card")
+@click.argument("store", metavar="STORE", type=_DIRECTORY)
+@click.option(
+    "--fidelity",
+    type=_DIRECTORY,
+    metavar="FILE",
+    help="What 'verify --rescore --json' printed for this store, to be shown as a table.",
+)
+def card_command(store: Path, fidelity: Path | None) -> None:
+    """Write or renew a store's README.md, its card on the Hugging Face Hub.
+
+    What is generated stands between marks; everything else in the file is yours and stays.
+    """
+    from softtargets.sharing import unstated_licences, write_card
+
+    card = write_card(Store.open(store), fidelity)
+    click.echo(f"{card} is up to date.")
+    _say_unstated(unstated_licences(card))
+
+
+@click.command("push")
+@click.argument("store", metavar="STORE", type=_DIRECTORY)
+@click.argument("repository", metavar="ORG/NAME")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--revision", "--branch", metavar="BRANCH", help="Branch; main by default.")
+@click.option("--message", help="Message of the commit.")
+@click.option("--replace", is_flag=True, help="Delete another store that is there.")
+def push_command(
+    store: Path,
+    repository: str,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    replace: bool,
+) -> None:
+    """Push a store to a dataset repository of the Hugging Face Hub.
+
+    The store is checked first. Run it again after an interruption: what was sent is not sent again,
+    and nobody sees a store whose shards are missing.
+    """
+    from softtargets.sharing import push
+
+    result = push(
+        store, repository, revision=revision, private=private, message=message, replace=replace
+    )
+    if result.num_files:
+        click.echo(
+            f"{result.url}: {result.num_files:,} files, {bytes_text(result.num_bytes)} pushed."
+        )
+    else:
+        click.echo(f"{result.url}: all files are there already.")
+    _say_unstated(result.unstated_licences)
+    at = "" if result.revision == "main" else f', revision="{result.revision}"'
+    click.echo(
+        "\nTo train on it:\n\n"
+        "    from softtargets import SoftTargetDataset\n"
+        f'    dataset = SoftTargetDataset("{result.url}", shuffle=True, batch_size=8)\n\n'
+        "To look at it, without softtargets:\n\n"
+        "    from datasets import load_dataset\n"
+        f'    windows = load_dataset("{result.repository}"{at}, split="train", streaming=True)'
+    )
+
+
+@click.command("pull")
+@click.argument("repository", metavar="ORG/NAME[@REVISION]")
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@click.option("--revision", help="Branch, tag or commit; main by default.")
+def pull_command(repository: str, directory: Path, revision: str | None) -> None:
+    """Pull a store from the Hugging Face Hub and check every file of it.
+
+    Run it again after an interruption: it continues. Until all is there, the directory is no store.
+    """
+    from softtargets.sharing import hide_client_progress, pull
+
+    hide_client_progress()
+    with click.progressbar(length=1, label="Files", show_pos=True) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        result = pull(repository, directory, revision=revision, on_file=show)
+    fetched = f"{result.num_files:,} files, {bytes_text(result.num_bytes)} fetched"
+    click.echo(
+        f"{directory}: {len(result.store):,} windows, every checksum holds; "
+        f"{fetched if result.num_files else 'all files were there already'}."
+    )
+
+
+def _say_unstated(names: tuple[str, ...]) -> None:
+    if names:
+        click.echo(f"README.md does not state the licence yet: {'; '.join(names)}.", err=True)

@@ -1,0 +1,16 @@
+"""Sharing stores over the Hugging Face Hub: cards, push and pull. Needs no torch."""
+
+from softtargets.sharing.card import unstated_licences, write_card
+from softtargets.sharing.pull import PullResult, pull
+from softtargets.sharing.push import PushResult, push
+from softtargets.sharing.repository import hide_client_progress
+
+__all__ = [
+    "PullResult",
+    "PushResult",
+    "hide_client_progress",
+    "pull",
+    "push",
+    "unstated_licences",
+    "write_card",
+]

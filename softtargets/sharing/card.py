@@ -1,0 +1,186 @@
+"""The card of a store that people have edited: what is generated is renewed, the rest stays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import DatasetCard
+
+from softtargets.errors import FormatError, IdentityError
+from softtargets.store import Store
+from softtargets.store.card import (
+    CARD_NAME,
+    NOT_STATED,
+    card_text,
+    description,
+    front_matter,
+    part_of_card,
+)
+from softtargets.store.files import write_file
+from softtargets.store.manifest import Manifest, read_json
+
+
+def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
+    """Write the card of a local store, or renew what is generated in it; return its path.
+
+    What stands between the marks is written anew, YAML fields that are missing are added, and all
+    else stays as it is. A card that is right already is not touched.
+
+    Args:
+        store: in a directory of this machine.
+        fidelity: JSON of `softtargets verify --rescore --json` for this store, which becomes a
+            table; without it the table that is there stays.
+
+    Raises:
+        InputError: the store is behind a URL.
+        FormatError: the card's YAML or marks are broken, or the JSON is something else.
+        IdentityError: the JSON is of another store.
+        StoreError: the card cannot be written.
+    """
+    path = store.root / CARD_NAME
+    manifest = store.manifest
+    old = _read(path) if path.is_file() else None
+    text = card_text(manifest) if old is None else _renewed(old, manifest, str(path))
+    if fidelity is not None:
+        text = _with_part(text, "measured", _measured(Path(fidelity), manifest), str(path))
+    if text != old:
+        write_file(path, text.encode())
+    return path
+
+
+def unstated_licences(card: Path) -> tuple[str, ...]:
+    """Return whose licences a card leaves open: of the targets, the teacher, the corpus.
+
+    Raises:
+        FormatError: the card's YAML is broken.
+    """
+    text = _read(card)
+    names = [] if _parse(text, str(card)).data.get("license") else ["license, in the YAML"]
+    for line in text.splitlines():
+        found = re.match(r"- \*\*(.+?)\*\*", line)
+        if found and NOT_STATED in line:
+            names.append(found[1][0].lower() + found[1][1:])
+    return tuple(names)
+
+
+def _renewed(text: str, manifest: Manifest, where: str) -> str:
+    front = front_matter(manifest)
+    if not re.match(r"\s*---[\r\n]", text):
+        text = f"{front}\n{text}"
+    card = _parse(text, where)
+    wanted = _parse(front, where).data.to_dict()
+    missing = {name: value for name, value in wanted.items() if card.data.get(name) is None}
+    if missing:
+        # Writing YAML anew loses its comments, so it is left alone where nothing is missing.
+        card.data.__dict__.update(missing)
+        text = str(card)
+    return _with_part(text, "description", description(manifest), where)
+
+
+def _with_part(text: str, name: str, content: str, where: str) -> str:
+    """Return a card with a part of it replaced, or put before all others if it is not there."""
+    begin, end = (
+        rf"^<!-- softtargets:{which} {name}\b[^\n]*-->[ \t\r]*$" for which in ("begin", "end")
+    )
+    part = part_of_card(name, content)
+    counts = [len(re.findall(mark, text, re.MULTILINE)) for mark in (begin, end)]
+    found = re.search(f"{begin}.*?{end}\n?", text, re.MULTILINE | re.DOTALL)
+    if counts == [1, 1] and found is not None:
+        return text[: found.start()] + part + text[found.end() :]
+    if counts != [0, 0]:
+        raise FormatError(
+            where,
+            expected=f"a line 'softtargets:begin {name}' and, after it, one with 'end'",
+            found=f"{counts[0]} and {counts[1]}",
+            next_step="Put the missing line back, or take all of them away: the part is then "
+            "written at the top.",
+        )
+    body = _front_end(text)
+    return f"{text[:body].rstrip()}\n\n{part}\n{text[body:].lstrip()}"
+
+
+def _front_end(text: str) -> int:
+    """Return where the YAML ends, or the part that is to stand first."""
+    mark = re.search(r"^<!-- softtargets:end description -->[ \t\r]*$", text, re.MULTILINE)
+    front = re.match(r"\s*---\r?\n.*?^---[ \t]*\r?$", text, re.MULTILINE | re.DOTALL)
+    return mark.end() if mark else front.end() if front else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise _broken(str(path), "text in UTF-8", str(error)) from error
+
+
+def _parse(text: str, where: str) -> DatasetCard:
+    try:
+        return DatasetCard(text)
+    except (ValueError, yaml.YAMLError) as error:
+        found = " ".join(str(error).split())
+        raise _broken(where, "YAML fields between two lines of ---", found) from error
+
+
+def _broken(where: str, expected: str, found: str) -> FormatError:
+    return FormatError(
+        where,
+        expected=expected,
+        found=found,
+        next_step="Mend the file; or delete it, and 'softtargets card' writes a new one.",
+    )
+
+
+def _measured(path: Path, manifest: Manifest) -> str:
+    """Return the table of what `verify --rescore` measured.
+
+    Raises:
+        FormatError: the file holds something else.
+        IdentityError: another store was measured.
+    """
+    try:
+        data = read_json(path)
+        fingerprint = data["fingerprint"]
+        lines = list(_table(data["rescored"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            str(path),
+            expected="what 'softtargets verify --rescore N --teacher ... --json' prints",
+            found=f"{error!r}",
+            next_step="Run it for this store and pass its output.",
+        ) from error
+    if fingerprint != manifest.fingerprint:
+        raise IdentityError(
+            f"{path}, field fingerprint",
+            expected=manifest.fingerprint,
+            found=str(fingerprint),
+            next_step="Another store was measured; measure this one.",
+        )
+    return "\n".join(lines)
+
+
+def _table(rescored: Mapping[str, Any]) -> Iterator[str]:
+    yield (
+        f"## Measured\n\n{rescored['num_windows']:,} windows with {rescored['num_positions']:,} "
+        "targets were scored by the teacher again. Means over targets, in nats: the largest "
+        "difference between log-probabilities of kept entries, and KL.\n"
+    )
+    yield (
+        "| temperature | stored to live | live to live | the stored form may add | KL stored | "
+        "KL live | KL of the kept entries | |"
+    )
+    yield "|" + "---:|" * 8
+    for one in rescored["temperatures"]:
+        numbers = (one["stored"]["largest"], one["live"]["largest"], one["bound"])
+        divergences = (one["stored"]["kl"], one["live"]["kl"], one["truncation_kl"])
+        cells = [
+            f"{one['temperature']:g}",
+            *(f"{number:.4f}" for number in numbers),
+            *("-" if number is None else f"{number:.2e}" for number in divergences),
+            "holds" if one["holds"] else "does not hold",
+        ]
+        yield f"| {' | '.join(cells)} |"
+    yield "\nLive to live is the teacher against itself in batches of other windows: its rounding."
