@@ -13,6 +13,7 @@ from softtargets.cli.fidelity import fidelity_command
 from softtargets.cli.info import info_command
 from softtargets.cli.layouts import export_command, import_command
 from softtargets.cli.plan import plan_command
+from softtargets.cli.report import report_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
 
@@ -39,6 +40,7 @@ for _command in (
     commit_command,
     verify_command,
     info_command,
+    report_command,
     fidelity_command,
     merge_command,
     split_command,

@@ -17,14 +17,6 @@ def key_value_table(title: str, rows: Mapping[str, str]) -> Table:
     return table
 
 
-def bytes_text(num_bytes: float) -> str:
-    """Return a size for people, in decimal units."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:,.1f} {unit}"
-    return f"{num_bytes:,.0f} bytes"
-
-
 def left_out_text(corpus: Mapping[str, int]) -> str:
     """Return what of a corpus gave no target, as far as there is any."""
     counts = [

@@ -44,7 +44,7 @@ def test_every_command_and_every_option_has_help() -> None:
                 assert parameter.help, f"{name} {parameter.name}"
     assert set(main.commands) == {
         "build", "commit", "demo", "export", "fidelity", "filter", "import", "info", "merge",
-        "plan", "split", "verify",
+        "plan", "report", "split", "verify",
     }  # fmt: skip
     assert run("--version").output.startswith("softtargets, version ")
 
