@@ -52,7 +52,7 @@ HOMES = {
     "click": {"cli"},
     "datasets": {"capture", "store/iterable_dataset"},
     "rich": {"cli"},
-    "jinja2": {"report"},
+    "jinja2": {"capture", "report"},
     "matplotlib": {"demo", "fidelity"},
     "accelerate": set[str](),
     "lightning": set[str](),

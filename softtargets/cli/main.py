@@ -11,6 +11,7 @@ from softtargets.cli.demo import demo_command
 from softtargets.cli.derive import filter_command, merge_command, split_command
 from softtargets.cli.fidelity import fidelity_command
 from softtargets.cli.info import info_command
+from softtargets.cli.inspect import inspect_command
 from softtargets.cli.layouts import export_command, import_command
 from softtargets.cli.plan import plan_command
 from softtargets.cli.report import report_command
@@ -40,6 +41,7 @@ for _command in (
     commit_command,
     verify_command,
     info_command,
+    inspect_command,
     report_command,
     fidelity_command,
     merge_command,

@@ -9,6 +9,7 @@ from typing import Any
 from softtargets.kinds import TargetSchema
 from softtargets.report.predictions import Candidate, Predictions, probability
 from softtargets.report.tokens import TokenNames
+from softtargets.report.windows import document_starts
 from softtargets.window import Window
 
 MOST_TOKENS = 256
@@ -85,12 +86,7 @@ class Examples:
         }
 
     def _tokens(self, window: Window, predictions: Predictions) -> Iterator[ShownToken]:
-        starts, position = {}, 0
-        for document, length in zip(
-            window.document_ids, window.segment_lengths_S.tolist(), strict=True
-        ):
-            starts[position] = document
-            position += length
+        starts = document_starts(window)
         if self.schema.predicts == "window":
             yield self._token("the whole window", 0, 0, bool(window.mask_T[0]), None)
         target_L = predictions.target_of_token_L.tolist()
@@ -145,9 +141,7 @@ class Examples:
         return [candidate.token_id, candidate.num_draws, *shown]
 
     def _use(self, token_id: int) -> None:
-        self._used[token_id] = (
-            f"class {token_id}" if self.schema.num_classes else self._names[token_id]
-        )
+        self._used[token_id] = self._names.label(token_id, self.schema)
 
 
 def _short(number: float | None) -> float | None:

@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from softtargets.kinds import TargetSchema
 from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
 from softtargets.report.distribution import Counts
 from softtargets.report.examples import MOST_TOKENS, Examples
@@ -106,8 +107,16 @@ def report(
         examples=examples.windows,
         data=examples.data(),
         most_tokens=MOST_TOKENS,
+        rounding=_rounding(store.targets),
         shade="label" if statistics.surprise else "tail" if statistics.tail_mass else "",
     )
+
+
+def _rounding(schema: TargetSchema) -> str:
+    """Return why a label's probability differs a little from its candidate's; empty if it doesn't."""
+    if schema.head is None or schema.head.step is None or not schema.label_logits:
+        return ""
+    return f"Candidates are within {schema.head.step / 2:g} nat; the label's own numbers are exact."
 
 
 def _headlines(store: Store, statistics: Statistics) -> list[Headline]:

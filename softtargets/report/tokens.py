@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from softtargets.kinds import TargetSchema
 from softtargets.tokenizer import Vocabulary
 
 SPACE, NEWLINE, TAB = "\u00b7", "\u21b5", "\u21e5"
@@ -34,6 +35,10 @@ class TokenNames:
         if token_id not in self._names:
             self._names[token_id] = self._name(token_id)
         return self._names[token_id]
+
+    def label(self, label_id: int, schema: TargetSchema) -> str:
+        """Return what to call a label or a candidate: a token's name, or the class."""
+        return f"class {label_id}" if schema.num_classes else self[label_id]
 
     def _name(self, token_id: int) -> str:
         token = None if self._vocabulary is None else self._vocabulary.token(token_id)

@@ -1,11 +1,13 @@
-"""Which windows of a store are shown: those named, or some evenly spread over it."""
+"""Which windows of a store are shown, named or evenly spread, and where their documents begin."""
 
 from __future__ import annotations
+
+import numpy as np
 
 from softtargets.errors import InputError
 from softtargets.report.distribution import evenly_spread
 from softtargets.store import Store, StoreView
-from softtargets.window import Window
+from softtargets.window import TokenWindow, Window
 
 _MOST_NAMED = 5
 
@@ -35,3 +37,10 @@ def sampled(store: Store, most: int) -> Store:
         return store
     choice = {"operation": "sample", "num_windows": most}
     return StoreView(store, evenly_spread(len(store), most), choice)
+
+
+def document_starts(window: TokenWindow) -> dict[int, str]:
+    """Return the documents' ids by the place of their first token in a window."""
+    lengths = window.segment_lengths_S
+    starts = (np.cumsum(lengths) - lengths).tolist()
+    return dict(zip(starts, window.document_ids, strict=True))
