@@ -7,26 +7,47 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from softtargets.cli.tables import key_value_table
+from softtargets.report.sizes import ColumnSizes, column_sizes, meaning
 from softtargets.report.summary import summary
+from softtargets.report.texts import bytes_text, percent_text
+from softtargets.report.tokens import printable
 from softtargets.store import Store
+
+_MOST_SOURCES = 20
 
 
 @click.command("info")
 @click.argument("store", metavar="STORE_OR_URL")
+@click.option(
+    "--detail", is_flag=True, help="Also say what bytes and windows are of; reads footers."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def info_command(store: str, as_json: bool) -> None:
-    """Say what a store holds and what made it, from its manifest alone."""
+def info_command(store: str, detail: bool, as_json: bool) -> None:
+    """Say what a store holds and what made it, from its manifest alone.
+
+    With --detail also the bytes of each column and the windows of each input file.
+    """
     opened = Store.open(store)
     if as_json:
-        click.echo(json.dumps(describe(opened), indent=1))
-    else:
-        print_info(Console(highlight=False), opened)
+        data = describe(opened)
+        if detail:
+            data["column_bytes"] = column_sizes(opened).columns
+            data["source_windows"] = opened.source_windows()
+        click.echo(json.dumps(data, indent=1))
+        return
+    console = Console(highlight=False)
+    print_info(console, opened)
+    if detail:
+        console.print(_column_table(column_sizes(opened)))
+        console.print(_source_table(opened.source_windows()))
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Return everything `info` knows, as JSON."""
+    """Return everything `info` knows of the manifest, as JSON."""
     return {
         "path": str(store.location),
         "fingerprint": store.fingerprint,
@@ -45,3 +66,38 @@ def describe(store: Store) -> dict[str, Any]:
 def print_info(console: Console, store: Store) -> None:
     """Print a store's summary."""
     console.print(key_value_table(str(store.location), summary(store)))
+
+
+def _column_table(sizes: ColumnSizes) -> Table:
+    table = _table(f"\nbytes of {sizes.shards_text}, compressed")
+    for name in ("column", "what it holds"):
+        table.add_column(name, overflow="fold")
+    for name in ("bytes", "share", "a target"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for column, size in sizes.columns.items():
+        cells = (
+            column,
+            meaning(column),
+            bytes_text(size),
+            percent_text(size / sizes.num_bytes),
+            f"{size / sizes.num_positions:.2f}",
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _source_table(windows: dict[str, int]) -> Table:
+    table = _table("\nwindows of each input file")
+    table.add_column("input file", overflow="fold")
+    table.add_column("windows", justify="right", no_wrap=True)
+    for source, number in list(windows.items())[:_MOST_SOURCES]:
+        table.add_row(Text(printable(source)), f"{number:,}")
+    if len(windows) > _MOST_SOURCES:
+        table.add_row(f"and {len(windows) - _MOST_SOURCES:,} more", "")
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="italic", header_style="bold", box=None
+    )

@@ -16,7 +16,7 @@ from softtargets.report.facts import grid_of
 from softtargets.report.predictions import Predictions
 from softtargets.report.reading import Reading
 from softtargets.report.texts import number_text, percent_text, plural
-from softtargets.report.tokens import TokenNames, visible
+from softtargets.report.tokens import TokenNames, printable
 from softtargets.report.windows import find_window
 from softtargets.store import Store
 from softtargets.targets import temperature_index
@@ -110,7 +110,7 @@ def _heading(window: Window, temperature: float | None) -> Text:
     at = "no temperature is stored" if temperature is None else f"temperature {temperature:g}"
     return Text.assemble(
         (f"window {window.window_id}", "bold"),
-        f"\n{visible(window.source)}, {plural(len(window), 'token')}, {at}; what is said of a "
+        f"\n{printable(window.source)}, {plural(len(window), 'token')}, {at}; what is said of a "
         "token the teacher said before it came\n",
     )
 

@@ -22,7 +22,7 @@ from softtargets.report.sizes import column_sizes, meaning
 from softtargets.report.statistics import Statistics, Sums, measure
 from softtargets.report.summary import summary
 from softtargets.report.texts import bytes_text, number_text, percent_text
-from softtargets.report.tokens import TokenNames, visible
+from softtargets.report.tokens import TokenNames, printable
 from softtargets.report.windows import find_window, sampled
 from softtargets.store import Store
 
@@ -90,7 +90,7 @@ def report(
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": True}
-    environment.filters |= {"bytes": bytes_text, "percent": percent_text, "visible": visible}
+    environment.filters |= {"bytes": bytes_text, "percent": percent_text, "printable": printable}
     sizes = column_sizes(store)
     return environment.get_template("report.html").render(
         name=str(store.location).rstrip("/").rpartition("/")[2],
@@ -113,7 +113,7 @@ def report(
 
 
 def _rounding(schema: TargetSchema) -> str:
-    """Return why a label's probability differs a little from its candidate's; empty if it doesn't."""
+    """Return why a label's probability is not quite its candidate's; empty where it is."""
     if schema.head is None or schema.head.step is None or not schema.label_logits:
         return ""
     return f"Candidates are within {schema.head.step / 2:g} nat; the label's own numbers are exact."

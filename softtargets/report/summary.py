@@ -7,6 +7,7 @@ from typing import Any
 
 from softtargets.kinds import TargetSchema
 from softtargets.report.texts import bytes_text, list_text, plural
+from softtargets.report.tokens import printable
 from softtargets.store import Store
 
 
@@ -14,7 +15,7 @@ def summary(store: Store) -> dict[str, str]:
     """Return the lines by their names, from a store's manifest alone."""
     identity, targets = store.manifest.identity, store.targets
     corpus = store.manifest.corpus
-    files = list_text(list(_file_names(identity["corpus"])))
+    files = list_text([printable(name) for name in _file_names(identity["corpus"])])
     documents = f"{plural(corpus['documents'], 'document')} from " if "documents" in corpus else ""
     rows = {
         **_teacher(store),

@@ -27,12 +27,14 @@ def percent_text(share: float | None) -> str:
 
 
 def number_text(value: float) -> str:
-    """Return a number with three digits that count, without an exponent where it fits."""
+    """Return a number with three digits that count, with an exponent where it is long."""
     if math.isinf(value):
         return "\u221e" if value > 0 else "-\u221e"
     if value == 0 or 1e-3 <= abs(value) < 1e3:
         return f"{value:.3g}"
-    return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.1e}".replace("e-0", "e-")
+    if 1e3 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def list_text(names: Sequence[str], most: int = 5) -> str:
