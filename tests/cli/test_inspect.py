@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from rich.cells import cell_len
 
 from softtargets.cli import main
 from softtargets.report.texts import percent_text
 from softtargets.store import Store
-from tests.golden import KINDS, make_store
+from tests.golden import make_store
 from tests.report.hostile import SOURCE, hostile_store
+from tests.windows import KINDS
 
 
 def run(*arguments: str | Path) -> Result:
@@ -83,7 +85,7 @@ def test_a_pipe_gets_plain_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     output = run("inspect", store.root).output
     assert SOURCE.replace("\u202e", "\\u202e") in output
     assert "[bold]markup[/bold]" in output
-    assert max(len(line) for line in output.splitlines()) <= 120
+    assert max(cell_len(line) for line in output.splitlines()) <= 120
 
 
 def test_info_with_detail(store: Store) -> None:

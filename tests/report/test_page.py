@@ -10,9 +10,10 @@ from softtargets.cli import main
 from softtargets.report.page import report
 from softtargets.report.tokens import visible, visible_bytes
 from softtargets.store import Store
-from tests.golden import GOLDEN, KINDS, make_store
+from tests.golden import GOLDEN, make_store
 from tests.object_store import Bucket
 from tests.report.hostile import DOCUMENT, SOURCE, TOKENS, hostile_store
+from tests.windows import KINDS
 
 GOLDENS = sorted(path.name for path in GOLDEN.iterdir())
 

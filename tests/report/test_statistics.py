@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from softtargets.errors import InputError
-from softtargets.kinds import HeadSchema, SampleSchema
+from softtargets.kinds import SampleSchema, TargetSchema
 from softtargets.report.facts import entropy_kind, facts_of
 from softtargets.report.statistics import RANK_EDGES, measure
 from softtargets.store import Store
 from softtargets.window import Window
 from tests.golden import make_store
-from tests.windows import KINDS, _schema, make_window, topk_schema
+from tests.windows import KINDS, make_window, topk_schema
 
 
 def trained(store: Store, name: str) -> np.ndarray:
     """Return an array of the targets, of those that a student is trained on."""
     return np.concatenate([getattr(one.targets, name)[one.mask_T] for one in store])
+
+
+def _draws(origin: Literal["all", "tail"]) -> SampleSchema:
+    return SampleSchema(num_draws=20, origin=origin, temperature=1.0, values="float32")
 
 
 def true_entropy(window: Window, temperature: float) -> np.ndarray:
@@ -75,13 +81,12 @@ def test_the_surprise_is_that_of_the_whole_vocabulary(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_entropy_is_a_bound_or_an_estimate_without_bias(temperature: float) -> None:
-    draws = {"temperature": 1.0, "values": "float32"}
     everything = topk_schema(300, lossless=True)
     head = topk_schema(8, lossless=True)
-    sampled = _schema(samples=SampleSchema(num_draws=20, origin="all", **draws))
-    hybrid = _schema(
-        head=HeadSchema(max_entries=8, values="float32"),
-        samples=SampleSchema(num_draws=20, origin="tail", **draws),
+    sampled = replace(head, head=None, label_logits=False, samples=_draws("all"))
+    hybrid = replace(
+        head,
+        samples=_draws("tail"),
     )
     assert [entropy_kind(one) for one in (head, sampled, hybrid)] == [
         "bound",
@@ -90,10 +95,10 @@ def test_entropy_is_a_bound_or_an_estimate_without_bias(temperature: float) -> N
     ]
     index = everything.temperatures.index(temperature)
 
-    def entropy(schema: object) -> np.ndarray:
+    def entropy(schema: TargetSchema) -> np.ndarray:
         # The same seed makes the same logits, whatever is kept of them.
-        window, _ = make_window(np.random.default_rng(5), schema, num_tokens=2000, scale=1.5)  # type: ignore[arg-type]
-        found = facts_of(window, schema).entropy_TG  # type: ignore[arg-type]
+        window, _ = make_window(np.random.default_rng(5), schema, num_tokens=2000, scale=1.5)
+        found = facts_of(window, schema).entropy_TG
         assert found is not None
         return np.asarray(found[:, index])
 
