@@ -33,6 +33,11 @@ class Vocabulary:
         place = self._place(token_id)
         return None if place is None else self.tokens[place]
 
+    def utf8_of(self, token_id: int) -> bytes | None:
+        """Return what a token adds within a text; None for an id without one that is known."""
+        place = self._place(token_id)
+        return None if place is None else self.utf8[place]
+
     def text(self, ids: Iterable[int]) -> str:
         """Return the text that ids stand for, with U+FFFD for what is none.
 

@@ -26,6 +26,8 @@ from softtargets.capture import (
 )
 from softtargets.capture.score import plan_batches
 from softtargets.demo.teacher import teacher_directory
+from softtargets.report.page import report
+from softtargets.report.statistics import measure as statistics_of
 from softtargets.window import Window
 from tests.benchmarks.formats import TRIPS, measure
 from tests.fakes import write_corpus
@@ -223,3 +225,22 @@ def test_of_a_conversation_the_assistants_tokens_are_targets(
     batch = collate([window])
     assert torch.isfinite(distillation_loss(logits, batch))
     assert batch.soft_targets().mask.sum() == len(positions_T)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_report_knows_the_models_loss(built: tuple[Store, PreTrainedModel]) -> None:
+    store, model = built
+    expected = 0.0
+    for window in store:
+        ids_L = torch.from_numpy(window.input_ids_L).long()
+        logprobs_TV = model(ids_L[None]).logits[0, :-1].float().log_softmax(dim=-1)
+        label_T = logprobs_TV.gather(1, ids_L[1:, None])[:, 0]
+        expected += float(label_T[torch.from_numpy(window.mask_T)].sum())
+    found = statistics_of(store, len(store)).total
+    # The label's logit is exact; what it is divided by is of logits within half a step.
+    assert abs(found.label_logprob_G[0] - expected) / found.num_trained < 1 / 32
+    assert found.num_trained == sum(int(window.mask_T.sum()) for window in store)
+    page = report(store)
+    assert "SmolLM2" in page
+    assert len(page) < 600_000

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
 from softtargets.cli.options import build_options, parse_build
-from softtargets.cli.tables import bytes_text, key_value_table, left_out_text
+from softtargets.cli.tables import key_value_table, left_out_text
+from softtargets.report.texts import bytes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

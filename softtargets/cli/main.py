@@ -11,8 +11,10 @@ from softtargets.cli.demo import demo_command
 from softtargets.cli.derive import filter_command, merge_command, split_command
 from softtargets.cli.fidelity import fidelity_command
 from softtargets.cli.info import info_command
+from softtargets.cli.inspect import inspect_command
 from softtargets.cli.layouts import export_command, import_command
 from softtargets.cli.plan import plan_command
+from softtargets.cli.report import report_command
 from softtargets.cli.share import card_command, pull_command, push_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
@@ -40,6 +42,8 @@ for _command in (
     commit_command,
     verify_command,
     info_command,
+    inspect_command,
+    report_command,
     fidelity_command,
     merge_command,
     split_command,

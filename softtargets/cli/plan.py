@@ -18,7 +18,8 @@ from softtargets.cli.budget import (
 )
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.selection import selection_text
-from softtargets.cli.tables import bytes_text, key_value_table, left_out_text
+from softtargets.cli.tables import key_value_table, left_out_text
+from softtargets.report.texts import bytes_text
 
 if TYPE_CHECKING:
     from softtargets.capture import Estimate

@@ -296,6 +296,21 @@ class ShardReader:
                 return None, None
             return statistics.min, statistics.max
 
+    def column_bytes(self) -> dict[str, int]:
+        """Return how many bytes of the file each column takes, by its name; from the footer alone.
+
+        Raises:
+            CorruptionError: the footer cannot be read.
+        """
+        sizes: dict[str, int] = {}
+        with _parquet_errors(self.where):
+            for group in range(self._footer.num_row_groups):
+                footer = self._footer.row_group(group)
+                for column in (footer.column(number) for number in range(footer.num_columns)):
+                    name = column.path_in_schema.partition(".")[0]
+                    sizes[name] = sizes.get(name, 0) + column.total_compressed_size
+        return sizes
+
     def read_documents(self, index: int) -> list[tuple[str, str]]:
         """Read of every window of a row group the source and the id of its first document.
 

@@ -230,6 +230,12 @@ class Store:
         names, numbers = self._sources
         return tuple(names[number] for number in np.unique(numbers).tolist())
 
+    def source_windows(self) -> dict[str, int]:
+        """Return how many windows are from each of `sources`; reads what those read."""
+        names, numbers = self._sources
+        counts = np.bincount(numbers, minlength=len(names))
+        return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
+
     def select(self, sources: Sequence[str]) -> StoreView:
         """Return a view of the windows of some input files, named as in `Window.source`.
 
@@ -338,6 +344,14 @@ class Store:
         """
         ids = self._window_ids if places is None else self._window_ids[places]
         return [window_id.decode() for window_id in ids.tolist()]
+
+    def ids_beginning(self, prefix: str, most: int) -> list[str]:
+        """Return at most so many ids, sorted, of windows whose ids begin like this."""
+        ids, places = self._window_ids, self._sorted_places
+        key = prefix.encode()
+        first = int(np.searchsorted(ids, key, sorter=places))
+        found = ids[places[first : first + most]].tolist()
+        return [one.decode() for one in found if one.startswith(key)]
 
     def _find(self, window_id: str) -> int | None:
         ids, places = self._window_ids, self._sorted_places

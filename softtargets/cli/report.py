@@ -1,0 +1,66 @@
+"""`softtargets report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from softtargets.errors import InputError
+from softtargets.store import Store
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("report")
+@click.argument("store", metavar="STORE_OR_URL")
+@click.option("--output", required=True, type=_PATH, help="Path of the HTML page.")
+@click.option(
+    "--windows",
+    "most_windows",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Windows that statistics are of at most, evenly spread over the store.",
+)
+@click.option(
+    "--examples",
+    "num_examples",
+    type=click.IntRange(0),
+    default=3,
+    show_default=True,
+    help="Windows that are shown, evenly spread over the store.",
+)
+@click.option(
+    "--window",
+    "window_ids",
+    multiple=True,
+    metavar="ID",
+    help="Window to show instead, by its id or the beginning of it; repeat for more.",
+)
+def report_command(
+    store: str, output: Path, most_windows: int, num_examples: int, window_ids: tuple[str, ...]
+) -> None:
+    """Write one HTML page that shows a store: what it is, its statistics, example windows.
+
+    The page needs no network and no other file.
+    """
+    from softtargets.report.page import report
+    from softtargets.report.texts import bytes_text
+
+    if not output.parent.is_dir():
+        raise InputError(
+            "--output",
+            expected="a path in a directory that is there",
+            found=f"{output}",
+            next_step="Make its directory, or pass another path.",
+        )
+    page = report(
+        Store.open(store),
+        most_windows=most_windows,
+        num_examples=num_examples,
+        window_ids=window_ids,
+    )
+    content = page.encode()
+    output.write_bytes(content)
+    click.echo(f"{output}: {bytes_text(len(content))}; open it in a browser.")

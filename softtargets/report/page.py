@@ -1,0 +1,242 @@
+"""The report of a store: one self-contained HTML page, the same for the same store.
+
+It asks for nothing from anywhere: styles, script, charts and data are in it. What comes from the
+corpus is escaped by the template, or is data that the script writes as text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from softtargets.kinds import TargetSchema
+from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
+from softtargets.report.distribution import Counts
+from softtargets.report.examples import MOST_TOKENS, Examples
+from softtargets.report.sizes import column_sizes, meaning
+from softtargets.report.statistics import Statistics, Sums, measure
+from softtargets.report.summary import summary
+from softtargets.report.texts import bytes_text, number_text, percent_text
+from softtargets.report.tokens import TokenNames, printable
+from softtargets.report.windows import find_window, sampled
+from softtargets.store import Store
+
+DEFAULT_WINDOWS = 1000
+DEFAULT_EXAMPLES = 3
+MOST_SOURCES = 50
+
+_ENTROPY = {
+    "exact": "Of the teacher's whole distribution.",
+    "bound": "A lower bound: everything outside the kept logits counts as one outcome.",
+    "estimate": "Estimated from the draws: right in the mean, not at each target.",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A chart for each temperature, or one for all."""
+
+    title: str
+    caption: str
+    charts: tuple[Chart, ...]
+    means: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """A number that stands at the top of the page: one for each temperature, or one for all."""
+
+    name: str
+    values: tuple[str, ...]
+    hint: str
+
+
+def report(
+    store: Store,
+    *,
+    most_windows: int = DEFAULT_WINDOWS,
+    num_examples: int = DEFAULT_EXAMPLES,
+    window_ids: Sequence[str] = (),
+) -> str:
+    """Return the page of a store.
+
+    Args:
+        store: what is shown.
+        most_windows: how many windows the statistics are of at most, evenly spread.
+        num_examples: how many windows are shown, evenly spread, where none is named.
+        window_ids: the windows that are shown, by their ids or how these begin.
+
+    Raises:
+        InputError: `most_windows` is not positive, or no single window has such an id.
+        CorruptionError, FormatError or IdentityError: a file is not what was committed.
+    """
+    examples = Examples(store.targets, TokenNames(store.vocabulary))
+    for prefix in window_ids:
+        examples.add(find_window(store, prefix))
+    if not window_ids and num_examples:
+        for window in sampled(store, num_examples):
+            examples.add(window)
+    statistics = measure(store, most_windows)
+    environment = Environment(
+        loader=PackageLoader("softtargets.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": True}
+    environment.filters |= {"bytes": bytes_text, "percent": percent_text, "printable": printable}
+    sizes = column_sizes(store)
+    return environment.get_template("report.html").render(
+        name=str(store.location).rstrip("/").rpartition("/")[2],
+        summary=summary(store),
+        temperatures=[f"{one:g}" for one in statistics.temperatures],
+        statistics=statistics,
+        headlines=_headlines(store, statistics),
+        figures=_figures(statistics),
+        notes=_notes(statistics),
+        sources=list(statistics.sources.items())[:MOST_SOURCES],
+        source_numbers=partial(_source_numbers, statistics),
+        sizes=sizes,
+        meaning=meaning,
+        examples=examples.windows,
+        data=examples.data(),
+        most_tokens=MOST_TOKENS,
+        rounding=_rounding(store.targets),
+        shade="label" if statistics.surprise else "tail" if statistics.tail_mass else "",
+    )
+
+
+def _rounding(schema: TargetSchema) -> str:
+    """Return why a label's probability is not quite its candidate's; empty where it is."""
+    if schema.head is None or schema.head.step is None or not schema.label_logits:
+        return ""
+    return f"Candidates are within {schema.head.step / 2:g} nat; the label's own numbers are exact."
+
+
+def _headlines(store: Store, statistics: Statistics) -> list[Headline]:
+    per_target = store.num_bytes / store.num_positions
+    found = [
+        Headline(name="windows", values=(f"{len(store):,}",), hint=""),
+        Headline(name="targets", values=(f"{store.num_positions:,}",), hint=""),
+        Headline(
+            name="bytes a target",
+            values=(number_text(per_target),),
+            hint=f"{bytes_text(store.num_bytes)} in all",
+        ),
+    ]
+    total = statistics.total
+    if statistics.has_top and total.num_trained:
+        share = total.num_top / total.num_trained
+        hint = "label is the teacher's first choice"
+        found.append(Headline(name="top-1 agreement", values=(percent_text(share),), hint=hint))
+    if statistics.surprise and total.num_trained:
+        values = tuple(_perplexity(total, one) for one in range(len(statistics.temperatures)))
+        found.append(
+            Headline(name="perplexity", values=values, hint="of the teacher, on the labels")
+        )
+    if statistics.tail_mass and total.num_trained:
+        values = tuple(percent_text(one.mean) for one in statistics.tail_mass)
+        found.append(Headline(name="mean tail mass", values=values, hint="outside the kept logits"))
+    return found
+
+
+def _figures(statistics: Statistics) -> list[Figure]:
+    """Return the charts of what the store tells; none without a target to train on."""
+    if not statistics.total.num_trained:
+        return []
+    found = []
+    if statistics.tail_mass:
+        found.append(
+            Figure(
+                title="Tail mass",
+                caption="The teacher's probability outside the kept logits.",
+                charts=tuple(
+                    log_chart(one, "probability, log scale") for one in statistics.tail_mass
+                ),
+                means=tuple(percent_text(one.mean) for one in statistics.tail_mass),
+            )
+        )
+    if statistics.entropy_kind is not None:
+        found.append(
+            Figure(
+                title="Entropy",
+                caption=_ENTROPY[statistics.entropy_kind],
+                charts=tuple(linear_chart(one, "nats") for one in statistics.entropy),
+                means=tuple(f"{number_text(one.mean)} nats" for one in statistics.entropy),
+            )
+        )
+    if statistics.surprise:
+        found.append(
+            Figure(
+                title="Surprise",
+                caption="-log of the probability that the teacher gave the label.",
+                charts=tuple(linear_chart(one, "nats") for one in statistics.surprise),
+                means=tuple(f"{number_text(one.mean)} nats" for one in statistics.surprise),
+            )
+        )
+    return found + _counted(statistics)
+
+
+def _counted(statistics: Statistics) -> list[Figure]:
+    found = []
+    schema = statistics.schema
+    if statistics.label_ranks is not None:
+        among = "classes" if schema.num_classes else "tokens"
+        within = statistics.label_ranks[:3].sum() / statistics.label_ranks.sum()
+        chart = rank_chart(
+            statistics.label_ranks, schema.num_labels, f"place of the label among all {among}"
+        )
+        caption = "Where the label stands among what the teacher expects."
+        if schema.num_labels > 5:
+            caption += f" Among the first five: {percent_text(float(within))}."
+        found.append(Figure(title="Label rank", caption=caption, charts=(chart,)))
+    for title, caption, counts in (
+        ("Kept logits", "How many are stored at a target.", statistics.num_entries),
+        ("Drawn ids", "How many different ones are stored at a target.", statistics.num_drawn),
+    ):
+        if counts is not None and np.count_nonzero(counts) > 1:
+            chart = count_chart(counts, "number at a target")
+            found.append(Figure(title=title, caption=caption, charts=(chart,)))
+    return found
+
+
+def _notes(statistics: Statistics) -> list[str]:
+    """Return sentences in place of charts with one bar."""
+    named: tuple[tuple[str, Counts | None], ...] = (
+        ("kept logits", statistics.num_entries),
+        ("different drawn ids", statistics.num_drawn),
+    )
+    return [
+        f"Every target has {int(np.flatnonzero(counts)[0]):,} {name}."
+        for name, counts in named
+        if counts is not None and np.count_nonzero(counts) == 1
+    ]
+
+
+def _source_numbers(statistics: Statistics, sums: Sums) -> list[tuple[str, ...]]:
+    """Return the cells of a source's row, each as texts for one temperature or for all."""
+    grid, num = range(len(statistics.temperatures)), sums.num_trained
+    cells: list[tuple[str, ...]] = [(f"{sums.num_windows:,}",), (f"{sums.num_targets:,}",)]
+    if statistics.tail_mass:
+        cells.append(
+            tuple(percent_text(sums.tail_mass_G[one] / num if num else None) for one in grid)
+        )
+    if statistics.surprise:
+        cells.append(tuple(_perplexity(sums, one) for one in grid))
+    if statistics.has_top:
+        cells.append((percent_text(sums.num_top / num if num else None),))
+    return cells
+
+
+def _perplexity(sums: Sums, index: int) -> str:
+    if not sums.num_trained:
+        return "-"
+    mean = -sums.label_logprob_G[index] / sums.num_trained
+    # Past this exp overflows; no teacher means such a number.
+    return number_text(math.exp(mean) if mean < 700 else math.inf)
