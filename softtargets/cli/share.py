@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softtargets.cli.tables import bytes_text
+from softtargets.report.texts import bytes_text
 from softtargets.store import Store
 
 _DIRECTORY = click.Path(path_type=Path)
