@@ -82,6 +82,7 @@ def test_a_pipe_gets_plain_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         output = run(*arguments).output
         assert "\x1b" not in output
         assert "\u202e" not in output
+        assert output.count("[red]") == (2 if command == "info" else 1)
     output = run("inspect", store.root).output
     assert SOURCE.replace("\u202e", "\\u202e") in output
     assert "[bold]markup[/bold]" in output

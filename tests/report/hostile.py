@@ -45,4 +45,4 @@ def hostile_store(directory: Path) -> Store:
         )
         for _ in range(3)
     ]
-    return write_store(directory, schema, [windows], vocabulary=vocabulary)
+    return write_store(directory, schema, [windows], corpus=SOURCE, vocabulary=vocabulary)

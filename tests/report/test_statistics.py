@@ -64,11 +64,11 @@ def test_distributions_are_those_of_the_decoded_targets(tmp_path: Path, kind: st
 
 def test_the_surprise_is_that_of_the_whole_vocabulary(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
-    schema = topk_schema(300, lossless=True)
+    schema = topk_schema(5, vocab_size=5, lossless=True)
     window, _ = make_window(rng, schema, num_tokens=50)
     facts = facts_of(window, schema)
     labels_T = window.input_ids_L[1:]
-    logits_TV = np.empty((49, 300))
+    logits_TV = np.empty((49, 5))
     np.put_along_axis(logits_TV, window.targets.ids_TK, window.targets.logits_TK, axis=1)
     for index, temperature in enumerate(schema.temperatures):
         scaled_TV = logits_TV / temperature
@@ -76,6 +76,7 @@ def test_the_surprise_is_that_of_the_whole_vocabulary(tmp_path: Path) -> None:
         assert facts.label_logprob_TG is not None
         np.testing.assert_allclose(facts.label_logprob_TG[:, index], logprob_T, atol=1e-4)
     assert facts.is_top_T is not None
+    assert facts.is_top_T.any()
     np.testing.assert_array_equal(facts.is_top_T, logits_TV.argmax(axis=1) == labels_T)
 
 
