@@ -233,10 +233,10 @@ def test_the_report_knows_the_models_loss(built: tuple[Store, PreTrainedModel]) 
     store, model = built
     expected = 0.0
     for window in store:
-        ids_L = torch.from_numpy(window.input_ids_L).long()
+        ids_L = torch.tensor(window.input_ids_L, dtype=torch.int64)
         logprobs_TV = model(ids_L[None]).logits[0, :-1].float().log_softmax(dim=-1)
         label_T = logprobs_TV.gather(1, ids_L[1:, None])[:, 0]
-        expected += float(label_T[torch.from_numpy(window.mask_T)].sum())
+        expected += float(label_T[torch.tensor(window.mask_T)].sum())
     found = statistics_of(store, len(store)).total
     # The label's logit is exact; what it is divided by is of logits within half a step.
     assert abs(found.label_logprob_G[0] - expected) / found.num_trained < 1 / 32
