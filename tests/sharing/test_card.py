@@ -53,9 +53,26 @@ def copy_of(name: str, directory: Path) -> Path:
     return Path(shutil.copytree(GOLDEN / name / "store", directory))
 
 
+def check_code(store: Store, code: str) -> None:
+    """Run the code of a card where `org/name` is the store, and compare what it decodes."""
+    found: dict[str, Any] = {}
+    exec(code, found)
+    targets = next(iter(store)).targets
+    kept_TK = np.isfinite(targets.logits_TK)
+    np.testing.assert_array_equal(found["ids"][kept_TK], targets.ids_TK[kept_TK])
+    np.testing.assert_allclose(found["logits"], targets.logits_TK, rtol=1e-6)
+    temperatures = store.targets.temperatures
+    assert ("probabilities" in found) == bool(temperatures)
+    if temperatures:
+        expected_TK = np.exp(targets.logprobs_TK(temperatures[0]))
+        np.testing.assert_allclose(found["probabilities"], expected_TK, rtol=1e-4, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_kind_of_store_has_a_card(kind: str, tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store", kind)
+def test_every_kind_of_store_has_a_card(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path / "org" / "name", kind)
     text = read(store.root / CARD_NAME)
     fields = fields_of(text)
     assert fields["tags"] == ["softtargets", "knowledge-distillation"]
@@ -70,6 +87,11 @@ def test_every_kind_of_store_has_a_card(kind: str, tmp_path: Path) -> None:
     write_card(store)
     assert read(store.root / CARD_NAME) == text, "it is right already"
     assert verify(store).is_sound
+    codes = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(codes) == (store.targets.head is not None)
+    monkeypatch.chdir(tmp_path)
+    for code in codes:
+        check_code(store, code)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
@@ -116,28 +138,6 @@ def test_datasets_needs_no_softtargets(store: Store, tmp_path: Path) -> None:
     assert f"'input_ids': {window.input_ids_L.tolist()}" in shown.stdout
     for name in ("window_id", "mask", "label_logit", "label_rank", "tail_mass_t2", "top_logit"):
         assert f"'{name}': " in shown.stdout
-
-
-@pytest.mark.parametrize(
-    "name", [kind for kind, schema in sorted(KINDS.items()) if schema.head is not None]
-)
-def test_the_code_in_a_card_gives_what_the_store_holds(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = make_store(tmp_path / "org" / "name", name)
-    [code] = re.findall(r"^```python\n(.*?)^```$", read(store.root / CARD_NAME), re.M | re.S)
-    monkeypatch.chdir(tmp_path)
-    found: dict[str, Any] = {}
-    exec(code, found)  # the code that everybody is told to run
-    targets = next(iter(store)).targets
-    kept_TK = np.isfinite(targets.logits_TK)
-    np.testing.assert_array_equal(found["ids"][kept_TK], targets.ids_TK[kept_TK])
-    np.testing.assert_allclose(found["logits"], targets.logits_TK, rtol=1e-6)
-    temperatures = store.targets.temperatures
-    assert ("probabilities" in found) == bool(temperatures)
-    if temperatures:
-        expected_TK = np.exp(targets.logprobs_TK(temperatures[0]))
-        np.testing.assert_allclose(found["probabilities"], expected_TK, rtol=1e-4, atol=1e-9)
 
 
 def with_names(manifest: Manifest, name: str) -> Manifest:

@@ -80,8 +80,8 @@ def test_what_is_pushed_is_pulled(store: Store, hub: Hub, tmp_path: Path) -> Non
     assert not hub.asked_for("GET", "/shards/")
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
-def test_stores_of_every_kind_and_version_are_shared(name: str, hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["topk-1.0", "topk-1.1", "topk-1.2", "with-output-head-1.1"])
+def test_stores_of_every_version_are_shared(name: str, hub: Hub, tmp_path: Path) -> None:
     root = Path(shutil.copytree(GOLDEN / name / "store", tmp_path / "store"))
     push(root, NAME, api=hub.client())
     assert (root / "README.md").is_file()
@@ -263,9 +263,9 @@ def test_a_card_that_the_hub_refuses_is_named(store: Store, hub: Hub) -> None:
         push(store, NAME, api=hub.client())
 
 
-@pytest.mark.parametrize("name", ["name", "org/name/more", "org/name@", "hf://datasets/org/name"])
-def test_names_that_are_none(store: Store, name: str) -> None:
-    with pytest.raises(InputError, match="expected org/name or org/name@revision"):
-        push(store, name)
+def test_names_that_are_none(store: Store) -> None:
+    for name in ("name", "org/name/more", "org/name@", "hf://datasets/org/name"):
+        with pytest.raises(InputError, match="expected org/name or org/name@revision"):
+            push(store, name)
     with pytest.raises(InputError, match="one revision at most"):
         push(store, "org/name@v1", revision="v2")
