@@ -127,7 +127,7 @@ def description(manifest: Manifest) -> str:
             "| column | type and meaning |\n|---|---|",
             *columns,
             "\n## What is exact\n",
-            *(f"- {words}" for words in _bounds(targets)),
+            *(f"- {words}" for words in _bounds(targets, manifest.identity.get("imported"))),
         ]
     )
 
@@ -158,27 +158,21 @@ def _about(targets: TargetSchema) -> str:
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     identity, targets, shards = manifest.identity, manifest.targets, manifest.shards
-    teacher, windowing = identity["teacher"], identity["windowing"]
-    compiled = ", compiled" if teacher.get("compile") else ""
-    yield (
-        "Teacher",
-        f"{code_span(manifest.teacher)}, {code_span(teacher['architecture'])}, run in "
-        f"{teacher['dtype']} with {code_span(teacher['attention'])} attention{compiled}; weights "
-        f"SHA-256 `{teacher['weights_sha256']}`"
-        + (f", revision {code_span(teacher['revision'])}" if teacher["revision"] else ""),
-    )
+    windowing = identity["windowing"]
+    yield "Teacher", _teacher(manifest)
+    if "imported" in identity:
+        yield "Imported", _imported(identity["imported"])
+    sha256 = identity["tokenizer"].get("sha256")
     yield (
         "Tokenizer",
-        f"SHA-256 `{identity['tokenizer']['sha256']}`; it knows "
+        f"{'unknown' if sha256 is None else f'SHA-256 `{sha256}`'}; it knows "
         f"{targets.tokenizer_vocab_size:,} ids, the teacher's output has {targets.vocab_size:,}",
     )
     yield "Corpus", ", ".join(_corpus(identity["corpus"], manifest.corpus))
     overlap = f", {windowing['overlap']:,} of them context" if "overlap" in windowing else ""
-    yield (
-        "Windows",
-        f"{shards.num_windows:,}, of at most {windowing['sequence_length']:,} tokens{overlap} "
-        f"({windowing['kind']})",
-    )
+    length = windowing.get("sequence_length")
+    most = "" if length is None else f", of at most {length:,} tokens"
+    yield "Windows", f"{shards.num_windows:,}{most}{overlap} ({windowing['kind']})"
     selection = identity.get("selection")
     chosen = "" if selection is None else f" {code_span(json.dumps(selection))}"
     yield "Selection", f"{targets.describe()}{chosen}"
@@ -193,6 +187,28 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Fingerprint", f"`{manifest.fingerprint}`"
     for step in identity.get("derived", ()):
         yield "Made by", f"{step['operation']} of the store `{step['fingerprint']}`"
+
+
+def _teacher(manifest: Manifest) -> str:
+    """Return what is known of the teacher: of an imported store's what somebody stated."""
+    name, teacher = code_span(manifest.teacher), manifest.identity["teacher"]
+    if "imported" in manifest.identity:
+        return f"{name}, {'as stated at the import' if 'name' in teacher else 'nobody stated it'}"
+    compiled = ", compiled" if teacher.get("compile") else ""
+    return (
+        f"{name}, {code_span(teacher['architecture'])}, run in {teacher['dtype']} with "
+        f"{code_span(teacher['attention'])} attention{compiled}; weights SHA-256 "
+        f"`{teacher['weights_sha256']}`"
+        + (f", revision {code_span(teacher['revision'])}" if teacher["revision"] else "")
+    )
+
+
+def _imported(imported: Mapping[str, Any]) -> str:
+    values = code_span(imported["values"])
+    if imported["values"] != "logits":
+        values += f" log-probabilities at temperature {imported['temperature']:g}"
+    stated = code_span(imported["license"]) if "license" in imported else "nobody stated it"
+    return f"from {code_span(imported['layout'])}, {values}; licence: {stated}"
 
 
 def _corpus(corpus: Mapping[str, Any], counts: Mapping[str, int]) -> Iterator[str]:
@@ -228,16 +244,22 @@ def _without_softtargets(targets: TargetSchema) -> str:
     )
 
 
-def _bounds(targets: TargetSchema) -> Iterator[str]:
+def _bounds(targets: TargetSchema, imported: Mapping[str, Any] | None) -> Iterator[str]:
     head, samples = targets.head, targets.samples
+    given = "as the teacher gave them" if imported is None else "as they were imported"
     if head is not None and head.step is not None:
         yield (
             f"A kept logit's distance below the top logit is rounded to {head.step:g} nat: off by "
             f"at most {head.step / 2:g}. Rank, ids and the top logit are exact."
         )
     elif head is not None:
-        yield "Kept logits are float32, as the teacher gave them."
-    if targets.temperatures:
+        yield f"Kept logits are float32, {given}."
+    if targets.temperatures and imported is not None:
+        yield (
+            "The probability outside the kept entries is what the imported ones leave of 1, within "
+            f"{imported['tail_mass_error']:.1g}. At other temperatures it is unknown."
+        )
+    elif targets.temperatures:
         what = "probability outside the kept entries" if head is not None else "logsumexp"
         yield (
             f"The {what} at each temperature is that of the whole vocabulary, computed before "
