@@ -97,6 +97,16 @@ def test_a_trip_costs_what_it_is_said_to_cost(kind: str, name: str, tmp_path: Pa
         assert trip.largest_tail <= (4e-3 if is_half else 1e-6)
 
 
+def test_the_card_says_what_is_known(store: Store, tmp_path: Path) -> None:
+    exported = export_axolotl(store.root, tmp_path / "lists", values="full")
+    back = import_lists([exported], tmp_path / "back", Axolotl(), FULL)
+    card = (back.root / "README.md").read_text()
+    assert "- **Imported**: from `axolotl`, `full` log-probabilities at temperature 1;" in card
+    assert "what the imported ones leave of 1, within" in card
+    assert "as the teacher gave them" not in card
+    assert "before anything was rounded" not in card
+
+
 def test_windows_of_one_document_keep_their_ids(store: Store, tmp_path: Path) -> None:
     for written, layout in (
         (export_axolotl(store.root, tmp_path / "a", values="full"), Axolotl()),
