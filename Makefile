@@ -5,13 +5,22 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := softtargets-demo
 
-.PHONY: demo test unit check clean
+# The tests of reading a store, which run beside all others.
+READING := tests/report tests/sharing tests/store tests/stream tests/train
+
+.PHONY: demo test test-reading test-others unit check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
 
 test: $(VENV)/.installed check
-	$(BIN)/pytest
+	$(MAKE) --jobs 2 test-reading test-others
+
+test-reading:
+	$(BIN)/pytest $(READING)
+
+test-others:
+	$(BIN)/pytest $(READING:%=--ignore=%)
 
 # The fast part of the tests, about a minute.
 unit: $(VENV)/.installed check
