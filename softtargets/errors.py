@@ -62,6 +62,10 @@ class CorruptionError(StoreError):
     """Bytes on disk differ from what was committed."""
 
 
+class LimitError(StoreError):
+    """A file asks for more memory than it is trusted with; the message says how to allow it."""
+
+
 class IdentityError(StoreError):
     """Two things that must have been made in the same way were not."""
 

@@ -1,0 +1,157 @@
+"""An attack: hostile input, the command that meets it, and what must not come of it.
+
+An attack is carried out in a process of its own, so that its memory is its own, and what it prints
+is looked at as a terminal would get it. Input is made in another process before.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import resource
+import sys
+import time
+import traceback
+import tty
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from softtargets.cli import main
+
+MOST_BYTES = 10**9
+MOST_SECONDS = 30.0
+_ADDRESS_SPACE = 12 << 30
+"""Where an attack that succeeds ends, so that it does not take the machine along."""
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What a terminal obeys: escapes, 8-bit controls, carriage returns, turns of the direction."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of an attack."""
+
+    exit_code: int
+    output: str
+    """What was printed to both streams."""
+    peak_bytes: int
+    """Of resident memory; some 400 MB of it are torch's and pyarrow's code."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One attack."""
+
+    kind: str
+    """What it tries, in words; attacks of a kind share a row of the table."""
+    name: str
+    """Which of its kind it is."""
+    run: Callable[[Path], None]
+    """Meets the input in the directory; an error of the package ends it with exit code 1."""
+    prepare: Callable[[Path], object] = lambda _: None
+    """Makes the input in an empty directory, which is the working directory then."""
+    wanted: Literal["refused", "survived"] = "refused"
+    """Whether it must fail with an error, or go on unharmed."""
+    harm: Callable[[Path, Outcome], str] = lambda _, __: ""
+    """Says what was lost, leaked or silently wrong afterwards; nothing if all is well."""
+
+
+def command(*arguments: str) -> Callable[[Path], None]:
+    """Return what runs `softtargets` with arguments, in the attack's directory."""
+
+    def run(_: Path) -> None:
+        main(list(arguments), prog_name="softtargets")
+
+    return run
+
+
+def carry_out(attack: Attack, directory: Path) -> tuple[Outcome, str]:
+    """Carry out an attack in an empty directory; return what came of it, and the harm it did."""
+    prepared = _in_child(attack.prepare, directory)
+    if prepared.exit_code != 0:
+        raise RuntimeError(f"{attack.kind}, {attack.name}: not prepared\n{prepared.output}")
+    outcome = _in_child(attack.run, directory)
+    return outcome, _harm(attack, directory, outcome)
+
+
+def _harm(attack: Attack, directory: Path, outcome: Outcome) -> str:
+    found = attack.harm(directory, outcome)
+    wanted_failure = attack.wanted == "refused"
+    control = _CONTROLS.search(outcome.output)
+    for harm, is_done in (
+        ("a raw traceback", "Traceback (most recent call last)" in outcome.output),
+        (f"died by signal {-outcome.exit_code}", outcome.exit_code < 0),
+        ("accepted", wanted_failure and outcome.exit_code == 0),
+        ("refused, though harmless", not wanted_failure and outcome.exit_code != 0),
+        (f"{outcome.peak_bytes / 1e9:.1f} GB of memory", outcome.peak_bytes > MOST_BYTES),
+        (f"{outcome.seconds:.0f} seconds", outcome.seconds > MOST_SECONDS),
+        (f"a raw control character reached the terminal: {control!r}", control is not None),
+        (found, found != ""),
+    ):
+        if is_done:
+            return harm
+    return ""
+
+
+def _in_child(run: Callable[[Path], object], directory: Path) -> Outcome:
+    """Run something in a forked process, with both streams on a terminal that is read here."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    started = time.monotonic()
+    process_id, terminal = pty.fork()
+    if process_id == 0:
+        _become_victim(run, directory)
+    output = b"".join(_read(terminal))
+    os.close(terminal)
+    _, status, usage = os.wait4(process_id, 0)
+    return Outcome(
+        exit_code=os.waitstatus_to_exitcode(status),
+        output=output.decode("utf-8", "surrogateescape"),
+        peak_bytes=usage.ru_maxrss << 10,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _read(terminal: int) -> Iterator[bytes]:
+    """Yield what is written to a terminal until its last writer has ended."""
+    while True:
+        try:
+            content = os.read(terminal, 1 << 16)
+        except OSError:  # Linux says so instead of an empty read.
+            return
+        if not content:
+            return
+        yield content
+
+
+def _become_victim(run: Callable[[Path], object], directory: Path) -> None:
+    """Run something as the whole of this process, which ends with it."""
+    exit_code = 1
+    try:
+        tty.setraw(1)  # Else the terminal itself adds carriage returns.
+        # Those that were there belong to pytest. A dumb terminal gets no colours.
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+        os.environ |= {"TERM": "dumb", "TOKENIZERS_PARALLELISM": "false"}
+        os.chdir(directory)
+        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
+        run(directory)
+        exit_code = 0
+    except SystemExit as end:
+        exit_code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except click.exceptions.Exit as end:
+        exit_code = end.exit_code
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)

@@ -1,0 +1,7 @@
+"""All attacks, kind by kind."""
+
+from __future__ import annotations
+
+from tests.attacks.attack import Attack
+
+ATTACKS: tuple[Attack, ...] = ()

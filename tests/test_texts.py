@@ -1,0 +1,33 @@
+"""Foreign text is shown, not obeyed."""
+
+from __future__ import annotations
+
+import pytest
+
+from softtargets.texts import printable, shortened
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text, /path/to.parquet", "plain text, /path/to.parquet"),
+        ("caf\u00e9 \u4e2d\u6587 \u05e9 \U0001f600", "caf\u00e9 \u4e2d\u6587 \u05e9 \U0001f600"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\rb\nc\td", "a\\rb\\nc\\td"),
+        ("\u202egnp.exe\u2066", "\\u202egnp.exe\\u2066"),
+        ("\udc80", "\\udc80"),
+        ("a\u00a0b\u2028c", "a\\xa0b\\u2028c"),
+    ],
+)
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_a_long_text_keeps_both_ends() -> None:
+    text = "a" * 300 + "b" * 300
+    found = shortened(text)
+    assert len(found) <= 400
+    assert found.startswith("aaa")
+    assert found.endswith("bbb")
+    assert shortened("a" * 400) == "a" * 400
