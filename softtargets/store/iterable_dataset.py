@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from softtargets.errors import InputError
 from softtargets.store.layouts.plain import plain_table
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.store.store import Store
@@ -17,15 +16,8 @@ if TYPE_CHECKING:
 def as_iterable_dataset(store: Store) -> IterableDataset:
     """Return what `Store.as_dataset` promises."""
     # Importing it takes a second, and it is needed for nothing else.
-    try:
-        from datasets import Features, IterableDataset
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "Store.as_dataset",
-            expected="the package datasets",
-            found=str(error),
-            next_step="Run: pip install datasets",
-        ) from error
+    from datasets import Features, IterableDataset
+
     first = plain_table(store.read_row_group(store.row_groups[0]), store.targets)
     return IterableDataset.from_generator(
         _rows,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import DataLoader
 
-from softtargets.errors import CorruptionError, InputError
+from softtargets.errors import CorruptionError
 from softtargets.store import Store, export_plain
 from tests.golden import GOLDEN
 
@@ -101,11 +100,3 @@ def test_damage_is_raised(store: Store) -> None:
         for row in store.as_dataset():
             found.append(row["window_id"])
     assert found == whole[: sum(shard.num_windows for shard in store.manifest.shards[:2])]
-
-
-def test_without_the_library_the_command_that_helps_is_named(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"expected the package datasets; .* pip install datasets"):
-        store.as_dataset()
