@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from softtargets.capture.memory import enough_memory, free_memory
 from softtargets.capture.plan import AnyCorpus, Plan, make_plan, read_plan
 from softtargets.capture.progress import Progress, Tally
 from softtargets.capture.queue import UnitQueue
@@ -191,10 +192,17 @@ def read_output_head(config: BuildConfig, teacher: Teacher) -> HeadWeights | Non
     """
     if not config.hidden_states:
         return None
-    # Beside workers, which load their own, this one is dropped again.
     loaded = teacher.for_worker(0) if config.workers > 1 else teacher
     loaded.load()
-    return loaded.output_head()
+    next_step = "Pass fewer --workers, or another --device."
+    with enough_memory(loaded.name, "its output head", loaded.device, next_step):
+        head = loaded.output_head()
+    if loaded is not teacher:
+        # Workers load their own, and need the memory that this one had.
+        device = loaded.device
+        del loaded
+        free_memory(device)
+    return head
 
 
 def _plan(

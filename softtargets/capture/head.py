@@ -42,8 +42,8 @@ class LiveHead:
     def numpy(self, dtype: DType) -> HeadWeights:
         """Return the head on the host."""
         return HeadWeights(
-            weight_VD=self.weight_VD.float().cpu().numpy(),
-            bias_V=None if self.bias_V is None else self.bias_V.float().cpu().numpy(),
+            weight_VD=self.weight_VD.cpu().float().numpy(),
+            bias_V=None if self.bias_V is None else self.bias_V.cpu().float().numpy(),
             dtype=dtype,
             scale=self.scale,
             divisor=self.divisor,

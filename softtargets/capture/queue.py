@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from softtargets.capture.plan import read_unit
 from softtargets.capture.progress import Tally
-from softtargets.capture.score import name_documents
+from softtargets.capture.segments import name_documents
 from softtargets.errors import BusyError, StoreError
 from softtargets.store.writer import StoreWriter
 

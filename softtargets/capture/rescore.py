@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from softtargets.capture.score import hidden_states, segments_of
+from softtargets.capture.segments import hidden_states, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema

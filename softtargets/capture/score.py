@@ -9,14 +9,21 @@ import numpy as np
 import torch
 
 from softtargets.capture.draws import uniforms
+from softtargets.capture.memory import enough_memory, free_memory, is_out_of_memory
+from softtargets.capture.segments import (
+    Segment,
+    hidden_states,
+    name_documents,
+    name_segments,
+    segments_of,
+)
 from softtargets.capture.select import select
 from softtargets.capture.selected import Selected
 from softtargets.capture.selection import Selection
 from softtargets.capture.teacher import Teacher
-from softtargets.errors import TeacherError
+from softtargets.errors import InputError, TeacherError
 from softtargets.kinds import TargetSchema
-from softtargets.packing import pack
-from softtargets.targets import Int32
+from softtargets.packing import PackedTargets, pack
 from softtargets.window import TokenWindow, Window
 
 _HEAD_ELEMENTS = {"cpu": 1 << 24}
@@ -28,43 +35,8 @@ _DEVICE_ELEMENTS = 1 << 27
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """A document, or a part of one, in a window: what the teacher reads as one sequence.
-
-    It is read from position 0 and sees nothing else of its window, so documents that share a
-    window cannot influence each other, whatever the architecture.
-    """
-
-    window: TokenWindow
-    start: int
-    """Where its first token stands in the window."""
-    input_ids_L: Int32
-    positions_T: Int32
-    """Where in the segment the targets are, rising."""
-    label_ids_T: Int32
-
-    def __len__(self) -> int:
-        return len(self.input_ids_L)
-
-
-def segments_of(window: TokenWindow) -> Iterator[Segment]:
-    """Yield the segments of a window, in order; their targets together are the window's."""
-    positions_T = window.target_positions_T
-    ends = np.cumsum(window.segment_lengths_S)
-    for start, stop in zip([0, *ends[:-1]], ends, strict=True):
-        own_T = positions_T[(positions_T >= start) & (positions_T < stop)]
-        yield Segment(
-            window=window,
-            start=int(start),
-            input_ids_L=window.input_ids_L[start:stop],
-            positions_T=own_T - start,
-            label_ids_T=window.input_ids_L[own_T + 1],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredBatch:
-    """Segments of a batch with their targets one after another, still on the teacher's device."""
+    """Segments of a batch with their targets one after another, on the host."""
 
     places: Sequence[int]
     """Where the segments stand in `segments_of` all windows."""
@@ -82,25 +54,11 @@ class ScoredBatch:
         return sum(len(segment) for segment in self.segments)
 
     def rows(self) -> Iterator[tuple[int, Selected]]:
-        """Yield every segment's place and its targets, on the host.
-
-        Raises:
-            TeacherError: the teacher's logits cannot be stored; the message names the documents.
-        """
-        selected = self.selected.cpu()
-        try:
-            selected.check()
-        except TeacherError as error:
-            raise TeacherError(
-                f"{error.where} of {name_documents([one.window for one in self.segments])}",
-                expected=error.expected,
-                found=error.found,
-                next_step=error.next_step,
-            ) from error
+        """Yield every segment's place and its targets."""
         start = 0
         for place, segment in zip(self.places, self.segments, strict=True):
             stop = start + len(segment.positions_T)
-            yield place, selected.slice(start, stop)
+            yield place, self.selected.slice(start, stop)
             start = stop
 
 
@@ -110,7 +68,7 @@ def pack_windows(
     """Return windows with their targets, from all batches that they were scored in.
 
     Raises:
-        TeacherError: the teacher's logits cannot be stored; the message names the documents.
+        TeacherError: logits are too far apart to be stored; the message names the documents.
     """
     scored = dict(rows for batch in batches for rows in batch.rows())
     packed = []
@@ -118,9 +76,21 @@ def pack_windows(
     for window in windows:
         stop = at + len(window.segment_lengths_S)
         own = Selected.concatenate([scored[place] for place in range(at, stop)])
-        packed.append(Window.of(window, pack(own.numpy(targets), targets)))
+        packed.append(Window.of(window, _pack(window, own, targets)))
         at = stop
     return packed
+
+
+def _pack(window: TokenWindow, selected: Selected, targets: TargetSchema) -> PackedTargets:
+    try:
+        return pack(selected.numpy(targets), targets)
+    except InputError as error:
+        raise TeacherError(
+            f"{error.where} of {name_documents([window])}",
+            expected=error.expected,
+            found=error.found,
+            next_step="Pass --values float32, which keeps logits as they are.",
+        ) from error
 
 
 class Scorer:
@@ -148,7 +118,8 @@ class Scorer:
         """Yield their segments in batches of like length, longest first: little is padded.
 
         Raises:
-            TeacherError: a single segment does not fit the device's memory.
+            TeacherError: a single segment does not fit the device's memory, has ids that the
+                teacher does not know, or gets logits that are no numbers; the message names it.
         """
         segments = [segment for window in windows for segment in segments_of(window)]
         left = list(range(len(segments)))
@@ -159,31 +130,40 @@ class Scorer:
             for batch in batches:
                 places = [left[index] for index in batch]
                 members = [segments[place] for place in places]
-                try:
-                    selected = self._score_batch(members)
-                except torch.OutOfMemoryError as error:
-                    self._use_less_memory(members, error)
+                selected = self._try_batch(members)
+                if selected is None:
+                    self._use_less_memory(members)
                     break
                 done.update(places)
                 yield ScoredBatch(places=places, segments=members, selected=selected)
             left = [place for place in left if place not in done]
 
-    def _use_less_memory(self, members: Sequence[Segment], error: torch.OutOfMemoryError) -> None:
-        if len(members) == 1:
-            raise TeacherError(
-                f"{name_documents([members[0].window])}, {len(members[0]):,} tokens",
-                expected=f"enough memory on {self._teacher.device} for one of them",
-                found=str(error).splitlines()[0],
-                next_step="Pass a smaller --sequence-length, or another --device.",
-            ) from error
+    def _try_batch(self, segments: Sequence[Segment]) -> Selected | None:
+        """Return the targets of a batch, or None if the device's memory suffices for fewer only."""
+        if len(segments) == 1:
+            where = f"{name_segments(segments)}, {len(segments[0]):,} tokens"
+            next_step = "Pass a smaller --sequence-length, or another --device."
+            with enough_memory(where, "one of them", self._teacher.device, next_step):
+                return self._score_batch(segments)
+        try:
+            return self._score_batch(segments)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return None
+
+    def _use_less_memory(self, members: Sequence[Segment]) -> None:
         self._workspace = []
-        if self._teacher.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(self._teacher.device)
         self.batch_tokens = max(1, len(members) * len(members[0]) // 2)
 
     @torch.inference_mode()
     def _score_batch(self, segments: Sequence[Segment]) -> Selected:
-        """Return the targets of all segments of a batch, one after another."""
+        """Return the targets of all segments of a batch, one after another, on the host.
+
+        There they wait for the end of their unit, and not in the device's memory. The copy waits
+        for the device, which takes no time beside the batch.
+        """
         teacher, device = self._teacher, self._teacher.device
         hidden_ND = hidden_states(teacher, segments)
         labels = np.concatenate([segment.label_ids_T for segment in segments])
@@ -207,10 +187,11 @@ class Scorer:
                     )
                 )
         selected = Selected.concatenate(parts)
-        if self._targets.output_head is None:
-            return selected
-        # On the host, as those of a whole unit wait for its end.
-        return replace(selected, hidden_ND=hidden_ND.cpu())
+        if self._targets.output_head is not None:
+            selected = replace(selected, hidden_ND=hidden_ND)
+        selected = selected.cpu()
+        selected.check(lambda rows: _name_rows(segments, rows))
+        return selected
 
     def _uniforms(self, segments: Sequence[Segment]) -> torch.Tensor | None:
         """Return the numbers [N, D] that decide what is drawn; None when nothing is."""
@@ -243,18 +224,11 @@ class Scorer:
         return logits.copy_(logits_CV), scratch[0] if scratch else None
 
 
-def hidden_states(teacher: Teacher, segments: Sequence[Segment]) -> torch.Tensor:
-    """Return the last hidden states [N, D] at the targets of segments, read in one batch."""
-    input_ids_BL = np.zeros((len(segments), max(map(len, segments))), np.int64)
-    for row, segment in enumerate(segments):
-        input_ids_BL[row, : len(segment)] = segment.input_ids_L
-    hidden_BLD = teacher.hidden_states(torch.from_numpy(input_ids_BL).to(teacher.device))
-    return torch.cat(
-        [
-            hidden_BLD[row, torch.from_numpy(segment.positions_T).to(teacher.device)]
-            for row, segment in enumerate(segments)
-        ]
-    )
+def _name_rows(segments: Sequence[Segment], rows: Sequence[int]) -> str:
+    """Return the documents that some of a batch's positions are of, for a message."""
+    ends = np.cumsum([len(segment.positions_T) for segment in segments])
+    places = np.unique(np.searchsorted(ends, rows, side="right"))
+    return name_segments([segments[place] for place in places])
 
 
 MOST_PADDING = 0.05
@@ -277,9 +251,3 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
             width = num_tokens = lengths[place]
         batches[-1].append(place)
     return batches
-
-
-def name_documents(windows: Sequence[TokenWindow]) -> str:
-    """Return the first documents of some windows, for a message."""
-    names = sorted({f"{one.source}:{one.document_ids[0]}" for one in windows})
-    return f"documents {', '.join(names[:5])}"

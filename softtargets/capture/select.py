@@ -14,6 +14,7 @@ import torch
 from softtargets.capture.draws import draw
 from softtargets.capture.selected import Selected
 from softtargets.capture.selection import Pins, Selection, TopP
+from softtargets.capture.top import top
 from softtargets.errors import InputError
 
 
@@ -33,8 +34,8 @@ def select(
     float32 precision however small it is: tail = S_tail / (S_head + S_tail), S = sum exp(z/T).
 
     Equal logits are ordered by id, so that the result does not depend on the device's sort.
-    Logits that are no numbers make tail masses or logsumexps that are none: `Selected.check` finds
-    them.
+    Logits that are no numbers, or nothing but -inf, make every weight of their position NaN, and
+    with it its tail masses: `Selected.check` finds them.
 
     Args:
         logits_NV: float32; overwritten.
@@ -55,13 +56,15 @@ def select(
     if selection.draws is not None and scratch_NV is None:
         scratch_NV = torch.empty_like(logits_NV)
     if not selection.k:
+        # Which of several equal ones is found makes no difference: their weights are equal too.
         top_logit_N1, top_N1 = logits_NV.max(dim=1, keepdim=True)
     tail_mass: dict[float, torch.Tensor] = {}
     logsumexp: dict[float, torch.Tensor] = {}
     drawn_ids_ND, drawn_logits_ND = None, None
     for temperature, weights_NV, head_NK in _weights(logits_NV, head, temperatures, scratch_NV):
         sum_N = weights_NV.sum(dim=1)
-        tail_mass[temperature] = sum_N / (sum_N + head_NK.sum(dim=1))
+        total_N = sum_N + head_NK.sum(dim=1)
+        tail_mass[temperature] = sum_N / total_N
         if not selection.k:
             share_N1 = weights_NV.gather(1, top_N1) / sum_N[:, None]
             logsumexp[temperature] = (top_logit_N1 / temperature - share_N1.log())[:, 0]
@@ -69,9 +72,10 @@ def select(
             assert uniforms_ND is not None
             drawn_ids_ND = draw(weights_NV, uniforms_ND)
             drawn_logits_ND = logits_NV.gather(1, drawn_ids_ND)
-            # A tail that nothing can be drawn from, as its weights are too small, has no mass.
-            has_draws_N = weights_NV.gather(1, drawn_ids_ND[:, :1])[:, 0] > 0
-            tail_mass[temperature].masked_fill_(~has_draws_N, 0)
+            # A tail that nothing can be drawn from, as its weights are too small, has no mass. One
+            # that is NaN stays so: whatever is "drawn" from it may be an entry of the head.
+            is_empty_N = weights_NV.gather(1, drawn_ids_ND[:, :1])[:, 0] == 0
+            tail_mass[temperature].masked_fill_(is_empty_N & (total_N > 0), 0)
     ids_NK, logits_NK = head.sorted()
     return Selected(
         ids_NK=ids_NK.int(),
@@ -90,10 +94,10 @@ def select(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Head:
-    """Entries to keep, in any order; those with a logit of -inf are none."""
+    """Entries to keep; those with a logit of -inf are none."""
 
     top_logits_NK: torch.Tensor
-    """The k highest logits, by which the label's rank is found."""
+    """The k highest logits, falling, by which the label's rank is found."""
     ids_NK: torch.Tensor
     logits_NK: torch.Tensor
     is_ragged: bool
@@ -116,6 +120,8 @@ class _Head:
 
     def sorted(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids and logits by falling logit; equal logits by rising id."""
+        if not self.is_ragged:
+            return self.ids_NK, self.logits_NK
         ids_NK, by_id = self.ids_NK.sort(dim=1)
         logits_NK, by_logit = self.logits_NK.gather(1, by_id).sort(
             dim=1, descending=True, stable=True
@@ -125,7 +131,7 @@ class _Head:
 
 def _head(logits_NV: torch.Tensor, labels_N1: torch.Tensor, selection: Selection) -> _Head:
     """Return the entries that a selection keeps exactly."""
-    top_logits_NK, top_ids_NK = _top(logits_NV, selection.k)
+    top_logits_NK, top_ids_NK = top(logits_NV, selection.k)
     ids_NK, kept_logits_NK = top_ids_NK, top_logits_NK
     if isinstance(selection, TopP):
         scaled_NK = top_logits_NK / selection.temperature
@@ -155,43 +161,14 @@ def _pin(
     """Return ids and logits with the pinned entries that are not among them."""
     pinned_P = torch.tensor(pins.ids, dtype=torch.int64, device=logits_NV.device)
     pinned_NP = pinned_P.expand(len(logits_NV), -1)
-    columns = [*pinned_NP.split(1, dim=1), *([labels_N1] if pins.label else [])]
-    for column_N1 in columns:
+    columns = [*pinned_NP.unbind(dim=1), *([labels_N1[:, 0]] if pins.label else [])]
+    for column_N in columns:
+        column_N1 = column_N[:, None]
         is_there_N1 = ((ids_NK == column_N1) & (logits_NK > -torch.inf)).any(dim=1, keepdim=True)
         own_N1 = logits_NV.gather(1, column_N1).masked_fill(is_there_N1, -torch.inf)
         ids_NK = torch.cat([ids_NK, column_N1], dim=1)
         logits_NK = torch.cat([logits_NK, own_N1], dim=1)
     return ids_NK, logits_NK
-
-
-_BLOCK = 64
-"""Logits whose maximum is looked at before they are; see `_top`."""
-
-
-def _top(logits_NV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the k highest logits [N, K] and their ids, highest first.
-
-    An entry of the top k lies in one of the k blocks with the highest maxima: every block above
-    its own has an entry above it. So only k blocks are sorted, and the rest is read once.
-    """
-    num_rows, vocab_size = logits_NV.shape
-    num_blocks = vocab_size // _BLOCK
-    if k == 0 or num_blocks <= k:
-        return logits_NV.topk(k, dim=1)
-    in_blocks = num_blocks * _BLOCK
-    # Left over at the end are less than a block, looked at one by one.
-    blocks_NMB = logits_NV[:, :in_blocks].unflatten(1, (num_blocks, _BLOCK))
-    best_NK = blocks_NMB.amax(dim=2).topk(k, dim=1, sorted=False).indices
-    rows_N1 = torch.arange(num_rows, device=logits_NV.device)[:, None]
-    candidates_NC = blocks_NMB[rows_N1, best_NK].flatten(1)
-    offsets_B = torch.arange(_BLOCK, device=logits_NV.device)
-    ids_NC = (best_NK[:, :, None] * _BLOCK + offsets_B).flatten(1)
-    if in_blocks < vocab_size:
-        candidates_NC = torch.cat([candidates_NC, logits_NV[:, in_blocks:]], dim=1)
-        rest = torch.arange(in_blocks, vocab_size, device=logits_NV.device)
-        ids_NC = torch.cat([ids_NC, rest.expand(num_rows, -1)], dim=1)
-    top_logits_NK, places_NK = candidates_NC.topk(k, dim=1)
-    return top_logits_NK, ids_NC.gather(1, places_NK)
 
 
 def _rank(

@@ -50,28 +50,25 @@ class Selected:
     def __len__(self) -> int:
         return len(self.num_entries_N)
 
-    def check(self) -> None:
+    def check(self, name_rows: Callable[[list[int]], str] | None = None) -> None:
         """Check that the teacher gave numbers.
 
+        Args:
+            name_rows: says in words what some positions are of, for the message.
+
         Raises:
-            TeacherError: a logit was NaN or infinity, or a position had none above -inf; or a
-                hidden state that is to be stored was not finite.
+            TeacherError: a hidden state that is to be stored was not finite; or a logit was NaN or
+                infinity, or a position had none above -inf.
         """
-        sums_NG = self.tail_mass_NG if self.logsumexp_NG is None else self.logsumexp_NG
-        if not sums_NG.isfinite().all():
-            raise TeacherError(
-                "logits",
-                expected="numbers, and at least one above -inf at every position",
-                found="NaN, infinity or nothing but -inf",
-                next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
-            )
-        if self.hidden_ND is not None and not self.hidden_ND.isfinite().all():
-            raise TeacherError(
-                "hidden states",
-                expected="finite numbers",
-                found="NaN or infinity",
-                next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
-            )
+        if self.hidden_ND is not None:
+            is_sound_N = self.hidden_ND.isfinite().all(dim=1)
+            _check(is_sound_N, "hidden states", "finite numbers", "NaN or infinity", name_rows)
+        is_sound_N = self.tail_mass_NG.isfinite().all(dim=1)
+        if self.logsumexp_NG is not None:
+            is_sound_N &= self.logsumexp_NG.isfinite().all(dim=1)
+        expected = "numbers, and at least one above -inf at every position"
+        found = "NaN, infinity or nothing but -inf"
+        _check(is_sound_N, "logits", expected, found, name_rows)
 
     @classmethod
     def concatenate(cls, parts: list[Selected]) -> Selected:
@@ -107,6 +104,24 @@ class Selected:
         has_draws_T = num_draws(schema, tail_mass_TG, len(self)) > 0
         logits_TD = None if schema.samples.values == "none" else self.drawn_logits_ND.numpy()
         return count_draws(self.drawn_ids_ND.numpy(), logits_TD, has_draws_T)
+
+
+def _check(
+    is_sound_N: torch.Tensor,
+    what: str,
+    expected: str,
+    found: str,
+    name_rows: Callable[[list[int]], str] | None,
+) -> None:
+    if is_sound_N.all():
+        return
+    rows = (~is_sound_N).nonzero()[:, 0].tolist()
+    raise TeacherError(
+        what if name_rows is None else f"{what} of {name_rows(rows)}",
+        expected=expected,
+        found=f"{found} at {len(rows):,} of {len(is_sound_N):,} positions",
+        next_step="Try --dtype float32; if it stays so, the teacher's weights are damaged.",
+    )
 
 
 def count_draws(

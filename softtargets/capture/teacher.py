@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from softtargets.capture.head import find_head, random_hidden_states
+from softtargets.capture.memory import enough_memory, is_out_of_memory
 from softtargets.capture.tokenizer import Tokenizer, TransformersTokenizer
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.files import hash_bytes, hash_file
@@ -174,11 +175,17 @@ class TransformersTeacher:
         Loading again does nothing.
 
         Raises:
-            TeacherError: the weights cannot be loaded, or the model cannot be run or compiled, or
-                its architecture is not supported.
+            TeacherError: the weights cannot be loaded or do not fit the device's memory, or the
+                model cannot be run or compiled, or its architecture is not supported.
         """
         if self._is_loaded:
             return
+        next_step = "Pass --dtype bfloat16, fewer --workers, or another --device."
+        with enough_memory(self.name, "the model", self.device, next_step):
+            self._load()
+        self._is_loaded = True
+
+    def _load(self) -> None:
         # Hardly two batches have the same shape, and of the compiled kernels of each oneDNN and
         # PyTorch's layer above it keep 1,024 by default: hundreds of MB, kernel by kernel. They
         # look at this when they are first used.
@@ -212,6 +219,7 @@ class TransformersTeacher:
             f"a model that runs in {self.config.dtype} with {self.config.attention} attention",
             next_step="Try another --dtype, or --attention eager.",
         ):
+            self._check_vocabulary()
             self._check_head(input_ids_1L)
             self._check_causality(input_ids_1L)
         if self.config.compile:
@@ -223,7 +231,6 @@ class TransformersTeacher:
                 next_step="Leave --compile away.",
             ):
                 self.hidden_states(input_ids_1L.expand(2, -1))
-        self._is_loaded = True
 
     @torch.inference_mode()
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
@@ -276,6 +283,24 @@ class TransformersTeacher:
             next_step="This architecture's head cannot be stored: leave --hidden-states away.",
         )
 
+    def _check_vocabulary(self) -> None:
+        """Check that every id below the vocabulary size can be read and predicted.
+
+        On a GPU an id beyond a tensor ends the whole process, and names nothing.
+        """
+        for part, layer, name in (
+            ("embedding", self._model.get_input_embeddings(), "num_embeddings"),
+            ("output head", self._model.get_output_embeddings(), "out_features"),
+        ):
+            num_rows = getattr(layer, name, self.vocab_size)
+            if num_rows < self.vocab_size:
+                raise TeacherError(
+                    self.name,
+                    expected=f"an {part} of {self.vocab_size:,} rows, as its configuration says",
+                    found=f"{num_rows:,}",
+                    next_step="Correct vocab_size in the model's config.json.",
+                )
+
     @torch.inference_mode()
     def _check_head(self, input_ids_1L: torch.Tensor) -> None:
         """Check that the two steps give what the model's own forward pass gives."""
@@ -307,9 +332,9 @@ class TransformersTeacher:
     def _running(self, expected: str, *, next_step: str) -> Iterator[None]:
         try:
             yield
-        except torch.OutOfMemoryError:
-            raise
         except _MODEL_ERRORS as error:
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
             raise TeacherError(
                 self.name, expected=expected, found=_first_line(error), next_step=next_step
             ) from error
@@ -366,7 +391,7 @@ def _pick_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise InputError(
             "--device",
@@ -374,3 +399,14 @@ def _pick_device(name: str) -> torch.device:
             found=name,
             next_step="Pass one of them.",
         ) from error
+    num_cuda = torch.cuda.device_count()
+    if (device.type == "cuda" and (device.index or 0) >= num_cuda) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise InputError(
+            "--device",
+            expected=f"a device that PyTorch finds here; it finds {num_cuda} CUDA devices",
+            found=name,
+            next_step="Pass --device auto, or install the PyTorch that is made for the device.",
+        )
+    return device

@@ -13,7 +13,8 @@ import torch
 
 from softtargets.capture.build import hidden_state_parts
 from softtargets.capture.draws import uniforms
-from softtargets.capture.score import hidden_states, plan_batches, segments_of
+from softtargets.capture.score import plan_batches
+from softtargets.capture.segments import hidden_states, segments_of
 from softtargets.capture.select import select
 from softtargets.capture.selected import Selected
 from softtargets.capture.selection import Selection, TopK, Values, schema_parts
@@ -165,6 +166,7 @@ class TeacherSample:
                         scratch_NV=scratch_CV,
                     )
                 parts[name].append(found.cpu())
+                parts[name][-1].check()
         return {name: Selected.concatenate(own) for name, own in parts.items()}
 
     def _uniforms(self, selection: Selection) -> torch.Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from softtargets.capture import (
     estimate,
     rescore,
 )
+from softtargets.capture.build import read_output_head
 from softtargets.capture.selection import Selection
 from softtargets.errors import IdentityError, StoreError, TeacherError
 from softtargets.store import Store, verify
@@ -189,7 +192,7 @@ def test_hidden_states_that_are_no_numbers_are_reported_with_the_documents(tmp_p
         def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
             return super().logits(torch.zeros_like(hidden_ND))
 
-    with pytest.raises(StoreError, match=r"hidden states of documents corpus\.jsonl:"):
+    with pytest.raises(StoreError, match=r"hidden states of document corpus\.jsonl:0: "):
         build(build_config(tmp_path, hidden_states=True), Infinite())
     # Without hidden states nobody minds.
     build(build_config(tmp_path), Infinite())
@@ -201,6 +204,39 @@ def test_the_teacher_is_loaded_for_its_head_only(tmp_path: Path) -> None:
     assert teacher.num_loads == 1
     assert build(build_config(tmp_path), teacher).was_complete
     assert teacher.num_loads == 1
+
+
+def test_beside_workers_the_parent_keeps_no_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is given back before they load theirs: on the device they may share."""
+    loaded: list[weakref.ref[FakeTeacher]] = []
+    freed = []
+
+    class Own(FakeTeacher):
+        def for_worker(self, worker: int) -> FakeTeacher:
+            teacher = FakeTeacher()
+            loaded.append(weakref.ref(teacher))
+            return teacher
+
+    def free(device: torch.device) -> None:
+        freed.append([device, *(one() for one in loaded)])
+
+    monkeypatch.setattr(sys.modules["softtargets.capture.build"], "free_memory", free)
+    teacher = Own()
+    head = read_output_head(build_config(tmp_path, hidden_states=True, workers=2), teacher)
+    assert head is not None
+    assert freed == [[torch.device("cpu"), None]]
+    assert teacher.num_loads == 0
+
+
+def test_a_head_that_does_not_fit_the_memory_is_a_typed_error(tmp_path: Path) -> None:
+    class Large(FakeTeacher):
+        def output_head(self) -> HeadWeights:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(TeacherError, match="enough memory on cpu for its output head"):
+        build(build_config(tmp_path, hidden_states=True), Large())
 
 
 def test_an_estimate_counts_the_head(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -11,14 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softtargets.capture import TopK, Windowing, build
+from softtargets.capture.memory import free_memory
 from softtargets.capture.records import Document
 from softtargets.capture.score import Scorer, pack_windows, plan_batches
-from softtargets.errors import TeacherError
+from softtargets.capture.segments import hidden_states, segments_of
+from softtargets.capture.selected import Selected
+from softtargets.errors import StoreError, TeacherError
 from softtargets.window import TokenWindow, Window
 from tests.fakes import TEXTS, ByteTokenizer, FakeTeacher, build_config
 from tests.windows import topk_schema
 
 SCHEMA = topk_schema(lossless=True)
+score_module = sys.modules["softtargets.capture.score"]
 
 
 def token_windows() -> list[TokenWindow]:
@@ -26,8 +32,10 @@ def token_windows() -> list[TokenWindow]:
     return list(Windowing(sequence_length=33).windows(documents, ByteTokenizer(), Counter()))
 
 
-def score(teacher: FakeTeacher, batch_tokens: int) -> list[Window]:
-    return scored(teacher, token_windows(), batch_tokens)
+def score(
+    teacher: FakeTeacher, batch_tokens: int, windows: list[TokenWindow] | None = None
+) -> list[Window]:
+    return scored(teacher, windows or token_windows(), batch_tokens)
 
 
 def scored(
@@ -86,21 +94,24 @@ def test_bad_numbers_are_reported_with_the_documents() -> None:
         def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
             return super().logits(hidden_ND) * torch.nan
 
-    with pytest.raises(TeacherError, match=r"logits of documents s:\d.*: .* found NaN"):
+    with pytest.raises(TeacherError, match=r"logits of documents s:\d, s:\d.*: .* found NaN"):
         score(Broken(), 100)
 
 
 class SmallMemory(FakeTeacher):
     """A teacher whose device holds so many tokens at once."""
 
-    def __init__(self, most_tokens: int) -> None:
+    def __init__(self, most_tokens: int, message: str = "") -> None:
         super().__init__()
         self.most_tokens = most_tokens
+        self.message = message
         self.num_refused = 0
 
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         if input_ids_BL.numel() > self.most_tokens:
             self.num_refused += 1
+            if self.message:
+                raise RuntimeError(self.message)
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore")
         return super().hidden_states(input_ids_BL)
 
@@ -121,6 +132,125 @@ def test_too_large_batches_are_halved_until_they_fit() -> None:
     for window, other in zip(pack_windows(token_windows(), batches, SCHEMA), expected, strict=True):
         assert window.window_id == other.window_id
         np.testing.assert_allclose(window.targets.logits_TK, other.targets.logits_TK, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "MPS backend out of memory (MPS allocated: 18.1 GB)",
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_memory_that_others_than_pytorch_lack_is_halved_too(message: str) -> None:
+    scorer = Scorer(SmallMemory(most_tokens=70, message=message), TopK(k=8), SCHEMA, 1000)
+    places = [place for batch in scorer.score(token_windows()) for place in batch.places]
+    assert sorted(places) == list(range(len(token_windows())))
+    scorer = Scorer(SmallMemory(most_tokens=20, message=message), TopK(k=8), SCHEMA, 1000)
+    with pytest.raises(TeacherError, match="enough memory on cpu for one of them"):
+        list(scorer.score(token_windows()))
+
+
+def test_another_error_is_no_lack_of_memory() -> None:
+    teacher = SmallMemory(most_tokens=70, message="CUDA error: device-side assert triggered")
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        list(Scorer(teacher, TopK(k=8), SCHEMA, 1000).score(token_windows()))
+
+
+def test_memory_is_given_back_when_nothing_of_the_batch_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An exception's traceback keeps every variable of the forward pass that raised it."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    class Holding(SmallMemory):
+        def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+            activations = torch.ones(1000)
+            held.append(weakref.ref(activations))
+            return super().hidden_states(input_ids_BL)
+
+    left = []
+
+    def free(device: torch.device) -> None:
+        left.append([one for one in held if one() is not None])
+
+    monkeypatch.setattr(score_module, "free_memory", free)
+    list(Scorer(Holding(most_tokens=70), TopK(k=8), SCHEMA, 1000).score(token_windows()))
+    assert left
+    assert not any(left)
+
+
+def test_memory_of_a_gpu_is_given_back_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cuda"))
+    free_memory(torch.device("cpu"))
+    assert not emptied
+    free_memory(torch.device("cuda:1"))
+    assert emptied == ["cuda"]
+
+
+def test_targets_wait_for_the_end_of_their_unit_on_the_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copied = []
+
+    def cpu(selected: Selected) -> Selected:
+        copied.append(len(selected))
+        return selected
+
+    monkeypatch.setattr(Selected, "cpu", cpu)
+    for batch in Scorer(FakeTeacher(), TopK(k=8), SCHEMA, 100).score(token_windows()):
+        assert copied.pop() == len(batch.selected)
+        assert not copied
+
+
+@pytest.mark.parametrize("bad", [-1, 300, 2**31 - 1])
+def test_ids_that_the_teacher_does_not_know_never_reach_it(bad: int) -> None:
+    """On a GPU they would end the process."""
+    windows = token_windows()
+    damaged_L = windows[2].input_ids_L.copy()
+    damaged_L[4] = bad
+    windows[2] = dataclasses.replace(windows[2], input_ids_L=damaged_L)
+
+    class Watched(FakeTeacher):
+        def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+            assert 0 <= input_ids_BL.min() <= input_ids_BL.max() < 300
+            return super().hidden_states(input_ids_BL)
+
+    name = windows[2].document_ids[0]
+    message = rf"^document s:{name}, token 4: expected ids from 0 to 299, .*; found {bad}\."
+    with pytest.raises(TeacherError, match=message):
+        score(Watched(), 1000, windows)
+    with pytest.raises(TeacherError, match=message), torch.inference_mode():
+        hidden_states(Watched(), list(segments_of(windows[2])))
+
+
+def test_a_tokenizer_with_more_ids_than_the_teacher_is_reported_with_the_documents(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        StoreError, match=r"document corpus\.jsonl:\d, token \d: .* the teacher fake"
+    ):
+        build(build_config(tmp_path), FakeTeacher(vocab_size=100))
+
+
+def test_logits_too_far_apart_for_steps_are_reported_with_the_document() -> None:
+    """Such a number is what some models rule ids out with, instead of -inf."""
+
+    class Far(FakeTeacher):
+        def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+            logits_NV = super().logits(hidden_ND)
+            logits_NV[:, 1:] = torch.finfo(torch.float32).min
+            return logits_NV
+
+    windows = token_windows()
+    schema = topk_schema()
+    batches = Scorer(Far(), TopK(k=8), schema, 100).score(windows)
+    with pytest.raises(TeacherError, match=r"logits of document s:0: .* Pass --values float32"):
+        pack_windows(windows, batches, schema)
+    score(Far(), 100)
 
 
 def test_a_window_that_does_not_fit_alone_is_reported() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from softtargets.targets import SoftTargets
 from tests.windows import select_in_numpy
 
 GRID = (0.5, 1.0, 2.0)
+draws_module = sys.modules["softtargets.capture.draws"]
 
 
 def select(
@@ -188,6 +190,12 @@ def test_pinned_ids_are_kept_and_leave_the_tail(selection: TopK | TopP | Hybrid)
         assert not np.isin(samples.ids_S, [0, 499]).any()
 
 
+def test_the_label_alone_can_be_pinned() -> None:
+    targets = capture(torch.arange(10.0).repeat(3, 1), TopK(k=3, pins=Pins(label=True)), (1.0,))
+    for row in range(3):
+        assert targets.ids_TK[row, : targets.num_entries_T[row]].tolist() == [9, 8, 7, row]
+
+
 def test_a_pinned_id_that_is_in_the_top_is_kept_once() -> None:
     logits_NV = torch.arange(10.0)[None]
     targets = capture(logits_NV, TopK(k=3, pins=Pins(ids=(9, 1))), (1.0,))
@@ -279,13 +287,35 @@ def test_draws_from_a_large_vocabulary_are_those_of_float64() -> None:
         assert (found_D == np.searchsorted(sums_V, uniforms_D * sums_V[-1], side="right")).all()
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-@pytest.mark.parametrize("selection", [Sampled(), Hybrid(k=4), TopP()])
-def test_no_selection_takes_logits_that_are_no_numbers(bad: float, selection: Selection) -> None:
-    logits_NV = random_logits(3, 100)
-    logits_NV[1, 70] = bad
-    with pytest.raises(TeacherError, match="found NaN, infinity"):
-        capture(logits_NV, selection)
+@pytest.mark.parametrize("vocab_size", [1, 63, 64, 65, 300, 4096])
+def test_many_draws_are_those_that_few_at_once_are(
+    vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held in memory at once decides nothing; the last block may be short."""
+    weights_NV = random_logits(7, vocab_size).softmax(dim=1)
+    uniforms_ND = torch.from_numpy(uniforms("ef" * 16, 0, 7, 50, seed=0))
+    expected_ND = draw(weights_NV, uniforms_ND)
+    assert ((expected_ND >= 0) & (expected_ND < vocab_size)).all()
+    monkeypatch.setattr(draws_module, "_DRAWS_AT_ONCE", 13)
+    assert torch.equal(draw(weights_NV, uniforms_ND), expected_ND)
+
+
+def test_only_so_many_draws_have_their_block_in_memory_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a block for each, 64 float64, these draws would take 2 GB."""
+    seen = []
+    offsets = draws_module._offsets
+
+    def watched(own_PB: torch.Tensor, aims_P: torch.Tensor) -> torch.Tensor:
+        seen.append(own_PB.numel())
+        found: torch.Tensor = offsets(own_PB, aims_P)
+        return found
+
+    monkeypatch.setattr(draws_module, "_offsets", watched)
+    draw(random_logits(64, 1000).softmax(dim=1), torch.rand((64, 1 << 16), dtype=torch.float64))
+    assert sum(seen) == 64 * (1 << 16) * 64
+    assert max(seen) <= 1 << 20
 
 
 @pytest.mark.parametrize(

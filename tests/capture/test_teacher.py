@@ -19,7 +19,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from softtargets.capture import TeacherConfig, TransformersTeacher
-from softtargets.errors import TeacherError
+from softtargets.errors import InputError, TeacherError
 from softtargets.train import OutputHead
 from tests.golden import write_store
 from tests.windows import head_schema, make_window
@@ -315,6 +315,38 @@ def test_a_model_that_cannot_run_is_refused_each_time(
     for _ in range(2):
         with pytest.raises(TeacherError, match=r"runs in bfloat16 with sdpa .* found ValueError"):
             teacher.load()
+
+
+@pytest.mark.parametrize("part", ["from_pretrained", "to", "forward"])
+def test_a_model_that_does_not_fit_the_memory_is_a_typed_error(
+    part: str, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+    teacher = TransformersTeacher(TeacherConfig(name=str(save("Llama")), device="cpu"))
+    owner: Any = (
+        AutoModelForCausalLM if part == "from_pretrained" else transformers.LlamaForCausalLM
+    )
+    monkeypatch.setattr(owner, part, fail)
+    with pytest.raises(TeacherError, match="enough memory on cpu for the model; found CUDA error"):
+        teacher.load()
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU an id between the two would end the process."""
+    teacher = TransformersTeacher(TeacherConfig(name=str(save("Llama")), device="cpu"))
+    monkeypatch.setattr(TransformersTeacher, "vocab_size", V + 1)
+    with pytest.raises(TeacherError, match=r"an embedding of 98 rows, .* found 97"):
+        teacher.load()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+def test_a_device_that_is_not_there_is_named(device: str, save: Save) -> None:
+    with pytest.raises(InputError, match=f"--device: .* found {device}"):
+        TransformersTeacher(TeacherConfig(name=str(save("Llama")), device=device))
 
 
 def test_an_attention_that_a_model_lacks_is_named(save: Save) -> None:

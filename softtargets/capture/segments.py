@@ -1,0 +1,107 @@
+"""Segments: what the teacher reads as one sequence, and what it makes of a batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from softtargets.capture.teacher import Teacher
+from softtargets.errors import TeacherError
+from softtargets.targets import Int32
+from softtargets.texts import shortened
+from softtargets.window import TokenWindow
+
+_MOST_NAMES = 5
+_MOST_NAME = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A document, or a part of one, in a window: what the teacher reads as one sequence.
+
+    It is read from position 0 and sees nothing else of its window, so documents that share a
+    window cannot influence each other, whatever the architecture.
+    """
+
+    window: TokenWindow
+    document_id: str
+    start: int
+    """Where its first token stands in the window."""
+    input_ids_L: Int32
+    positions_T: Int32
+    """Where in the segment the targets are, rising."""
+    label_ids_T: Int32
+
+    def __len__(self) -> int:
+        return len(self.input_ids_L)
+
+
+def segments_of(window: TokenWindow) -> Iterator[Segment]:
+    """Yield the segments of a window, in order; their targets together are the window's."""
+    positions_T = window.target_positions_T
+    ends = np.cumsum(window.segment_lengths_S)
+    starts = [0, *ends[:-1]]
+    for start, stop, document_id in zip(starts, ends, window.document_ids, strict=True):
+        own_T = positions_T[(positions_T >= start) & (positions_T < stop)]
+        yield Segment(
+            window=window,
+            document_id=document_id,
+            start=int(start),
+            input_ids_L=window.input_ids_L[start:stop],
+            positions_T=own_T - start,
+            label_ids_T=window.input_ids_L[own_T + 1],
+        )
+
+
+def hidden_states(teacher: Teacher, segments: Sequence[Segment]) -> torch.Tensor:
+    """Return the last hidden states [N, D] at the targets of segments, read in one batch.
+
+    Raises:
+        TeacherError: a segment has an id that the teacher does not know.
+    """
+    for segment in segments:
+        _check_ids(segment, teacher)
+    input_ids_BL = np.zeros((len(segments), max(map(len, segments))), np.int64)
+    for row, segment in enumerate(segments):
+        input_ids_BL[row, : len(segment)] = segment.input_ids_L
+    hidden_BLD = teacher.hidden_states(torch.from_numpy(input_ids_BL).to(teacher.device))
+    return torch.cat(
+        [
+            hidden_BLD[row, torch.from_numpy(segment.positions_T).to(teacher.device)]
+            for row, segment in enumerate(segments)
+        ]
+    )
+
+
+def _check_ids(segment: Segment, teacher: Teacher) -> None:
+    """Check ids on the host: on a GPU one without an embedding ends the whole process."""
+    is_known_L = (segment.input_ids_L >= 0) & (segment.input_ids_L < teacher.vocab_size)
+    if is_known_L.all():
+        return
+    place = int(is_known_L.argmin())
+    raise TeacherError(
+        f"{name_segments([segment])}, token {place}",
+        expected=f"ids from 0 to {teacher.vocab_size - 1}, which the teacher {teacher.name} knows",
+        found=str(segment.input_ids_L[place]),
+        next_step="Pass the teacher that the tokenizer or the token ids belong to.",
+    )
+
+
+def name_segments(segments: Iterable[Segment]) -> str:
+    """Return the first documents of some segments, for a message."""
+    return _name((one.window.source, one.document_id) for one in segments)
+
+
+def name_documents(windows: Iterable[TokenWindow]) -> str:
+    """Return the first documents of some windows, for a message."""
+    return _name((one.source, document_id) for one in windows for document_id in one.document_ids)
+
+
+def _name(documents: Iterable[tuple[str, str]]) -> str:
+    names = sorted({f"{source}:{document_id}" for source, document_id in documents})
+    shown = ", ".join(shortened(name, _MOST_NAME) for name in names[:_MOST_NAMES])
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return f"document{'s' if len(names) > 1 else ''} {shown}{more}"
