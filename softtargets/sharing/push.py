@@ -30,6 +30,7 @@ from softtargets.sharing.repository import Repository
 from softtargets.store import Store, verify
 from softtargets.store.card import CARD_NAME
 from softtargets.store.manifest import MANIFEST_NAME, RESTORE, parse_manifest
+from softtargets.store.tree import Tree
 
 _COMMIT_FILES = 100
 
@@ -192,14 +193,18 @@ def _checked_additions(store: Store) -> list[CommitOperationAdd]:
 
     Raises:
         CorruptionError: a file is not what was committed.
+        StoreError: a file is a link, or cannot be read.
     """
-    hashes = file_hashes(store.manifest)
+    hashes, tree = file_hashes(store.manifest), Tree(store.root)
     additions = []
-    for path in (*hashes, CARD_NAME, MANIFEST_NAME):
+    for path in hashes:
+        # A link to the same content is refused too.
+        tree.size(path)
         addition = CommitOperationAdd(path_in_repo=path, path_or_fileobj=store.root / path)
         # The client needs the hash too, and keeps it: a file is read twice, to check and to send.
+        # What takes its place meanwhile is not sent under this hash.
         sha256 = addition.upload_info.sha256.hex()
-        if sha256 != hashes.get(path, sha256):
+        if sha256 != hashes[path]:
             raise CorruptionError(
                 store.location.where(path),
                 expected=f"SHA-256 {hashes[path]}",
@@ -207,6 +212,11 @@ def _checked_additions(store: Store) -> list[CommitOperationAdd]:
                 next_step=RESTORE,
             )
         additions.append(addition)
+    for path in (CARD_NAME, MANIFEST_NAME):
+        # No checksum tells what these are to be, so what was read is what is sent.
+        content = tree.read(path)
+        assert content is not None
+        additions.append(CommitOperationAdd(path_in_repo=path, path_or_fileobj=content))
     return additions
 
 

@@ -5,6 +5,7 @@ Paths are relative to the store, with forward slashes. The other locations are i
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from abc import ABC, abstractmethod
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from softtargets.errors import CorruptionError, InputError
+from softtargets.errors import CorruptionError, InputError, StoreError
 from softtargets.store.files import checksum
 from softtargets.store.manifest import RESTORE
 from softtargets.store.shard_table import ShardEntry
+from softtargets.store.tree import Tree, error_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +104,6 @@ class Location(ABC):
         """Return the paths of the files in a directory; none if there is no such directory."""
 
     @abstractmethod
-    def is_link(self, path: str) -> bool:
-        """Return whether a file is a symbolic link."""
-
-    @abstractmethod
     def open(self, entry: ShardEntry, fingerprint: str) -> ShardFile:
         """Open a shard of the store with this fingerprint.
 
@@ -119,6 +117,7 @@ class Directory(Location):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._tree = Tree(root)
 
     def __str__(self) -> str:
         return str(self.root)
@@ -127,32 +126,56 @@ class Directory(Location):
         """Do nothing: there is none."""
 
     def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes, or None if there is none."""
-        file = self.root / path
-        return file.stat().st_size if file.is_file() else None
+        """Return the size of a file in bytes, or None if there is none.
+
+        Raises:
+            StoreError: it is a link or no file, or cannot be reached.
+        """
+        return self._tree.size(path)
 
     def read(self, path: str, sha256: str | None = None) -> bytes | None:  # noqa: ARG002
-        """Return the content of a file, or None if there is none."""
-        file = self.root / path
-        return file.read_bytes() if file.is_file() else None
+        """Return the content of a file, or None if there is none.
+
+        Raises:
+            StoreError: it is a link or no file, or cannot be read.
+        """
+        return self._tree.read(path)
 
     def names(self, directory: str) -> list[str]:
-        """Return the paths of the files in a directory."""
-        return sorted(f"{directory}/{path.name}" for path in (self.root / directory).glob("*"))
+        """Return the paths of the files in a directory.
 
-    def is_link(self, path: str) -> bool:
-        """Return whether a file is a symbolic link."""
-        return (self.root / path).is_symlink()
+        Raises:
+            StoreError: it is a link or no directory, or cannot be read.
+        """
+        return [f"{directory}/{name}" for name in self._tree.names(directory)]
 
     def open(self, entry: ShardEntry, fingerprint: str) -> ShardFile:  # noqa: ARG002
         """Open a shard.
 
         Raises:
-            CorruptionError: it is missing or of another size.
+            CorruptionError: it is missing, of another size, a link, no file, or cannot be read.
+            StoreError: this process has too many files open, or no memory.
         """
         where = self.where(entry.path)
-        check_size(where, entry.num_bytes, self.size(entry.path))
-        return PlainFile(where, open(self.root / entry.path, "rb"))
+        try:
+            file = self._tree.open(entry.path)
+        except StoreError as error:
+            raise _as_damage(error) from error
+        num_bytes = None if file is None else os.fstat(file.fileno()).st_size
+        if file is None or num_bytes != entry.num_bytes:
+            if file is not None:
+                file.close()
+            raise wrong_size(where, entry.num_bytes, num_bytes)
+        return PlainFile(where, file)
+
+
+def _as_damage(error: StoreError) -> StoreError:
+    """Return what keeps a shard from being opened as damage of it, unless the process is why."""
+    if getattr(error.__cause__, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        return error
+    return CorruptionError(
+        error.where, expected=error.expected, found=error.found, next_step=error.next_step
+    )
 
 
 class PlainFile:
@@ -176,10 +199,18 @@ class PlainFile:
         """Read a range and check it.
 
         Raises:
-            CorruptionError: its checksum is another.
+            CorruptionError: its checksum is another, or it cannot be read.
         """
-        self._file.seek(offset)
-        count = self._file.readinto(piece)  # type: ignore[attr-defined]
+        try:
+            self._file.seek(offset)
+            count = self._file.readinto(piece)  # type: ignore[attr-defined]
+        except OSError as error:
+            raise CorruptionError(
+                f"{self.where}, {part}",
+                expected=f"{len(piece):,} bytes that can be read",
+                found=error_text(error),
+                next_step=RESTORE,
+            ) from error
         found = checksum(piece[:count])
         if found != xxh3:
             raise wrong_bytes(f"{self.where}, {part}", len(piece), xxh3, count, found)
@@ -208,12 +239,17 @@ def check_size(where: str, expected: int, found: int | None) -> None:
         CorruptionError: it is not.
     """
     if found != expected:
-        raise CorruptionError(
-            where,
-            expected=f"{expected:,} bytes",
-            found="no file" if found is None else f"{found:,} bytes",
-            next_step=RESTORE,
-        )
+        raise wrong_size(where, expected, found)
+
+
+def wrong_size(where: str, expected: int, found: int | None) -> CorruptionError:
+    """Return the error of a file that is missing, or of another size than in the manifest."""
+    return CorruptionError(
+        where,
+        expected=f"{expected:,} bytes",
+        found="no file" if found is None else f"{found:,} bytes",
+        next_step=RESTORE,
+    )
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -241,10 +277,10 @@ def open_location(
             raise InputError(
                 "Store.open, cache_dir and cache_bytes",
                 expected="a store behind a URL or a file system",
-                found=f"the local path {os.fspath(path)}",
+                found=f"the local path {os.fsdecode(path)}",
                 next_step="Leave them away: local files are read where they are.",
             )
-        return Directory(Path(path))
+        return Directory(Path(os.fsdecode(path)))
     # What reads local stores needs no client of an object store.
     from softtargets.store.remote import open_remote
 

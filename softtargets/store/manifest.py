@@ -108,7 +108,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         FormatError: it is not JSON, of an unknown version, or does not follow the JSON Schema.
         CorruptionError: its fingerprint is not the hash of its identity.
     """
-    data = _parse_json(content, where)
+    data = parse_json(content, where)
     version = check_version(data.get("format_version"), where)
     next_step = RESTORE
     if is_newer(version):
@@ -181,10 +181,15 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: the file holds something else.
     """
-    return _parse_json(path.read_bytes(), str(path))
+    return parse_json(path.read_bytes(), str(path))
 
 
-def _parse_json(content: bytes, where: str) -> dict[str, Any]:
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        FormatError: it is something else.
+    """
     try:
         data = json.loads(content)
     except ValueError as error:

@@ -8,7 +8,6 @@ hash is in the manifest, so that nothing is parsed that was not written.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from softtargets.kinds import HeadWeightsSchema
 from softtargets.packing.features import STORED_AS, pack_bfloat16, unpack_numbers
 from softtargets.store.manifest import RESTORE, SideFile
 from softtargets.store.side_file import commit_side_file
+from softtargets.store.tree import Tree
 from softtargets.targets import Float32, HeadWeights
 
 OUTPUT_HEAD_NAME = "head.parquet"
@@ -115,7 +115,7 @@ def decode_output_head(
 
 
 def commit_output_head(
-    root: Path, work: Path, schema: HeadWeightsSchema, vocab_size: int
+    tree: Tree, work: str, schema: HeadWeightsSchema, vocab_size: int
 ) -> SideFile:
     """Put the file from `work` to its place in the store, and return its entry in the manifest.
 
@@ -123,17 +123,17 @@ def commit_output_head(
         StoreError: there is none.
         CorruptionError: it is not the one that the schema describes.
     """
-    path = work / OUTPUT_HEAD_NAME
-    if not path.is_file():
+    path = f"{work}/{OUTPUT_HEAD_NAME}"
+    content = tree.read(path)
+    if content is None:
         raise StoreError(
-            str(root),
+            str(tree.root),
             expected="the teacher's output head, written before any unit",
             found="none",
             next_step="Run the same 'softtargets build' command again.",
         )
-    content = path.read_bytes()
-    decode_output_head(content, schema, vocab_size, str(path))
-    return commit_side_file(root, OUTPUT_HEAD_NAME, content)
+    decode_output_head(content, schema, vocab_size, tree.where(path))
+    return commit_side_file(tree, OUTPUT_HEAD_NAME, content)
 
 
 def _stored(head: HeadWeights) -> npt.NDArray[np.generic]:

@@ -190,10 +190,6 @@ class RemoteLocation(Location):
         names = self._attempt(directory, "", lambda client, file: client.names(file))
         return sorted(f"{directory}/{name}" for name in names)
 
-    def is_link(self, path: str) -> bool:  # noqa: ARG002
-        """Return False: what is there is a file."""
-        return False
-
     def open(self, entry: ShardEntry, fingerprint: str) -> ShardFile:
         """Open a shard; nothing is read yet."""
         return RemoteFile(self, entry.path, fingerprint)

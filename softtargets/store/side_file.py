@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from softtargets.errors import CorruptionError
-from softtargets.store.files import hash_bytes, write_file
+from softtargets.store.files import hash_bytes
 from softtargets.store.location import Location
 from softtargets.store.manifest import RESTORE, SideFile
+from softtargets.store.tree import Tree
 
 
 def read_side_file(location: Location, name: str, entry: SideFile) -> bytes:
@@ -30,11 +29,11 @@ def read_side_file(location: Location, name: str, entry: SideFile) -> bytes:
     return content
 
 
-def commit_side_file(root: Path, name: str, content: bytes) -> SideFile:
+def commit_side_file(tree: Tree, name: str, content: bytes) -> SideFile:
     """Write a file to its place in the store, and return its entry in the manifest.
 
     Raises:
         StoreError: the system refused to write.
     """
-    write_file(root / name, content)
+    tree.write(name, content)
     return SideFile(num_bytes=len(content), sha256=hash_bytes(content))

@@ -108,8 +108,6 @@ def _file_problems(
     store: Store, name: str, entry: SideFile, read: Callable[[], object] | None
 ) -> Iterator[Problem]:
     location, where = store.location, store.location.where(name)
-    if location.is_link(name):
-        yield Problem(where=where, expected="a file", found="a symbolic link")
     try:
         if read is None:
             check_size(where, entry.num_bytes, location.size(name))
@@ -137,14 +135,15 @@ def _count_problems(store: Store) -> Iterator[Problem]:
 def _stray_files(store: Store) -> Iterator[Problem]:
     """Find shards that the manifest does not list."""
     listed = {entry.path for entry in store.manifest.shards}
-    for path in store.location.names("shards"):
-        if not path.endswith(".parquet"):
-            continue
-        where = store.location.where(path)
-        if path not in listed:
+    try:
+        paths = store.location.names("shards")
+    except SoftTargetsError as error:
+        yield Problem(where=error.where, expected=error.expected, found=error.found)
+        return
+    for path in paths:
+        if path.endswith(".parquet") and path not in listed:
+            where = store.location.where(path)
             yield Problem(where=where, expected="a shard of the manifest", found="another file")
-        elif store.location.is_link(path):
-            yield Problem(where=where, expected="a file", found="a symbolic link")
 
 
 def _checked_windows(

@@ -22,48 +22,42 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
+import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from softtargets.errors import IdentityError, StoreError
+from softtargets.errors import StoreError
 from softtargets.kinds import TargetSchema
 from softtargets.store.card import CARD_NAME, card_text
-from softtargets.store.files import (
-    TEMPORARY_SUFFIX,
-    hold_lock,
-    make_directory,
-    write_file,
-)
-from softtargets.store.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    check_identity,
-    check_schema,
-    fingerprint_of,
-    read_json,
-    read_manifest,
-)
+from softtargets.store.lock import hold_lock, read_holder
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_json, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.shard import encode_shard
 from softtargets.store.shard_table import ShardEntry, ShardTable
 from softtargets.store.side_file import commit_side_file
-from softtargets.store.versions import FORMAT_VERSION, check_version
+from softtargets.store.tree import Tree
+from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.vocabulary import VOCABULARY_NAME
+from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
 from softtargets.window import Window
+
+_log = logging.getLogger(__name__)
+_RECORD = re.compile(r"unit-\d{6,}\.json")
 
 
 class StoreWriter:
     """Writes the units of one store. Make it with `StoreWriter.hold`."""
 
     def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
-        check_schema(identity, "identity", str(root), field="identity")
+        self._place = Workplace(root, identity)
+        self._tree = self._place.tree
         self.root = root
         self.identity = identity
-        self.fingerprint = fingerprint_of(identity)
+        self.fingerprint = self._place.fingerprint
         self.targets = TargetSchema.from_dict(identity["targets"])
         self.work = root / "work"
 
@@ -78,19 +72,7 @@ class StoreWriter:
             BusyError: another process builds in it.
         """
         writer = cls(root, identity)
-        writer._check_directory()
-        if writer.is_complete and not writer.work.exists():
-            yield writer
-            return
-        make_directory(writer.work)
-        with hold_lock(writer.work / "lock"):
-            # Workers whose parent was killed end by themselves, when their unit is done.
-            with hold_lock(writer.workers_lock):
-                if writer.is_complete:
-                    # Left by a crash before it was removed, or another build ended just now.
-                    shutil.rmtree(writer.work)
-                else:
-                    writer._prepare()
+        with writer._place.entered(shared=False):
             yield writer
 
     @classmethod
@@ -104,12 +86,7 @@ class StoreWriter:
             BusyError: another process builds the whole store in it.
         """
         writer = cls(root, identity)
-        writer._check_directory()
-        if writer.is_complete:
-            yield writer
-            return
-        make_directory(writer.work)
-        with hold_lock(writer.work / "lock", shared=True):
+        with writer._place.entered(shared=True):
             yield writer
 
     @contextmanager
@@ -119,12 +96,13 @@ class StoreWriter:
         Raises:
             IdentityError: another store was begun in the directory.
         """
-        with hold_lock(self.work / "plan.lock", wait=True):
-            if self._request_path.is_file():
-                self._check_request(_read_request(self._request_path))
+        with hold_lock(self._tree, PLAN_LOCK, wait_for="the plan of the units"):
+            found = read_request_of(self._tree)
+            if found is None:
+                self._place.begin()
             else:
-                self._prepare()
-            make_directory(self.work / "leases")
+                self._place.check_request(found)
+            self._tree.make_directory("work/leases")
             yield
 
     @contextmanager
@@ -134,27 +112,39 @@ class StoreWriter:
         Raises:
             BusyError: another process holds it.
         """
-        with hold_lock(self.work / "leases" / f"unit-{unit:06d}"):
+        with hold_lock(self._tree, _lease_path(unit)):
             yield
+
+    def lease_holder(self, unit: int) -> str:
+        """Return which process holds a unit, or held it last."""
+        return read_holder(self._tree, _lease_path(unit))
+
+    def working(self) -> AbstractContextManager[None]:
+        """Return what a worker process holds as long as it may write."""
+        return hold_lock(self._tree, WORKERS_LOCK, shared=True)
 
     @property
     def is_complete(self) -> bool:
         """Return whether the store is committed."""
-        return (self.root / MANIFEST_NAME).is_file()
+        return self._place.is_complete
 
     def recorded(self) -> dict[int, ShardEntry]:
         """Return the manifest entries of the units that are done, their shards being there."""
-        entries = [
-            ShardEntry.from_dict(read_json(path))
-            for path in sorted((self.work / "records").glob("*.json"))
-        ]
-        return {entry.unit: entry for entry in entries if self._has_shard(entry)}
+        names = self._tree.names("work/records")
+        entries = [self._read_record(name) for name in names if _RECORD.fullmatch(name)]
+        return {entry.unit: entry for entry in entries if entry is not None}
 
     def read_record(self, unit: int) -> ShardEntry | None:
         """Return the manifest entry of a unit, or None when it is not done."""
-        path = self._record_path(unit)
-        entry = ShardEntry.from_dict(read_json(path)) if path.is_file() else None
-        return entry if entry is not None and self._has_shard(entry) else None
+        return self._read_record(_record_name(unit))
+
+    def _read_record(self, name: str) -> ShardEntry | None:
+        path = f"work/records/{name}"
+        content = self._tree.read(path)
+        if content is None:
+            return None
+        entry = ShardEntry.from_dict(parse_json(content, self._tree.where(path)))
+        return entry if self._tree.size(entry.path) == entry.num_bytes else None
 
     def write_unit(
         self, unit: int, windows: Sequence[Window], run: Mapping[str, Any]
@@ -172,8 +162,9 @@ class StoreWriter:
             compression=self.identity["compression"],
             run=run,
         )
-        write_file(self.root / entry.path, content)
-        write_file(self._record_path(unit), json.dumps(dataclasses.asdict(entry)).encode())
+        self._tree.write(entry.path, content)
+        record = json.dumps(dataclasses.asdict(entry)).encode()
+        self._tree.write(f"work/records/{_record_name(unit)}", record)
         return entry
 
     def write_output_head(self, content: bytes) -> None:
@@ -193,9 +184,9 @@ class StoreWriter:
         self._write_side_file(VOCABULARY_NAME, content)
 
     def _write_side_file(self, name: str, content: bytes) -> None:
-        path = self.work / name
-        if not path.is_file():
-            write_file(path, content)
+        path = f"work/{name}"
+        if self._tree.size(path) is None:
+            self._tree.write(path, content)
 
     def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
         """Write card and manifest from the records of units 0 to `num_units` and remove `work`.
@@ -213,7 +204,7 @@ class StoreWriter:
                 next_step="Run the same 'softtargets build' command again, without --unit-range or "
                 "with one that has them.",
             )
-        vocabulary = self.work / VOCABULARY_NAME
+        vocabulary = self._tree.read(f"work/{VOCABULARY_NAME}")
         manifest = Manifest(
             identity=self.identity,
             fingerprint=self.fingerprint,
@@ -225,102 +216,37 @@ class StoreWriter:
             output_head=None
             if self.targets.output_head is None
             else commit_output_head(
-                self.root, self.work, self.targets.output_head, self.targets.vocab_size
+                self._tree, "work", self.targets.output_head, self.targets.vocab_size
             ),
-            vocabulary=commit_side_file(self.root, VOCABULARY_NAME, vocabulary.read_bytes())
-            if vocabulary.is_file()
-            else None,
+            vocabulary=None
+            if vocabulary is None
+            else commit_side_file(self._tree, VOCABULARY_NAME, vocabulary),
         )
-        self._remove_leftovers()
-        write_file(self.root / CARD_NAME, card_text(manifest).encode())
-        write_file(self.root / MANIFEST_NAME, manifest.to_json().encode())
-        shutil.rmtree(self.work)
+        self._place.remove_leftovers()
+        self._write_card(manifest)
+        self._tree.write(MANIFEST_NAME, manifest.to_json().encode())
+        self._place.clean()
         return manifest
 
-    def _record_path(self, unit: int) -> Path:
-        return self.work / "records" / f"unit-{unit:06d}.json"
-
-    def _has_shard(self, entry: ShardEntry) -> bool:
-        path = self.root / entry.path
-        return path.is_file() and path.stat().st_size == entry.num_bytes
-
-    def _has_records(self) -> bool:
-        """Return whether a unit was done; before that, another identity may take the directory."""
-        return any((self.work / "records").glob("*.json"))
-
-    def _prepare(self) -> None:
-        request = {
-            "format_version": FORMAT_VERSION,
-            "fingerprint": self.fingerprint,
-            "identity": self.identity,
-        }
-        content = json.dumps(request, indent=1).encode()
-        is_same = self._request_path.is_file() and self._request_path.read_bytes() == content
-        if not is_same:
-            # Begun with another identity, but no unit was done: nothing is lost by starting anew.
-            for path in (self.root / "shards", self.work / "plan", self.work / "records"):
-                shutil.rmtree(path, ignore_errors=True)
-            for name in ("plan.json", OUTPUT_HEAD_NAME, VOCABULARY_NAME):
-                (self.work / name).unlink(missing_ok=True)
-        for directory in (self.work / "records", self.root / "shards"):
-            make_directory(directory)
-        self._remove_leftovers()
-        if not is_same:
-            write_file(self._request_path, content)
-
-    def _remove_leftovers(self) -> None:
-        """Remove what processes that died had begun to write; none may be writing now."""
-        for leftover in self.root.glob(f"**/*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
-
-    @property
-    def workers_lock(self) -> Path:
-        """Return the file that every worker process holds a shared lock on."""
-        return self.work / "workers.lock"
-
-    @property
-    def _request_path(self) -> Path:
-        return self.work / "request.json"
-
-    def _check_directory(self) -> None:
-        """Check that the directory is new, or holds this very store, finished or not."""
-        found: Mapping[str, Any]
-        where = str(self.root)
-        if self.root.exists() and not self.root.is_dir():
-            raise StoreError(
-                where,
-                expected="a directory, or nothing yet",
-                found="a file",
-                next_step="Choose another output directory.",
+    def _write_card(self, manifest: Manifest) -> None:
+        """Write the card, unless somebody has put a README there."""
+        content = card_text(manifest).encode()
+        found = self._tree.read(CARD_NAME)
+        if found is None:
+            self._tree.write(CARD_NAME, content)
+        elif found != content:
+            _log.warning(
+                "%s was there already, and is kept. 'softtargets card' adds the card to it.",
+                self._tree.where(CARD_NAME),
             )
-        if self.is_complete:
-            found = read_manifest(self.root / MANIFEST_NAME).identity
-        elif self._has_records():
-            found = _read_request(self._request_path)
-        elif others := self._foreign_names():
-            raise StoreError(
-                where,
-                expected="an empty directory, or a store",
-                found=f"{len(others)} other entries, among them '{others[0]}'",
-                next_step="Choose another output directory; nothing in this one was touched.",
-            )
-        else:
-            return
-        self._check_request(found)
 
-    def _check_request(self, found: Mapping[str, Any]) -> None:
-        next_step = (
-            "Pass the options and files the store was begun with, or choose another output "
-            "directory; the store was not touched."
-        )
-        check_identity(found, self.identity, str(self.root), next_step)
 
-    def _foreign_names(self) -> list[str]:
-        """Return what a build that died before its request was written cannot have left."""
-        if not self.root.is_dir():
-            return []
-        own = {"work", "shards"}
-        return sorted(path.name for path in self.root.iterdir() if path.name not in own)
+def _record_name(unit: int) -> str:
+    return f"unit-{unit:06d}.json"
+
+
+def _lease_path(unit: int) -> str:
+    return f"work/leases/unit-{unit:06d}"
 
 
 def read_request(root: Path) -> Mapping[str, Any]:
@@ -329,35 +255,19 @@ def read_request(root: Path) -> Mapping[str, Any]:
     Raises:
         StoreError: there is none.
     """
-    if (root / MANIFEST_NAME).is_file():
-        return read_manifest(root / MANIFEST_NAME).identity
-    request = root / "work" / "request.json"
-    if not request.is_file():
+    tree = Tree(root)
+    manifest = tree.read(MANIFEST_NAME)
+    if manifest is not None:
+        return parse_manifest(manifest, tree.where(MANIFEST_NAME)).identity
+    request = read_request_of(tree)
+    if request is None:
         raise StoreError(
             str(root),
             expected="a store, or a directory in which one is being built",
             found="neither",
             next_step="Run softtargets build.",
         )
-    return _read_request(request)
-
-
-def _read_request(path: Path) -> Mapping[str, Any]:
-    """Return the identity that the build in the directory was begun with."""
-    where = str(path)
-    request = read_json(path)
-    version = check_version(request.get("format_version"), where)
-    if version != FORMAT_VERSION:
-        raise IdentityError(
-            where,
-            expected=f"a build begun in format {FORMAT_VERSION}",
-            found=f"one of {version}",
-            next_step="Finish it with the release of softtargets that began it, or choose "
-            "another output directory; nothing in this one was touched.",
-        )
-    identity: Mapping[str, Any] = request.get("identity", {})
-    check_schema(identity, "identity", where, field="identity")
-    return identity
+    return request
 
 
 def _ranges_text(numbers: Sequence[int]) -> str:

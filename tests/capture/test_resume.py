@@ -22,8 +22,7 @@ from softtargets.errors import (
 )
 from softtargets.kinds import HeadSchema
 from softtargets.store import Store, verify
-from softtargets.store import files as store_files
-from softtargets.store.files import sync_directory
+from softtargets.store.tree import Tree
 from softtargets.store.writer import StoreWriter
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
 
@@ -73,17 +72,17 @@ def test_an_exception_anywhere_loses_no_unit_that_was_done(tmp_path: Path) -> No
 def build_until_write(config: BuildConfig, interrupt: Callable[..., None]) -> None:
     """Build, calling `interrupt` before every rename and before every sync of a directory."""
 
-    def sync(path: Path, real: Any = sync_directory) -> None:
+    def sync(self: Tree, directory: str, real: Any = Tree.sync) -> None:
         interrupt()
-        real(path)
+        real(self, directory)
 
-    def replace(self: Path, target: Path, real: Any = Path.replace) -> None:
+    def replace(*names: str, real: Any = os.replace, **directories: int) -> None:
         interrupt()
-        real(self, target)
+        real(*names, **directories)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_files, "sync_directory", sync)
-        patch.setattr(Path, "replace", replace)
+        patch.setattr(Tree, "sync", sync)
+        patch.setattr(os, "replace", replace)
         build(config, FakeTeacher())
 
 

@@ -17,7 +17,8 @@ import pytest
 from softtargets import Store, verify
 from softtargets.errors import BusyError, CorruptionError, IdentityError, StoreError
 from softtargets.sharing import pull, push
-from softtargets.store.files import hold_lock
+from softtargets.store.lock import hold_lock
+from softtargets.store.tree import Tree
 from tests.cli.test_commands import run
 from tests.fakes import build_store, write_corpus
 from tests.hub import COMMIT, READER, WRITER, Hub, files_of
@@ -145,7 +146,7 @@ def test_an_unfinished_pull_of_another_store_is_refused(
 def test_two_pulls_to_a_directory(shared: dict[str, bytes], hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "pulled" / ".pull").mkdir(parents=True)
     with (
-        hold_lock(tmp_path / "pulled" / ".pull" / "lock"),
+        hold_lock(Tree(tmp_path / "pulled"), ".pull/lock"),
         pytest.raises(BusyError, match=r"pulled: expected no other"),
     ):
         pull(NAME, tmp_path / "pulled", api=hub.client())

@@ -1,0 +1,124 @@
+"""Locks on files that say who holds them; the system drops them on any death."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from softtargets.errors import BusyError, StoreError
+from softtargets.store.tree import Tree, error_text
+from softtargets.store.waiting import Waiting, described, this_process, way_on
+
+_MOST_BYTES = 512
+_MARK = b"process "
+
+
+class LockGoneError(Exception):
+    """The directory of the lock was removed: whoever held it has finished."""
+
+
+@contextmanager
+def hold_lock(
+    tree: Tree, path: str, *, shared: bool = False, wait_for: str | None = None
+) -> Iterator[None]:
+    """Hold a lock on a file, which is made if there is none.
+
+    Args:
+        tree: in whose root something is built.
+        path: of the file.
+        shared: let others hold it too that share it.
+        wait_for: wait until nobody else holds it, and call it so when it takes long.
+
+    Raises:
+        LockGoneError: its directory is gone.
+        BusyError: another process holds it.
+        StoreError: it cannot be written, is not ours, or the file system knows no locks.
+    """
+    descriptor = -1
+    while descriptor < 0:
+        descriptor = _take(tree, path, shared, wait_for)
+    try:
+        yield
+    finally:
+        # Closing is not enough where another thread has forked a process meanwhile.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def read_holder(tree: Tree, path: str) -> str:
+    """Return who holds a lock, or held it last; nothing if nobody did."""
+    file = tree.open(path)
+    if file is None:
+        return ""
+    with file:
+        return file.read(_MOST_BYTES).decode("utf-8", "replace").strip()
+
+
+def _take(tree: Tree, path: str, shared: bool, wait_for: str | None) -> int:
+    """Return the locked file, or -1 if it was removed before it could be locked."""
+    file = tree.open_lock(path)
+    if file is None:
+        raise LockGoneError(path)
+    with file:
+        _check_ours(tree, path, file.read(_MOST_BYTES))
+        _lock(tree, path, file.fileno(), shared, wait_for)
+        if not tree.is_same(path, file.fileno()):
+            return -1
+        try:
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"{this_process()}\n".encode(), 0)
+        except OSError as error:
+            raise StoreError(
+                tree.where(path),
+                expected="a file that can be written",
+                found=error_text(error),
+                next_step="Free some space, or permit the write.",
+            ) from error
+        # The lock stays with the copy.
+        return os.dup(file.fileno())
+
+
+def _lock(tree: Tree, path: str, descriptor: int, shared: bool, wait_for: str | None) -> None:
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        if _is_free(descriptor, kind):
+            return
+        if wait_for is not None:
+            with Waiting(str(tree.root), wait_for, lambda: read_holder(tree, path)).telling():
+                fcntl.flock(descriptor, kind)
+            return
+    except OSError as error:
+        raise StoreError(
+            tree.where(path),
+            expected="a file system with locks (flock)",
+            found=error_text(error),
+            next_step="Build on a local disk, or mount the network file system with locks.",
+        ) from error
+    holder = read_holder(tree, path)
+    raise BusyError(
+        str(tree.root),
+        expected="no other build in this directory",
+        found=f"one by {described(holder)}",
+        next_step=f"Choose another output directory, or wait. {way_on(holder)}",
+    )
+
+
+def _is_free(descriptor: int, kind: int) -> bool:
+    """Take a lock unless another process holds it; return whether it was taken."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_ours(tree: Tree, path: str, content: bytes) -> None:
+    if content and not content.startswith(_MARK):
+        raise StoreError(
+            tree.where(path),
+            expected="a lock file of softtargets, or nothing",
+            found="another file",
+            next_step="Choose another output directory; this file was not touched.",
+        )

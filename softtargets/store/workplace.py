@@ -1,0 +1,232 @@
+"""The directory that a store is built in: whose it is, who works in it, what may be removed.
+
+A build first writes `work/request.json`: what is being built, with the hash of that. This mark
+proves that files of the names that builds give are a build's; without it none is touched. Files of
+other names are never ours, and neither is anything behind a link.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from softtargets.errors import BusyError, IdentityError, StoreError
+from softtargets.store.card import CARD_NAME
+from softtargets.store.files import check_root, make_directory
+from softtargets.store.leftovers import Leftovers
+from softtargets.store.lock import LockGoneError, hold_lock
+from softtargets.store.manifest import (
+    MANIFEST_NAME,
+    check_identity,
+    check_schema,
+    fingerprint_of,
+    parse_json,
+    parse_manifest,
+)
+from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.tree import TEMPORARY, Tree
+from softtargets.store.versions import FORMAT_VERSION, check_version
+from softtargets.store.vocabulary import VOCABULARY_NAME
+
+REQUEST = "work/request.json"
+LOCK = "work/lock"
+WORKERS_LOCK = "work/workers.lock"
+PLAN_LOCK = "work/plan.lock"
+
+_WORK_DIRECTORIES = ("work/records", "work/plan", "work/leases", "work")
+_UNIT = r"unit-\d{6,}"
+_SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, VOCABULARY_NAME)))
+_LOCKS = r"work/(workers\.|plan\.)?lock"
+_MADE = rf"work/(plan\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
+_COMMITTED = "|".join(map(re.escape, (CARD_NAME, MANIFEST_NAME, OUTPUT_HEAD_NAME, VOCABULARY_NAME)))
+_EMPTY = r"(work(/records|/plan|/leases)?|shards)/"
+
+_OF_REQUEST = re.compile(rf"({_MADE}|shards/{_UNIT}\.parquet)({TEMPORARY})?")
+"""What is made for a request, and goes when another takes its place."""
+_LEFTOVERS = re.compile(
+    rf"({_COMMITTED}|{re.escape(REQUEST)}|{_MADE}|shards/{_UNIT}\.parquet){TEMPORARY}"
+)
+"""What a process that died had begun to write."""
+_WORK = re.compile(
+    rf"({re.escape(REQUEST)}|{_MADE})({TEMPORARY})?|work/leases/{_UNIT}|{_LOCKS}"
+    r"|work(/records|/plan|/leases)?/"
+)
+"""What a build keeps in `work`."""
+_BEFORE_REQUEST = re.compile(rf"{_LOCKS}|{re.escape(REQUEST)}{TEMPORARY}|{_EMPTY}")
+"""What a build that died before its request was written can have left; all of it is empty."""
+
+
+class Workplace:
+    """The directory that the store of an identity is built in."""
+
+    def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
+        check_schema(identity, "identity", str(root), field="identity")
+        self.tree = Tree(root)
+        self.identity = identity
+        self.fingerprint = fingerprint_of(identity)
+        self._found = Leftovers(tree=self.tree, directories=(*_WORK_DIRECTORIES, "shards", ""))
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether the store is committed."""
+        return self.tree.is_file(MANIFEST_NAME)
+
+    @contextmanager
+    def entered(self, *, shared: bool) -> Iterator[None]:
+        """Create the directory or continue in it.
+
+        Args:
+            shared: beside others that share it too, or keeping all others out.
+
+        Raises:
+            StoreError: the directory holds something else, or cannot be written.
+            IdentityError: it holds a store, finished or not, of another identity.
+            BusyError: another process builds in it.
+        """
+        with ExitStack() as stack:
+            while not self._enter(stack, shared):
+                pass
+            yield
+
+    def _enter(self, stack: ExitStack, shared: bool) -> bool:
+        """Enter unless another build ends meanwhile; then it is to be tried again."""
+        self._check()
+        if self.is_complete and not self._has_leftovers():
+            return True
+        make_directory(self.tree.root)
+        self.tree.make_directory("work")
+        try:
+            stack.enter_context(hold_lock(self.tree, LOCK, shared=shared))
+            if not shared:
+                self._begin_alone()
+        except LockGoneError:
+            return False
+        except BusyError:
+            # Who holds it may have committed just now, and removes what is left.
+            if not self.is_complete:
+                raise
+        return True
+
+    def _begin_alone(self) -> None:
+        # Workers whose parent was killed end by themselves, when their unit is done.
+        with hold_lock(self.tree, WORKERS_LOCK):
+            if self.is_complete:
+                # Left by a crash before it was removed, or another build ended just now.
+                self.clean()
+            else:
+                self.begin()
+
+    def begin(self) -> None:
+        """Write the request, or go on with it if it is there.
+
+        Raises:
+            StoreError: the system refused.
+            IdentityError: another store was begun in the directory.
+        """
+        content = self._request_text()
+        is_same = self.tree.read(REQUEST) == content
+        if not is_same:
+            self._check()
+            # Begun with another identity, but no unit was done: nothing is lost by starting anew.
+            self._found.remove(_OF_REQUEST)
+            self.tree.write(REQUEST, content)
+        self.tree.make_directory("work/records")
+        self.tree.make_directory("shards")
+        self._found.remove(_LEFTOVERS)
+
+    def remove_leftovers(self) -> None:
+        """Remove what processes that died had begun to write; none may be writing now."""
+        self._found.remove(_LEFTOVERS)
+
+    def clean(self) -> None:
+        """Remove `work` from a store that is committed; what is not ours stays, and is named."""
+        work = Leftovers(tree=self.tree, directories=_WORK_DIRECTORIES)
+        work.remove(_WORK, last=(LOCK, REQUEST, "work"))
+        work.warn_of_others(_WORK)
+
+    def _request_text(self) -> bytes:
+        request = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "identity": self.identity,
+        }
+        return json.dumps(request, indent=1).encode()
+
+    def _has_leftovers(self) -> bool:
+        """Return whether the mark of this very store's build is still there."""
+        return self.tree.read(REQUEST) == self._request_text()
+
+    def _check(self) -> None:
+        """Check that the directory is new, or holds this very store, finished or not."""
+        check_root(self.tree.root)
+        manifest = self.tree.read(MANIFEST_NAME)
+        if manifest is not None:
+            where = self.tree.where(MANIFEST_NAME)
+            self.check_request(parse_manifest(manifest, where).identity)
+            return
+        found = read_request_of(self.tree)
+        if found is None:
+            others = self._found.others(_BEFORE_REQUEST)
+            # Another build may have committed since the manifest was looked for.
+            if others and not self.is_complete:
+                raise _foreign(self.tree.root, others)
+        elif any(name.endswith(".json") for name in self.tree.names("work/records")):
+            self.check_request(found)
+
+    def check_request(self, found: Mapping[str, Any]) -> None:
+        """Check that what is being built here is what is to be built.
+
+        Raises:
+            IdentityError: it is another store.
+        """
+        next_step = (
+            "Pass the options and files the store was begun with, or choose another output "
+            "directory; the store was not touched."
+        )
+        check_identity(found, self.identity, str(self.tree.root), next_step)
+
+
+def read_request_of(tree: Tree) -> Mapping[str, Any] | None:
+    """Return the identity that the build in a directory was begun with; None if none was.
+
+    Raises:
+        StoreError: the file is none that a build wrote.
+        IdentityError: another release began it.
+    """
+    content, where = tree.read(REQUEST), tree.where(REQUEST)
+    if content is None:
+        return None
+    request = parse_json(content, where)
+    version = check_version(request.get("format_version"), where)
+    if version != FORMAT_VERSION:
+        raise IdentityError(
+            where,
+            expected=f"a build begun in format {FORMAT_VERSION}",
+            found=f"one of {version}",
+            next_step="Finish it with the release of softtargets that began it, or choose "
+            "another output directory; nothing in this one was touched.",
+        )
+    identity: Mapping[str, Any] = request.get("identity", {})
+    check_schema(identity, "identity", where, field="identity")
+    if request.get("fingerprint") != fingerprint_of(identity):
+        raise StoreError(
+            where,
+            expected=f"the hash of the identity, {fingerprint_of(identity)}, in field fingerprint",
+            found="another",
+            next_step="No build wrote this file, so nothing in the directory was touched. Choose "
+            "another output directory.",
+        )
+    return identity
+
+
+def _foreign(root: Path, others: list[str]) -> StoreError:
+    return StoreError(
+        str(root),
+        expected="an empty directory, or a store",
+        found=f"{len(others)} other entries, among them '{others[0]}'",
+        next_step="Choose another output directory; nothing in this one was touched.",
+    )
