@@ -73,6 +73,7 @@ def fused_distillation_loss(
     objective = make_objective(
         batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
+    objective.check_ids(len(head_weight))
     if chunk_size is None:
         chunk_size = max(1, CHUNK_ELEMENTS // _num_tensors(objective) // len(head_weight))
     hidden_ND = hidden_states.flatten(0, 1).index_select(0, objective.places_N)
@@ -183,6 +184,8 @@ def _sparse_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return loss and gradient where both need the same softmax, in the memory of the logits."""
     targets, labels_C1 = objective.targets, objective.labels_N[:, None]
+    if objective.ce_weight is None:
+        labels_C1 = labels_C1[:, :0]  # They may be no ids where nothing counts them.
     scaled_CV = logits_CV.div_(objective.temperature)
     student_CE = scaled_CV.gather(1, targets.ids_NE).requires_grad_()
     label_C1 = scaled_CV.gather(1, labels_C1).requires_grad_()
