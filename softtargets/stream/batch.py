@@ -43,6 +43,13 @@ class BatchTargets:
     """
 
 
+_AT_TOKENS = {
+    "attention_mask", "hidden_states", "input_ids", "label_logit", "label_rank", "labels", "logits",
+    "logsumexp", "num_entries", "position_ids", "sample_counts", "sample_ids", "sample_logits",
+    "segment_ids", "steps", "tail_mass", "target_mask", "top_logit",
+}  # fmt: skip
+"""Tensors [B, L, ...], as are the id planes."""
+_PLANE = "id_plane_"
 _FLOAT32 = {"label_logit", "logits", "logsumexp", "sample_logits", "tail_mass", "top_logit"}
 """Numbers that every target is computed from: half of their bits would be another target."""
 
@@ -64,7 +71,14 @@ class Batch(UserDict[str, Any]):
     """
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """Return the batch on a device; the compact form is what travels."""
+        """Return the batch on a device; the compact form is what travels.
+
+        Args:
+            device: where to.
+            non_blocking: whether the copy may still run on the way to an accelerator, which waits
+                for it where it must. The CPU would not, so copies to it are always complete.
+        """
+        non_blocking = non_blocking and torch.device(device).type != "cpu"
         return Batch(
             {
                 name: value.to(device, non_blocking=non_blocking)
@@ -93,10 +107,11 @@ class Batch(UserDict[str, Any]):
         """Check that the batch is as it was collated, whatever moved it.
 
         Raises:
-            InputError: a tensor has other rows than there are windows, or another number format:
-                what wrapped the loader has sliced, joined or converted them.
+            InputError: a tensor has other rows than there are windows, other positions than there
+                are tokens, or another number format: what wrapped the loader has sliced, joined or
+                converted them.
         """
-        num_windows = len(self["window_id"])
+        num_windows, num_tokens = len(self["window_id"]), self["input_ids"].shape[-1]
         for name, value in self.items():
             if isinstance(value, torch.Tensor) and value.ndim and len(value) != num_windows:
                 raise InputError(
@@ -105,6 +120,14 @@ class Batch(UserDict[str, Any]):
                     found=f"{len(value)}",
                     next_step="Something has sliced or joined batches: let the dataset alone share "
                     "windows among ranks, see docs/trainers.md.",
+                )
+            is_at_tokens = name in _AT_TOKENS or name.startswith(_PLANE)
+            if is_at_tokens and value.shape[1] != num_tokens:
+                raise InputError(
+                    f"Batch, {name}",
+                    expected=f"{num_tokens} positions, as many as input_ids has",
+                    found=f"{value.shape[1]}",
+                    next_step="Cut or pad all tensors of a batch alike, or none.",
                 )
             if name in _FLOAT32 and value.dtype != torch.float32:
                 raise InputError(
@@ -252,4 +275,4 @@ def _fill_escapes(steps_BLK: torch.Tensor, escapes_BE: torch.Tensor) -> torch.Te
 
 
 def _plane_names(batch: Batch) -> list[str]:
-    return sorted(name for name in batch if name.startswith("id_plane_"))
+    return sorted(name for name in batch if name.startswith(_PLANE))

@@ -20,6 +20,7 @@ from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
 from softtargets.train.divergences import Divergence, ForwardKL
 from softtargets.train.full import OutputHead
+from softtargets.train.head_gradients import HeadGradients
 from softtargets.train.losses import Objective, check_student, make_objective
 from softtargets.train.sparse import SparseTargets, Tail
 
@@ -72,12 +73,21 @@ def fused_distillation_loss(
     objective = make_objective(
         batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
+    objective.check_ids(len(head_weight))
     if chunk_size is None:
         chunk_size = max(1, CHUNK_ELEMENTS // _num_tensors(objective) // len(head_weight))
     hidden_ND = hidden_states.flatten(0, 1).index_select(0, objective.places_N)
-    arguments = hidden_ND, head_weight, head_bias, objective, chunk_size
+    arguments = hidden_ND, head_weight, head_bias, objective, chunk_size, _dtype(hidden_ND)
     loss: torch.Tensor = _HeadAndLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return loss
+
+
+def _dtype(hidden_ND: torch.Tensor) -> torch.dtype:
+    """Return the number format of the head's products, as an output head on its own has it."""
+    device = hidden_ND.device.type
+    return (
+        torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+    )
 
 
 def _num_tensors(objective: Objective) -> int:
@@ -100,40 +110,39 @@ class _HeadAndLoss(torch.autograd.Function):
         bias_V: torch.Tensor | None,
         objective: Objective,
         chunk_size: int,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
-        weight_grad_VD, bias_grad_V = None, None
-        if weight_VD.requires_grad:
-            weight_grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        if bias_V is not None:
-            bias_grad_V = torch.zeros_like(bias_V, dtype=torch.float32)
-        hidden_grad_ND = torch.empty_like(hidden_ND)
+        gradients = HeadGradients(
+            hidden_ND,
+            weight_VD if weight_VD.requires_grad else None,
+            bias_V if bias_V is not None and bias_V.requires_grad else None,
+        )
         loss = torch.zeros((), device=hidden_ND.device)
-        # Under autocast the hidden states are narrower than the weights.
-        narrow_VD = weight_VD.to(hidden_ND.dtype)
-        for start in range(0, len(hidden_ND), chunk_size):
-            rows = slice(start, start + chunk_size)
-            hidden_CD = hidden_ND[rows]
-            logits_CV = (hidden_CD @ narrow_VD.T).float()
-            if bias_V is not None:
-                logits_CV += bias_V
-            part, grad_CV = loss_and_gradient(objective.rows(rows), logits_CV)
-            loss += part
-            if bias_grad_V is not None:
-                bias_grad_V += grad_CV.sum(dim=0)
-            grad_CV = grad_CV.to(hidden_ND.dtype)
-            hidden_grad_ND[rows] = grad_CV @ narrow_VD
-            if weight_grad_VD is not None and hidden_ND.dtype == torch.float32:
-                weight_grad_VD.addmm_(grad_CV.T, hidden_CD)
-            elif weight_grad_VD is not None:
-                weight_grad_VD += grad_CV.T @ hidden_CD
-            del logits_CV, grad_CV  # Else they live until the next chunk's have been made.
-        if weight_grad_VD is not None:
-            weight_grad_VD = weight_grad_VD.to(weight_VD.dtype)
-        ctx.gradients = [hidden_grad_ND, weight_grad_VD, bias_grad_V]
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            narrow_VD = weight_VD.to(dtype)
+            largest_weight = torch.linalg.vector_norm(narrow_VD, torch.inf)
+            for start in range(0, len(hidden_ND), chunk_size):
+                rows = slice(start, start + chunk_size)
+                hidden_CD = hidden_ND[rows].to(dtype)
+                logits_CV = (hidden_CD @ narrow_VD.T).float()
+                if bias_V is not None:
+                    logits_CV += bias_V
+                part, grad_CV = loss_and_gradient(objective.rows(rows), logits_CV)
+                loss += part
+                gradients.add(rows, grad_CV, hidden_CD, narrow_VD, largest_weight)
+                del logits_CV, grad_CV  # Else they live until the next chunk's have been made.
+        ctx.gradients = gradients
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise InputError(
+                "fused_distillation_loss",
+                expected="a backward pass without create_graph=True",
+                found="one with it, though these gradients have no graph",
+                next_step="Use distillation_loss, whose gradient can be differentiated.",
+            )
         # Handed on in place: a copy of the head's gradient would be the most of all memory.
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
@@ -143,8 +152,7 @@ class _HeadAndLoss(torch.autograd.Function):
                 found="a second one",
                 next_step="Call fused_distillation_loss again, or use distillation_loss.",
             )
-        scaled = (None if one is None else one.mul_(grads[0]) for one in gradients)
-        return *scaled, None, None
+        return *gradients.scaled(grads[0]), None, None, None
 
 
 def loss_and_gradient(
@@ -176,6 +184,8 @@ def _sparse_gradient(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return loss and gradient where both need the same softmax, in the memory of the logits."""
     targets, labels_C1 = objective.targets, objective.labels_N[:, None]
+    if objective.ce_weight is None:
+        labels_C1 = labels_C1[:, :0]  # They may be no ids where nothing counts them.
     scaled_CV = logits_CV.div_(objective.temperature)
     student_CE = scaled_CV.gather(1, targets.ids_NE).requires_grad_()
     label_C1 = scaled_CV.gather(1, labels_C1).requires_grad_()

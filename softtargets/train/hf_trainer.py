@@ -20,7 +20,7 @@ from softtargets.stream.dataset import SoftTargetDataset
 from softtargets.train.hf_place import PlaceInState, SkippableDataset
 from softtargets.train.loader import check_batches, check_rank, targets_of_step
 from softtargets.train.losses import distillation_loss
-from softtargets.train.student import Loss, student_inputs
+from softtargets.train.student import Loss, check_embeddings, student_inputs
 
 
 class DistillationTrainer(Trainer):
@@ -115,6 +115,7 @@ class DistillationTrainer(Trainer):
         """Return the distillation loss of a batch, or the model's own of anything else."""
         if not isinstance(inputs, Batch):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        check_embeddings(self.accelerator.unwrap_model(model), inputs)
         outputs = model(**student_inputs(inputs))
         loss = self._loss(outputs.logits, inputs, num_targets=num_items_in_batch)
         if model.training:

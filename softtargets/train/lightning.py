@@ -18,7 +18,7 @@ from softtargets.stream.batch import Batch
 from softtargets.stream.dataset import SoftTargetDataset
 from softtargets.train.loader import SoftTargetLoader
 from softtargets.train.losses import distillation_loss
-from softtargets.train.student import Loss, student_inputs
+from softtargets.train.student import Loss, check_embeddings, student_inputs
 
 
 class DistillationModule(LightningModule):
@@ -47,14 +47,17 @@ class DistillationModule(LightningModule):
 
     def training_step(self, batch: Batch) -> torch.Tensor:
         """Return the batch's part of the mean over the targets of an optimizer step."""
-        logits = self.student(**student_inputs(batch)).logits
-        return self._loss(logits, batch, num_targets=batch["step_targets"])
+        return self._loss(self._logits(batch), batch, num_targets=batch["step_targets"])
 
     def validation_step(self, batch: Batch) -> None:
         """Log the mean over all targets as `val_loss`."""
-        logits = self.student(**student_inputs(batch)).logits
-        loss = self._loss(logits, batch, num_targets=None)
+        loss = self._loss(self._logits(batch), batch, num_targets=None)
         self.log("val_loss", loss, batch_size=batch["num_targets"], sync_dist=True)
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        check_embeddings(self.student, batch)
+        logits: torch.Tensor = self.student(**student_inputs(batch)).logits
+        return logits
 
 
 class SoftTargetDataModule(LightningDataModule):

@@ -154,11 +154,25 @@ def targets_of_step(
 
     Args:
         own_targets: of this rank's batches.
-        device: whose collectives are used; None for the CPU.
+        device: where it is wanted; None for the CPU, whatever device the collectives are of.
     """
     ranks = num_processes()
     if ranks == 1:
         return float(max(1, own_targets))
-    total = torch.tensor(float(own_targets), device=device)
+    config = distributed.get_backend_config()
+    reducing = collective_device(config) if device is None else torch.device(device)
+    total = torch.tensor(float(own_targets), device=reducing)
     distributed.all_reduce(total)
-    return total.clamp(min=1) / ranks
+    return total.to("cpu" if device is None else device).clamp(min=1) / ranks
+
+
+def collective_device(backends: str) -> torch.device:
+    """Return a device whose tensors a process group reduces: NCCL takes none of the CPU.
+
+    Args:
+        backends: of the group by device type, "cpu:gloo,cuda:nccl" for example.
+    """
+    kinds = [pair.split(":")[0] for pair in backends.split(",")]
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    return torch.device(kinds[0], torch.get_device_module(kinds[0]).current_device())

@@ -76,6 +76,7 @@ def distillation_loss(
     objective = make_objective(
         batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
+    objective.check_ids(shape[-1])
     logits_NV = student_logits.flatten(0, 1).index_select(0, objective.places_N).float()
     return objective.loss(logits_NV)
 
@@ -107,6 +108,32 @@ class Objective:
             targets=self.targets.rows(chosen),
             weights_N=None if self.weights_N is None else self.weights_N[chosen],
         )
+
+    def check_ids(self, num_ids: int) -> None:
+        """Check that a student's logits of so many ids have all that is looked up in them.
+
+        On a GPU an id out of range would end every later use of the device, wherever that is.
+
+        Raises:
+            InputError: they have not.
+        """
+        used: dict[str, torch.Tensor] = {"entries": self.targets.ids_NE}
+        if self.ce_weight is not None or self.targets.tail == "label":
+            used = {"labels": self.labels_N, **used}
+        used = {name: ids for name, ids in used.items() if ids.numel()}
+        if not used:
+            return
+        # One wait for the device, right after that for the number of targets.
+        bounds = torch.stack([torch.stack(ids.aminmax()) for ids in used.values()]).tolist()
+        for name, (lowest, highest) in zip(used, bounds, strict=True):
+            if lowest < 0 or highest >= num_ids:
+                raise InputError(
+                    f"Batch, {name}",
+                    expected=f"ids from 0 to {num_ids - 1}, which the student has, at all targets",
+                    found=f"{lowest if lowest < 0 else highest}",
+                    next_step="Leave batches as they are collated; what is not to be trained on is "
+                    "False in target_mask.",
+                )
 
     def loss(self, logits_NV: torch.Tensor) -> torch.Tensor:
         """Return the loss of float32 logits, a scalar."""

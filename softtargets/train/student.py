@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
 
 
@@ -33,3 +34,25 @@ def student_inputs(batch: Batch) -> dict[str, Any]:
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
     positions = batch["position_ids"].long()
     return {"input_ids": batch["input_ids"], "position_ids": positions, "use_cache": False}
+
+
+def check_embeddings(student: torch.nn.Module, batch: Batch) -> None:
+    """Check that a student can read a batch, before it looks ids up that it lacks.
+
+    On a GPU that would end every later use of the device, before a loss could say what is wrong.
+
+    Raises:
+        InputError: it has fewer embeddings than an id of the batch needs.
+    """
+    embeddings = getattr(student, "get_input_embeddings", lambda: None)()
+    number = getattr(embeddings, "num_embeddings", None)
+    if number is None or number >= batch["vocab_size"]:
+        return
+    highest = int(batch["input_ids"].max())
+    if highest >= number:
+        raise InputError(
+            "student",
+            expected=f"embeddings of all ids of the batch, up to {highest}",
+            found=f"{number} embeddings",
+            next_step="Give the student the teacher's tokenizer and vocabulary size.",
+        )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -169,6 +169,41 @@ def test_to_moves_every_tensor(store: Store) -> None:
         if isinstance(value, torch.Tensor) and value.device.type == "meta"
     }
     assert moved["window_id"] == batch["window_id"]
+
+
+class Watched(torch.Tensor):
+    """A tensor that tells how it was moved."""
+
+    blocking: ClassVar[list[bool]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.Tensor.to:
+            cls.blocking.append(not kwargs["non_blocking"])
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def test_what_reaches_the_cpu_is_there(store: Store) -> None:
+    """A copy to the CPU that does not block may be read before it has arrived."""
+    batch = collate(list(store)[:2])
+    batch["labels"] = batch["labels"].as_subclass(Watched)
+    Watched.blocking.clear()
+    batch.to("cpu", non_blocking=True)
+    batch.to(torch.device("cpu"), non_blocking=True)
+    batch.to("meta", non_blocking=True)
+    assert Watched.blocking == [True, True, False]
+
+
+def test_tensors_that_were_cut_apart_are_refused(store: Store) -> None:
+    """Places of a longer mask would be other positions, or none, of what is shorter."""
+    batch = collate(list(store)[:2])
+    num_tokens = batch["input_ids"].shape[1]
+    cut = Batch({**batch, "input_ids": batch["input_ids"][:, :-1]})
+    with pytest.raises(InputError, match=f"expected {num_tokens - 1} positions, .* found"):
+        cut.check()
+    with pytest.raises(InputError, match=rf"Batch, target_mask.*found {num_tokens - 1}\."):
+        Batch({**batch, "target_mask": batch["target_mask"][:, :-1]}).check()
+    Batch({**batch, "own": torch.zeros((2, 1))}).check()
 
 
 COMPACT = {"steps": torch.uint8, "id_plane_0": torch.uint8, "id_plane_1": torch.uint8}

@@ -110,6 +110,45 @@ def test_a_second_backward_pass_is_refused(rng: np.random.Generator) -> None:
         loss.backward()
 
 
+def test_a_gradient_with_a_graph_is_refused(rng: np.random.Generator) -> None:
+    """It has none: what is differentiated again would silently be without it."""
+    hidden, weight, _ = student(torch.float32)
+    batch = make_batch(rng, "topk")
+    loss = fused_distillation_loss(hidden, weight, batch)
+    with pytest.raises(InputError, match="without create_graph=True; found one with it"):
+        torch.autograd.grad(loss, hidden, create_graph=True)
+    with pytest.raises(InputError, match="create_graph"):
+        torch.autograd.functional.hvp(
+            lambda one: fused_distillation_loss(one, weight, batch), hidden, hidden
+        )
+    loss.backward()  # Nothing is used up.
+    assert hidden.grad is not None
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+def test_student_logits_that_are_no_numbers_give_no_number(
+    rng: np.random.Generator, kind: str, options: dict[str, Any]
+) -> None:
+    """A loss of 0 would hide that the student has diverged."""
+    batch = make_batch(rng, kind)
+    hidden, weight, _ = student(torch.float32)
+    with torch.no_grad():
+        hidden[0, 0, 0] = torch.nan
+    loss = fused_distillation_loss(hidden, weight, batch, **options)
+    assert loss.isnan()
+    assert distillation_loss(hidden @ weight.T, batch, **options).isnan()
+    loss.backward()
+    assert hidden.grad is not None
+    assert weight.grad is not None
+    assert hidden.grad[0, 0].isnan().all()
+    assert weight.grad.isnan().all()
+    assert hidden.grad[1:].isfinite().all()
+    # Where nothing is trained on, nothing is seen.
+    with torch.no_grad():
+        hidden[0, 0, 0], hidden[0, 8] = 0, torch.nan
+    assert fused_distillation_loss(hidden, weight, batch, **options).isfinite()
+
+
 def test_a_frozen_head_gets_no_gradient(rng: np.random.Generator) -> None:
     hidden, weight, _ = student(torch.float32)
     batch = make_batch(rng, "topk")

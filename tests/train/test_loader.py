@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module as module
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,13 @@ import torch
 
 from softtargets import Batch, SoftTargetDataset, Store, distillation_loss
 from softtargets.errors import IdentityError, InputError
-from softtargets.train.loader import SoftTargetLoader, check_rank, targets_of_step
-from softtargets.train.student import student_inputs
+from softtargets.train.loader import (
+    SoftTargetLoader,
+    check_rank,
+    collective_device,
+    targets_of_step,
+)
+from softtargets.train.student import check_embeddings, student_inputs
 from tests.fakes import build_store
 from tests.train.runs import make_student
 
@@ -43,6 +49,39 @@ def test_a_batch_without_targets_changes_no_step(store: Store) -> None:
     (only,) = SoftTargetLoader(padding)
     assert (only["num_targets"], only["step_targets"]) == (0, 1)
     assert targets_of_step(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("backends", "expected"),
+    [
+        ("cpu:gloo", "cpu"),
+        ("cpu:gloo,cuda:gloo", "cpu"),
+        ("cpu:gloo,cuda:nccl", "cpu"),
+        ("cuda:nccl", "cuda:2"),
+    ],
+)
+def test_numbers_are_summed_where_the_process_group_can(
+    monkeypatch: pytest.MonkeyPatch, backends: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert collective_device(backends) == torch.device(expected)
+
+
+def test_without_a_device_the_targets_of_a_step_come_back_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    """NCCL alone reduces no tensor of the CPU, which is where Lightning's loader leaves batches."""
+    reduced: list[torch.Tensor] = []
+    loader = module("softtargets.train.loader")
+    monkeypatch.setattr(loader, "num_processes", lambda: 2)
+    monkeypatch.setattr(loader.distributed, "get_backend_config", lambda: "meta:own")
+    monkeypatch.setattr(loader.distributed, "all_reduce", reduced.append)
+    monkeypatch.setattr(loader, "collective_device", lambda _: torch.device("meta"))
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        targets_of_step(3)
+    monkeypatch.setattr(loader, "collective_device", lambda _: torch.device("cpu"))
+    assert targets_of_step(3) == torch.tensor(1.5)
+    assert [one.device.type for one in reduced] == ["meta", "cpu"]
 
 
 def test_the_place_is_after_what_was_yielded_and_rolls_over(store: Store) -> None:
@@ -91,3 +130,15 @@ def test_documents_that_share_a_window_do_not_see_each_other() -> None:
     torch.testing.assert_close(together[1, :5], short, atol=1e-5, rtol=0)
     batch["num_segments"] = 1
     assert set(student_inputs(batch)) == {"input_ids", "attention_mask"}
+
+
+def test_a_student_that_lacks_an_id_is_refused_before_it_reads(store: Store) -> None:
+    batch = next(iter(SoftTargetDataset(store, batch_size=2)))
+    highest = int(batch["input_ids"].max())
+    check_embeddings(make_student(), batch)
+    student = make_student()
+    student.resize_token_embeddings(highest + 1)
+    check_embeddings(student, batch)
+    student.resize_token_embeddings(highest)
+    with pytest.raises(InputError, match=f"up to {highest}; found {highest} embeddings"):
+        check_embeddings(student, batch)

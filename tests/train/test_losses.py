@@ -10,7 +10,7 @@ from torch.nn import functional
 from softtargets import collate, distillation_loss
 from softtargets.errors import InputError, TemperatureError
 from softtargets.stream import Batch
-from softtargets.train import JSD, ForwardKL, ReverseKL, SkewKL
+from softtargets.train import JSD, ForwardKL, ReverseKL, SkewKL, fused_distillation_loss
 from softtargets.train.sparse import SparseTargets
 from softtargets.window import Window
 from tests.windows import KINDS, make_window
@@ -121,6 +121,41 @@ def test_shapes_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         distillation_loss(torch.zeros(shape), collate(windows_of(rng, 5)))
+
+
+def fused(logits: torch.Tensor, batch: Batch, **options: Any) -> torch.Tensor:
+    """Return the fused loss of the same logits."""
+    return fused_distillation_loss(logits, torch.eye(logits.shape[-1]), batch, **options)
+
+
+@pytest.mark.parametrize("loss", [distillation_loss, fused])
+@pytest.mark.parametrize("options", [{"ce_weight": 0.5}, {"ce_weight": 1.0}, {"tail": "label"}])
+@pytest.mark.parametrize("label", [-100, -1, 300, 2**40])
+def test_labels_that_a_student_lacks_are_refused(
+    rng: np.random.Generator, loss: Any, options: dict[str, Any], label: int
+) -> None:
+    """On a GPU, to look one up would end every later use of the device."""
+    batch = collate(windows_of(rng, 5))
+    batch["labels"][0, 3] = label
+    message = f"Batch, labels: expected ids from 0 to 299, .* at all targets; found {label}"
+    with pytest.raises(InputError, match=message):
+        loss(logits_for(batch), batch, **options)
+    # Labels that nothing counts may be anything, and so may those without a target.
+    assert loss(logits_for(batch), batch).isfinite()
+    batch["target_mask"][0, 2] = False
+    assert loss(logits_for(batch), batch, **options).isfinite()
+
+
+@pytest.mark.parametrize("loss", [distillation_loss, fused])
+@pytest.mark.parametrize("options", [{}, {"tail": "uniform"}, {"tail": "sampled"}])
+def test_entries_that_a_student_lacks_are_refused(
+    rng: np.random.Generator, loss: Any, options: dict[str, Any]
+) -> None:
+    batch = collate([make_window(rng, KINDS["hybrid"], num_tokens=9)[0]])
+    name = "sample_ids" if options.get("tail") == "sampled" else "id_plane_1"
+    batch[name][0, 3, 0] = 200 if name == "id_plane_1" else -5
+    with pytest.raises(InputError, match="Batch, entries: expected ids from 0 to 299"):
+        loss(logits_for(batch), batch, **(options or {"tail": "bucket"}))
 
 
 def test_options_out_of_range_are_refused(rng: np.random.Generator) -> None:
