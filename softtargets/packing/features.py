@@ -6,14 +6,20 @@ numpy has no bfloat16: such a number is kept as the upper half of a float32, whi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from softtargets.errors import InputError
 from softtargets.kinds import FeatureSchema
 from softtargets.targets import Float16, Float32, Int8, UInt16
 
 LARGEST_INT8 = 127
+_INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80, "float32": 0x7F80_0000}
+"""The bits of infinity; those of larger numbers, without their sign, are NaN."""
+_BLOCK_BYTES = 1 << 18
+"""Of numbers that are looked at twice: they stay in a processor's cache."""
 STORED_AS = {"float16": "<f2", "int8": "<i1", "bfloat16": "<u2", "float32": "<f4"}
 """How numpy reads the stored form of each number format."""
 
@@ -31,6 +37,24 @@ class PackedFeature:
         """Return the vectors [R, D]."""
         values_RD = unpack_numbers(self.values_RD)
         return values_RD if self.scale_R is None else values_RD * self.scale_R[:, None]
+
+
+def are_finite(values: npt.NDArray[Any], dtype: str) -> bool:
+    """Return whether stored numbers [R, ...] are finite, without making others of them.
+
+    As signed integers positive infinity and NaN are above all numbers; as unsigned ones the
+    negative of them are.
+    """
+    infinity = _INFINITY[dtype]
+    size = np.dtype(STORED_AS[dtype]).itemsize
+    signed, unsigned, negative = f"<i{size}", f"<u{size}", infinity | 1 << 8 * size - 1
+    num_rows = max(1, _BLOCK_BYTES // max(1, values[:1].nbytes))
+    for start in range(0, len(values), num_rows):
+        block = values[start : start + num_rows]
+        is_above = block.view(signed).max(initial=0) >= infinity
+        if is_above or block.view(unsigned).max(initial=0) >= negative:
+            return False
+    return True
 
 
 def unpack_numbers(values: Float16 | Float32 | Int8 | UInt16) -> Float32:

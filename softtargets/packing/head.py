@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softtargets.errors import InputError
+from softtargets.errors import CorruptionError, InputError
 from softtargets.kinds import HeadSchema
 from softtargets.targets import Bool, Float32, Float64, Int32, UInt8
 
@@ -40,7 +40,12 @@ class PackedHead:
     """Width of a step in nats; None in lossless mode."""
 
     def unpack(self, top_logit_T: Float32) -> tuple[Int32, Float32]:
-        """Return ids [T, K] and logits [T, K], -inf past a position's count."""
+        """Return ids [T, K] and logits [T, K], -inf past a position's count.
+
+        Raises:
+            CorruptionError: there are more or fewer escapes than steps ask for.
+        """
+        self.check_escapes()
         ids_TK = join_ids(self.id_planes)
         if self.logits_TK is not None:
             logits_TK = self.logits_TK.copy()
@@ -53,6 +58,24 @@ class PackedHead:
             logits_TK = (top_logit_T[:, None] - distance_TK).astype(np.float32)
         logits_TK[~kept_entries(self.num_entries_T, logits_TK.shape[1])] = -np.inf
         return ids_TK, logits_TK
+
+    def check_escapes(self) -> None:
+        """Check that there is a difference for each step that says so.
+
+        Raises:
+            CorruptionError: there is not.
+        """
+        wanted = 0
+        if self.steps_TH is not None:
+            marks = escape_marks(self.steps_TH, self.id_planes[0].shape[1])
+            wanted = sum([int(np.count_nonzero(mark)) for mark in marks])
+        if wanted != len(self.escapes_E):
+            raise CorruptionError(
+                "escapes",
+                expected=f"a difference for each of {wanted} steps that are {ESCAPE}",
+                found=f"{len(self.escapes_E)}",
+                next_step="Restore the store from a copy, or build it again.",
+            )
 
 
 def pack_head(
@@ -119,12 +142,15 @@ def split_halves(steps_TH: UInt8, num_entries: int) -> UInt8:
     return np.concatenate([steps_TH & 15, steps_TH >> 4], axis=1)[:, :num_entries]
 
 
-def num_escapes(head: PackedHead) -> int:
-    """Return how many escapes the steps ask for."""
-    if head.steps_TH is None:
-        return 0
-    num_entries = head.id_planes[0].shape[1]
-    return int((split_halves(head.steps_TH, num_entries) == ESCAPE).sum())
+def escape_marks(steps_TH: UInt8, num_entries: int) -> list[Bool]:
+    """Return where the low half-bytes [T, H] are escapes, and the high ones if any of them is."""
+    marks = [(steps_TH | 0xF0) == 0xFF]
+    if steps_TH.max(initial=0) >= ESCAPE << 4:
+        is_high_TH = steps_TH >= ESCAPE << 4
+        if num_entries % 2:
+            is_high_TH[:, -1] = False  # That half is of no entry.
+        marks.append(is_high_TH)
+    return marks
 
 
 def _check_falling(distance_TK: Float64, kept_TK: Bool) -> None:

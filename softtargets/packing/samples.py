@@ -17,6 +17,8 @@ from softtargets.errors import CorruptionError, InputError
 from softtargets.kinds import SampleSchema
 from softtargets.targets import Bool, Float32, Int32, Samples
 
+Int64 = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedSamples:
@@ -35,33 +37,32 @@ class PackedSamples:
     step: float | None
     """Width of a step in nats; None without steps."""
 
-    def unpack(self, num_draws_T: Int32, top_logit_T: Float32 | None) -> Samples:
+    def unpack(self, num_draws_T: Int32, top_logit_T: Float32 | None, vocab_size: int) -> Samples:
         """Return the samples to compute with.
 
         Args:
             num_draws_T: how many draws every position has.
             top_logit_T: the positions' highest logits, which `steps_S` counts from.
+            vocab_size: what all ids are below.
 
         Raises:
-            CorruptionError: the columns do not fit each other.
+            CorruptionError: the columns do not fit each other, or an id is not in the vocabulary.
         """
-        runs_T2 = self._runs(num_draws_T)
-        if runs_T2 is None:
-            raise CorruptionError(
-                "samples",
-                expected="counts that sum to the number of draws, a gap and a logit for every id",
-                found=f"{len(self.repeated_counts)} counts and {len(self.gaps_S)} gaps at "
-                f"{len(num_draws_T)} positions",
-                next_step="Restore the store from a copy, or build it again.",
-            )
-        runs = runs_T2.ravel()
-        ends = np.cumsum(runs)
-        walk_S = np.cumsum(self.gaps_S.astype(np.int64) + 1)
-        before_run = np.concatenate([[0], walk_S])[ends - runs]
-        is_repeated_S = np.repeat(np.tile([True, False], len(runs_T2)), runs)
+        num_repeated_T, num_single_T = self._runs(num_draws_T)
+        num_samples_T = num_repeated_T + num_single_T
+        ends_T = np.cumsum(num_samples_T)
+        runs = np.stack([num_repeated_T, num_single_T], axis=1).ravel()
+        walk = np.empty(len(self.gaps_S) + 1, np.int64)
+        walk[0] = 0
+        np.cumsum(self.gaps_S.astype(np.int64) + 1, out=walk[1:])
+        ids_S = walk[1:] - np.repeat(walk[np.cumsum(runs) - runs] + 1, runs)
+        if len(ids_S) and not (ids_S.min() >= 0 and ids_S.max() < vocab_size):
+            raise _out_of_vocabulary(vocab_size, f"from {ids_S.min()} to {ids_S.max()}")
         counts_S = np.ones(len(self.gaps_S), np.int32)
-        counts_S[is_repeated_S] = self.repeated_counts
-        num_samples_T = runs_T2.sum(axis=1).astype(np.int32)
+        # The counts of a position stand in a row at its beginning.
+        shifts_T = ends_T - num_samples_T - (np.cumsum(num_repeated_T) - num_repeated_T)
+        places = np.arange(len(self.repeated_counts)) + np.repeat(shifts_T, num_repeated_T)
+        counts_S[places] = self.repeated_counts
         logits_S = self.logits_S
         if self.steps_S is not None:
             assert self.step is not None
@@ -69,31 +70,51 @@ class PackedSamples:
             top_S = np.repeat(top_logit_T, num_samples_T).astype(np.float64)
             logits_S = (top_S - self.steps_S * self.step).astype(np.float32)
         return Samples(
-            num_samples_T=num_samples_T,
-            ids_S=(walk_S - np.repeat(before_run, runs) - 1).astype(np.int32),
+            num_samples_T=num_samples_T.astype(np.int32),
+            ids_S=ids_S.astype(np.int32),
             counts_S=counts_S,
             logits_S=logits_S,
         )
 
-    def fits(self, num_draws_T: Int32) -> bool:
-        """Return whether counts sum to the number of draws, with a gap and a logit for each id."""
-        return self._runs(num_draws_T) is not None
+    def check(self, num_draws_T: Int32, vocab_size: int) -> None:
+        """Check what `unpack` checks, for less: only the highest id of a run is looked at.
 
-    def _runs(self, num_draws_T: Int32) -> npt.NDArray[np.int64] | None:
-        """Return how many ids [T, 2] of each position were drawn repeatedly, and once."""
-        if any(
-            len(one) != len(self.gaps_S) for one in (self.steps_S, self.logits_S) if one is not None
-        ):
-            return None
+        Raises:
+            CorruptionError: the columns do not fit each other, or an id is not in the vocabulary.
+        """
+        runs = np.stack(self._runs(num_draws_T), axis=1).ravel()
+        if not len(self.gaps_S):
+            return
+        # Runs without ids have no sum, and reduceat would give them one.
+        own = runs[runs > 0]
+        sums = np.add.reduceat(self.gaps_S, np.cumsum(own) - own, dtype=np.int64)
+        highest = int((sums + own).max()) - 1
+        if self.gaps_S.min() < 0 or highest >= vocab_size:
+            raise _out_of_vocabulary(vocab_size, f"gaps from {self.gaps_S.min()}, to {highest}")
+
+    def _runs(self, num_draws_T: Int32) -> tuple[Int64, Int64]:
+        """Return how many ids [T] of each position were drawn repeatedly, and how many once.
+
+        Raises:
+            CorruptionError: the columns do not fit each other.
+        """
+        values = [one for one in (self.steps_S, self.logits_S) if one is not None]
+        fits = all(len(one) == len(self.gaps_S) for one in values)
         num_repeated_T = self.num_repeated_T.astype(np.int64)
-        if (num_repeated_T < 0).any() or num_repeated_T.sum() != len(self.repeated_counts):
-            return None
-        drawn = np.concatenate([[0], np.cumsum(self.repeated_counts, dtype=np.int64)])
-        ends_T = np.cumsum(num_repeated_T)
-        num_single_T = num_draws_T - (drawn[ends_T] - drawn[ends_T - num_repeated_T])
-        runs_T2 = np.stack([num_repeated_T, num_single_T], axis=1)
-        fits = (num_single_T >= 0).all() and runs_T2.sum() == len(self.gaps_S)
-        return runs_T2 if fits else None
+        fits &= bool(num_repeated_T.min(initial=0) >= 0)
+        fits &= bool(num_repeated_T.sum() == len(self.repeated_counts))
+        if fits:
+            drawn = np.cumsum(np.append(0, self.repeated_counts.astype(np.int64)))
+            ends_T = np.cumsum(num_repeated_T)
+            num_single_T = num_draws_T - (drawn[ends_T] - drawn[ends_T - num_repeated_T])
+            num_ids = len(self.repeated_counts) + num_single_T.sum()
+            if num_single_T.min(initial=0) >= 0 and num_ids == len(self.gaps_S):
+                return num_repeated_T, num_single_T
+        raise _corruption(
+            "counts that sum to the number of draws, a gap and a logit for every id",
+            f"{len(self.repeated_counts)} counts and {len(self.gaps_S)} gaps at "
+            f"{len(num_draws_T)} positions",
+        )
 
 
 def pack_samples(
@@ -164,9 +185,22 @@ def _logits(samples: Samples) -> Float32:
     return samples.logits_S
 
 
-def _count(chosen_S: Bool, position_S: npt.NDArray[np.int64], num_positions: int) -> Int32:
+def _count(chosen_S: Bool, position_S: Int64, num_positions: int) -> Int32:
     counts_T = np.bincount(position_S[chosen_S], minlength=num_positions)
     return counts_T.astype(np.int32)
+
+
+def _out_of_vocabulary(vocab_size: int, found: str) -> CorruptionError:
+    return _corruption(f"ids from 0 to {vocab_size - 1}", found)
+
+
+def _corruption(expected: str, found: str) -> CorruptionError:
+    return CorruptionError(
+        "samples",
+        expected=expected,
+        found=found,
+        next_step="Restore the store from a copy, or build it again.",
+    )
 
 
 def _check(promise: str, holds: bool) -> None:

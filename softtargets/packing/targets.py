@@ -57,7 +57,7 @@ class PackedTargets:
             label_rank_T=self.label_rank_T,
             samples=None
             if self.samples is None
-            else self.samples.unpack(self.num_draws_T, self.top_logit_T),
+            else self.samples.unpack(self.num_draws_T, self.top_logit_T, self.schema.vocab_size),
             class_logits_TC=self.class_logits_TC,
             features={name: feature.unpack() for name, feature in self.features.items()},
         )

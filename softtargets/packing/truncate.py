@@ -84,6 +84,9 @@ def keep_highest(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
 
     The tail mass at each temperature grows by the probabilities of the dropped entries, so the kept
     ones have those they had. With label_logits the label's rank and logit stay.
+
+    Raises:
+        CorruptionError: columns do not fit each other.
     """
     head, tail_mass_TG = packed.head, packed.tail_mass_TG
     assert head is not None
@@ -105,6 +108,7 @@ def _keep(head: PackedHead, k: int) -> PackedHead:
     num_entries = head.id_planes[0].shape[1]
     steps_TH, escapes_E = None, head.escapes_E
     if head.steps_TH is not None:
+        head.check_escapes()
         steps_TK = split_halves(head.steps_TH, num_entries)
         _, ranks_E = np.nonzero(steps_TK == ESCAPE)
         steps_TH, escapes_E = join_halves(steps_TK[:, :k]), escapes_E[ranks_E < k]

@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from softtargets.errors import CorruptionError
-from softtargets.kinds import SampleSchema, TargetSchema, feature_columns
-from softtargets.packing import PackedFeature, PackedHead, PackedSamples, PackedTargets
+from softtargets.kinds import TargetSchema, feature_columns
+from softtargets.packing import PackedFeature, PackedHead, PackedTargets
 from softtargets.packing.features import STORED_AS
+from softtargets.store.column_checks import check_columns
+from softtargets.store.manifest import RESTORE
+from softtargets.store.sample_columns import check_samples, packed_samples
 from softtargets.store.schema import (
     METADATA_PREFIX,
     Column,
@@ -82,12 +86,23 @@ def _cell_columns(targets: TargetSchema) -> list[Column]:
 
 
 def row_of(window: Window) -> Row:
-    """Return a window as it is stored."""
+    """Return a window as it is stored.
+
+    Raises:
+        CorruptionError: there are not as many escapes as steps ask for.
+    """
+    if window.packed.head is not None:
+        window.packed.head.check_escapes()
+    return Row(window.window_id, 0, *cells_of(window))
+
+
+def cells_of(window: Window) -> tuple[dict[str, Array], dict[str, list[int]]]:
+    """Return a window's cells by their column, and where each begins and ends: at 0 and its end."""
     names = _TOKEN_ARRAYS | {attribute: name for name, attribute in _OPTIONAL_TOKENS.items()}
     tokens = {name: getattr(window, attribute) for attribute, name in names.items()}
     cells = {name: cell for name, cell in tokens.items() if cell is not None}
     cells |= _cells(window.packed)
-    return Row(window.window_id, 0, cells, {name: [0, len(cell)] for name, cell in cells.items()})
+    return cells, {name: [0, len(cell)] for name, cell in cells.items()}
 
 
 def encode_tokens(windows: Sequence[TokenWindow]) -> dict[str, pa.Array]:
@@ -123,16 +138,37 @@ def decode_tokens(table: pa.Table) -> list[TokenWindow]:
     return [TokenWindow(**fields) for fields in _token_fields(table)]
 
 
-def decode(table: pa.Table, targets: TargetSchema, where: str) -> list[Window]:
+def decode(
+    table: pa.Table,
+    targets: TargetSchema,
+    where: str,
+    *,
+    first_row: int = 0,
+    are_values_checked: bool = True,
+) -> list[Window]:
     """Return the windows of a row group; their arrays are views of its buffers.
 
+    Args:
+        table: the row group, or some rows of it.
+        targets: what the store's targets are.
+        where: the row group, for messages.
+        first_row: which of its rows is the table's first.
+        are_values_checked: whether values are checked, too, that a reader must not be given; what
+            checks windows itself wants them as they are.
+
     Raises:
-        CorruptionError: the columns disagree on how many positions a window has.
+        CorruptionError: the columns disagree on how many positions a window has, or have values
+            that the format has not.
     """
-    rows = decode_rows(table, targets, where)
+    columns, offsets = _columns(table, targets, where, first_row)
+    if are_values_checked:
+        check_columns(columns, offsets, targets, where, first_row)
+        _check_documents(table, offsets, targets, where, first_row)
+        if targets.samples is not None:
+            check_samples(columns, offsets, targets, where, first_row)
     return [
         Window(packed=_packed({name: row.cell(name) for name in row.columns}, targets), **fields)
-        for row, fields in zip(rows, _token_fields(table), strict=True)
+        for row, fields in zip(_rows_of(table, columns, offsets), _token_fields(table), strict=True)
     ]
 
 
@@ -140,15 +176,32 @@ def decode_rows(table: pa.Table, targets: TargetSchema, where: str) -> list[Row]
     """Return the rows of a row group; a table of `row_columns` has all that is needed.
 
     Raises:
-        CorruptionError: the columns disagree on how many positions a window has.
+        CorruptionError: the columns disagree on how many positions a window has, or have values
+            that the format has not.
     """
+    columns, offsets = _columns(table, targets, where, 0)
+    check_columns(columns, offsets, targets, where)
+    if targets.samples is not None:
+        check_samples(columns, offsets, targets, where)
+    return _rows_of(table, columns, offsets)
+
+
+def _columns(
+    table: pa.Table, targets: TargetSchema, where: str, first_row: int
+) -> tuple[dict[str, Array], dict[str, list[int]]]:
+    """Return the values of all columns of lists, and where the cells of the rows begin in them."""
     columns, arrays = {}, {}
     for column in _cell_columns(targets):
         arrays[column.name], columns[column.name] = _flat(table, column.name)
-    _check_lengths(arrays, targets, where)
+    _check_lengths(arrays, targets, where, first_row)
     # Nearly all columns begin their cells at the same places.
     lists = {array.tobytes(): array.tolist() for array in arrays.values()}
-    offsets = {name: lists[array.tobytes()] for name, array in arrays.items()}
+    return columns, {name: lists[array.tobytes()] for name, array in arrays.items()}
+
+
+def _rows_of(
+    table: pa.Table, columns: Mapping[str, Array], offsets: Mapping[str, list[int]]
+) -> list[Row]:
     ids = table.column("window_id").to_pylist()
     return [Row(window_id, index, columns, offsets) for index, window_id in enumerate(ids)]
 
@@ -196,7 +249,7 @@ def _packed(cells: Mapping[str, Array], targets: TargetSchema) -> PackedTargets:
             step=targets.head.step,
         )
     if targets.samples is not None:
-        samples = packed_samples(cells, targets.samples)
+        samples = packed_samples(cells, targets)
     features = {}
     for feature in targets.features:
         values, *scale = (cells[name] for name in feature_columns(feature))
@@ -217,18 +270,6 @@ def _packed(cells: Mapping[str, Array], targets: TargetSchema) -> PackedTargets:
         label_rank_T=cells.get("label_rank"),
         class_logits_TC=None if classes is None else classes.reshape(-1, targets.num_classes),
         features=features,
-    )
-
-
-def packed_samples(cells: Mapping[str, Array], schema: SampleSchema) -> PackedSamples:
-    """Return the samples of the positions that some cells are of."""
-    return PackedSamples(
-        num_repeated_T=cells["num_repeated"],
-        repeated_counts=cells["repeated_counts"],
-        gaps_S=cells["sample_gaps"],
-        steps_S=cells.get("sample_steps"),
-        logits_S=cells.get("sample_logits"),
-        step=schema.step,
     )
 
 
@@ -300,7 +341,9 @@ def _flat(table: pa.Table, name: str) -> tuple[Array, Array]:
     return offsets, elements
 
 
-def _check_lengths(offsets: Mapping[str, Array], targets: TargetSchema, where: str) -> None:
+def _check_lengths(
+    offsets: Mapping[str, Array], targets: TargetSchema, where: str, first_row: int
+) -> None:
     """Check that every cell has as many elements as its window has tokens, targets or classes."""
     tokens, mask = offsets["input_ids"], offsets["mask"]
     windows = np.arange(len(tokens), dtype=tokens.dtype)
@@ -310,21 +353,52 @@ def _check_lengths(offsets: Mapping[str, Array], targets: TargetSchema, where: s
         "classes": mask * targets.num_classes,
         "single": windows,
     }
+    wanted = {
+        column.name: expected[column.rows]
+        for column in columns_of(targets)
+        if column.rows in expected
+    }
     if targets.positions == "all":
         spare = {"next_token": tokens - windows, "token": tokens, "window": windows}
-        _check_same(mask, spare[targets.predicts], where, "mask")
-    for column in columns_of(targets):
-        if column.rows in expected:
-            _check_same(offsets[column.name], expected[column.rows], where, column.name)
+        wanted["mask"] = spare[targets.predicts]
+    for name, own in wanted.items():
+        if offsets[name].tobytes() != own.tobytes():
+            words = "elements, by the window's tokens and targets"
+            _check_same(np.diff(offsets[name]), np.diff(own), words, name, where, first_row)
 
 
-def _check_same(offsets: Array, expected: Array, where: str, name: str) -> None:
-    if offsets.tobytes() != expected.tobytes():
-        found, wanted = np.diff(offsets), np.diff(expected)
+def _check_documents(
+    table: pa.Table,
+    offsets: Mapping[str, list[int]],
+    targets: TargetSchema,
+    where: str,
+    first_row: int,
+) -> None:
+    """Check that every segment has its texts, and a window a place in its document."""
+    wanted = np.diff(offsets["segment_lengths"])
+    for name in ("document_ids", *(METADATA_PREFIX + name for name in targets.metadata)):
+        lengths = pc.list_value_length(table.column(name)).to_numpy()
+        _check_same(lengths, wanted, "texts, one for each segment", name, where, first_row)
+    places = table.column("offset").to_numpy()
+    if len(places) and places.min() < 0:
+        row = int(places.argmin())
+        raise CorruptionError(
+            f"{where}, row {first_row + row}, column offset",
+            expected="a place in its document that is not negative",
+            found=f"{places[row]}",
+            next_step=RESTORE,
+        )
+
+
+def _check_same(
+    found: Array, wanted: Array, words: str, name: str, where: str, first_row: int
+) -> None:
+    """Check how many elements the cells of a column have."""
+    if not np.array_equal(found, wanted):
         row = int((found != wanted).argmax())
         raise CorruptionError(
-            f"{where}, row {row}, column {name}",
-            expected=f"{wanted[row]} elements, by the window's tokens and targets",
+            f"{where}, row {first_row + row}, column {name}",
+            expected=f"{wanted[row]} {words}",
             found=f"{found[row]}",
-            next_step="Restore the file from a copy, or build the store again.",
+            next_step=RESTORE,
         )

@@ -226,22 +226,22 @@ class ShardReader:
         """Close the file."""
         self._file.close()
 
-    def read_row_group(self, index: int) -> list[Window]:
-        """Read the windows of a row group.
+    def read_row_group(self, index: int, *, are_values_checked: bool = True) -> list[Window]:
+        """Read the windows of a row group, whatever their values if those are not to be checked.
 
         Raises:
-            CorruptionError: its checksum or its structure is wrong.
+            CorruptionError: its checksum, its structure or a value is wrong.
         """
         where = f"{self.where}, row group {index}"
         table = self._read_table([index], self._columns, where)
         with _parquet_errors(where):
-            return decode(table, self._targets, where)
+            return decode(table, self._targets, where, are_values_checked=are_values_checked)
 
     def read_rows(self, index: int) -> list[Row]:
         """Read the rows of a row group, without what is no array in them.
 
         Raises:
-            CorruptionError: its checksum or its structure is wrong.
+            CorruptionError: its checksum, its structure or a value is wrong.
         """
         where = f"{self.where}, row group {index}"
         table = self._read_table([index], row_columns(self._targets), where)
@@ -252,12 +252,13 @@ class ShardReader:
         """Read one window of a row group, without making the others.
 
         Raises:
-            CorruptionError: a checksum or the structure of the row group is wrong.
+            CorruptionError: a checksum or the structure of the row group, or a value of the window
+                is wrong.
         """
         where = f"{self.where}, row group {index}"
         table = self._read_table([index], self._columns, where)
         with _parquet_errors(where):
-            return decode(table.slice(row, 1), self._targets, where)[0]
+            return decode(table.slice(row, 1), self._targets, where, first_row=row)[0]
 
     def read_columns(self, names: Sequence[str]) -> pa.Table:
         """Read some columns of the whole shard, unpacking no other.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from softtargets.errors import SoftTargetsError
-from softtargets.store.files import hash_bytes
+from softtargets.store.consistency import Origin
 from softtargets.store.invariants import Problem, check_window
-from softtargets.store.location import check_size
+from softtargets.store.location import Directory, PlainFile, ShardFile, check_size
 from softtargets.store.manifest import MANIFEST_NAME, SideFile
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
-from softtargets.store.shard_table import ShardEntry
+from softtargets.store.shard import ShardReader
+from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.window import Window
@@ -41,6 +45,8 @@ def verify(
 ) -> VerifyReport:
     """Read a whole store and check it against its manifest and the format.
 
+    Of a store in a directory one row group at a time is in memory; of one behind a URL, a shard.
+
     Args:
         store: a store, its path or its URL.
         fast: check the manifest, size and footer of each shard and the size of the files beside
@@ -61,7 +67,7 @@ def verify(
             num_windows += entry.num_windows
             num_positions += entry.num_positions
         else:
-            for window in _checked_windows(store, index, entry, problems):
+            for window in _checked_windows(store, entry, problems):
                 num_windows += 1
                 num_positions += len(window.packed)
                 if window.window_id in seen:
@@ -89,7 +95,7 @@ def _footer_problems(store: Store, index: int) -> Iterator[Problem]:
         check_size(location.where(entry.path), entry.num_bytes, location.size(entry.path))
         store.open_shard(index).close()
     except SoftTargetsError as error:
-        yield Problem(where=error.where, expected=error.expected, found=error.found)
+        yield _problem(error)
 
 
 def _side_problems(store: Store, fast: bool) -> Iterator[Problem]:
@@ -102,6 +108,24 @@ def _side_problems(store: Store, fast: bool) -> Iterator[Problem]:
     if vocabulary is not None:
         look = None if fast else lambda: store.vocabulary
         yield from _file_problems(store, VOCABULARY_NAME, vocabulary, look)
+        if not fast:
+            yield from _vocabulary_problems(store)
+
+
+def _vocabulary_problems(store: Store) -> Iterator[Problem]:
+    """Check that the tokens are those that the tokenizer can know."""
+    try:
+        vocabulary = store.vocabulary
+    except SoftTargetsError:
+        return  # Reported with its file.
+    size = store.targets.tokenizer_vocab_size
+    ids_N = np.empty(0, np.int32) if vocabulary is None else vocabulary.ids_N
+    if len(ids_N) and not (ids_N[0] >= 0 and ids_N[-1] < size):
+        yield Problem(
+            where=store.location.where(VOCABULARY_NAME),
+            expected=f"token ids from 0 to {size - 1}",
+            found=f"from {ids_N[0]} to {ids_N[-1]}",
+        )
 
 
 def _file_problems(
@@ -114,7 +138,7 @@ def _file_problems(
         else:
             read()
     except SoftTargetsError as error:
-        yield Problem(where=error.where, expected=error.expected, found=error.found)
+        yield _problem(error)
 
 
 def _count_problems(store: Store) -> Iterator[Problem]:
@@ -146,34 +170,93 @@ def _stray_files(store: Store) -> Iterator[Problem]:
             yield Problem(where=where, expected="a shard of the manifest", found="another file")
 
 
-def _checked_windows(
-    store: Store, index: int, entry: ShardEntry, problems: list[Problem]
-) -> Iterator[Window]:
-    """Yield the readable windows of a shard, adding what is wrong to `problems`."""
-    try:
-        content = store.location.read(entry.path, entry.sha256)
+class _HashedFile:
+    """A shard that is hashed while its ranges are read: the footer first, then every row group."""
+
+    def __init__(self, file: ShardFile, footer_offset: int) -> None:
+        self.where = file.where
+        self._file = file
+        self._footer_offset = footer_offset
+        self._footer = b""
+        self._digest = hashlib.sha256()
+        self._end = 0
+
+    def read_into(self, piece: memoryview, offset: int, xxh3: str, part: str) -> None:
+        self._file.read_into(piece, offset, xxh3, part)
+        if offset == self._footer_offset:
+            self._footer = bytes(piece)
+        elif offset == self._end:
+            self._digest.update(piece)
+            self._end += len(piece)
+
+    def sha256(self) -> str | None:
+        """Return the hash of the file, or None if not all of it was read."""
+        if self._end != self._footer_offset:
+            return None
+        self._digest.update(self._footer)
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _open(store: Store, entry: ShardEntry) -> _HashedFile:
+    """Open a shard, bypassing the cache of a store behind a URL: what is there is to be checked."""
+    location = store.location
+    if isinstance(location, Directory):
+        file = location.open(entry, store.fingerprint)
+    else:
+        content, where = location.read(entry.path, entry.sha256), location.where(entry.path)
         if content is None:
-            check_size(store.location.where(entry.path), entry.num_bytes, None)
-        with store.open_shard(index, content) as reader:
-            found = hash_bytes(content or b"")
-            if found != entry.sha256:
-                problems.append(
-                    Problem(where=reader.where, expected=f"SHA-256 {entry.sha256}", found=found)
-                )
+            check_size(where, entry.num_bytes, None)
+        file = PlainFile.of_content(where, content or b"", entry.num_bytes)
+    return _HashedFile(file, entry.num_bytes - entry.footer_bytes)
+
+
+def _checked_windows(store: Store, entry: ShardEntry, problems: list[Problem]) -> Iterator[Window]:
+    """Yield the readable windows of a shard, adding what is wrong to `problems`."""
+    origin = Origin.of(store.manifest.identity)
+    try:
+        file = _open(store, entry)
+        with ShardReader(file, entry, store.targets, store.fingerprint) as reader:
             for number, group in enumerate(entry.row_groups):
-                windows = reader.read_row_group(number)
                 where = f"{reader.where}, row group {number}"
-                num_positions = sum(len(window.packed) for window in windows)
-                if num_positions != group.num_positions:
-                    problems.append(
-                        Problem(
-                            where=where,
-                            expected=f"{group.num_positions:,} positions",
-                            found=f"{num_positions:,}",
-                        )
-                    )
+                windows = _read(reader, number, problems)
+                if windows is None:
+                    continue
+                problems.extend(_size_problems(windows, group, where))
                 for window in windows:
-                    problems.extend(check_window(window, where))
+                    problems.extend(check_window(window, where, origin))
                     yield window
+            found = file.sha256()
+            if found not in (None, entry.sha256):
+                problems.append(
+                    Problem(
+                        where=reader.where, expected=f"SHA-256 {entry.sha256}", found=str(found)
+                    )
+                )
     except SoftTargetsError as error:
-        problems.append(Problem(where=error.where, expected=error.expected, found=error.found))
+        problems.append(_problem(error))
+
+
+def _read(reader: ShardReader, number: int, problems: list[Problem]) -> list[Window] | None:
+    """Return the windows of a row group, or None if they cannot be read, adding why."""
+    try:
+        return reader.read_row_group(number, are_values_checked=False)
+    except SoftTargetsError as error:
+        problems.append(_problem(error))
+        return None
+
+
+def _size_problems(windows: list[Window], group: RowGroup, where: str) -> Iterator[Problem]:
+    num_positions = sum(len(window.packed) for window in windows)
+    if num_positions != group.num_positions:
+        yield Problem(
+            where=where,
+            expected=f"{group.num_positions:,} positions",
+            found=f"{num_positions:,}",
+        )
+
+
+def _problem(error: SoftTargetsError) -> Problem:
+    return Problem(where=error.where, expected=error.expected, found=error.found)

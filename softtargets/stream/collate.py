@@ -12,22 +12,14 @@ import torch
 from softtargets.errors import InputError
 from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema, feature_columns
 from softtargets.packing.features import STORED_AS
-from softtargets.packing.targets import num_draws
-from softtargets.store.codec import Row, packed_samples, row_of
+from softtargets.store.codec import Row, row_of
+from softtargets.store.sample_columns import STORED, unpack_samples
 from softtargets.store.schema import grid_columns, id_columns
 from softtargets.stream.batch import IGNORE_INDEX, Batch
 from softtargets.targets import Bool, Int32
 from softtargets.window import Window
 
 Array = npt.NDArray[Any]
-
-_SAMPLE_COLUMNS = (
-    "num_repeated",
-    "repeated_counts",
-    "sample_gaps",
-    "sample_steps",
-    "sample_logits",
-)
 
 
 def collate(windows: Sequence[Window]) -> Batch:
@@ -193,16 +185,9 @@ def _targets(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
 
 def _samples(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
     """Return the samples [B, L, S], padded with counts of 0."""
-    assert schema.samples is not None
     at_T = frame.target_places_T
-    own = {name: frame.joined(name) for name in _SAMPLE_COLUMNS if name in frame.rows[0].columns}
-    grid_TG = None
-    if schema.samples.origin == "tail":
-        grid_TG = np.stack([frame.joined(name) for name in grid_columns(schema)], axis=1)
-    samples = packed_samples(own, schema.samples).unpack(
-        num_draws(schema, grid_TG, len(at_T)),
-        frame.joined("top_logit") if schema.has_top_logit else None,
-    )
+    names = {*STORED, "top_logit", *grid_columns(schema)} & frame.rows[0].columns.keys()
+    samples = unpack_samples({name: frame.joined(name) for name in names}, schema)
     num_samples_T = samples.num_samples_T
     starts_T = np.cumsum(num_samples_T) - num_samples_T
     rank_S = np.arange(len(samples.ids_S)) - np.repeat(starts_T, num_samples_T)

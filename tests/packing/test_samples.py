@@ -13,7 +13,7 @@ from softtargets.kinds import SampleSchema
 from softtargets.packing.samples import highest_logits, pack_samples
 from softtargets.targets import Samples
 
-DRAWS = 6
+DRAWS, VOCAB = 6, 300_001
 SCHEMA = SampleSchema(num_draws=DRAWS, origin="all", temperature=1.0)
 
 
@@ -54,7 +54,7 @@ def test_any_draws_come_back(drawn: list[dict[int, int]]) -> None:
     num_draws_T = draws(len(drawn))
     packed = pack_samples(samples_of(drawn), SCHEMA, num_draws_T, None)
     assert (packed.gaps_S >= 0).all()
-    found = packed.unpack(num_draws_T, None)
+    found = packed.unpack(num_draws_T, None, VOCAB)
     assert counted(found) == drawn
     for own in counted(found):
         tokens = list(own)
@@ -69,7 +69,7 @@ def test_positions_without_draws_come_back() -> None:
     num_draws_T = np.array([0, DRAWS, 0], np.int32)
     packed = pack_samples(samples_of(drawn), SCHEMA, num_draws_T, None)
     assert packed.gaps_S.tolist() == [4, 2]
-    assert counted(packed.unpack(num_draws_T, None)) == drawn
+    assert counted(packed.unpack(num_draws_T, None, VOCAB)) == drawn
 
 
 @pytest.mark.parametrize("values", ["steps", "float32"])
@@ -79,7 +79,7 @@ def test_logits_stay_with_their_ids(values: Literal["steps", "float32"]) -> None
     samples = samples_of(drawn, logits=True)
     top_T = highest_logits(samples)
     assert top_T.tolist() == pytest.approx([-3 / 7, -4 / 7])
-    found = pack_samples(samples, schema, draws(2), top_T).unpack(draws(2), top_T)
+    found = pack_samples(samples, schema, draws(2), top_T).unpack(draws(2), top_T, VOCAB)
     assert found.logits_S is not None
     error = np.abs(found.logits_S + found.ids_S.astype(np.float32) / 7).max()
     assert error <= (1 / 32 + 1e-5 if values == "steps" else 0)
@@ -116,4 +116,15 @@ def test_samples_that_cannot_be_stored_are_refused(changes: dict[str, list[float
 def test_columns_that_do_not_fit_are_refused() -> None:
     packed = pack_samples(samples_of([{4: 5, 9: 1}]), SCHEMA, draws(1), None)
     with pytest.raises(CorruptionError, match="a logit for every id; found 1 counts and 1 gaps"):
-        dataclasses.replace(packed, gaps_S=packed.gaps_S[:1]).unpack(draws(1), None)
+        dataclasses.replace(packed, gaps_S=packed.gaps_S[:1]).unpack(draws(1), None, VOCAB)
+
+
+@pytest.mark.parametrize("gap", [VOCAB, -2, 2**31 - 1])
+def test_ids_out_of_the_vocabulary_are_refused(gap: int) -> None:
+    packed = pack_samples(samples_of([{4: 5, 9: 1}, {3: 6}]), SCHEMA, draws(2), None)
+    assert packed.unpack(draws(2), None, VOCAB).ids_S.tolist() == [4, 9, 3]
+    with pytest.raises(CorruptionError, match="ids from 0 to 300000; found from"):
+        changed = dataclasses.replace(packed, gaps_S=np.array([gap, 9, 3], np.int32))
+        changed.unpack(draws(2), None, VOCAB)
+    with pytest.raises(CorruptionError, match="ids from 0 to 300000; found"):
+        changed.check(draws(2), VOCAB)
