@@ -50,7 +50,7 @@ class BuildConfig:
     selection: Selection = field(default_factory=Hybrid)
     temperatures: tuple[float, ...] = (1.0,)
     values: Values = "steps"
-    """Whether logits are kept in steps of 1/16 nat or lossless."""
+    """Whether logits are kept in steps (the head's of 1/16 nat, drawn ones of 1/64) or lossless."""
     label_logits: bool = True
     """Whether the label's logit and rank are kept."""
     hidden_states: bool = False

@@ -11,6 +11,8 @@ from softtargets.kinds import HeadSchema, SampleSchema
 
 Values = Literal["steps", "float32"]
 MOST_DRAWS = 1 << 16
+SAMPLE_STEP = 1 / 64
+"""Width of a step of drawn ids' logits in nats; see `Draws`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,12 @@ class Draws:
 
     What is drawn is a function of the window's content, the position, the distribution and the
     seed: a rerun draws the same, in whatever batches.
+
+    At the temperature T that they are drawn at, the counts are unbiased estimates. At another
+    temperature U of the grid they are weighed anew by their logits. That is unbiased with lossless
+    logits. With logits in steps, a weight's expectation is off by a factor exp(e) with
+    |e| <= |1/U - 1/T| / 128, as a drawn logit is within 1/128 nat; and beside a head, whose logits
+    are within 1/32 nat, |e| <= |1/U - 1/T| / 128 + (1/U + 1/T) / 32.
     """
 
     num: int = 32
@@ -71,6 +79,7 @@ class TopP:
 class Sampled:
     """Keep draws from the whole vocabulary: an unbiased estimate of every probability.
 
+    At temperatures other than the draws' it is unbiased up to the rounding of logits: see `Draws`.
     Anshumann et al. 2025, "Sparse Logit Sampling: Accelerating Knowledge Distillation in LLMs".
     """
 
@@ -84,8 +93,8 @@ class Sampled:
 class Hybrid:
     """Keep the `k` highest logits exactly, and draws from the rest of the vocabulary.
 
-    Unbiased, as draws from the whole are, with the noise of the tail alone. The default: see
-    docs/targets.md for the evidence.
+    Unbiased as draws from the whole are, with the same bound at other temperatures, and with the
+    noise of the tail alone. The default: see docs/targets.md for the evidence.
     """
 
     kind: ClassVar = "hybrid"
@@ -125,6 +134,7 @@ def schema_parts(
             origin="tail" if selection.k else "all",
             temperature=selection.draws.temperature,
             values=values if len(temperatures) > 1 else "none",
+            step=SAMPLE_STEP,
         )
     return parts
 

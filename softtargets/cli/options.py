@@ -126,7 +126,7 @@ _OPTIONS = (
         type=click.Choice(["steps", "float32"]),
         default="steps",
         show_default=True,
-        help="Logits in steps of 1/16 nat, or lossless.",
+        help="Kept logits in steps of 1/16 nat and drawn ones in steps of 1/64, or lossless.",
     ),
     click.option(
         "--hidden-states",
