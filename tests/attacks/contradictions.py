@@ -32,6 +32,9 @@ STORES: dict[str, dict[str, Any]] = {
 }
 """What is built, and forged."""
 
+LABEL = 2
+"""A target whose label is among the entries."""
+
 NO_VALUES: tuple[tuple[str, str, str, Change], ...] = (
     ("an id above the vocabulary", "steps", "id_plane_1", put(255)),
     ("an input id above the vocabulary", "steps", "input_ids", put(100_000)),
@@ -63,16 +66,16 @@ NO_VALUES: tuple[tuple[str, str, str, Change], ...] = (
     ("a logit that is NaN", "lossless", "logits", put(255)),
     ("a draw's logit that is NaN", "lossless", "sample_logits", put(np.nan)),
     ("a logsumexp that is infinite", "draws", "logsumexp_t1", put(np.inf)),
-    ("a draw's id out of the vocabulary", "draws", "sample_gaps", put(299)),
+    ("a draw's id out of the vocabulary", "draws", "sample_gaps", put(299, 3)),
     ("hidden states that are NaN", "hidden states", "feature_last_hidden", put(255)),
 )
 """Name, store, column and change of values that no reader may be given."""
 
 CONTRADICTIONS: tuple[tuple[str, str, str, Change], ...] = (
     ("a label's logit above the top one", "steps", "label_logit", put(99.0)),
-    ("a label's logit far below its rank", "steps", "label_logit", put(-99.0)),
-    ("a label's logit of -inf", "steps", "label_logit", put(-np.inf)),
-    ("a rank that the entries contradict", "steps", "label_rank", put(299)),
+    ("a label's logit far below its rank", "steps", "label_logit", put(-99.0, LABEL)),
+    ("a label's logit of -inf", "steps", "label_logit", put(-np.inf, LABEL)),
+    ("a rank that the entries contradict", "steps", "label_rank", put(299, LABEL)),
     ("a top logit that was raised", "lossless", "top_logit", put(99.0)),
     ("a tail without the mass of its draws", "steps", "tail_mass_t1", put(1e-9)),
     ("a tail with more mass than its ids can have", "steps", "tail_mass_t1", put(0.9999)),
