@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.attacks import teachers
+from tests.attacks import (
+    contradictions,
+    teachers,
+)
 from tests.attacks.attack import Attack
 
-ATTACKS: tuple[Attack, ...] = (*teachers.ATTACKS,)
+ATTACKS: tuple[Attack, ...] = (
+    *contradictions.ATTACKS,
+    *teachers.ATTACKS,
+)
