@@ -6,7 +6,7 @@ from pathlib import Path
 
 from softtargets.errors import CorruptionError
 from softtargets.store.files import hash_bytes, write_file
-from softtargets.store.location import Location
+from softtargets.store.location import Location, check_size
 from softtargets.store.manifest import RESTORE, SideFile
 
 
@@ -17,10 +17,12 @@ def read_side_file(location: Location, name: str, entry: SideFile) -> bytes:
         CorruptionError: it is missing or another.
         StoreError: the place cannot be reached.
     """
+    where = location.where(name)
+    check_size(where, entry.num_bytes, location.size(name))
     content = location.read(name, entry.sha256)
     if content is None or hash_bytes(content) != entry.sha256:
         raise CorruptionError(
-            location.where(name),
+            where,
             expected=f"{entry.num_bytes:,} bytes with SHA-256 {entry.sha256}",
             found="no file"
             if content is None
