@@ -54,7 +54,7 @@ class Limit:
         if found > self.value:
             raise LimitError(
                 where,
-                expected=f"at most {self.value:,} {self.unit}",
+                expected=f"at most {self.value:,} {self.unit} ({self.variable} raises it)",
                 found=f"{found:,}",
                 next_step=f"If you trust the file, set {self.variable}={found} and run it again.",
             )

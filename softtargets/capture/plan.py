@@ -28,7 +28,7 @@ from softtargets.capture.tokenizer import Tokenizer
 from softtargets.capture.windows import COUNTS, Windowing
 from softtargets.errors import CorpusError, FormatError
 from softtargets.store.codec import decode_tokens, encode_tokens
-from softtargets.store.manifest import parse_json
+from softtargets.store.json_object import parse_object
 from softtargets.store.tree import Tree
 from softtargets.texts import shortened
 from softtargets.window import TokenWindow, cut_windows
@@ -140,7 +140,7 @@ def read_plan(work: Path) -> Plan | None:
     if content is None:
         return None
     where = tree.where(_PLAN)
-    data = parse_json(content, where)
+    data = parse_object(content, where)
     try:
         units = tuple(Unit(**unit) for unit in data["units"])
         return Plan(units=units, corpus=data["corpus"], teacher=data["teacher"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -16,6 +16,8 @@ import jsonschema_rs
 
 from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError
 from softtargets.kinds import TargetSchema
+from softtargets.limits import Limit
+from softtargets.store.json_object import parse_object
 from softtargets.store.shard_table import ShardTable
 from softtargets.store.versions import (
     UPGRADE,
@@ -23,8 +25,21 @@ from softtargets.store.versions import (
     is_newer,
     upgrade_identity,
 )
+from softtargets.texts import shortened
 
 MANIFEST_NAME = "manifest.json"
+MANIFEST_BYTES = Limit(
+    variable="SOFTTARGETS_MAX_MANIFEST_BYTES", default=1 << 28, unit="bytes of a manifest"
+)
+WINDOWS = Limit(
+    variable="SOFTTARGETS_MAX_ROW_GROUP_WINDOWS", default=1 << 14, unit="windows in a row group"
+)
+"""A row group is read at once, and a window takes kilobytes however short it is."""
+COLUMNS = Limit(
+    variable="SOFTTARGETS_MAX_COLUMNS", default=4096, unit="temperatures, features and metadata"
+)
+
+_MOST_COUNTED = 2**53 - 1
 RESTORE = "Restore the file from a copy, or build the store again."
 
 
@@ -108,11 +123,14 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         FormatError: it is not JSON, of an unknown version, or does not follow the JSON Schema.
         CorruptionError: its fingerprint is not the hash of its identity.
     """
-    data = parse_json(content, where)
+    data = parse_object(content, where)
     version = check_version(data.get("format_version"), where)
     next_step = RESTORE
     if is_newer(version):
-        next_step = f"The store is of format {version}; read it with a newer release ({UPGRADE})."
+        next_step = (
+            f"The store is of format {shortened(version, 20)}; read it with a newer release "
+            f"({UPGRADE})."
+        )
     check_schema(data, "manifest", where, next_step=next_step)
     identity = upgrade_identity(data["identity"], version)
     check_schema(identity, "identity", where, field="identity", next_step=next_step)
@@ -148,8 +166,21 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> None:
     """Check what the JSON Schema cannot say: that the parts of the targets fit each other."""
+    for field, value in _whole_numbers(identity["targets"], "identity.targets"):
+        if isinstance(value, float):
+            raise FormatError(
+                f"{where}, field {field}",
+                expected="a whole number, written as one",
+                found=f"{value!r}",
+                next_step=next_step,
+            )
+    targets = identity["targets"]
+    COLUMNS.check(
+        f"{where}, field identity.targets",
+        sum(len(targets.get(name, ())) for name in ("temperatures", "features", "metadata")),
+    )
     try:
-        TargetSchema.from_dict(identity["targets"])
+        TargetSchema.from_dict(targets)
     except InputError as error:
         raise FormatError(
             f"{where}, field identity.targets",
@@ -159,8 +190,32 @@ def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> N
         ) from error
 
 
+_FRACTIONS = ("temperatures", "temperature", "step", "scale", "divisor", "softcap")
+
+
+def _whole_numbers(value: Any, field: str) -> Iterator[tuple[str, Any]]:
+    """Yield what is in the targets, but for what may have a fraction.
+
+    JSON Schema takes 4.0 for a whole number.
+    """
+    children = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, child in children:
+        if key not in _FRACTIONS and isinstance(child, (Mapping, list)):
+            yield from _whole_numbers(child, f"{field}.{key}")
+        elif key not in _FRACTIONS:
+            yield f"{field}.{key}", child
+
+
 def _check_shards(shards: ShardTable, where: str) -> None:
     """Check what the JSON Schema cannot say: units in order, ranges that cover their files."""
+    WINDOWS.check(f"{where}, the largest row group", shards.most_windows)
+    if shards.sum_of_positions > _MOST_COUNTED:
+        raise FormatError(
+            f"{where}, field shards",
+            expected=f"at most {_MOST_COUNTED:,} positions",
+            found=f"{shards.sum_of_positions:.3g}",
+            next_step=RESTORE,
+        )
     place = shards.misplaced()
     if place is not None:
         shard = shards[place]
@@ -173,6 +228,14 @@ def _check_shards(shards: ShardTable, where: str) -> None:
             f"{len(shard.row_groups)} row groups and a footer",
             next_step=RESTORE,
         )
+    place = shards.crowded()
+    if place is not None:
+        raise FormatError(
+            f"{where}, field shards.{place}",
+            expected="row groups that may hold the ids of their windows, of 16 bytes each",
+            found=f"{shards[place].num_windows:,} windows in {shards[place].num_bytes:,} bytes",
+            next_step=RESTORE,
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -181,31 +244,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         FormatError: the file holds something else.
     """
-    return parse_json(path.read_bytes(), str(path))
-
-
-def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        FormatError: it is something else.
-    """
-    try:
-        data = json.loads(content)
-    except ValueError as error:
-        raise _not_an_object(where, str(error)) from error
-    if not isinstance(data, dict):
-        raise _not_an_object(where, type(data).__name__)
-    return data
-
-
-def _not_an_object(where: str, found: str) -> FormatError:
-    return FormatError(
-        where,
-        expected="a JSON object",
-        found=found,
-        next_step="Restore the file from a copy, or build the store again in a new directory.",
-    )
+    return parse_object(path.read_bytes(), str(path))
 
 
 def check_schema(
@@ -217,16 +256,17 @@ def check_schema(
         FormatError: naming the first field that does not fit.
     """
     # Tens of thousands of shards are checked in milliseconds; pure Python would take half a minute.
-    errors = [] if _validator(name).is_valid(data) else list(_validator(name).iter_errors(data))
-    if errors:
-        error = min(errors, key=lambda error: len(error.instance_path))
+    # The first error is enough: a list of all takes minutes and gigabytes where there are millions.
+    try:
+        _validator(name).validate(data)
+    except jsonschema_rs.ValidationError as error:
         parts = [*([field] if field else []), *(str(part) for part in error.instance_path)]
         raise FormatError(
-            f"{where}, field {'.'.join(parts) or '(root)'}",
+            f"{where}, field {shortened('.'.join(parts)) or '(root)'}",
             expected=f"what {name}.schema.json says",
-            found=error.message[:200],
+            found=shortened(error.message, 200),
             next_step=next_step,
-        )
+        ) from None
 
 
 @cache

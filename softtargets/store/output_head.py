@@ -24,6 +24,7 @@ from softtargets.packing.features import (
     unpack_numbers,
 )
 from softtargets.store.manifest import RESTORE, SideFile
+from softtargets.store.pages import check_unpacked
 from softtargets.store.side_file import commit_side_file
 from softtargets.store.tree import Tree
 from softtargets.targets import Float32, HeadWeights
@@ -87,14 +88,10 @@ def decode_output_head(
 
     Raises:
         CorruptionError: it is not the one that the schema describes.
+        LimitError: it takes more memory than it is trusted with.
     """
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-        weight = table.column("weight").combine_chunks()
-        bias_V = table.column("bias").to_numpy().astype(np.float32) if schema.bias else None
-        dtype = STORED_AS[schema.dtype]
-        stored = np.frombuffer(weight.buffers()[1], dtype)
-        stored_VD = stored[weight.offset * schema.width :].reshape(vocab_size, schema.width)
+        stored_VD, bias_V = _read(content, schema, vocab_size, where)
     except (pa.ArrowException, MemoryError, OSError, ValueError, KeyError) as error:
         raise CorruptionError(
             where,
@@ -135,6 +132,34 @@ def _check_numbers(
             found="NaN or infinity",
             next_step=RESTORE,
         )
+
+
+def _read(
+    content: bytes, schema: HeadWeightsSchema, vocab_size: int, where: str
+) -> tuple[npt.NDArray[Any], Float32 | None]:
+    """Return weights as they are stored, and the bias if there is to be one.
+
+    Raises:
+        ValueError: the columns are of another type or length, or have nulls.
+    """
+    dtype = np.dtype(STORED_AS[schema.dtype])
+    columns = {"weight": pa.binary(schema.width * dtype.itemsize)}
+    columns |= {"bias": pa.float32()} if schema.bias else {}
+    with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
+        for name, wanted in columns.items():
+            found = file.schema_arrow.field(name).type
+            if found != wanted or file.metadata.num_rows != vocab_size:
+                raise ValueError(f"{file.metadata.num_rows:,} rows of {name} {found}")
+        groups = dict.fromkeys(range(file.metadata.num_row_groups), range(len(content)))
+        check_unpacked(memoryview(content), file.metadata, groups, columns, where)
+        table = file.read(list(columns))
+    if any(column.null_count for column in table.columns):
+        raise ValueError("nulls")
+    weight = table.column("weight")
+    weight = weight.chunk(0) if weight.num_chunks == 1 else weight.combine_chunks()
+    stored = np.frombuffer(weight.buffers()[1], dtype)
+    stored_VD = stored[weight.offset * schema.width :].reshape(vocab_size, schema.width)
+    return stored_VD, table.column("bias").to_numpy() if schema.bias else None
 
 
 def commit_output_head(

@@ -43,6 +43,16 @@ class Column:
         kind = self.element if self.rows == "window" else list_of(self.element)
         return pa.field(self.name, kind, nullable=False)
 
+    @property
+    def path(self) -> str:
+        """Return what the column is called within a Parquet file."""
+        return self.name if self.rows == "window" else f"{self.name}.list.element"
+
+    @property
+    def has_shared_texts(self) -> bool:
+        """Return whether it has texts that windows share."""
+        return self.element == pa.string() and self.name != "window_id"
+
 
 @cache
 def columns_of(targets: TargetSchema) -> tuple[Column, ...]:

@@ -154,6 +154,16 @@ class ShardTable(Sequence[ShardEntry]):
         return int(self._shards["num_bytes"].sum())
 
     @property
+    def most_windows(self) -> int:
+        """Return the number of windows of the row group that has most."""
+        return int(self._groups["num_windows"].max())
+
+    @property
+    def sum_of_positions(self) -> float:
+        """Return `num_positions`, about, also where it is no number of 64 bits."""
+        return float(self._groups["num_positions"].sum(dtype=np.float64))
+
+    @property
     def largest_read(self) -> int:
         """Return the size of the largest row group and of the largest footer together."""
         largest = (self._groups["num_bytes"].max(), self._shards["footer_bytes"].max())
@@ -185,6 +195,18 @@ class ShardTable(Sequence[ShardEntry]):
         is_wrong |= self._shards["unit"] != np.arange(len(self))
         is_wrong |= covered != self._shards["num_bytes"]
         return int(is_wrong.argmax()) if is_wrong.any() else None
+
+    def crowded(self) -> int | None:
+        """Return the first shard with a row group too small for the ids of its windows.
+
+        Each is another 128 bits of a hash, which nothing compresses.
+        """
+        is_small = self._groups["num_bytes"] < 16 * self._groups["num_windows"]
+        group = int(is_small.argmax())
+        return self._shard_of(group) if is_small[group] else None
+
+    def _shard_of(self, row: int) -> int:
+        return int(np.searchsorted(self._firsts, row, side="right")) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from softtargets.errors import CorruptionError
 from softtargets.store.files import hash_bytes
-from softtargets.store.location import Location
+from softtargets.store.location import Location, check_size
 from softtargets.store.manifest import RESTORE, SideFile
 from softtargets.store.tree import Tree
 
@@ -16,10 +16,12 @@ def read_side_file(location: Location, name: str, entry: SideFile) -> bytes:
         CorruptionError: it is missing or another.
         StoreError: the place cannot be reached.
     """
+    where = location.where(name)
+    check_size(where, entry.num_bytes, location.size(name))
     content = location.read(name, entry.sha256)
     if content is None or hash_bytes(content) != entry.sha256:
         raise CorruptionError(
-            location.where(name),
+            where,
             expected=f"{entry.num_bytes:,} bytes with SHA-256 {entry.sha256}",
             found="no file"
             if content is None

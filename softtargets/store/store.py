@@ -21,9 +21,9 @@ from softtargets.store.location import (
     ReadCounts,
     open_location,
 )
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.manifest import MANIFEST_BYTES, MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
-from softtargets.store.shard import ShardReader
+from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.store.side_file import read_side_file
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
@@ -77,15 +77,18 @@ class Store:
             InputError: nothing opens the URL, or the cache is too small for a row group.
             StoreError: there is no finished store, or the place cannot be reached.
             FormatError: its manifest is of an unknown version or malformed.
+            LimitError: its manifest is larger than it is trusted to be.
             CorruptionError: its manifest was edited.
         """
         location = open_location(
             path, filesystem=filesystem, cache_dir=cache_dir, cache_bytes=cache_bytes
         )
+        where = location.where(MANIFEST_NAME)
+        MANIFEST_BYTES.check(where, location.size(MANIFEST_NAME) or 0)
         content = location.read(MANIFEST_NAME)
         if content is None:
             raise _no_manifest(location)
-        store = cls(location, parse_manifest(content, location.where(MANIFEST_NAME)))
+        store = cls(location, parse_manifest(content, where))
         store.check_cache(1)
         return store
 
@@ -379,14 +382,11 @@ class Store:
     @cached_property
     def _window_ids(self) -> npt.NDArray[np.bytes_]:
         """Return all window ids in the order of the corpus."""
-        ids = np.empty(len(self), "S32")
-        start = 0
-        for shard, entry in enumerate(self.manifest.shards):
+        ids = []
+        for shard in range(len(self.manifest.shards)):
             with self.open_shard(shard) as reader:
-                column = reader.read_columns(["window_id"]).column(0)
-            ids[start : start + entry.num_windows] = column.to_numpy()
-            start += entry.num_windows
-        return ids
+                ids.append(reader.read_window_ids())
+        return np.concatenate(ids)
 
 
 def _no_manifest(location: Location) -> StoreError:

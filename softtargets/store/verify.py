@@ -15,7 +15,7 @@ from softtargets.store.invariants import Problem, check_window
 from softtargets.store.location import Directory, PlainFile, ShardFile, check_size
 from softtargets.store.manifest import MANIFEST_NAME, SideFile
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
-from softtargets.store.shard import ShardReader
+from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME

@@ -6,10 +6,12 @@ the fingerprint it was written with.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from softtargets.errors import FormatError
+from softtargets.texts import shortened
 
 FORMAT_VERSION = "1.2"
 
@@ -25,7 +27,7 @@ def check_version(found: object, where: str) -> str:
         raise FormatError(
             where,
             expected=f"format_version {major}.x",
-            found=f"{found!r}",
+            found=shortened(f"{found!r}"),
             next_step=f"Read it with a release of softtargets that knows this version ({UPGRADE}).",
         )
     return found
@@ -36,8 +38,10 @@ UPGRADE = "pip install --upgrade softtargets"
 
 def is_newer(version: str) -> bool:
     """Return whether a store of this version may hold what this release does not know."""
-    minor = version.split(".")[1:]
-    return minor != [] and minor[0].isdecimal() and int(minor[0]) > int(FORMAT_VERSION[2:])
+    minor = version.partition(".")[2].lstrip("0")
+    known = FORMAT_VERSION.partition(".")[2]
+    # Compared as texts: a number of thousands of digits is none that Python converts.
+    return re.fullmatch("[0-9]+", minor) is not None and (len(minor), minor) > (len(known), known)
 
 
 def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, Any]:

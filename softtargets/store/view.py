@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from softtargets.errors import InputError
 from softtargets.store.manifest import fingerprint_of
-from softtargets.store.shard import ShardReader
+from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.store.store import Store
 from softtargets.tokenizer import Vocabulary

@@ -7,15 +7,24 @@ text is cut are known by the tokenizer's hash in the identity.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError
+from softtargets.limits import Limit
 from softtargets.store.manifest import RESTORE
+from softtargets.store.pages import TEXT_BYTES, column_pages
 from softtargets.tokenizer import Vocabulary
 
 VOCABULARY_NAME = "vocabulary.parquet"
+VOCABULARY_BYTES = Limit(
+    variable="SOFTTARGETS_MAX_VOCABULARY_BYTES", default=1 << 27, unit="bytes of a vocabulary"
+)
+_BATCH_BYTES = 1 << 24
 _SCHEMA = pa.schema(
     [
         pa.field("token_id", pa.int32(), nullable=False),
@@ -54,14 +63,18 @@ def decode_vocabulary(content: bytes, where: str) -> Vocabulary:
     """Return the vocabulary of a file's content.
 
     Raises:
+        LimitError: it takes more memory than it is trusted with.
         CorruptionError: it is none.
     """
+    ids: list[npt.NDArray[np.int32]] = []
+    tokens: list[str] = []
+    utf8: list[bytes | None] = []
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-        table = table.select(_SCHEMA.names).cast(_SCHEMA)
-        ids_N = table.column("token_id").to_numpy()
-        tokens = table.column("token").to_pylist()
-        utf8 = table.column("utf8").to_pylist()
+        for batch in _batches(content, where):
+            ids.append(batch.column("token_id").to_numpy())
+            tokens += batch.column("token").to_pylist()
+            utf8 += batch.column("utf8").to_pylist()
+        ids_N = np.concatenate(ids) if ids else np.empty(0, np.int32)
         found = "ids that do not rise" if (np.diff(ids_N) <= 0).any() else ""
     except (pa.ArrowException, MemoryError, OSError, ValueError, KeyError) as error:
         found = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -73,3 +86,21 @@ def decode_vocabulary(content: bytes, where: str) -> Vocabulary:
             next_step=RESTORE,
         )
     return Vocabulary(ids_N=ids_N, tokens=tuple(tokens), utf8=tuple(utf8))
+
+
+def _batches(content: bytes, where: str) -> Iterator[pa.Table]:
+    """Yield the rows, a few at a time, as a text may be as long as its whole page."""
+    file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+    groups = dict.fromkeys(range(file.metadata.num_row_groups), range(len(content)))
+    pages = [
+        one
+        for _, one in column_pages(memoryview(content), file.metadata, groups, _SCHEMA.names, where)
+    ]
+    num_bytes = sum(one.num_values * TEXT_BYTES for one in pages)
+    largest = max((one.largest_page for one in pages), default=1)
+    VOCABULARY_BYTES.check(where, num_bytes + largest)
+    rows = max(1, _BATCH_BYTES // max(1, largest))
+    for batch in file.iter_batches(rows, columns=_SCHEMA.names, use_threads=False):
+        num_bytes += batch.nbytes
+        VOCABULARY_BYTES.check(where, num_bytes)
+        yield pa.table(batch).select(_SCHEMA.names).cast(_SCHEMA)

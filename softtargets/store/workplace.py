@@ -17,6 +17,7 @@ from typing import Any
 from softtargets.errors import BusyError, IdentityError, StoreError
 from softtargets.store.card import CARD_NAME
 from softtargets.store.files import check_root, make_directory
+from softtargets.store.json_object import parse_object
 from softtargets.store.leftovers import Leftovers
 from softtargets.store.lock import LockGoneError, hold_lock
 from softtargets.store.manifest import (
@@ -24,7 +25,6 @@ from softtargets.store.manifest import (
     check_identity,
     check_schema,
     fingerprint_of,
-    parse_json,
     parse_manifest,
 )
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
@@ -200,7 +200,7 @@ def read_request_of(tree: Tree) -> Mapping[str, Any] | None:
     content, where = tree.read(REQUEST), tree.where(REQUEST)
     if content is None:
         return None
-    request = parse_json(content, where)
+    request = parse_object(content, where)
     version = check_version(request.get("format_version"), where)
     if version != FORMAT_VERSION:
         raise IdentityError(

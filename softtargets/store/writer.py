@@ -33,8 +33,9 @@ from typing import Any
 from softtargets.errors import StoreError
 from softtargets.kinds import TargetSchema
 from softtargets.store.card import CARD_NAME, card_text
+from softtargets.store.json_object import parse_object
 from softtargets.store.lock import hold_lock, read_holder
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_json, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.shard import encode_shard
 from softtargets.store.shard_table import ShardEntry, ShardTable
@@ -143,7 +144,7 @@ class StoreWriter:
         content = self._tree.read(path)
         if content is None:
             return None
-        entry = ShardEntry.from_dict(parse_json(content, self._tree.where(path)))
+        entry = ShardEntry.from_dict(parse_object(content, self._tree.where(path)))
         return entry if self._tree.size(entry.path) == entry.num_bytes else None
 
     def write_unit(

@@ -352,6 +352,9 @@ class LocalAsync(AsyncFileSystem):  # type: ignore[misc]
     ) -> bytes:
         return Path(path).read_bytes()[start:end]
 
+    async def _info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "size": Path(path).stat().st_size}
+
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_another_process_connects_by_itself(store: Store, method: Any) -> None:

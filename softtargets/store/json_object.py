@@ -1,0 +1,90 @@
+"""A JSON object of a file that someone else may have written, read in one way only.
+
+Python's own reader takes more than JSON and leaves some of it for later: NaN, numbers that become
+infinite, a key that stands twice, halves of characters that cannot be written, and as many levels
+as its stack holds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from softtargets.errors import FormatError
+from softtargets.texts import shortened
+
+MOST_LEVELS = 200
+"""Of objects and lists within each other; what else handles them has a stack, too."""
+
+
+def parse_object(content: bytes | str, where: str) -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        FormatError: the content is something else, or can be read in several ways.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode()
+        data = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+        )
+        _check_levels(data)
+        # Halves of characters come as escapes alone: UTF-8 has none.
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(data, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise _not_an_object(where, f"more than {MOST_LEVELS} levels of it") from error
+    except ValueError as error:
+        raise _not_an_object(where, str(error)) from error
+    if not isinstance(data, dict):
+        raise _not_an_object(where, type(data).__name__)
+    return data
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise ValueError(f"the key {twice!r} twice in an object")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant}, which is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{shortened(text, 50)}, which no float64 holds")
+    return number
+
+
+def _check_levels(data: object) -> None:
+    level = [data]
+    for _ in range(MOST_LEVELS + 1):
+        level = [child for one in level for child in _children(one)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _children(value: object) -> Iterator[object]:
+    """Yield the objects and lists right in a value."""
+    if isinstance(value, dict):
+        yield from (child for child in value.values() if isinstance(child, (dict, list)))
+    elif isinstance(value, list):
+        yield from (child for child in value if isinstance(child, (dict, list)))
+
+
+def _not_an_object(where: str, found: str) -> FormatError:
+    return FormatError(
+        where,
+        expected="a JSON object",
+        found=shortened(found),
+        next_step="Restore the file from a copy, or build the store again in a new directory.",
+    )

@@ -1,0 +1,96 @@
+"""Stores that someone made by hand: every checksum holds, and what stands there is another's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from softtargets.store.files import checksum, hash_bytes
+from softtargets.store.manifest import fingerprint_of
+from softtargets.store.schema import METADATA_KEY
+
+Change = Callable[[Any], None]
+
+
+def forge_manifest(store: Path, change: Change) -> None:
+    """Change a manifest in place, and make the fingerprint of its identity right again."""
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    if isinstance(manifest.get("identity"), dict):
+        manifest["fingerprint"] = fingerprint_of(manifest["identity"])
+    path.write_text(json.dumps(manifest))
+
+
+def forge_shard(
+    store: Path, change: Callable[[pa.Table], pa.Table], unit: int = 0, **options: Any
+) -> None:
+    """Write a shard anew from a changed table, as one row group; `options` are pyarrow's.
+
+    The store's identity is written in it, whatever became of that.
+    """
+    manifest = json.loads((store / "manifest.json").read_text())
+    table = change(pq.read_table(store / manifest["shards"][unit]["path"]))
+    metadata = {
+        "format_version": manifest["format_version"],
+        "fingerprint": manifest["fingerprint"],
+        "unit": unit,
+        "targets": manifest["identity"]["targets"],
+    }
+    table = table.replace_schema_metadata({METADATA_KEY: json.dumps(metadata).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **{"compression": "zstd", "row_group_size": 1 << 30} | options)
+    put_shard(store, sink.getvalue().to_pybytes(), unit, num_windows=table.num_rows)
+
+
+def put_shard(store: Path, content: bytes, unit: int = 0, **counts: int) -> None:
+    """Put a file in a shard's place; its manifest then knows of one row group that it has."""
+    footer_bytes = int.from_bytes(content[-8:-4], "little") + 8
+    data = content[:-footer_bytes]
+
+    def change(manifest: dict[str, Any]) -> None:
+        entry = manifest["shards"][unit]
+        [group] = entry["row_groups"][:1]
+        (store / entry["path"]).write_bytes(content)
+        entry |= {
+            "num_bytes": len(content),
+            "sha256": hash_bytes(content),
+            "footer_bytes": footer_bytes,
+            "footer_xxh3": checksum(content[-footer_bytes:]),
+            "row_groups": [
+                {**group, **counts, "offset": 0, "num_bytes": len(data), "xxh3": checksum(data)}
+            ],
+        }
+
+    forge_manifest(store, change)
+
+
+def forge_side_file(store: Path, name: str, content: bytes) -> None:
+    """Put a file beside the shards, which the manifest then means."""
+    (store / f"{name}.parquet").write_bytes(content)
+    entry = {"num_bytes": len(content), "sha256": hash_bytes(content)}
+    field = {"head": "output_head"}.get(name, name)
+    forge_manifest(store, lambda manifest: manifest.update({field: entry}))
+
+
+def with_column(name: str, values: Any, kind: pa.DataType | None = None) -> Any:
+    """Return what puts other values in a column of a table."""
+
+    def change(table: pa.Table) -> pa.Table:
+        index = table.column_names.index(name)
+        own = table.schema.field(index).type if kind is None else kind
+        array = values if isinstance(values, pa.Array) else pa.array(values, own)
+        return table.set_column(index, pa.field(name, own, nullable=False), array.cast(own))
+
+    return change
+
+
+def list_of_lists(values: pa.Array, num_rows: int) -> pa.Array:
+    """Return values as lists of equal length, one for each row."""
+    offsets = pa.array([len(values) * row // num_rows for row in range(num_rows + 1)], pa.int32())
+    return pa.ListArray.from_arrays(offsets, values)
