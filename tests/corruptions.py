@@ -6,10 +6,18 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from softtargets.store.codec import decode_tokens
 from softtargets.store.files import checksum, hash_bytes
+from softtargets.store.shard import describe_shard
+from softtargets.window import content_hash
 
 Damage = Callable[[Path, random.Random], str]
 
@@ -121,6 +129,80 @@ def forge(store: Path, rng: random.Random) -> str:
         group["xxh3"] = checksum(bytes(content[start : start + group["num_bytes"]]))
     path.write_text(json.dumps(manifest))
     return str(entry["path"])
+
+
+Change = Callable[[list[int], np.ndarray], tuple[list[int], np.ndarray]]
+"""Of a column of lists: where its cells begin and the last ends, and their values."""
+
+
+def put(value: float, place: int = 0) -> Change:
+    """Return what puts a number, or every byte of an element, into a column."""
+
+    def change(offsets: list[int], values: np.ndarray) -> tuple[list[int], np.ndarray]:
+        values[place] = value
+        return offsets, values
+
+    return change
+
+
+def drop(row: int = 0, place: int = -1) -> Change:
+    """Return what takes an element out of a row's cell."""
+
+    def change(offsets: list[int], values: np.ndarray) -> tuple[list[int], np.ndarray]:
+        at = offsets[row] if place == 0 else offsets[row + 1] - 1
+        assert offsets[row] < offsets[row + 1]
+        return [one - (one > at) for one in offsets], np.delete(values, at, axis=0)
+
+    return change
+
+
+def forge_column(store: Path, name: str, change: Change) -> None:
+    """Change a column of the first row group; make all checksums and window ids right again."""
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    entry = manifest["shards"][0]
+    shard = store / entry["path"]
+    with pq.ParquetFile(shard) as file:
+        tables = [file.read_row_group(group) for group in range(file.num_row_groups)]
+    tables[0] = _with_ids(_changed(tables[0], name, change))
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, tables[0].schema, write_page_checksum=True) as writer:
+        for table in tables:
+            writer.write_table(table)
+    content = sink.getvalue().to_pybytes()
+    shard.write_bytes(content)
+    sizes = [(group["num_windows"], group["num_positions"]) for group in entry["row_groups"]]
+    described = asdict(describe_shard(content, entry["unit"], sizes, entry["run"]))
+    manifest["shards"][0] = described | {"row_groups": list(described["row_groups"])}
+    path.write_text(json.dumps(manifest))
+
+
+def _changed(table: pa.Table, name: str, change: Change) -> pa.Table:
+    column = table.column(name).combine_chunks()
+    field = table.schema.field(name)
+    if not pa.types.is_list(field.type):
+        _, values = change([], column.to_numpy().copy())
+        changed = pa.array(values, field.type)
+    else:
+        element = field.type.value_type
+        values = column.values.to_numpy(zero_copy_only=False)
+        if pa.types.is_fixed_size_binary(element):
+            flat = np.frombuffer(column.values.buffers()[1], np.uint8)
+            values = flat.reshape(-1, element.byte_width)
+        offsets, values = change(column.offsets.to_pylist(), values.copy())
+        is_blob = pa.types.is_fixed_size_binary(element)
+        elements = [row.tobytes() for row in values] if is_blob else values
+        changed = pa.ListArray.from_arrays(
+            pa.array(offsets, pa.int32()), pa.array(elements, element), type=field.type
+        )
+    return table.set_column(table.schema.get_field_index(name), field, changed)
+
+
+def _with_ids(table: pa.Table) -> pa.Table:
+    """Return a table whose windows have the ids that their content gives them."""
+    ids = [content_hash(window) for window in decode_tokens(table)]
+    index = table.schema.get_field_index("window_id")
+    return table.set_column(index, table.schema.field(index), pa.array(ids, pa.string()))
 
 
 DAMAGES: tuple[Damage, ...] = (

@@ -9,6 +9,7 @@ columns say about each other is for `invariants`, and checked by `verify` alone.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +33,7 @@ Offsets = Mapping[str, Sequence[int]]
 
 _LARGEST_INT = int(np.iinfo(np.int32).max)
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
+_BLOCK_BYTES = 1 << 16
 _BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
 
 
@@ -159,9 +161,12 @@ def _ranges(targets: TargetSchema) -> tuple[_Range, ...]:
 
 
 def _segment_faults(columns: Columns, offsets: Offsets) -> Iterator[Fault]:
-    ends = np.cumsum(np.append(0, columns["segment_lengths"]), dtype=np.int64)
-    found = np.diff(ends[np.asarray(offsets["segment_lengths"])])
     wanted = np.diff(offsets["input_ids"])
+    found = columns["segment_lengths"]
+    if len(found) != len(wanted) or offsets["segment_lengths"] != list(range(len(found) + 1)):
+        # Windows of several documents.
+        ends = np.cumsum(np.append(0, found.astype(np.int64)))
+        found = np.diff(ends[np.asarray(offsets["segment_lengths"])])
     if not np.array_equal(found, wanted):
         row = int((found != wanted).argmax())
         yield Fault(
@@ -215,20 +220,35 @@ def _value_faults(columns: Columns, offsets: Offsets, targets: TargetSchema) -> 
             is_finite = np.isfinite(logits).all(axis=1)
             yield from _outside(logits, is_finite, offsets, "logits", "finite numbers")
         return
-    marks = [mark.ravel() for mark in escape_marks(columns["steps"], targets.head.max_entries)]
-    width = columns["steps"].shape[1]
-    bounds = zip(pairwise(offsets["steps"]), pairwise(offsets["escapes"]), strict=True)
-    for row, ((start, stop), (first, last)) in enumerate(bounds):
-        own = slice(width * start, width * stop)
-        num_marks = sum([np.count_nonzero(mark[own]) for mark in marks])
-        if num_marks != last - first:
-            yield Fault(
-                column="escapes",
-                row=row,
-                expected=f"a difference for each of {num_marks} steps that are {ESCAPE}",
-                found=f"{last - first}",
-            )
-            return
+    counts = _escape_counts(columns["steps"], offsets["steps"], targets.head.max_entries)
+    found = np.diff(offsets["escapes"]).tolist()
+    if counts != found:
+        row = next(row for row, num in enumerate(counts) if num != found[row])
+        yield Fault(
+            column="escapes",
+            row=row,
+            expected=f"a difference for each of {counts[row]} steps that are {ESCAPE}",
+            found=f"{found[row]}",
+        )
+
+
+def _escape_counts(steps_TH: Array, bounds: Sequence[int], num_entries: int) -> list[int]:
+    """Return how many steps of each row are escapes; rows are looked at some at a time.
+
+    What is computed for all of them together would be in memory that was never touched before,
+    which costs more than to compute it.
+    """
+    counts: list[int] = []
+    most = _BLOCK_BYTES // max(1, steps_TH.shape[1])
+    first = 0
+    while first < len(bounds) - 1:
+        last = max(first + 1, bisect_right(bounds, bounds[first] + most) - 1)
+        marks = escape_marks(steps_TH[bounds[first] : bounds[last]], num_entries)
+        for start, stop in pairwise(bounds[first : last + 1]):
+            own = slice(start - bounds[first], stop - bounds[first])
+            counts.append(sum([int(np.count_nonzero(mark[own])) for mark in marks]))
+        first = last
+    return counts
 
 
 def _class_faults(columns: Columns, offsets: Offsets, targets: TargetSchema) -> Iterator[Fault]:

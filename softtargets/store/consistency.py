@@ -257,6 +257,20 @@ def _entry_promises(parts: _Parts) -> Promises:
                 "above it",
                 least_T <= weight_T * factor_T + parts.lost,
             )
+            if parts.origin.keeps_highest:
+                # Outside are those above the label, and others that are at most as high as it.
+                lowest_T, label_T = (
+                    np.exp((one_T - parts.top_T) / temperature)
+                    for one_T in (parts.lowest_T, logit_T)
+                )
+                outside_T = parts.schema.vocab_size - parts.num_entries_T
+                above_T = np.maximum(rank_T - parts.num_entries_T, 0)
+                most_T = above_T * lowest_T + (outside_T - above_T) * label_T
+                yield (
+                    f"a tail mass at temperature {temperature:g} that ids around the label can "
+                    "have",
+                    is_kept_T | (weight_T <= most_T * factor_T**2),
+                )
 
 
 def _draw_promises(parts: _Parts) -> Promises:

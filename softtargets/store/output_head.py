@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,12 @@ import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError, StoreError
 from softtargets.kinds import HeadWeightsSchema
-from softtargets.packing.features import STORED_AS, pack_bfloat16, unpack_numbers
+from softtargets.packing.features import (
+    STORED_AS,
+    are_finite,
+    pack_bfloat16,
+    unpack_numbers,
+)
 from softtargets.store.manifest import RESTORE, SideFile
 from softtargets.store.side_file import commit_side_file
 from softtargets.targets import Float32, HeadWeights
@@ -104,6 +110,7 @@ def decode_output_head(
             found=found,
             next_step=RESTORE,
         )
+    _check_numbers(stored_VD, bias_V, schema, where)
     return HeadWeights(
         weight_VD=unpack_numbers(stored_VD),
         bias_V=bias_V,
@@ -112,6 +119,22 @@ def decode_output_head(
         divisor=schema.divisor,
         softcap=schema.softcap,
     )
+
+
+def _check_numbers(
+    stored_VD: npt.NDArray[Any], bias_V: Float32 | None, schema: HeadWeightsSchema, where: str
+) -> None:
+    """Check that weights are finite, and biases below infinity: -inf rules an id out."""
+    wrong = "" if are_finite(stored_VD, schema.dtype) else "weights"
+    if bias_V is not None and not (bias_V < np.inf).all():
+        wrong = "biases"
+    if wrong:
+        raise CorruptionError(
+            where,
+            expected=f"{wrong} that are finite numbers",
+            found="NaN or infinity",
+            next_step=RESTORE,
+        )
 
 
 def commit_output_head(

@@ -189,20 +189,20 @@ def _samples(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
     names = {*STORED, "top_logit", *grid_columns(schema)} & frame.rows[0].columns.keys()
     samples = unpack_samples({name: frame.joined(name) for name in names}, schema)
     num_samples_T = samples.num_samples_T
-    starts_T = np.cumsum(num_samples_T) - num_samples_T
-    rank_S = np.arange(len(samples.ids_S)) - np.repeat(starts_T, num_samples_T)
-    at_S = np.repeat(at_T, num_samples_T)
+    width = int(num_samples_T.max(initial=1))
+    # A position's samples stand one after the other in its row of a flattened [B, L, S].
+    shifts_T = at_T * width - (np.cumsum(num_samples_T) - num_samples_T)
+    at_S = np.arange(len(samples.ids_S)) + np.repeat(shifts_T, num_samples_T)
     arrays = {
         "sample_ids": samples.ids_S,
         "sample_counts": samples.counts_S,
         "sample_logits": samples.logits_S,
     }
-    width = int(num_samples_T.max(initial=1))
     placed = {}
     for name, array_S in arrays.items():
         if array_S is not None:
             placed[name] = np.zeros((*frame.shape, width), array_S.dtype)
-            placed[name].reshape(-1, width)[at_S, rank_S] = array_S
+            placed[name].reshape(-1)[at_S] = array_S
     return placed
 
 

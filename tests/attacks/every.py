@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.attacks import contradictions
 from tests.attacks.attack import Attack
 
-ATTACKS: tuple[Attack, ...] = ()
+ATTACKS: tuple[Attack, ...] = (*contradictions.ATTACKS,)
