@@ -190,10 +190,10 @@ def _changed(table: pa.Table, name: str, change: Change) -> pa.Table:
             flat = np.frombuffer(column.values.buffers()[1], np.uint8)
             values = flat.reshape(-1, element.byte_width)
         offsets, values = change(column.offsets.to_pylist(), values.copy())
-        if pa.types.is_fixed_size_binary(element):
-            values = [row.tobytes() for row in values]
+        is_blob = pa.types.is_fixed_size_binary(element)
+        elements = [row.tobytes() for row in values] if is_blob else values
         changed = pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()), pa.array(values, element), type=field.type
+            pa.array(offsets, pa.int32()), pa.array(elements, element), type=field.type
         )
     return table.set_column(table.schema.get_field_index(name), field, changed)
 

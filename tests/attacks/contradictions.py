@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -163,6 +163,15 @@ def _forged_vocabulary(first: int, last: int) -> Callable[[Path], None]:
     return prepare
 
 
+Meeting = tuple[str, Callable[[Path], None], Literal["refused", "survived"]]
+
+MEETINGS: tuple[Meeting, ...] = (
+    ("verified", command("verify", "store"), "refused"),
+    ("trained on", train, "refused"),
+    ("skipped", train_on_the_rest, "survived"),
+)
+"""What meets values that no reader may be given, and what is to come of it."""
+
 ATTACKS: tuple[Attack, ...] = (
     *(
         Attack(
@@ -173,11 +182,7 @@ ATTACKS: tuple[Attack, ...] = (
             wanted=wanted,
         )
         for name, kind, column, change in NO_VALUES
-        for verb, run, wanted in (
-            ("verified", command("verify", "store"), "refused"),
-            ("trained on", train, "refused"),
-            ("skipped", train_on_the_rest, "survived"),
-        )
+        for verb, run, wanted in MEETINGS
     ),
     *(
         Attack(

@@ -29,6 +29,7 @@ from softtargets.errors import (
 )
 from softtargets.tokenizer import tokens_by_id
 from softtargets.window import hash_window
+from tests.corruptions import Change, drop, forge_column, put
 from tests.fakes import build_config, build_store
 from tests.golden import write_store
 from tests.store.test_store import edit_manifest
@@ -631,3 +632,28 @@ def test_memory_is_that_of_two_blocks_over_many_epochs(
     # Two blocks of two row groups, and one that is being decoded, with its pages.
     assert 3 * row_group_bytes < most < 6.5 * row_group_bytes
     assert pa.total_allocated_bytes() - before < row_group_bytes
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "message"),
+    [
+        ("id_plane_1", put(255), "column id_plane_1: expected ids below 300"),
+        ("tail_mass_t1", put(7.0), "column tail_mass_t1: expected a mass from 0 to below 1; found"),
+        ("tail_mass_t2", put(np.nan), "column tail_mass_t2: expected a mass from 0 to below 1"),
+        ("input_ids", put(-1), "column input_ids: expected ids from 0 to 299; found -1"),
+        ("escapes", drop(), "column escapes: expected a difference for each of"),
+        ("segment_lengths", put(2**31 - 1), "column segment_lengths: expected lengths that sum"),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [None, 2])
+def test_values_that_are_none_reach_no_student(
+    store: Store, column: str, change: Change, message: str, batch_size: int | None
+) -> None:
+    forge_column(store.root, column, change)
+    where = "unit-000000.parquet, row group 0, row 0, "
+    with pytest.raises(CorruptionError, match=re.escape(where + message)):
+        list(SoftTargetDataset(store.root, batch_size=batch_size))
+    dataset = SoftTargetDataset(store.root, batch_size=batch_size, on_error="skip")
+    with pytest.warns(RuntimeWarning, match=column):
+        assert len(list(dataset)) == len(dataset)
+    assert 0 < dataset.stats().skipped_windows < len(store)
