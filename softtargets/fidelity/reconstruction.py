@@ -94,7 +94,9 @@ def reconstruct(
         windows = sample.capture(selections, (temperature,))
         sizes = {name: bytes_per_token(own) for name, own in windows.items()}
         flat = {
-            one.name: targets_of(windows[str(one.selection)], one.tail, temperature)
+            one.name: targets_of(
+                windows[str(one.selection)], one.tail, temperature, sample.teacher.device
+            )
             for one in chosen
         }
         totals = _compare(sample, flat, temperature)
@@ -117,9 +119,14 @@ def reconstruct(
     return results
 
 
-def targets_of(windows: Sequence[Window], tail: Tail, temperature: float) -> SparseTargets:
-    """Return the targets [N, E] of windows that all have the same schema."""
-    batch = collate(windows)
+def targets_of(
+    windows: Sequence[Window],
+    tail: Tail,
+    temperature: float,
+    device: torch.device | str = "cpu",
+) -> SparseTargets:
+    """Return the targets [N, E] of windows that all have the same schema, on a device."""
+    batch = collate(windows).to(device)
     targets = batch.soft_targets(temperature)
     # All that is stored, trained on or not.
     places_N = torch.cat(
@@ -127,7 +134,7 @@ def targets_of(windows: Sequence[Window], tail: Tail, temperature: float) -> Spa
             torch.from_numpy(window.target_positions_T).long() + row * targets.mask.shape[1]
             for row, window in enumerate(windows)
         ]
-    )
+    ).to(device)
     labels_N = batch["input_ids"].roll(-1, dims=1).flatten()[places_N]
     return sparse_targets(targets, places_N, labels_N, tail)
 
@@ -152,11 +159,9 @@ class _Total:
 def _compare(
     sample: TeacherSample, flat: Mapping[str, SparseTargets], temperature: float
 ) -> dict[str, _Total]:
-    vocab_size = sample.teacher.vocab_size
-    totals = {
-        name: _Total(torch.zeros(3, dtype=torch.float64), torch.zeros(vocab_size)) for name in flat
-    }
-    mean_V = torch.zeros(vocab_size)
+    nothing_V = torch.zeros(sample.teacher.vocab_size, device=sample.teacher.device)
+    totals = {name: _Total(nothing_V.new_zeros(3).double(), nothing_V.clone()) for name in flat}
+    mean_V = nothing_V.clone()
     for rows, logits_CV in sample.chunks():
         log_t_CV = (logits_CV / temperature).log_softmax(dim=1)
         t_CV = log_t_CV.exp()

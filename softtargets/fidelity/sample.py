@@ -140,7 +140,8 @@ class TeacherSample:
         schema = replace(self.schema(TopK(k=1), (1.0,), "steps"), **parts)
         selected = self._select({"": TopK(k=1)}, (1.0,))[""]
         windows = self._pack(replace(selected, hidden_ND=self.hidden_ND.cpu()), schema)
-        return windows, OutputHead.of_weights(head, parts["output_head"].sha256)
+        sha256 = parts["output_head"].sha256
+        return windows, OutputHead.of_weights(head, sha256, device=self.teacher.device)
 
     def _select(
         self, selections: Mapping[str, Selection], temperatures: tuple[float, ...]

@@ -44,9 +44,11 @@ class Recipe:
     num_layers: int = 2
 
 
-def make_student(vocab_size: int, hidden_size: int, num_layers: int) -> PreTrainedModel:
+def make_student(
+    vocab_size: int, hidden_size: int, num_layers: int, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
     """Return a small Llama with random weights, its output head tied to its embeddings."""
-    return LlamaForCausalLM(
+    student = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,
             hidden_size=hidden_size,
@@ -56,6 +58,8 @@ def make_student(vocab_size: int, hidden_size: int, num_layers: int) -> PreTrain
             tie_word_embeddings=True,
         )
     )
+    torch.nn.Module.to(student, device)
+    return student
 
 
 def learning_rate_factor(step: int, steps: int, warmup_steps: int) -> float:
@@ -71,7 +75,9 @@ def train_student(
     recipe: Recipe,
     seed: int,
 ) -> PreTrainedModel:
-    """Train a student from scratch; weights and batches depend on the seed alone.
+    """Train a student from scratch, on the teacher's device.
+
+    Its weights and batches depend on the seed alone.
 
     Args:
         sample: what it learns from; its epochs repeat until the steps are done.
@@ -81,7 +87,7 @@ def train_student(
     """
     torch.manual_seed(seed)
     vocab_size = sample.teacher.vocab_size
-    student = make_student(vocab_size, recipe.hidden_size, recipe.num_layers)
+    student = make_student(vocab_size, recipe.hidden_size, recipe.num_layers, sample.teacher.device)
     optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate)
     rng = np.random.default_rng(seed)
     losses = [loss] if callable(loss) else list(loss)
@@ -111,7 +117,7 @@ def stored_loss(
     """Return the loss on stored targets."""
 
     def loss(student: PreTrainedModel, places: Sequence[int]) -> torch.Tensor:
-        batch = collate([windows[place] for place in places])
+        batch = collate([windows[place] for place in places]).to(student.device)
         hidden_BLD = _hidden(student, batch["input_ids"])
         weight_VD = student.get_output_embeddings().weight
         return fused_distillation_loss(
@@ -151,7 +157,9 @@ def gradient_difference(
     It is the length of their difference on the first batch, to the length of the other.
     """
     torch.manual_seed(seed)
-    student = make_student(sample.teacher.vocab_size, recipe.hidden_size, recipe.num_layers)
+    student = make_student(
+        sample.teacher.vocab_size, recipe.hidden_size, recipe.num_layers, sample.teacher.device
+    )
     parameters = list(student.parameters())
     places = range(min(recipe.batch_size, len(sample.windows)))
     own, others = (
@@ -163,8 +171,8 @@ def gradient_difference(
 
 @torch.no_grad()
 def log_probabilities(sample: TeacherSample) -> list[tuple[slice, torch.Tensor]]:
-    """Return rows of a sample and the teacher's log-probabilities [C, V] there, all in memory."""
-    return [(rows, logits_CV.log_softmax(dim=1)) for rows, logits_CV in sample.chunks()]
+    """Return rows of a sample and the teacher's log-probabilities [C, V] on the CPU."""
+    return [(rows, logits_CV.log_softmax(dim=1).cpu()) for rows, logits_CV in sample.chunks()]
 
 
 @torch.no_grad()
@@ -188,9 +196,10 @@ def evaluate(
             for window in held_out.windows
         ]
     )
-    head, labels_N = student.get_output_embeddings(), held_out.labels_N
+    head, labels_N = student.get_output_embeddings(), held_out.labels_N.to(student.device)
     parts = []
-    for rows, log_t_CV in log_probs:
+    for rows, teacher_CV in log_probs:
+        log_t_CV = teacher_CV.to(student.device)
         log_s_CV = head(hidden_ND[rows]).log_softmax(dim=1)
         labels_C = labels_N[rows]
         t_CV, s_CV = log_t_CV.exp(), log_s_CV.exp()
@@ -207,7 +216,7 @@ def evaluate(
                 dim=1,
             )
         )
-    measured_N5 = torch.cat(parts).double().numpy()
+    measured_N5 = torch.cat(parts).double().cpu().numpy()
     lengths = [len(window.target_positions_T) for window in held_out.windows]
     means_W5 = np.stack(
         [part.mean(axis=0) for part in np.split(measured_N5, np.cumsum(lengths))[:-1]]
@@ -226,7 +235,8 @@ def _calibration_error(confidence_N: Float64, is_right_N: Float64) -> float:
 def _hidden(student: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.Tensor:
     # Padding stands to the right, where no target sees it.
     decoder = student.get_decoder()
-    hidden_BLD: torch.Tensor = decoder(input_ids=input_ids_BL).last_hidden_state
+    outputs = decoder(input_ids=input_ids_BL.to(student.device), use_cache=False)
+    hidden_BLD: torch.Tensor = outputs.last_hidden_state
     return hidden_BLD
 
 
