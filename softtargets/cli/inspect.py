@@ -17,7 +17,7 @@ from softtargets.report.predictions import Predictions
 from softtargets.report.reading import Reading
 from softtargets.report.texts import number_text, percent_text, plural
 from softtargets.report.tokens import TokenNames, printable
-from softtargets.report.windows import find_window
+from softtargets.report.windows import find_window, sound
 from softtargets.store import Store
 from softtargets.targets import temperature_index
 from softtargets.window import Window
@@ -52,7 +52,9 @@ def inspect_command(
         for one in opened.window_ids():
             click.echo(one)
         return
-    window = next(iter(opened)) if window_id is None else find_window(opened, window_id)
+    window = (
+        sound(opened, next(iter(opened))) if window_id is None else find_window(opened, window_id)
+    )
     grid = grid_of(opened.targets)
     if temperature is None:
         temperature = grid[0] if grid else None

@@ -23,7 +23,7 @@ from softtargets.report.statistics import Statistics, Sums, measure
 from softtargets.report.summary import summary
 from softtargets.report.texts import bytes_text, number_text, percent_text
 from softtargets.report.tokens import TokenNames, printable
-from softtargets.report.windows import find_window, sampled
+from softtargets.report.windows import find_window, sampled, sound
 from softtargets.store import Store
 
 DEFAULT_WINDOWS = 1000
@@ -80,7 +80,7 @@ def report(
         examples.add(find_window(store, prefix))
     if not window_ids and num_examples:
         for window in sampled(store, num_examples):
-            examples.add(window)
+            examples.add(sound(store, window))
     statistics = measure(store, most_windows)
     environment = Environment(
         loader=PackageLoader("softtargets.report"),

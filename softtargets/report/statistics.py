@@ -23,7 +23,7 @@ from softtargets.report.facts import (
     grid_of,
     has_label_logprobs,
 )
-from softtargets.report.windows import sampled
+from softtargets.report.windows import sampled, sound
 from softtargets.store import Store
 from softtargets.targets import Bool, SoftTargets
 from softtargets.window import Window
@@ -137,7 +137,7 @@ def measure(store: Store, most_windows: int) -> Statistics:
         )
     statistics = _empty(store.targets, len(store))
     for window in sampled(store, most_windows):
-        statistics.add(window)
+        statistics.add(sound(store, window))
     return statistics
 
 

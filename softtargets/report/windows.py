@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from softtargets.errors import InputError
+from softtargets.errors import CorruptionError, InputError
 from softtargets.report.distribution import evenly_spread
 from softtargets.store import Store, StoreView
+from softtargets.store.invariants import check_window
 from softtargets.window import TokenWindow, Window
 
 _MOST_NAMED = 5
@@ -17,11 +18,12 @@ def find_window(store: Store, prefix: str) -> Window:
 
     Raises:
         InputError: none does, or several.
-        CorruptionError, FormatError or IdentityError: a shard is not what was committed.
+        CorruptionError, FormatError or IdentityError: a shard is not what was committed, or the
+            window contradicts itself.
     """
     found = store.ids_beginning(prefix, _MOST_NAMED + 1)
     if len(found) == 1:
-        return store[found[0]]
+        return sound(store, store[found[0]])
     more = ", and more" if len(found) > _MOST_NAMED else ""
     raise InputError(
         f"{store.location}, window {prefix}",
@@ -37,6 +39,23 @@ def sampled(store: Store, most: int) -> Store:
         return store
     choice = {"operation": "sample", "num_windows": most}
     return StoreView(store, evenly_spread(len(store), most), choice)
+
+
+def sound(store: Store, window: Window) -> Window:
+    """Return a window that keeps what the format promises; else nothing said of it were true.
+
+    Raises:
+        CorruptionError: it does not; the message names the first promise.
+    """
+    for problem in check_window(window, str(store.location)):
+        raise CorruptionError(
+            problem.where,
+            expected=problem.expected,
+            found=problem.found,
+            next_step="'softtargets verify' lists all that is wrong with the store. Restore it "
+            "from a copy, or build it again.",
+        )
+    return window
 
 
 def document_starts(window: TokenWindow) -> dict[int, str]:
