@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,8 +35,6 @@ from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter, read_request
 from softtargets.targets import HeadWeights
-
-_POLL_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,6 +321,5 @@ def _run(
     while queue:
         run()
         if queue:
-            # Other processes have what is left. It is done when they are, or die.
-            time.sleep(_POLL_SECONDS)
+            queue.wait()
     queue.raise_failed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -10,8 +11,10 @@ from softtargets.capture.plan import read_unit
 from softtargets.capture.progress import Tally
 from softtargets.capture.segments import name_documents
 from softtargets.errors import BusyError, StoreError
+from softtargets.store.waiting import Waiting
 from softtargets.store.writer import StoreWriter
 
+_POLL_SECONDS = 1
 MOST_ATTEMPTS = 3
 """How often a unit, or the loading of a teacher, is tried before it counts as failed."""
 
@@ -38,6 +41,7 @@ class UnitQueue:
         self._is_shared = is_shared
         self._attempts: Counter[int] = Counter()
         self._leases: dict[int, ExitStack] = {}
+        self._waiting: tuple[int, Waiting] | None = None
 
     def __len__(self) -> int:
         """Return how many units are neither done, failed nor given out."""
@@ -64,6 +68,19 @@ class UnitQueue:
             self._tally.add_unit(unit)
             self._tally.write(entry)
         return None
+
+    def wait(self) -> None:
+        """Wait a moment for units that other processes have; they are done when those are, or die.
+
+        When it takes long, it is told who has the first of them.
+        """
+        unit = self._pending[0]
+        if self._waiting is None or self._waiting[0] != unit:
+            where, what = str(self._writer.root), f"unit {unit}"
+            waiting = Waiting(where, what, lambda: self._writer.lease_holder(unit))
+            self._waiting = unit, waiting
+        self._waiting[1].tell()
+        time.sleep(_POLL_SECONDS)
 
     def finish(self, unit: int) -> None:
         """Note that a unit is written and recorded."""

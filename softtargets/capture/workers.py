@@ -11,6 +11,7 @@ import signal
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,7 +27,13 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import UnitError, run_units
 from softtargets.errors import SoftTargetsError, StoreError
 from softtargets.store.shard_table import ShardEntry
+from softtargets.store.waiting import Waiting, is_stopped, process_text
 from softtargets.store.writer import StoreWriter
+
+_LOOK_SECONDS = 2.0
+"""How long the parent hears nothing before it looks whether a worker is stopped."""
+_END_SECONDS = 5.0
+"""How long a worker has to end when it is asked to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +93,7 @@ class _Pool:
         self._writer = writer
         self._queue = queue
         self._tally = tally
+        self._waiting: Waiting | None = None
         self._num_idle_deaths = 0
         self._num_started = 0
         self._workers: list[_Worker] = []
@@ -98,7 +106,10 @@ class _Pool:
             if not self._workers:
                 return
             connections = {worker.connection: worker for worker in self._workers}
-            for connection in wait(list(connections)):
+            ready = wait(list(connections), timeout=_LOOK_SECONDS)
+            if not ready:
+                self._tell_of_stopped()
+            for connection in ready:
                 assert isinstance(connection, Connection)
                 self._hear(connections[connection])
 
@@ -107,8 +118,24 @@ class _Pool:
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
+            worker.process.join(_END_SECONDS)
+            # One that is stopped hears nothing else. What it writes is whole or not there.
+            worker.process.kill()
             worker.process.join()
             worker.connection.close()
+
+    def _tell_of_stopped(self) -> None:
+        """Tell of a worker that somebody stopped; one that works may take its time."""
+        for worker in self._workers:
+            assert worker.process.pid is not None
+            name = process_text(worker.process.pid)
+            if is_stopped(name):
+                if self._waiting is None:
+                    where = str(self._writer.root)
+                    self._waiting = Waiting(where, "a worker's unit", partial(str, name))
+                self._waiting.tell()
+                return
+        self._waiting = None
 
     def _start(self, unit: int) -> None:
         context = multiprocessing.get_context("spawn")

@@ -7,27 +7,33 @@ was damaged, cut off, swapped or written by someone else counts as not there.
 Every change of the directory is made under one lock, which also keeps the sum of all sizes: the
 ranges that were used longest ago are deleted before a new one is written, so that the files never
 take more than the limit, whatever the number of processes. A file that is deleted while it is read
-stays readable.
+stays readable, and a directory that is deleted is made again.
+
+Others' files may lie in the directory. Only files of the names that a cache gives are deleted.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
+import re
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from softtargets.errors import InputError, StoreError
 from softtargets.store.files import checksum, make_directory
+from softtargets.store.lock import LockGoneError, hold_lock
+from softtargets.store.tree import TEMPORARY, Tree, error_text
 
 CACHE_BYTES = 16 << 30
 """The limit by default: 16 GiB."""
 
-_NAMES = "[0-9a-f]" * 64 + ".range"
+_RANGE = re.compile(r"[0-9a-f]{64}\.range")
+_TEMPORARY = re.compile(f"new{TEMPORARY}")
 _TOTAL_BYTES = 21
-_TEMPORARY = "new.tmp"
 _NUM_FETCH_LOCKS = 256
 _KEPT_AFTER_EVICTION = 0.9
 """More is deleted than must be, so that the directory is not listed for every range."""
@@ -47,8 +53,9 @@ class RangeCache:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self.directory = directory
         self.max_bytes = max_bytes
-        make_directory(directory / "locks")
-        with self._locked(directory / "size") as account:
+        self._tree = Tree(directory)
+        self._make()
+        with self._account() as account:
             total = self._total(account)
             self._set_total(account, total if total <= max_bytes else self._evict(max_bytes))
 
@@ -83,21 +90,34 @@ class RangeCache:
         """
         path = self._path(key)
         try:
-            with open(path, "rb") as file:
-                is_right = os.fstat(file.fileno()).st_size == len(piece)
-                is_right = is_right and file.readinto(piece) == len(piece)
-            if is_right and checksum(piece) == xxh3:
-                with suppress(FileNotFoundError):  # Deleted meanwhile, to make room.
-                    os.utime(path)
-                return True
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if not self._delete(path):
-                raise self._error("to read what it wrote", error) from error
+            is_right = self._read(path, piece)
+        except StoreError as error:
+            # Of a disk that is damaged; what is no file nobody here wrote.
+            if not isinstance(error.__cause__, OSError):
+                raise
+            self._tree.remove(path)
             return False
-        self._delete(path)
+        if is_right is None:
+            return None
+        if is_right and checksum(piece) == xxh3:
+            # Deleted meanwhile, to make room, or another user's.
+            with suppress(FileNotFoundError, PermissionError):
+                os.utime(self.directory / path, follow_symlinks=False)
+            return True
+        self._tree.remove(path)
         return False
+
+    def _read(self, path: str, piece: memoryview) -> bool | None:
+        """Read a range; return whether it is as long as it has to be, or None if there is none."""
+        file = self._tree.open(path)
+        if file is None:
+            return None
+        with file:
+            try:
+                is_right = os.fstat(file.fileno()).st_size == len(piece)
+                return is_right and file.readinto(piece) == len(piece)
+            except OSError as error:
+                raise self._error("to read what it wrote", error) from error
 
     def write(self, key: str, piece: memoryview) -> None:
         """Keep a range, deleting those used longest ago if there is no room.
@@ -105,17 +125,20 @@ class RangeCache:
         Raises:
             StoreError: the system refused, for example because the disk is full.
         """
-        with self._locked(self.directory / "size") as account:
+        with self._account() as account:
             total = self._total(account)
             if total + len(piece) > self.max_bytes:
                 total = self._evict(self.max_bytes - len(piece))
             # Before it is written: after a crash the sum is too large rather than too small.
             self._set_total(account, total + len(piece))
-            temporary = self.directory / _TEMPORARY
+            temporary = self.directory / f"new.{uuid4().hex}.tmp"
             try:
                 # Not synced: what a power cut spoils is found by its checksum.
-                temporary.write_bytes(piece)
-                temporary.replace(self._path(key))
+                with open(temporary, "xb") as file:
+                    file.write(piece)
+                temporary.replace(self.directory / self._path(key))
+            except FileNotFoundError:
+                return  # The directory was deleted meanwhile, and this range with it.
             except OSError as error:
                 temporary.unlink(missing_ok=True)
                 raise self._error(f"room for {len(piece):,} bytes", error) from error
@@ -124,34 +147,30 @@ class RangeCache:
     def fetching(self, key: str) -> Iterator[None]:
         """Keep others that want the same range waiting, so that it is fetched once."""
         number = int(key[:8], 16) % _NUM_FETCH_LOCKS
-        with self._locked(self.directory / "locks" / f"{number:03d}"):
+        with self._locked(f"locks/{number:03d}", "a range of a shard that it fetches"):
             yield
 
-    def _path(self, key: str) -> Path:
-        return self.directory / f"{key}.range"
-
-    def _delete(self, path: Path) -> bool:
-        """Delete a range that is wrong; return whether it is gone."""
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:
-            return False
-        return True
+    @staticmethod
+    def _path(key: str) -> str:
+        return f"{key}.range"
 
     def _evict(self, most_bytes: int) -> int:
         """Delete what was used longest ago until the rest fits; return the size of the rest."""
-        (self.directory / _TEMPORARY).unlink(missing_ok=True)
         found = []
-        for path in self.directory.glob(_NAMES):
-            with suppress(FileNotFoundError):  # Found to be wrong by another process, and deleted.
-                status = path.stat()
-                found.append((status.st_mtime_ns, status.st_size, path))
+        for name in self._tree.names(""):
+            if _TEMPORARY.fullmatch(name):
+                self._tree.remove(name)
+            elif _RANGE.fullmatch(name):
+                with suppress(FileNotFoundError):  # Found to be wrong by another, and deleted.
+                    status = (self.directory / name).lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        found.append((status.st_mtime_ns, status.st_size, name))
         left = sum(size for _, size, _ in found)
         if left > most_bytes:
-            for _, size, path in sorted(found):
+            for _, size, name in sorted(found):
                 if left <= most_bytes * _KEPT_AFTER_EVICTION:
                     break
-                path.unlink(missing_ok=True)
+                self._tree.remove(name)
                 left -= size
         return left
 
@@ -165,28 +184,33 @@ class RangeCache:
     def _set_total(account: int, num_bytes: int) -> None:
         os.pwrite(account, b"%0*d\n" % (_TOTAL_BYTES - 1, num_bytes), 0)
 
+    def _make(self) -> None:
+        make_directory(self.directory)
+        self._tree.make_directory("locks")
+
     @contextmanager
-    def _locked(self, path: Path) -> Iterator[int]:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise self._error("a directory that can be written", error) from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except OSError as error:
-                raise self._error("a file system with locks (flock)", error) from error
+    def _account(self) -> Iterator[int]:
+        """Keep all others from changing the directory; yield the file that has the sum."""
+        with self._locked("size", "its turn to change the cache", _TOTAL_BYTES) as account:
+            yield account
+
+    @contextmanager
+    def _locked(self, path: str, what: str, note_at: int = 0) -> Iterator[int]:
+        with ExitStack() as stack:
+            descriptor = None
+            while descriptor is None:
+                try:
+                    lock = hold_lock(self._tree, path, wait_for=what, note_at=note_at)
+                    descriptor = stack.enter_context(lock)
+                except LockGoneError:  # Deleted while it is used.
+                    self._make()
             yield descriptor
-        finally:
-            # Closing is not enough where another thread has forked a process meanwhile.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
 
     def _error(self, expected: str, error: OSError) -> StoreError:
         return StoreError(
             f"cache {self.directory}",
             expected=expected,
-            found=f"{error.strerror or error}",
+            found=error_text(error),
             next_step="Make room or permit writing there, choose another cache_dir on a local "
             "disk, or leave cache_dir away.",
         )

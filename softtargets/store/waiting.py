@@ -74,9 +74,14 @@ class Waiting:
             thread.join()
 
 
+def process_text(process_id: int) -> str:
+    """Return what a process of this machine is called."""
+    return f"process {process_id} on {gethostname()}"
+
+
 def this_process() -> str:
     """Return what a process writes into the files that it holds locks on."""
-    return f"process {os.getpid()} on {gethostname()} since {_time_text(datetime.now(UTC))}"
+    return f"{process_text(os.getpid())} since {_time_text(datetime.now(UTC))}"
 
 
 def described(holder: str) -> str:

@@ -25,7 +25,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,11 @@ class StoreWriter:
         """Return which process holds a unit, or held it last."""
         return read_holder(self._tree, _lease_path(unit))
 
-    def working(self) -> AbstractContextManager[None]:
-        """Return what a worker process holds as long as it may write."""
-        return hold_lock(self._tree, WORKERS_LOCK, shared=True)
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Keep others from beginning as long as a worker process may write."""
+        with hold_lock(self._tree, WORKERS_LOCK, shared=True):
+            yield
 
     @property
     def is_complete(self) -> bool:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +40,7 @@ def find(cache: RangeCache, number: int) -> bool | None:
 
 def held_bytes(cache: RangeCache) -> int:
     """Return the size of all ranges, half-written ones too, while nobody changes them."""
-    with cache._locked(cache.directory / "size"):
+    with cache._account():
         return sum(one.stat().st_size for one in cache.directory.iterdir() if one.suffix)
 
 
@@ -65,7 +67,7 @@ def test_what_is_wrong_is_deleted(tmp_path: Path, damage: str) -> None:
     if damage == "directory":
         path.unlink()
         path.mkdir()
-        with pytest.raises(StoreError, match="expected to read what it wrote"):
+        with pytest.raises(StoreError, match="expected a file; found a directory"):
             find(cache, 0)
         return
     path.write_bytes(
@@ -119,7 +121,7 @@ def test_a_smaller_limit_holds_from_the_start(tmp_path: Path) -> None:
     assert held_bytes(RangeCache(tmp_path, 3_000)) <= 3_000
 
 
-@pytest.mark.parametrize("text", [b"", b"\0" * 21, b"rubbish"])
+@pytest.mark.parametrize("text", [b"", b"\0" * 21, b"000012"])
 def test_a_spoiled_account_is_made_anew(tmp_path: Path, text: bytes) -> None:
     cache = RangeCache(tmp_path, 3_000)
     for number in range(3):
@@ -132,14 +134,15 @@ def test_a_spoiled_account_is_made_anew(tmp_path: Path, text: bytes) -> None:
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     cache = RangeCache(tmp_path, 3_000)
-    (tmp_path / "new.tmp").write_bytes(bytes(1_000))
+    temporary = tmp_path / f"new.{0:032x}.tmp"
+    temporary.write_bytes(bytes(1_000))
     for number in range(4):
         keep(cache, number)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", "", *[".range"] * 2]
-    (tmp_path / "new.tmp").write_bytes(bytes(1_000))
+    temporary.write_bytes(bytes(1_000))
     (tmp_path / "size").unlink()
     RangeCache(tmp_path, 3_000)
-    assert not (tmp_path / "new.tmp").exists()
+    assert not temporary.exists()
 
 
 def fill(directory: Path, start: int, most: int, results: multiprocessing.Queue[int]) -> None:
@@ -178,7 +181,7 @@ def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path\n"
         "from softtargets.store.cache import RangeCache\n"
         "cache = RangeCache(Path(sys.argv[1]), 9000)\n"
-        "with cache.fetching('00000000'), cache._locked(cache.directory / 'size'):\n"
+        "with cache.fetching('00000000'), cache._account():\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -211,7 +214,7 @@ def test_a_directory_that_cannot_be_is_refused_up_front(tmp_path: Path) -> None:
         RangeCache(tmp_path / "file" / "cache", 1_000)
     (tmp_path / "locks").mkdir()
     (tmp_path / "size").mkdir()
-    with pytest.raises(StoreError, match="expected a directory that can be written"):
+    with pytest.raises(StoreError, match="size: expected a file; found a directory"):
         RangeCache(tmp_path, 1_000)
 
 
@@ -220,3 +223,46 @@ def test_too_small_a_limit_says_what_is_needed(tmp_path: Path) -> None:
     cache.check_holds(1_000, "a row group")
     with pytest.raises(InputError, match=r"expected 1,001 or more, for a row group; found 1,000"):
         cache.check_holds(1_001, "a row group")
+
+
+def test_a_cache_that_is_deleted_while_it_is_used_is_made_anew(tmp_path: Path) -> None:
+    cache = RangeCache(tmp_path / "cache", 10_000)
+    keep(cache, 0)
+    shutil.rmtree(cache.directory)
+    assert find(cache, 0) is None
+    with cache.fetching(key_of(0)):
+        shutil.rmtree(cache.directory)
+        keep(cache, 0)
+    assert find(cache, 0) is True
+    assert held_bytes(cache) == 1_000
+
+
+def test_files_of_others_are_not_touched(tmp_path: Path) -> None:
+    """Neither those of a cache's own names, nor what a link of such a name leads to."""
+    (tmp_path / "size").write_text("my measurements")
+    with pytest.raises(StoreError, match=r"size: .*found another file"):
+        RangeCache(tmp_path, 1_000)
+    assert (tmp_path / "size").read_text() == "my measurements"
+
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    for name in ("size", "locks", f"locks/{int(key_of(0)[:8], 16) % 256:03d}"):
+        directory = tmp_path / f"cache-{name.replace('/', '-')}"
+        directory.mkdir()
+        if "/" in name:
+            (directory / "locks").mkdir()
+        (directory / name).symlink_to(secret)
+        with (
+            pytest.raises(StoreError, match="found a symbolic link"),
+            RangeCache(directory, 1_000).fetching(key_of(0)),
+        ):
+            pass
+        assert secret.read_text() == "secret"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("size")])
+def test_a_range_that_is_no_file_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    cache = RangeCache(tmp_path, 10_000)
+    make(file_of(cache, 0))
+    with pytest.raises(StoreError, match="expected a file; found a"):
+        find(cache, 0)
