@@ -12,7 +12,8 @@ import os
 import re
 import string
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "..."
@@ -40,10 +41,11 @@ _PLAIN_OPTIONS = {
     "scheme",
 }
 """Options of a URL whose values are no secrets and may be words of any message."""
-_SECRET_NAME = re.compile("KEY|PASS|SECRET|TOKEN|CREDENTIAL|SAS|SIGNATURE", re.IGNORECASE)
+_SECRET_NAME = re.compile("AUTH|KEY|PASS|SECRET|TOKEN|CREDENTIAL|SAS|SIGNATURE", re.IGNORECASE)
 _FEW = 4
 """A secret with fewer characters is hidden only where it stands by itself."""
-_LEAST_OF_OTHERS = 8
+_LEAST_NAMED = 8
+"""Characters of what a name alone makes a secret."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -54,6 +56,12 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 def schemes(url: str) -> list[str]:
     """Return the schemes of a URL, or of all in a chain."""
     return [part.partition(":")[0].lower() for part in _LINK.split(url)]
+
+
+def names_a_place(url: str) -> bool:
+    """Return whether more than slashes follows the scheme of a URL, or the last one of a chain."""
+    found = _PART.fullmatch(_LINK.split(url)[-1])
+    return found is not None and found["rest"] != ""
 
 
 def redacted(url: str) -> str:
@@ -107,14 +115,16 @@ class Secrets:
 
     Args:
         url: that is read, or any other text.
-        others: keys and tokens that are said in another way.
+        options: of a client, by name, keys and tokens among them.
     """
 
-    def __init__(self, url: str, others: Iterable[str] = ()) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._replaced = [(url, redacted(url))] if redacted(url) != url else []
         texts = {one for part in _LINK.split(url) for one in _divided(part)[1]}
         secrets = {one for text in texts for one in (text, *_pieces(text))}
-        secrets |= {one for one in (*others, *_of_environment()) if len(one) >= _LEAST_OF_OTHERS}
+        named = (*_named(os.environ), *_named(options or {}))
+        # The path of a file with a key tells nothing, and messages need it.
+        secrets |= {one for one in named if len(one) >= _LEAST_NAMED and not one.startswith("/")}
         forms = {form for one in secrets for form in _forms(one)}
         ordered = sorted(forms, key=lambda form: (-len(form), form))
         self._pattern = re.compile("|".join(map(_whole, ordered))) if ordered else None
@@ -125,6 +135,13 @@ class Secrets:
             text = text.replace(url, shown)
         text = without_credentials(text)
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
+
+    def said(self, error: BaseException) -> str:
+        """Return what an error of a client says, with its type where it has no words of its own."""
+        text, kind = self.hide(str(error)), type(error).__name__
+        if text and isinstance(error, OSError | ImportError | ValueError):
+            return text
+        return f"{kind}: {text}" if text else kind
 
     def cause(self, error: BaseException) -> BaseException | None:
         """Return an error, to raise another one from, or None if its traceback tells a secret."""
@@ -154,8 +171,11 @@ def _whole(form: str) -> str:
     return pattern if len(form) >= _FEW else rf"(?<!\w){pattern}(?!\w)"
 
 
-def _of_environment() -> Iterator[str]:
-    for name, value in os.environ.items():
-        # The path of a file with a key tells nothing, and messages need it.
-        if _SECRET_NAME.search(name) and not value.startswith("/"):
-            yield value
+def _named(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts whose names say that they are secret, at any depth."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _named(value)
+        elif _SECRET_NAME.search(str(name)):
+            values = value if isinstance(value, list | tuple) else (value,)
+            yield from (one for one in values if isinstance(one, str))
