@@ -1,4 +1,13 @@
-"""One exception tree. A message says where, what was expected, what was found, what to do next."""
+"""One exception tree. A message says where, what was expected, what was found, what to do next.
+
+Much of what messages say comes from files and clients of others. Every part of one is made safe
+here: it is printable, no URL in it has credentials, and it is not longer than people read.
+"""
+
+from softtargets.texts import shortened, shown
+
+_MOST_SHOWN = 2000
+"""Characters of a part of a message."""
 
 
 class SoftTargetsError(Exception):
@@ -14,18 +23,22 @@ class SoftTargetsError(Exception):
     def __init__(
         self, where: str, *, expected: str = "", found: str = "", next_step: str = ""
     ) -> None:
-        self.where = where
-        self.expected = expected
-        self.found = found
-        self.next_step = next_step
-        # torch's DataLoader raises a worker's error anew from its type and one text.
+        # torch's DataLoader raises a worker's error anew from its type and one text, a traceback.
         is_text = not expected
-        message = where if is_text else f"{where}: expected {expected}; found {found}. {next_step}"
-        super().__init__(message)
+        self.where = "\n".join(map(shown, where.split("\n"))) if is_text else _part(where)
+        self.expected = _part(expected)
+        self.found = _part(found)
+        self.next_step = _part(next_step)
+        said = f"{self.where}: expected {self.expected}; found {self.found}. {self.next_step}"
+        super().__init__(self.where if is_text else said)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process boundaries (DataLoader workers); keyword-only fields need help.
         return _rebuild, (type(self), self.where, self.expected, self.found, self.next_step)
+
+
+def _part(text: str) -> str:
+    return shortened(shown(text), _MOST_SHOWN)
 
 
 def _rebuild(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from softtargets.urls import without_credentials
+
 MOST_SHOWN = 400
 """Characters of a foreign text in a message."""
 
@@ -18,6 +20,11 @@ def printable(text: str) -> str:
     return "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )
+
+
+def shown(text: str) -> str:
+    """Return a line as a message or a terminal may have it: printable, and without credentials."""
+    return printable(without_credentials(text))
 
 
 def shortened(text: str, most: int = MOST_SHOWN) -> str:

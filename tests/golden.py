@@ -39,10 +39,15 @@ def write_store(
     head: HeadWeights | None = None,
     corpus: str = "random",
     vocabulary: Vocabulary | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Store:
-    """Write windows, unit by unit, as a store of an invented teacher, by default with its head."""
+    """Write windows, unit by unit, as a store of an invented teacher, by default with its head.
+
+    `changes` are other fields of the identity.
+    """
     counts = {"windows": 0, "tokens": 0}
-    with StoreWriter.hold(directory, identity_of(schema, corpus)) as writer:
+    identity = identity_of(schema, corpus) | dict(changes or {})
+    with StoreWriter.hold(directory, identity) as writer:
         if schema.output_head is not None:
             writer.write_output_head(encode_output_head(head or make_head()))
         if vocabulary is not None:

@@ -17,6 +17,7 @@ BELOW_ALL = {
     "errors",
     "limits",
     "texts",
+    "urls",
     "kinds",
     "targets",
     "packing",
@@ -25,7 +26,8 @@ BELOW_ALL = {
     "schemas",
 }
 MAY_IMPORT = {
-    "texts": set[str](),
+    "urls": set[str](),
+    "texts": {"urls"},
     "errors": {"texts"},
     "limits": {"errors"},
     "kinds": {"errors"},

@@ -22,6 +22,7 @@ from softtargets.capture.records import (
     without_nulls,
 )
 from softtargets.errors import CorpusError
+from softtargets.urls import is_url, redacted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,13 @@ class DatasetCorpus(RecordFields):
     @cached_property
     def _directory(self) -> Path | None:
         """Return where the saved split is, or None for an id on the Hub."""
+        if not self.dataset or is_url(self.dataset):
+            raise CorpusError(
+                f"--dataset {redacted(self.dataset)}",
+                expected="a directory that save_to_disk wrote, or an id on the Hugging Face Hub",
+                found="a URL" if self.dataset else "an empty text",
+                next_step="Pass the id alone, as org/name; files are read with --input.",
+            )
         root = Path(self.dataset)
         if not root.is_dir():
             return None

@@ -21,6 +21,7 @@ from softtargets.capture.tokenizer import Tokenizer, TransformersTokenizer
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.files import hash_bytes, hash_file
 from softtargets.targets import DType, HeadWeights
+from softtargets.urls import is_url, redacted
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -342,6 +343,13 @@ class TransformersTeacher:
 
 def _locate(config: TeacherConfig) -> tuple[Path, str | None]:
     """Return the directory of the model's files, and the commit when it is from the Hub."""
+    if not config.name or is_url(config.name):
+        raise TeacherError(
+            f"--teacher {redacted(config.name)}",
+            expected="a directory, or an id on the Hugging Face Hub",
+            found="a URL" if config.name else "an empty text",
+            next_step="Pass the id alone, as org/name, or copy the model to a directory.",
+        )
     directory = Path(config.name)
     if directory.is_dir():
         if not (directory / "config.json").is_file():

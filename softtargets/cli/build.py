@@ -15,7 +15,9 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as ProgressBar
 
 from softtargets.cli.options import build_options, parse_build
+from softtargets.cli.paths import OUTPUT
 from softtargets.cli.tables import key_value_table, left_out_text
+from softtargets.cli.terminal import echo
 from softtargets.report.texts import bytes_text
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     "--output",
     required=True,
     metavar="STORE",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Directory of the store; an interrupted build is continued there.",
 )
 @click.option(
@@ -78,15 +80,15 @@ def build_command(output: Path, unit_range: tuple[int, int | None] | None, **opt
 
 
 @click.command("commit")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=OUTPUT)
 def commit_command(store: Path) -> None:
     """Make a store of units that were built with --unit-range, when all are done."""
     from softtargets.capture import commit
 
     committed = commit(store)
     size = bytes_text(committed.num_bytes)
-    click.echo(f"{store}: {len(committed):,} windows, {committed.num_positions:,} targets, {size}.")
-    click.echo(f"fingerprint {committed.fingerprint}")
+    echo(f"{store}: {len(committed):,} windows, {committed.num_positions:,} targets, {size}.")
+    echo(f"fingerprint {committed.fingerprint}")
 
 
 def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildResult:
@@ -97,7 +99,7 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
         result = build(config, teacher, show)
     store = result.store
     if result.was_complete:
-        click.echo(f"{config.output} is complete already: nothing to do.")
+        echo(f"{config.output} is complete already: nothing to do.")
     else:
         corpus = store.manifest.corpus
         rows = {
@@ -122,9 +124,9 @@ def _run_range(
         result = build_range(config, teacher, start, stop, show)
     done = f"{result.num_done:,} of {result.num_units:,} units are done"
     if result.num_done < result.num_units:
-        click.echo(f"Units {start} to {(stop or result.num_units) - 1}: done. In all {done}.")
+        echo(f"Units {start} to {(stop or result.num_units) - 1}: done. In all {done}.")
     else:
-        click.echo(f"All {done}: softtargets commit {config.output}")
+        echo(f"All {done}: softtargets commit {config.output}")
 
 
 @contextmanager
@@ -133,14 +135,12 @@ def _watching(
 ) -> Iterator[Callable[[Progress], None]]:
     """Say what is begun, yield what shows progress, and end in peace after Ctrl-C."""
     name = config.corpus.name
-    click.echo(f"Building {config.output}: {teacher.name} on {teacher.device} reads {name}.")
+    echo(f"Building {config.output}: {teacher.name} on {teacher.device} reads {name}.")
     try:
         with _progress_display(console) as show:
             yield show
     except KeyboardInterrupt:
-        click.echo(
-            "Interrupted. The shards done so far are kept: run the same command to continue."
-        )
+        echo("Interrupted. The shards done so far are kept: run the same command to continue.")
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 
@@ -155,7 +155,7 @@ def _progress_display(console: Console) -> Iterator[Callable[[Progress], None]]:
             nonlocal last_line
             if time.monotonic() - last_line >= LOG_SECONDS:
                 last_line = time.monotonic()
-                click.echo(_progress_text(progress, last_line - started))
+                echo(_progress_text(progress, last_line - started))
 
         yield print_line
         return

@@ -19,6 +19,8 @@ from rich.table import Table
 
 from softtargets.cli.build import run_build
 from softtargets.cli.info import print_info
+from softtargets.cli.paths import OUTPUT
+from softtargets.cli.terminal import echo
 from softtargets.cli.verify import print_verification
 from softtargets.store import verify
 
@@ -33,7 +35,7 @@ SEQUENCE_LENGTH = 256
     "--output",
     default="softtargets-demo",
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Directory for the text, the store and the plot.",
 )
 def demo_command(output: Path) -> None:
@@ -60,10 +62,10 @@ def demo_command(output: Path) -> None:
     started = time.monotonic()
     console = Console(highlight=False)
     console.rule("1. Teacher and text", align="left")
-    click.echo("Converting the teacher once, if it is not in the cache yet ...")
+    echo("Converting the teacher once, if it is not in the cache yet ...")
     directory = teacher_directory()
     train, held_out_path = write_corpus(output)
-    click.echo(f"Teacher: {directory}\nText:    {train}, with {held_out_path.name} kept aside")
+    echo(f"Teacher: {directory}", f"Text:    {train}, with {held_out_path.name} kept aside")
 
     console.rule("2. Build the store", align="left")
     teacher = TransformersTeacher(TeacherConfig(name=str(directory), dtype="bfloat16"))
@@ -91,7 +93,7 @@ def demo_command(output: Path) -> None:
     windows = windowing.windows(documents, teacher.tokenizer, Counter())
     held_out = HeldOut.score(list(windows), teacher)
     recipe = Recipe()
-    click.echo(
+    echo(
         f"Each starts from the same weights and takes the same {recipe.steps} batches; both are "
         f"judged on {len(held_out.windows)} held-out windows."
     )
@@ -106,18 +108,18 @@ def demo_command(output: Path) -> None:
     plot = output / "students.png"
     write_plot(plot, students)
     console.print(_students_table(students))
-    click.echo(_verdict(students))
+    echo(_verdict(students))
 
     console.rule("5. What you have now", align="left")
-    click.echo(f"The store:  {store.root}\nThe plot:   {plot}\nThe text:   {train}")
-    click.echo(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Next:\n")
+    echo(f"The store:  {store.root}", f"The plot:   {plot}", f"The text:   {train}")
+    echo(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Next:", "")
     for arguments in (
         f"info {store.root} --json",
         f"verify {store.root}",
         f"build --teacher {directory} --input {held_out_path} --id-field id "
         f"--output {output / 'my-store'}",
     ):
-        click.echo(f"  {_program()} {arguments}")
+        echo(f"  {_program()} {arguments}")
 
 
 def _program() -> str:
@@ -130,7 +132,7 @@ def _program() -> str:
 @contextmanager
 def _step_display(console: Console, name: str, steps: int) -> Iterator[Callable[[int], None]]:
     if not console.is_terminal:
-        click.echo(f"Training the student on {name} ...")
+        echo(f"Training the student on {name} ...")
         yield lambda _: None
         return
     with ProgressBar(console=console, transient=True) as bar:

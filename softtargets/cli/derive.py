@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
+from softtargets.cli.paths import OUTPUT
+from softtargets.cli.terminal import echo
 from softtargets.store import Store, filter_store, merge_stores, split_store
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.command("merge")
 @click.argument("stores", metavar="STORE_OR_URL...", nargs=-1, required=True)
-@click.option("--output", required=True, type=_PATH, help="Directory of the merged store.")
+@click.option("--output", required=True, type=OUTPUT, help="Directory of the merged store.")
 def merge_command(stores: tuple[str, ...], output: Path) -> None:
     """Merge stores that were made in the same way from different text.
 
@@ -24,8 +24,8 @@ def merge_command(stores: tuple[str, ...], output: Path) -> None:
 
 @click.command("split")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option("--train", required=True, type=_PATH, help="Directory of the larger part.")
-@click.option("--validation", required=True, type=_PATH, help="Directory of the smaller part.")
+@click.option("--train", required=True, type=OUTPUT, help="Directory of the larger part.")
+@click.option("--validation", required=True, type=OUTPUT, help="Directory of the smaller part.")
 @click.option(
     "--fraction", default=0.05, show_default=True, help="Share of windows for validation."
 )
@@ -37,7 +37,7 @@ def split_command(store: str, train: Path, validation: Path, fraction: float) ->
 
 @click.command("filter")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option("--output", required=True, type=_PATH, help="Directory of the new store.")
+@click.option("--output", required=True, type=OUTPUT, help="Directory of the new store.")
 @click.option("--source", "sources", multiple=True, help="Input file to keep; repeat for more.")
 @click.option(
     "--trained-only", is_flag=True, help="Leave out windows without a target to train on."
@@ -49,4 +49,4 @@ def filter_command(store: str, output: Path, sources: tuple[str, ...], trained_o
 
 def say_store(store: Store) -> None:
     """Print where a store is and how large."""
-    click.echo(f"{store.root}: {len(store):,} windows, {store.num_positions:,} targets")
+    echo(f"{store.root}: {len(store):,} windows, {store.num_positions:,} targets")

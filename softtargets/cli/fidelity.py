@@ -12,6 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.paths import INPUT, OUTPUT
+from softtargets.cli.terminal import cell, echo
 from softtargets.errors import InputError
 from softtargets.fidelity import SECTIONS
 from softtargets.store import Store
@@ -39,7 +41,7 @@ _COLUMNS = {
     "--input",
     "inputs",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=INPUT,
     help="Text for a TEACHER: files, as for build; repeat for more.",
 )
 @click.option("--sequence-length", default=128, show_default=True, help="Tokens of a window.")
@@ -61,7 +63,7 @@ _COLUMNS = {
 @click.option(
     "--output",
     required=True,
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Directory for tables (Markdown), JSON and plots.",
 )
 def fidelity_command(
@@ -113,9 +115,7 @@ def fidelity_command(
         windows,
         QUICK if quick else LARGE,
         only or SECTIONS,
-        on_progress=lambda text: click.echo(
-            f"[{time.monotonic() - started:6.0f} s] {text}", err=True
-        ),
+        on_progress=lambda text: echo(f"[{time.monotonic() - started:6.0f} s] {text}", err=True),
     ):
         results[section] = rows
         # After every section, as the next may take hours.
@@ -124,7 +124,7 @@ def fidelity_command(
         plots = write_plots(output, results)
         console.print(_table(section, rows))
     paths = [output / "fidelity.md", output / "fidelity.json", *plots]
-    click.echo(f"Written: {', '.join(map(str, paths))}")
+    echo(f"Written: {', '.join(map(str, paths))}")
 
 
 def _read_windows(teacher: Any, inputs: tuple[Path, ...], length: int) -> list[TokenWindow]:
@@ -157,7 +157,7 @@ def _table(section: str, rows: list[dict[str, Any]]) -> Table:
     for number, head in enumerate(_heads(section, rows[0])):
         table.add_column(head, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*_cells(section, row))
+        table.add_row(*map(cell, _cells(section, row)))
     return table
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from softtargets.cli.tables import key_value_table
+from softtargets.cli.terminal import cell, echo_json
 from softtargets.report.sizes import ColumnSizes, column_sizes, meaning
 from softtargets.report.summary import summary
 from softtargets.report.texts import bytes_text, percent_text
-from softtargets.report.tokens import printable
 from softtargets.store import Store
 
 _MOST_SOURCES = 20
@@ -37,7 +35,7 @@ def info_command(store: str, detail: bool, as_json: bool) -> None:
         if detail:
             data["column_bytes"] = column_sizes(opened).columns
             data["source_windows"] = opened.source_windows()
-        click.echo(json.dumps(data, indent=1))
+        echo_json(data)
         return
     console = Console(highlight=False)
     print_info(console, opened)
@@ -82,7 +80,7 @@ def _column_table(sizes: ColumnSizes) -> Table:
             percent_text(size / sizes.num_bytes),
             f"{size / sizes.num_positions:.2f}",
         )
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*map(cell, cells))
     return table
 
 
@@ -91,7 +89,7 @@ def _source_table(windows: dict[str, int]) -> Table:
     table.add_column("input file", overflow="fold")
     table.add_column("windows", justify="right", no_wrap=True)
     for source, number in list(windows.items())[:_MOST_SOURCES]:
-        table.add_row(Text(printable(source)), f"{number:,}")
+        table.add_row(cell(source), f"{number:,}")
     if len(windows) > _MOST_SOURCES:
         table.add_row(f"and {len(windows) - _MOST_SOURCES:,} more", "")
     return table

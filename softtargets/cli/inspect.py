@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,15 +10,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.report.facts import grid_of
 from softtargets.report.predictions import Predictions
 from softtargets.report.reading import Reading
 from softtargets.report.texts import number_text, percent_text, plural
-from softtargets.report.tokens import TokenNames, printable
+from softtargets.report.tokens import TokenNames
 from softtargets.report.windows import find_window, sound
 from softtargets.store import Store
 from softtargets.targets import temperature_index
+from softtargets.texts import shown
 from softtargets.window import Window
 
 PIPE_WIDTH = 120
@@ -49,8 +50,7 @@ def inspect_command(
     """
     opened = Store.open(store)
     if as_list:
-        for one in opened.window_ids():
-            click.echo(one)
+        echo(*opened.window_ids())
         return
     window = (
         sound(opened, next(iter(opened))) if window_id is None else find_window(opened, window_id)
@@ -65,7 +65,7 @@ def inspect_command(
     most = _IN_A_ROW if position is None and not as_json else _AT_LENGTH
     tokens = list(_chosen(reading, position, most))
     if as_json:
-        click.echo(json.dumps({**_about(window, temperature), "tokens": tokens}, indent=1))
+        echo_json({**_about(window, temperature), "tokens": tokens})
         return
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -111,8 +111,8 @@ def _about(window: Window, temperature: float | None) -> dict[str, Any]:
 def _heading(window: Window, temperature: float | None) -> Text:
     at = "no temperature is stored" if temperature is None else f"temperature {temperature:g}"
     return Text.assemble(
-        (f"window {window.window_id}", "bold"),
-        f"\n{printable(window.source)}, {plural(len(window), 'token')}, {at}; what is said of a "
+        (f"window {shown(window.window_id)}", "bold"),
+        f"\n{shown(window.source)}, {plural(len(window), 'token')}, {at}; what is said of a "
         "token the teacher said before it came\n",
     )
 

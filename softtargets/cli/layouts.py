@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from softtargets.cli.derive import say_store
+from softtargets.cli.paths import INPUT, OUTPUT
+from softtargets.cli.terminal import echo
 from softtargets.errors import InputError
 from softtargets.store import Store, export_axolotl, export_distillkit, export_plain
 from softtargets.store.layouts import (
@@ -22,12 +24,10 @@ from softtargets.store.layouts import (
 from softtargets.store.layouts.compression import CONFIG_NAME
 from softtargets.store.layouts.imports import Layout
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command("export")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.argument("output", type=_PATH)
+@click.argument("output", type=OUTPUT)
 @click.option(
     "--to",
     "layout",
@@ -72,11 +72,11 @@ def export_command(store: str, output: Path, layout: str, **options: Any) -> Non
     else:
         _check_given(given, "--to distillkit", ("value_format", "top_k", "without_draws"))
         directory = export_distillkit(store, output, **given)
-    click.echo(f"{directory}: {layout} layout, {len(Store.open(store)):,} windows")
+    echo(f"{directory}: {layout} layout, {len(Store.open(store)):,} windows")
 
 
 @click.command("import")
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=_PATH)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=INPUT)
 @click.option(
     "--from",
     "layout",
@@ -86,7 +86,7 @@ def export_command(store: str, output: Path, layout: str, **options: Any) -> Non
     "logprobs, with target_token_ids. distillkit: compressed columns. token-logits: token_ids with "
     "top_values.",
 )
-@click.option("--output", required=True, type=_PATH, help="Directory of the store.")
+@click.option("--output", required=True, type=OUTPUT, help="Directory of the store.")
 @click.option(
     "--values-are",
     type=click.Choice(["full", "renormalised", "logits"]),
@@ -96,7 +96,7 @@ def export_command(store: str, output: Path, layout: str, **options: Any) -> Non
 @click.option("--temperature", type=float, help="Of that softmax.")
 @click.option("--vocab-size", type=int, help="Width of the teacher's output, padding included.")
 @click.option(
-    "--tokenizer", type=_PATH, help="Directory of the teacher's tokenizer; unknown otherwise."
+    "--tokenizer", type=INPUT, help="Directory of the teacher's tokenizer; unknown otherwise."
 )
 @click.option("--teacher", help="Name of the teacher; unknown otherwise.")
 @click.option("--license", "license_", help="Licence of the targets, to be kept with them.")
@@ -108,7 +108,7 @@ def export_command(store: str, output: Path, layout: str, **options: Any) -> Non
 )
 @click.option(
     "--compression-config",
-    type=_PATH,
+    type=INPUT,
     help=f"distillkit: YAML that the files were captured with; by default {CONFIG_NAME} beside "
     "them.",
 )

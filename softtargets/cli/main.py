@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -18,16 +20,32 @@ from softtargets.cli.report import report_command
 from softtargets.cli.share import card_command, pull_command, push_command
 from softtargets.cli.verify import verify_command
 from softtargets.errors import SoftTargetsError
+from softtargets.texts import shown
 
 
 class _Commands(click.Group):
     """A group that prints the package's errors as one paragraph and exits with 1."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _shown_errors():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _shown_errors():
             return super().invoke(ctx)
-        except SoftTargetsError as error:
-            raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _shown_errors() -> Iterator[None]:
+    """Raise the package's errors as click's, and click's without what a terminal would obey."""
+    try:
+        yield
+    except SoftTargetsError as error:
+        raise click.ClickException(str(error)) from error
+    except click.ClickException as error:
+        # They quote arguments as they were given, and are made before anybody can ask them not to.
+        vars(error)["message"] = shown(error.message)
+        raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from softtargets.cli.paths import INPUT, LocalPath
 from softtargets.cli.selection import SELECTION_OPTIONS, parse_selection
 from softtargets.errors import InputError
 
@@ -27,7 +28,7 @@ _OPTIONS = (
         "inputs",
         multiple=True,
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=INPUT,
         help="What to score: .txt, .jsonl (each also .gz or .zst) or .parquet, or a pattern such "
         "as 'data/*.jsonl'; more may follow.",
     ),
@@ -95,7 +96,7 @@ _OPTIONS = (
     click.option("--tools-field", help="Field with the tools of a conversation."),
     click.option(
         "--chat-template",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=LocalPath("a local file", exists=True, dir_okay=False),
         help="File with a Jinja template, instead of the tokenizer's own.",
     ),
     click.option(
@@ -154,7 +155,7 @@ _OPTIONS = (
         help="Processes that run units; with several CUDA devices each takes one in turn. On a "
         "CPU one process uses all cores already.",
     ),
-    click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path)),
+    click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=INPUT),
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,10 @@ from softtargets.cli.budget import (
     fit_budget,
 )
 from softtargets.cli.options import build_options, parse_build
+from softtargets.cli.paths import OUTPUT
 from softtargets.cli.selection import selection_text
 from softtargets.cli.tables import key_value_table, left_out_text
+from softtargets.cli.terminal import echo_json
 from softtargets.report.texts import bytes_text
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     metavar="STORE",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="As for build, so that its options can be pasted; nothing is written there.",
 )
 @build_options
@@ -69,7 +70,7 @@ def plan_command(
     found = estimate_from(config, teacher, corpus)
     if as_json:
         fitted = {} if budget is None else {"selections": describe_fits(fits)}
-        click.echo(json.dumps(describe(found) | fitted, indent=1))
+        echo_json(describe(found) | fitted)
         return
     console = Console(highlight=False)
     if budget is not None:

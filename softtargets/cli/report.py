@@ -6,15 +6,20 @@ from pathlib import Path
 
 import click
 
+from softtargets.cli.paths import LocalPath
+from softtargets.cli.terminal import echo
 from softtargets.errors import InputError
 from softtargets.store import Store
-
-_PATH = click.Path(path_type=Path)
 
 
 @click.command("report")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option("--output", required=True, type=_PATH, help="Path of the HTML page.")
+@click.option(
+    "--output",
+    required=True,
+    type=LocalPath("a local file to write to"),
+    help="Path of the HTML page.",
+)
 @click.option(
     "--windows",
     "most_windows",
@@ -63,4 +68,4 @@ def report_command(
     )
     content = page.encode()
     output.write_bytes(content)
-    click.echo(f"{output}: {bytes_text(len(content))}; open it in a browser.")
+    echo(f"{output}: {bytes_text(len(content))}; open it in a browser.")

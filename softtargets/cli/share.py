@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
+from softtargets.cli.paths import INPUT, OUTPUT
+from softtargets.cli.terminal import echo
 from softtargets.report.texts import bytes_text
 from softtargets.store import Store
 
-_DIRECTORY = click.Path(path_type=Path)
-
 
 @click.command("card")
-@click.argument("store", metavar="STORE", type=_DIRECTORY)
+@click.argument("store", metavar="STORE", type=INPUT)
 @click.option(
     "--fidelity",
-    type=_DIRECTORY,
+    type=INPUT,
     metavar="FILE",
     help="What 'verify --rescore --json' printed for this store, to be shown as a table.",
 )
@@ -28,12 +28,12 @@ def card_command(store: Path, fidelity: Path | None) -> None:
     from softtargets.sharing import unstated_licences, write_card
 
     card = write_card(Store.open(store), fidelity)
-    click.echo(f"{card} is up to date.")
+    echo(f"{card} is up to date.")
     _say_unstated(unstated_licences(card))
 
 
 @click.command("push")
-@click.argument("store", metavar="STORE", type=_DIRECTORY)
+@click.argument("store", metavar="STORE", type=INPUT)
 @click.argument("repository", metavar="ORG/NAME")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @click.option("--revision", "--branch", metavar="BRANCH", help="Branch; main by default.")
@@ -58,26 +58,28 @@ def push_command(
         store, repository, revision=revision, private=private, message=message, replace=replace
     )
     if result.num_files:
-        click.echo(
-            f"{result.url}: {result.num_files:,} files, {bytes_text(result.num_bytes)} pushed."
-        )
+        echo(f"{result.url}: {result.num_files:,} files, {bytes_text(result.num_bytes)} pushed.")
     else:
-        click.echo(f"{result.url}: all files are there already.")
+        echo(f"{result.url}: all files are there already.")
     _say_unstated(result.unstated_licences)
     at = "" if result.revision == "main" else f', revision="{result.revision}"'
-    click.echo(
-        "\nTo train on it:\n\n"
-        "    from softtargets import SoftTargetDataset\n"
-        f'    dataset = SoftTargetDataset("{result.url}", shuffle=True, batch_size=8)\n\n'
-        "To look at it, without softtargets:\n\n"
-        "    from datasets import load_dataset\n"
-        f'    windows = load_dataset("{result.repository}"{at}, split="train", streaming=True)'
+    echo(
+        "",
+        "To train on it:",
+        "",
+        "    from softtargets import SoftTargetDataset",
+        f'    dataset = SoftTargetDataset("{result.url}", shuffle=True, batch_size=8)',
+        "",
+        "To look at it, without softtargets:",
+        "",
+        "    from datasets import load_dataset",
+        f'    windows = load_dataset("{result.repository}"{at}, split="train", streaming=True)',
     )
 
 
 @click.command("pull")
 @click.argument("repository", metavar="ORG/NAME[@REVISION]")
-@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@click.argument("directory", metavar="DIR", type=OUTPUT)
 @click.option("--revision", help="Branch, tag or commit; main by default.")
 def pull_command(repository: str, directory: Path, revision: str | None) -> None:
     """Pull a store from the Hugging Face Hub and check every file of it.
@@ -95,7 +97,7 @@ def pull_command(repository: str, directory: Path, revision: str | None) -> None
 
         result = pull(repository, directory, revision=revision, on_file=show)
     fetched = f"{result.num_files:,} files, {bytes_text(result.num_bytes)} fetched"
-    click.echo(
+    echo(
         f"{directory}: {len(result.store):,} windows, every checksum holds; "
         f"{fetched if result.num_files else 'all files were there already'}."
     )
@@ -103,4 +105,4 @@ def pull_command(repository: str, directory: Path, revision: str | None) -> None
 
 def _say_unstated(names: tuple[str, ...]) -> None:
     if names:
-        click.echo(f"README.md does not state the licence yet: {'; '.join(names)}.", err=True)
+        echo(f"README.md does not state the licence yet: {'; '.join(names)}.", err=True)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich.table import Table
-from rich.text import Text
+
+from softtargets.cli.terminal import cell
 
 
 def key_value_table(title: str, rows: Mapping[str, str]) -> Table:
     """Return a table of two columns."""
-    table = Table(title=Text(title), title_justify="left", show_header=False, box=None)
+    table = Table(title=cell(title), title_justify="left", show_header=False, box=None)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        # Text, since a name of a file may look like rich's markup.
-        table.add_row(name, Text(value))
+        table.add_row(name, cell(value))
     return table
 
 

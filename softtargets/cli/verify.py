@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
 
@@ -59,7 +59,7 @@ def verify_command(
     if report.is_sound and num_windows is not None:
         rescored = run_rescoring(opened, num_windows, name=str(teacher), **options)
     if as_json:
-        click.echo(json.dumps(describe(opened, report, rescored), indent=1))
+        echo_json(describe(opened, report, rescored))
     elif rescored is not None:
         print_rescoring(opened, rescored)
     if not report.is_sound or (rescored is not None and not rescored.holds):
@@ -129,9 +129,9 @@ def print_rescoring(store: Store, report: RescoreReport) -> None:
         )
     Console(highlight=False, width=120).print(table)
     if report.holds:
-        click.echo(f"{store.location} agrees with the live teacher.")
+        echo(f"{store.location} agrees with the live teacher.")
     else:
-        click.echo(
+        echo(
             f"{store.location} does not agree with the live teacher: its targets differ by more "
             "than the teacher's own rounding and the stored form explain. They belong to other "
             "positions, or to another teacher. Build the store again."
@@ -147,14 +147,14 @@ def print_verification(store: Store, report: VerifyReport, *, fast: bool = False
     )
     if report.is_sound:
         if fast:
-            click.echo(f"{where}: sizes and footers hold; nothing else was read of {checked}.")
+            echo(f"{where}: sizes and footers hold; nothing else was read of {checked}.")
         else:
-            click.echo(f"{where} is sound: {checked} checked.")
+            echo(f"{where} is sound: {checked} checked.")
         return
     number = len(report.problems)
-    click.echo(f"{where} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")
+    echo(f"{where} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")
     for problem in report.problems[:MOST_SHOWN]:
-        click.echo(f"- {problem.where}: expected {problem.expected}; found {problem.found}.")
+        echo(f"- {problem.where}: expected {problem.expected}; found {problem.found}.")
     if number > MOST_SHOWN:
-        click.echo(f"... and {number - MOST_SHOWN} more.")
-    click.echo("Restore the files from a copy, or build the store again in a new directory.")
+        echo(f"... and {number - MOST_SHOWN} more.")
+    echo("Restore the files from a copy, or build the store again in a new directory.")

@@ -22,9 +22,10 @@ from softtargets.report.sizes import column_sizes, meaning
 from softtargets.report.statistics import Statistics, Sums, measure
 from softtargets.report.summary import summary
 from softtargets.report.texts import bytes_text, number_text, percent_text
-from softtargets.report.tokens import TokenNames, printable
+from softtargets.report.tokens import TokenNames
 from softtargets.report.windows import find_window, sampled, sound
 from softtargets.store import Store
+from softtargets.texts import shown
 
 DEFAULT_WINDOWS = 1000
 DEFAULT_EXAMPLES = 3
@@ -90,10 +91,10 @@ def report(
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": True}
-    environment.filters |= {"bytes": bytes_text, "percent": percent_text, "printable": printable}
+    environment.filters |= {"bytes": bytes_text, "percent": percent_text, "shown": shown}
     sizes = column_sizes(store)
     return environment.get_template("report.html").render(
-        name=str(store.location).rstrip("/").rpartition("/")[2],
+        name=shown(str(store.location).rstrip("/").rpartition("/")[2]),
         summary=summary(store),
         temperatures=[f"{one:g}" for one in statistics.temperatures],
         statistics=statistics,

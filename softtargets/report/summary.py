@@ -7,15 +7,15 @@ from typing import Any
 
 from softtargets.kinds import TargetSchema
 from softtargets.report.texts import bytes_text, list_text, plural
-from softtargets.report.tokens import printable
 from softtargets.store import Store
+from softtargets.texts import shown
 
 
 def summary(store: Store) -> dict[str, str]:
-    """Return the lines by their names, from a store's manifest alone."""
+    """Return the lines by their names, from a store's manifest alone; what it says is escaped."""
     identity, targets = store.manifest.identity, store.targets
     corpus = store.manifest.corpus
-    files = list_text([printable(name) for name in _file_names(identity["corpus"])])
+    files = list_text(list(_file_names(identity["corpus"])))
     documents = f"{plural(corpus['documents'], 'document')} from " if "documents" in corpus else ""
     rows = {
         **_teacher(store),
@@ -39,7 +39,7 @@ def summary(store: Store) -> dict[str, str]:
     ]
     if steps:
         rows["derived"] = ", then ".join(steps)
-    return rows
+    return {name: shown(text) for name, text in rows.items()}
 
 
 def _teacher(store: Store) -> dict[str, str]:

@@ -79,8 +79,3 @@ def visible(text: str, is_first: bool = True) -> str:
         else:
             parts.append(character)
     return "".join(parts)
-
-
-def printable(text: str) -> str:
-    """Return a name of a file or a document: as `visible`, but with its spaces."""
-    return " ".join(visible(part) for part in text.split(" "))

@@ -7,19 +7,24 @@ every range is known before it is asked for.
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from threading import Lock
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
 from fsspec.asyn import AsyncFileSystem
 from pyarrow import fs
 
-from softtargets.errors import InputError
+from softtargets.errors import InputError, StoreError
+from softtargets.urls import Secrets, names_a_place, redacted, schemes
 
 _ARROW_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
+_NO_PLACES = ("async_wrapper", "asyncwrapper", "dask", "dir", "generic", "reference")
+"""What fsspec opens by a scheme, but is no place: these wrap others, send code to a cluster, or
+follow a file of references whose templates are code."""
 _MOST_HANDLES = 4096
 TIMEOUT = 10.0
 """Seconds to wait for a connection, and for another byte."""
@@ -54,6 +59,7 @@ class ArrowClient:
         self._filesystem = filesystem
         # To open a file asks for its size, once: its ranges are one request each then.
         self._files: dict[str, pa.NativeFile] = {}
+        self._has_answered = False
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -67,7 +73,7 @@ class ArrowClient:
 
     def read(self, path: str) -> bytes:
         """Return all of a file."""
-        with self._filesystem.open_input_file(path) as file:
+        with self._open(path) as file:
             content: bytes = file.read()
         return content
 
@@ -76,13 +82,20 @@ class ArrowClient:
         with self._lock:
             file = self._files.get(path)
         if file is None:
-            file = self._filesystem.open_input_file(path)
+            file = self._open(path)
             with self._lock:
                 self._files[path] = file
                 if len(self._files) > _MOST_HANDLES:
                     self._files.pop(next(iter(self._files)))
         content: bytes = file.read_at(num_bytes, offset)
         return content
+
+    def _open(self, path: str) -> pa.NativeFile:
+        if self._filesystem.type_name == "abfs" and not self._has_answered:
+            # Where Azure's client finds no credentials, opening a file ends the process.
+            self._filesystem.get_file_info(path)
+            self._has_answered = True
+        return self._filesystem.open_input_file(path)
 
     def names(self, directory: str) -> list[str]:
         """Return the names of the files in a directory."""
@@ -148,6 +161,7 @@ def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
 
     Raises:
         InputError: there is none.
+        StoreError: it cannot reach the place.
     """
     if isinstance(filesystem, fs.FileSystem):
         return ArrowClient(filesystem), _without_scheme(url)
@@ -160,19 +174,54 @@ def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
             found=f"a {type(filesystem).__name__}",
             next_step="For example pyarrow.fs.S3FileSystem(), or fsspec.filesystem('memory').",
         )
+    if not names_a_place(url):
+        raise InputError(
+            redacted(url),
+            expected="a URL that names a place, as s3://bucket/store does",
+            found="a scheme alone",
+            next_step="Correct it.",
+        )
+    parts = [scheme for scheme in schemes(url) if scheme in _NO_PLACES]
+    if parts:
+        raise InputError(
+            redacted(url),
+            expected="the URL of a place with files",
+            found=f"{parts[0]}://, which names other places",
+            next_step="Pass the URL of the place itself, or filesystem=.",
+        )
+    secrets = Secrets(url)
     try:
-        if urlsplit(url).scheme in _ARROW_SCHEMES:
+        if schemes(url)[0] in _ARROW_SCHEMES:
             made, path = fs.FileSystem.from_uri(url)
             return ArrowClient(_remade(made)), path
         made, path = fsspec.core.url_to_fs(url)
-    except (pa.ArrowException, ImportError, ValueError) as error:
+    except OSError as error:
+        raise StoreError(
+            redacted(url),
+            expected="a place that can be reached",
+            found=secrets.said(error),
+            next_step="Check the URL, the credentials and the network, and run it again.",
+        ) from secrets.cause(error)
+    # Clients that are given half a URL stumble in ways of their own.
+    except Exception as error:  # noqa: BLE001
         raise InputError(
             redacted(url),
             expected="a URL that pyarrow.fs or fsspec opens",
-            found=f"{error}".replace(url, redacted(url)),
+            found=secrets.said(error),
             next_step="Correct it; install what fsspec needs for its scheme; or pass filesystem=.",
-        ) from error
+        ) from secrets.cause(error)
     return FsspecClient(made), path
+
+
+def client_options(filesystem: Any) -> Mapping[str, Any]:
+    """Return what a file system was made with, keys and tokens among it."""
+    if isinstance(filesystem, fsspec.AbstractFileSystem):
+        options: Mapping[str, Any] = filesystem.storage_options
+        return options
+    if isinstance(filesystem, fs.S3FileSystem | fs.GcsFileSystem):
+        _, (options,) = filesystem.__reduce__()
+        return options
+    return {}
 
 
 def _remade(filesystem: fs.FileSystem) -> fs.FileSystem:
@@ -191,18 +240,17 @@ def _remade(filesystem: fs.FileSystem) -> fs.FileSystem:
         limits = {"retry_time_limit": timedelta(seconds=TIMEOUT)}
     else:
         return copy.copy(filesystem)
-    _, (options,) = filesystem.__reduce__()
-    given = {name: value for name, value in options.items() if value not in (None, -1.0)}
+    given = {
+        name: value
+        for name, value in client_options(filesystem).items()
+        if value not in (None, -1.0)
+    }
     return type(filesystem)(**(limits | given))
 
 
-def redacted(url: str) -> str:
-    """Return a URL without the credentials and options it may hold."""
+def _without_scheme(url: str) -> str:
+    """Return the path in a file system that a URL of it names, or a path as it is."""
     if "://" not in url:
         return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _without_scheme(url: str) -> str:
-    return redacted(url).partition("://")[2] if "://" in url else url
+    authority, slash, path = re.split("[?#]", url.partition("://")[2])[0].partition("/")
+    return f"{authority.rpartition('@')[2]}{slash}{path}"

@@ -13,13 +13,14 @@ from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from softtargets.errors import CorruptionError, InputError, StoreError
 from softtargets.store.files import checksum
 from softtargets.store.manifest import RESTORE
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.tree import Tree, error_text
+from softtargets.urls import is_url, redacted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,8 @@ class ReadCounts:
     def _items(self) -> list[tuple[str, int]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
+
+_FILE_URL = re.compile(r"file:(//(localhost)?)?(?P<path>/(?!/)[^?#]*)", re.IGNORECASE)
 
 FOOTER = "footer"
 """What the part of a shard after its last row group is called."""
@@ -252,11 +255,6 @@ def wrong_size(where: str, expected: int, found: int | None) -> CorruptionError:
     )
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Return whether a text names a place by a scheme, as s3://bucket/store does."""
-    return isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
-
-
 def open_location(
     path: str | os.PathLike[str],
     *,
@@ -268,10 +266,17 @@ def open_location(
 
     Raises:
         InputError: nothing opens the URL, or the other arguments do not go with the path.
-        StoreError: the cache's directory cannot be used.
+        StoreError: the place cannot be reached, or the cache's directory cannot be used.
     """
-    if isinstance(path, str) and path.startswith("file://"):
-        path = unquote(urlsplit(path).path)
+    if path == "":
+        raise InputError(
+            "Store.open, path",
+            expected="a directory or a URL",
+            found="an empty text",
+            next_step="'.' is the directory that you are in.",
+        )
+    if isinstance(path, str) and path[:6].lower() == "file:/":
+        path = _path_of(path)
     if filesystem is None and not is_url(path):
         if cache_dir is not None or cache_bytes is not None:
             raise InputError(
@@ -285,3 +290,20 @@ def open_location(
     from softtargets.store.remote import open_remote
 
     return open_remote(path, filesystem, cache_dir, cache_bytes)
+
+
+def _path_of(url: str) -> str:
+    """Return the path that a URL of a local file names.
+
+    Raises:
+        InputError: it names another machine, or has more than a path.
+    """
+    found = _FILE_URL.fullmatch(url)
+    if found is None:
+        raise InputError(
+            redacted(url),
+            expected="file:///directory, in which a ? and a # of a name are %3F and %23",
+            found="another form",
+            next_step="Pass the path alone.",
+        )
+    return unquote(found["path"], errors="surrogateescape")

@@ -19,7 +19,7 @@ from tenacity import (
     RetryCallState,
     RetryError,
     Retrying,
-    retry_if_not_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     stop_before_delay,
     wait_random_exponential,
@@ -28,10 +28,11 @@ from tenacity import (
 from softtargets.errors import CorruptionError, InputError, SoftTargetsError, StoreError
 from softtargets.store.cache import CACHE_BYTES, RangeCache
 from softtargets.store.files import checksum, hash_bytes
-from softtargets.store.filesystems import Client, open_client, redacted
+from softtargets.store.filesystems import Client, client_options, open_client
 from softtargets.store.location import FOOTER, Location, ReadCounts, ShardFile, wrong_bytes
 from softtargets.store.manifest import RESTORE
 from softtargets.store.shard_table import ShardEntry
+from softtargets.urls import Secrets, redacted
 
 ATTEMPTS = 8
 """Of every read."""
@@ -106,15 +107,19 @@ class RemoteLocation(Location):
     """A path of a file system that is not this machine's. Safe in threads and after a fork.
 
     Args:
-        text: what messages call it.
+        url: of the store, or its path in a file system.
         client: of this process; other processes get their own.
         root: the store's path in its file system.
         cache: where ranges are kept on the local disk, if anywhere.
+        secrets: what the client may quote that must be in no message.
     """
 
-    def __init__(self, text: str, client: Client, root: str, cache: RangeCache | None) -> None:
+    def __init__(
+        self, url: str, client: Client, root: str, cache: RangeCache | None, secrets: Secrets
+    ) -> None:
         self.cache = cache
-        self._text = text
+        self._text = redacted(url).rstrip("/")
+        self._secrets = secrets
         self._root = root.rstrip("/")
         self._reading_here = _Reading(client)
 
@@ -243,7 +248,7 @@ class RemoteLocation(Location):
                 expected=f"a file with {len(piece):,} bytes at {offset:,}",
                 found="no file",
                 next_step=RESTORE,
-            ) from error
+            ) from self._secrets.cause(error)
         except _WrongBytesError as error:
             found = checksum(error.content)
             raise wrong_bytes(where, len(piece), xxh3, len(error.content), found) from error
@@ -259,7 +264,7 @@ class RemoteLocation(Location):
         attempts = Retrying(
             stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(MOST_SECONDS),
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=retry_if_not_exception_type((SoftTargetsError, *_FINAL)),
+            retry=retry_if_exception(_may_pass),
             before_sleep=before_retry,
         )
         try:
@@ -270,21 +275,29 @@ class RemoteLocation(Location):
             if isinstance(cause, _WrongBytesError):
                 raise cause from None
             tried = error.last_attempt.attempt_number
-            raise self._unreachable(f"{self.where(path)}{part}", tried, cause) from cause
-        except FileNotFoundError:
+            raise self._unreachable(f"{self.where(path)}{part}", tried, cause) from (
+                self._secrets.cause(cause)
+            )
+        except (FileNotFoundError, SoftTargetsError):
             raise
-        except (OSError, ValueError) as error:
-            raise self._unreachable(f"{self.where(path)}{part}", 1, error) from error
+        # A broken client raises errors of any type.
+        except Exception as error:  # noqa: BLE001
+            raise self._unreachable(f"{self.where(path)}{part}", 1, error) from (
+                self._secrets.cause(error)
+            )
 
-    @staticmethod
-    def _unreachable(where: str, attempts: int, cause: BaseException) -> StoreError:
+    def _unreachable(self, where: str, attempts: int, cause: BaseException) -> StoreError:
         return StoreError(
             where,
             expected="to be read",
-            found=f"after {attempts} attempt{'s' * (attempts != 1)}: "
-            f"{str(cause) or type(cause).__name__}",
+            found=f"after {attempts} attempt{'s' * (attempts != 1)}: {self._secrets.said(cause)}",
             next_step="Check the URL, the credentials and the network, and run it again.",
         )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether what a client raised may be otherwise at another attempt."""
+    return isinstance(error, Exception) and not isinstance(error, (SoftTargetsError, *_FINAL))
 
 
 class RemoteFile:
@@ -319,7 +332,7 @@ def open_remote(
 
     Raises:
         InputError: nothing opens the URL, or there is a limit without a cache.
-        StoreError: the cache's directory cannot be used.
+        StoreError: the place cannot be reached, or the cache's directory cannot be used.
     """
     if cache_dir is None and cache_bytes is not None:
         raise InputError(
@@ -334,4 +347,4 @@ def open_remote(
     if cache_dir is not None:
         limit = CACHE_BYTES if cache_bytes is None else cache_bytes
         cache = RangeCache(Path(cache_dir), limit)
-    return RemoteLocation(redacted(url).rstrip("/"), client, root, cache)
+    return RemoteLocation(url, client, root, cache, Secrets(url, client_options(filesystem)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from tests.attacks import (
     contradictions,
     teachers,
+    texts,
 )
 from tests.attacks.attack import Attack
 
 ATTACKS: tuple[Attack, ...] = (
     *contradictions.ATTACKS,
     *teachers.ATTACKS,
+    *texts.ATTACKS,
 )

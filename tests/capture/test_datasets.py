@@ -98,6 +98,13 @@ def test_what_is_wrong_with_a_dataset_is_said(tmp_path: Path) -> None:
         DatasetCorpus(dataset=str(tmp_path / "empty")).describe()
 
 
+@pytest.mark.parametrize("wrong", ["", "https://me:hunter22@host/a"])
+def test_a_dataset_is_no_url(wrong: str) -> None:
+    with pytest.raises(CorpusError, match="expected a directory that save_to_disk wrote") as caught:
+        list(DatasetCorpus(dataset=wrong).documents())
+    assert "hunter22" not in str(caught.value)
+
+
 def test_without_network_a_hub_id_is_an_error_that_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

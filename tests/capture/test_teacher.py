@@ -281,6 +281,13 @@ def test_a_model_that_reads_in_both_directions_is_refused(tmp_path: Path) -> Non
         load(directory, "Bert")
 
 
+@pytest.mark.parametrize("wrong", ["", "https://me:hunter22@host/a"])
+def test_a_teacher_is_no_url(wrong: str) -> None:
+    with pytest.raises(TeacherError, match="expected a directory, or an id on the Hug") as caught:
+        TransformersTeacher(TeacherConfig(name=wrong))
+    assert "hunter22" not in str(caught.value)
+
+
 def test_a_model_without_its_head_is_refused(tmp_path: Path) -> None:
     """transformers loads it with a random one, and warns."""
     config = transformers.LlamaConfig(**GROUPED)

@@ -51,6 +51,14 @@ def test_hostile_text_is_no_markup(tmp_path: Path) -> None:
     assert "49" not in re.findall(r">([^<]*)<", page)
 
 
+def test_a_name_on_the_page_is_shown_and_not_obeyed(tmp_path: Path) -> None:
+    store = hostile_store(tmp_path / "store")
+    store.root.rename(tmp_path / "\u202ea\x1b\x9b<b>")
+    page = report(Store.open(tmp_path / "\u202ea\x1b\x9b<b>"))
+    assert "<title>\\u202ea\\x1b\\x9b&lt;b&gt; &ndash;" in page
+    assert not {one for one in page if not one.isprintable()} - {"\n"}
+
+
 def test_what_cannot_be_seen_is_shown() -> None:
     assert visible_bytes(b" a\n\t") == "\u00b7a\u21b5\u21e5"
     assert visible_bytes(b"\xc3\xa9") == "\u00e9"

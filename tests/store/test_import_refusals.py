@@ -109,6 +109,14 @@ def test_a_bad_configuration_is_refused(text: str, tmp_path: Path) -> None:
         Compression.read(path)
 
 
+def test_a_name_of_a_teacher_holds_no_credentials() -> None:
+    for name in ("https://me:hunter22@host/a", "https://host/a?token=hunter22"):
+        with pytest.raises(InputError, match="expected a name that everybody") as caught:
+            Stated(values="logits", vocab_size=9, teacher=name)
+        assert "hunter22" not in str(caught.value)
+    assert Stated(values="logits", vocab_size=9, teacher="hf://org/name@main").teacher
+
+
 def test_bytes_of_another_configuration_are_refused(store: Store, tmp_path: Path) -> None:
     written = export_distillkit(store.root, tmp_path / "written")
     for compression in (

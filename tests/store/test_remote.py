@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from softtargets.store import (
     remote,
     split_store,
 )
-from softtargets.store.filesystems import redacted
 from softtargets.window import Window
 from tests.cli.test_commands import run
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
@@ -119,8 +119,6 @@ def test_credentials_are_in_no_message(store: Store, bucket: Bucket, tmp_path: P
     for text in texts:
         assert KEY not in text
         assert SECRET not in text
-    assert redacted("s3://a:b@bucket/path?endpoint_override=c") == "s3://bucket/path"
-    assert redacted("bucket/path") == "bucket/path"
 
 
 @pytest.mark.parametrize("kind", ["error", "cut", "flip"])
@@ -410,11 +408,109 @@ def test_a_store_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_local_paths_need_no_client(store: Store, tmp_path: Path) -> None:
-    assert content_of(Store.open(f"file://{store.root}")) == content_of(store)
     with pytest.raises(InputError, match="expected a store behind a URL or a file system"):
         Store.open(store.root, cache_dir=tmp_path)
     with pytest.raises(InputError, match="expected cache_dir"):
         Store.open("s3://bucket/store", cache_bytes=10)
+    with pytest.raises(InputError, match="expected a directory or a URL; found an empty text"):
+        Store.open("")
+
+
+def test_a_url_may_name_a_local_file(store: Store, tmp_path: Path) -> None:
+    named = store.root.rename(tmp_path / "a?b#c\udcff")
+    path = f"{tmp_path}/a%3Fb%23c%FF"
+    for url in (f"file://{path}", f"file:{path}", f"FILE://localhost{path}"):
+        assert Store.open(url).root == named
+    for wrong in ("file://", "file://host/a", "file:///a?b", "file:///a#b", "file:////a"):
+        with pytest.raises(InputError, match="expected file:///directory"):
+            Store.open(wrong)
+    with pytest.raises(StoreError, match=r"/a\\x00b: expected a store"):
+        Store.open("file:///a%00b")
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "message"),
+    [
+        ("http://[::1/a", StoreError, "Invalid IPv6 URL"),
+        ("http://127.0.0.1:1/a", StoreError, "after 8 attempts: Cannot connect to host"),
+        ("http://", InputError, "expected a URL that names a place"),
+        ("ftp://", InputError, "expected a URL that names a place"),
+        ("dir://a", InputError, "expected the URL of a place with files; found dir://"),
+        ("dir::memory://a", InputError, "expected the URL of a place with files; found dir://"),
+        ("reference://a", InputError, "expected the URL of a place with files; found reference://"),
+        ("ftp://127.0.0.1:1/a", StoreError, "expected a place that can be reached"),
+        ("hdfs://127.0.0.1:1/a", StoreError, "expected a place that can be reached"),
+        ("github://a", InputError, "found TypeError: .* missing .* 'org' and 'repo'"),
+        ("zip://a::/nothing.zip", StoreError, "found .Errno 2. No such file"),
+        ("sftp://host/a", InputError, 'requires "paramiko" to be installed'),
+        ("s4://bucket/a", InputError, "found Protocol not known: s4"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_an_error(
+    url: str, kind: type[SoftTargetsError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        Store.open(url)
+
+
+class BrokenClient(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """Raises what it likes, and tells what it was made with."""
+
+    cachable = False
+
+    def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
+        self.num_asked = getattr(self, "num_asked", 0) + 1
+        raise self.storage_options["kind"](f"no {path} for {self.storage_options['api_key']}")
+
+
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, PermissionError, RuntimeError])
+def test_a_broken_client_is_an_error(kind: type[Exception]) -> None:
+    broken = BrokenClient(kind=kind, api_key="hunter22")
+    with pytest.raises(StoreError, match=r"after .*no /a/manifest.json for \.\.\.") as caught:
+        Store.open("/a", filesystem=broken)
+    assert "hunter22" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_interruption_is_not_tried_again() -> None:
+    broken = BrokenClient(kind=KeyboardInterrupt, api_key="")
+    with pytest.raises(KeyboardInterrupt):
+        Store.open("/a", filesystem=broken)
+    assert broken.num_asked == 1
+
+
+URLS = (
+    "s3://AKIA:hunter22@bucket/a?scheme=http&endpoint_override=127.0.0.1:1",
+    "s3://AKIA:hunt/er22@bucket/a",
+    "s3://AKIA:hunt#er22@bucket/a",
+    "s3://bucket/a?hunter22",
+    "s3://bucket/a?secret_key=hunter22",
+    "http://AKIA:hunter22@127.0.0.1:1/a",
+    "http://AKIA:hunt/er22@127.0.0.1:1/a",
+    "http://AKIA:hunt%2Fer22@127.0.0.1:1/a",
+    "http://127.0.0.1:1/a?X-Amz-Signature=hunter22",
+    "http://127.0.0.1:1/a#token=hunter22",
+    "http://AKIA:hunter22@[::1/a",
+    "ftp://AKIA:hunter22@127.0.0.1:1/a",
+    "simplecache::http://AKIA:hunter22@127.0.0.1:1/a",
+    "zip://a::http://AKIA:hunter22@127.0.0.1:1/a.zip?sig=hunter22",
+    "zip://a::simplecache::https://127.0.0.1:1/a.zip?sv=1&sig=hunter22",
+    "memory://AKIA:hunter22@a/b",
+    "unknown://AKIA:hunter22@host/a",
+    "sftp://AKIA:hunter22@host/a",
+    "hf://AKIA:hunter22@datasets/a/b",
+    "file://AKIA:hunter22@host/a",
+    "dir://AKIA:hunter22@host/a",
+)
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_no_message_and_no_traceback_tells_a_secret(url: str, tmp_path: Path) -> None:
+    for open_it in (Store.open, verify, lambda url: Store.open(url, cache_dir=tmp_path / "cache")):
+        with pytest.raises(SoftTargetsError) as caught:
+            open_it(url)
+        error = caught.value
+        told = "".join(traceback.format_exception(error)) + repr(error) + str(error)
+        assert [one for one in ("hunter22", "hunt", "er22", "AKIA") if one in told] == []
 
 
 def cached_files(directory: Path) -> list[Path]:

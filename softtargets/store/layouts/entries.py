@@ -19,6 +19,7 @@ from softtargets.store.layouts.lists import Int64
 from softtargets.store.layouts.rows import ListedRow
 from softtargets.targets import Float32, Float64, SoftTargets
 from softtargets.tokenizer import Vocabulary
+from softtargets.urls import without_credentials
 from softtargets.window import TokenWindow, Window, hash_window
 
 SOFTMAX_ERROR = 1e-5
@@ -61,6 +62,14 @@ class Stated:
                 expected="that of the softmax, above 0, for log-probabilities; none for logits",
                 found=f"{temperature}, for values that are {self.values}",
                 next_step="State what the numbers are: --values-are and --temperature.",
+            )
+        name = self.teacher or ""
+        if without_credentials(name) != name:
+            raise InputError(
+                "teacher",
+                expected="a name that everybody who gets the store may read",
+                found="a URL with credentials or options",
+                next_step="Name the teacher without them.",
             )
         if self.vocab_size < 1:
             raise InputError(
