@@ -83,6 +83,18 @@ def read_lists(batch: pa.RecordBatch, name: str, where: str, kind: Kind = "integ
     )
 
 
+def read_numbers(batch: pa.RecordBatch, name: str, where: str) -> Array:
+    """Return a column of numbers.
+
+    Raises:
+        CorpusError: it is something else, or a row is null.
+    """
+    column = _column(batch, name, where)
+    if not _is_number(column.type, "numbers"):
+        raise _wrong(where, name, "numbers", f"{column.type}")
+    return _values(column, where, name)
+
+
 def read_optional(batch: pa.RecordBatch, name: str, where: str) -> Lists | None:
     """Return a column of lists of numbers, or None where there is no column of this name.
 
