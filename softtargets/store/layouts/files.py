@@ -19,7 +19,7 @@ from softtargets.errors import CorpusError
 from softtargets.limits import Limit
 from softtargets.store.files import hash_file
 from softtargets.store.layouts.arrow_stream import check_stream
-from softtargets.store.parquet_pages import check_footer, column_sizes, declared_bytes
+from softtargets.store.parquet_pages import ParquetPages
 from softtargets.texts import shortened
 
 METADATA_KEY = "softtargets"
@@ -92,7 +92,7 @@ def read_metadata(path: Path, key: str) -> bytes | None:
         LimitError: it is too large.
     """
     with _errors(path):
-        check_footer(path)
+        ParquetPages(path)
         metadata = pq.read_schema(path).metadata or {}
     found: bytes | None = metadata.get(key.encode())
     return found
@@ -200,19 +200,18 @@ def _is_arrow(path: Path) -> bool:
 
 
 def _open_parquet(path: Path, names: Sequence[str]) -> InputFile:
-    check_footer(path)
-    with pq.ParquetFile(path) as file:
-        metadata, own = file.metadata, _known(path, file.schema_arrow, names)
+    pages = ParquetPages(path)
+    own = _known(path, pq.read_schema(path), names)
     # Pages are looked into where the footer asks for no more than is allowed.
-    check_growth(str(path), path.stat().st_size, declared_bytes(metadata, own))
-    sizes = column_sizes(path, metadata, own)
+    check_growth(str(path), path.stat().st_size, pages.declared_bytes(own))
+    sizes = pages.sizes(own)
     for name, size in sizes.items():
         ROW_LIMIT.check(f"{path}, column {name}", size.row_bytes)
     row_bytes = sum(size.row_bytes for size in sizes.values())
     return InputFile(
         path=path,
         names=own,
-        num_rows=metadata.num_rows,
+        num_rows=pages.footer.num_rows,
         num_bytes=sum(size.num_bytes for size in sizes.values()),
         rows_at_once=min(_ROWS, max(1, _READ_BYTES // max(1, row_bytes))),
     )

@@ -55,14 +55,19 @@ class PlainRows:
         """
         for number, tokens in enumerate(self._tokens):
             where = f"{self._where}, row {self._first + number}"
+            yield self._window(number, tokens, where)
+
+    def _window(self, number: int, tokens: TokenWindow, where: str) -> Window:
+        # What overflows is infinite then, and no window has that.
+        with np.errstate(over="ignore", invalid="ignore"):
             targets = self._targets(number, tokens, where)
             try:
                 window = Window.of(tokens, pack(targets, self._schema))
             except InputError as error:
                 raise _broken(where, error.expected, error.found) from error
-            for problem in _problems(window, where):
-                raise problem
-            yield window
+        for problem in _problems(window, where):
+            raise problem
+        return window
 
     def _targets(self, number: int, tokens: TokenWindow, where: str) -> SoftTargets:
         schema, num = self._schema, len(tokens.mask_T)
