@@ -27,6 +27,7 @@ from softtargets.store.manifest import Manifest, read_json
 from softtargets.texts import shortened
 
 CARD_LIMIT = Limit(variable="SOFTTARGETS_MAX_CARD_BYTES", default=1 << 22, unit="bytes")
+_LONGEST_NAME = 100
 _FIRST_LINE = re.compile(r"\s*---[\r\n]")
 
 
@@ -54,7 +55,7 @@ def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
     text = card_text(manifest) if old is None else _renewed(old, manifest, str(path))
     if fidelity is not None:
         text = _with_part(text, "measured", _measured(Path(fidelity), manifest), str(path))
-    if text != old:
+    if old is None or text.encode() != path.read_bytes():
         write_file(path, text.encode())
     return path
 
@@ -70,7 +71,8 @@ def unstated_licences(card: Path) -> tuple[str, ...]:
     for line in text.splitlines():
         found = re.match(r"- \*\*(.+?)\*\*", line)
         if found and NOT_STATED in line:
-            names.append(found[1][0].lower() + found[1][1:])
+            name = shortened(found[1], _LONGEST_NAME)
+            names.append(name[0].lower() + name[1:])
     return tuple(names)
 
 

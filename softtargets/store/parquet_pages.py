@@ -20,9 +20,13 @@ from softtargets.store.parquet_rows import Rows, find_rows
 from softtargets.store.thrift import I32, STRUCT, Compact, Fields
 
 PAGE_LIMIT = Limit(
-    variable="SOFTTARGETS_MAX_PAGE_BYTES", default=1 << 28, unit="bytes of unpacked pages"
+    variable="SOFTTARGETS_MAX_PAGE_BYTES", default=1 << 28, unit="unpacked bytes at a time"
 )
 """Of the largest pages of all columns that are read, which are in memory together."""
+
+ROW_LIMIT = Limit(
+    variable="SOFTTARGETS_MAX_ROW_BYTES", default=1 << 24, unit="bytes of a column in one row"
+)
 
 _SMALL_BYTES = 1 << 22
 """A column chunk of fewer bytes may be one row, as far as memory goes."""

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError
+from softtargets.growth import check_growth
 from softtargets.limits import Limit
 from softtargets.store.files import hash_file
 from softtargets.store.layouts.arrow_stream import check_stream
-from softtargets.store.parquet_pages import ParquetPages
-from softtargets.texts import shortened
+from softtargets.store.parquet_pages import ROW_LIMIT, ParquetPages
+from softtargets.texts import is_utf8, shortened
 
 METADATA_KEY = "softtargets"
 """Of a file's metadata: what an export says about the store that it was written from."""
@@ -29,15 +30,10 @@ ROWS_LIMIT = Limit(variable="SOFTTARGETS_MAX_IMPORT_ROWS", default=100_000, unit
 """Of files whose rows have fewer than `_FILE_BYTES_OF_ROW` bytes each."""
 _FILE_BYTES_OF_ROW = 64
 
-ROW_LIMIT = Limit(
-    variable="SOFTTARGETS_MAX_ROW_BYTES", default=1 << 24, unit="bytes of a column in one row"
-)
-
 UNPACKED_LIMIT = Limit(
     variable="SOFTTARGETS_MAX_UNPACKED_BYTES", default=1 << 29, unit="unpacked bytes"
 )
-"""Of files that grow more than `_GROWTH` times when they are unpacked."""
-_GROWTH = 50
+"""Of files that grow very much when they are unpacked."""
 
 _ROWS = 16
 """How many rows are read at a time, if they are small enough."""
@@ -73,6 +69,14 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
             found="no such file" if missing else "none",
             next_step="Check the path.",
         )
+    for path in found:
+        if not is_utf8(path.name):
+            raise CorpusError(
+                str(path),
+                expected="a file name in UTF-8, which is kept as the source of its windows",
+                found=repr(path.name),
+                next_step="Rename the file.",
+            )
     return found
 
 
@@ -155,7 +159,7 @@ def open_files(paths: Sequence[Path], names: Sequence[str]) -> list[InputFile]:
             file_bytes += path.stat().st_size
             files.append((_open_arrow if _is_arrow(path) else _open_parquet)(path, names))
         where = str(path) if len(paths) == 1 else f"{path} and the files before it"
-        check_growth(where, file_bytes, sum(one.num_bytes for one in files))
+        check_growth(UNPACKED_LIMIT, where, file_bytes, sum(one.num_bytes for one in files))
         num_rows = sum(one.num_rows for one in files)
         if num_rows * _FILE_BYTES_OF_ROW > file_bytes:
             ROWS_LIMIT.check(where, num_rows)
@@ -170,7 +174,7 @@ def check_cells(files: Sequence[InputFile], num_targets: int, max_entries: int) 
     """
     file_bytes = sum(file.path.stat().st_size for file in files)
     where = f"{files[0].path}: {num_targets:,} targets with room for {max_entries:,} entries"
-    check_growth(where, file_bytes, num_targets * max_entries * _CELL_BYTES)
+    check_growth(UNPACKED_LIMIT, where, file_bytes, num_targets * max_entries * _CELL_BYTES)
 
 
 def check_row_cells(where: str, num_targets: int, max_entries: int) -> None:
@@ -185,16 +189,6 @@ def check_row_cells(where: str, num_targets: int, max_entries: int) -> None:
     )
 
 
-def check_growth(where: str, file_bytes: int, num_bytes: int) -> None:
-    """Check how large files become.
-
-    Raises:
-        LimitError: they grow to more than they are trusted with.
-    """
-    if num_bytes > file_bytes * _GROWTH:
-        UNPACKED_LIMIT.check(where, num_bytes)
-
-
 def _is_arrow(path: Path) -> bool:
     return path.suffix == ".arrow"
 
@@ -203,7 +197,7 @@ def _open_parquet(path: Path, names: Sequence[str]) -> InputFile:
     pages = ParquetPages(path)
     own = _known(path, pq.read_schema(path), names)
     # Pages are looked into where the footer asks for no more than is allowed.
-    check_growth(str(path), path.stat().st_size, pages.declared_bytes(own))
+    check_growth(UNPACKED_LIMIT, str(path), path.stat().st_size, pages.declared_bytes(own))
     sizes = pages.sizes(own)
     for name, size in sizes.items():
         ROW_LIMIT.check(f"{path}, column {name}", size.row_bytes)
