@@ -27,9 +27,9 @@ from softtargets.capture.records import (
     without_nulls,
 )
 from softtargets.errors import CorpusError, SoftTargetsError
-from softtargets.growth import check_growth
 from softtargets.limits import Limit
 from softtargets.store.files import hash_file
+from softtargets.store.growth import check_growth
 from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
 from softtargets.texts import is_utf8, shortened
 

@@ -11,7 +11,6 @@ import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from softtargets.errors import FormatError, IdentityError
-from softtargets.foreign_yaml import parse_yaml
 from softtargets.limits import Limit
 from softtargets.store import Store
 from softtargets.store.card import (
@@ -23,6 +22,7 @@ from softtargets.store.card import (
     part_of_card,
 )
 from softtargets.store.files import write_file
+from softtargets.store.foreign_yaml import parse_yaml
 from softtargets.store.manifest import Manifest, read_json
 from softtargets.texts import shortened
 

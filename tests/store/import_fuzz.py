@@ -202,9 +202,8 @@ def _write(table: pa.Table, rng: Rng, directory: Path) -> Path:
     if rng.random() < 0.25:
         path = directory / "rows.arrow"
         options = pa.ipc.IpcWriteOptions(compression=one_of(None, None, None, "zstd", "lz4"))
-        with pa.OSFile(str(path), "wb") as sink:
-            with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
-                writer.write_table(table, int(rng.integers(1, 4)))
+        with pa.ipc.new_stream(str(path), table.schema, options=options) as writer:
+            writer.write_table(table, int(rng.integers(1, 4)))
         return path
     path = directory / "rows.parquet"
     try:
@@ -291,7 +290,7 @@ def main() -> None:
         store = build_store(directory)
         sound = sound_import(layout, store, directory / "written")
         found = fuzz(sound, np.random.default_rng(seed), tries, directory / "tries")
-        print(layout, tries, dict(found))
+        sys.stdout.write(f"{layout} {tries} {dict(found)}\n")
         shutil.rmtree(directory)
 
 
