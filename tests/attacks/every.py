@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.attacks import (
     contradictions,
+    imports,
     teachers,
     texts,
 )
@@ -11,6 +12,7 @@ from tests.attacks.attack import Attack
 
 ATTACKS: tuple[Attack, ...] = (
     *contradictions.ATTACKS,
+    *imports.ATTACKS,
     *teachers.ATTACKS,
     *texts.ATTACKS,
 )
