@@ -1,11 +1,13 @@
-"""What a build costs beside the teacher's own forward pass.
+"""What a build costs beside the teacher's own forward pass: once, and with every token.
 
     python -m tests.benchmarks.overhead [--dtype bfloat16|float32] [--select hybrid|topk]
 
-builds a store from SmolLM2-135M and the Python language reference, and runs the model's bare
-forward pass, logits included, over each batch right before it is scored; medians of the rounds.
-What makes the identity, which is mostly hashing the weights, is shown but not counted: it takes
-the same time for a corpus of any size. Exits with 1 when the goal is missed.
+builds stores from SmolLM2-135M and two lengths of the Python language reference, in turn, and runs
+the model's bare forward pass, logits included, over each batch right before it is scored. What the
+two lengths differ by grows with the corpus; the rest is paid once a store, mostly for hashing the
+weights. Packing and writing, which a thread does while the teacher reads on, is kept apart from the
+bare forward pass, so that neither hides the other. Medians of the rounds; of the ratios, the lowest
+and highest too. Exits with 1 when the goal is missed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +31,7 @@ from rich.table import Table
 
 from softtargets.capture import (
     BuildConfig,
+    Corpus,
     Hybrid,
     TeacherConfig,
     TopK,
@@ -39,14 +43,14 @@ from softtargets.cli.selection import selection_text
 from softtargets.demo.teacher import teacher_directory
 from tests.benchmarks.layouts import small_corpus
 
-MOST_OVERHEAD = {"float32": 1.05, "bfloat16": 1.08}
+MOST_GROWING = 1.05
 SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid()}
 BATCH_TOKENS = 2048
 score = sys.modules["softtargets.capture.score"]
 units = sys.modules["softtargets.capture.units"]
 builds = sys.modules["softtargets.capture.build"]
 """The module: the package has a function of the same name."""
-PARTS = ("tokenise", "decoder", "head", "select", "pack and write", "wait for writing")
+PARTS = ("identity", "tokenise", "decoder", "head", "select", "pack and write", "wait for writing")
 
 
 class Times(Counter[str]):
@@ -69,15 +73,26 @@ class Watched(TransformersTeacher):
     """A teacher that runs its bare forward pass over every batch before it is scored."""
 
     times = Times()
+    writing = threading.Lock()
+    """Held while a unit is packed and written."""
 
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
-        self.times.of("bare forward pass", self._forward)(input_ids_BL)
+        with self.writing:
+            self.times.of("bare forward pass", self._forward)(input_ids_BL)
         hidden_BLD: torch.Tensor = self.times.of("decoder", super().hidden_states)(input_ids_BL)
         return hidden_BLD
 
     @torch.inference_mode()
     def _forward(self, input_ids_BL: torch.Tensor) -> None:
         self._model(input_ids=input_ids_BL, use_cache=False)
+
+    def write(self, *args: Any) -> Any:
+        """Pack and write a unit."""
+        with self.writing:
+            return self.times.of("pack and write", WRITE_UNIT)(*args)
+
+
+WRITE_UNIT = units.write_unit
 
 
 @contextmanager
@@ -90,24 +105,26 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
             (teacher, "logits", "head"),
             (score, "select", "select"),
             (builds, "make_plan", "tokenise"),
-            (units, "write_unit", "pack and write"),
             (units, "wait_for", "wait for writing"),
         ):
             patch.setattr(owner, name, teacher.times.of(part, getattr(owner, name)))
+        patch.setattr(units, "write_unit", teacher.write)
         yield teacher.times
 
 
-def measure(dtype: Any, selection: Selection, num_tokens: int, rounds: int) -> list[Times]:
-    """Return the seconds of every round's build and of its parts."""
+def measure(
+    dtype: Any, selection: Selection, lengths: tuple[int, int], rounds: int
+) -> list[tuple[Times, Times]]:
+    """Return the seconds of every round's builds, a short and a long one, and of their parts."""
     teacher = Watched(TeacherConfig(name=str(teacher_directory()), dtype=dtype))
     teacher.load()
-    results = []
     with tempfile.TemporaryDirectory() as name:
-        corpus = small_corpus(Path(name), num_tokens)
-        for number in range(rounds + 1):
+        corpora = [small_corpus(_directory(name, str(length)), length) for length in lengths]
+
+        def seconds(corpus: Corpus, store: str) -> Times:
             config = BuildConfig(
                 corpus=corpus,
-                output=Path(name) / f"store-{number}",
+                output=Path(name) / store,
                 windowing=Windowing(sequence_length=512),
                 selection=selection,
                 temperatures=(1.0, 2.0),
@@ -116,26 +133,46 @@ def measure(dtype: Any, selection: Selection, num_tokens: int, rounds: int) -> l
             )
             with timed_parts(teacher) as times:
                 times.of("whole build", builds.build)(config, teacher)
-            times["whole build"] -= times["bare forward pass"] + times["identity"]
-            results.append(times)
-    # The first one warmed everything up.
-    return results[1:]
+            times["whole build"] -= times["bare forward pass"]
+            return times
+
+        # Everything is warm then.
+        seconds(corpora[0], "first")
+        return [
+            (seconds(corpora[0], f"short-{number}"), seconds(corpora[1], f"long-{number}"))
+            for number in range(rounds)
+        ]
 
 
-def show(dtype: str, selection: Selection, results: list[Times]) -> bool:
+def _directory(parent: str, name: str) -> Path:
+    directory = Path(parent) / name
+    directory.mkdir()
+    return directory
+
+
+def split(short: Times, long: Times, part: str) -> tuple[float, float]:
+    """Return a part's seconds that are paid once, and what grows, of the bare forward pass."""
+    forward = "bare forward pass"
+    growing = (long[part] - short[part]) / (long[forward] - short[forward])
+    return short[part] - growing * short[forward], growing
+
+
+def show(dtype: str, selection: Selection, results: list[tuple[Times, Times]]) -> bool:
+    """Print both costs of every part, and return whether the goal is missed."""
     console = Console(highlight=False)
     threads = f"{torch.get_num_threads()} threads"
     table = Table(title=f"SmolLM2-135M, {dtype}, {threads}, {selection_text(selection)}")
-    for column in ("part", "seconds", "of the bare forward pass"):
+    for column in ("part", "once, seconds", "with every token, of the bare forward pass", "range"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for part in ("bare forward pass", "identity", *PARTS, "whole build"):
-        seconds = statistics.median(times[part] for times in results)
-        share = statistics.median(times[part] / times["bare forward pass"] for times in results)
-        table.add_row(part, f"{seconds:.2f}", f"{share:.1%}")
+    for part in (*PARTS, "whole build"):
+        once, growing = zip(*(split(*pair, part) for pair in results), strict=True)
+        share = statistics.median(growing)
+        spread = f"{min(growing):.1%} to {max(growing):.1%}"
+        table.add_row(part, f"{statistics.median(once):.2f}", f"{share:.1%}", spread)
     console.print(table)
-    holds = share <= MOST_OVERHEAD[dtype]
+    holds = share <= MOST_GROWING
     console.print(
-        f"{'met   ' if holds else 'MISSED'} a build takes at most {MOST_OVERHEAD[dtype]} times the "
+        f"{'met   ' if holds else 'MISSED'} every token takes at most {MOST_GROWING} times the "
         f"forward pass: {share:.3f}"
     )
     return not holds
@@ -143,14 +180,15 @@ def show(dtype: str, selection: Selection, results: list[Times]) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtype", choices=list(MOST_OVERHEAD), default="bfloat16")
-    parser.add_argument("--select", choices=list(SELECTIONS), default="topk")
-    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--select", choices=list(SELECTIONS), default="hybrid")
+    parser.add_argument("--tokens", type=int, nargs=2, default=(4096, 24_576))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    dtype, selection = arguments.dtype, SELECTIONS[arguments.select]
-    results = measure(dtype, selection, arguments.tokens, arguments.rounds)
-    sys.exit(show(dtype, selection, results))
+    selection = SELECTIONS[arguments.select]
+    short, long = arguments.tokens
+    results = measure(arguments.dtype, selection, (short, long), arguments.rounds)
+    sys.exit(show(arguments.dtype, selection, results))
 
 
 if __name__ == "__main__":
