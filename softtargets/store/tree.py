@@ -165,7 +165,8 @@ class Tree:
                     suppress(FileExistsError),
                 ):
                     os.mkdir(parts[number], dir_fd=parent)
-            with self._directory(path):
+            # No link to one; a build that ends at this moment may have removed it.
+            with suppress(FileNotFoundError), self._directory(path):
                 pass
 
     def write(self, path: str, content: bytes) -> None:

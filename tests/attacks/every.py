@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.attacks import (
     contradictions,
+    files,
     imports,
     teachers,
     texts,
@@ -12,6 +13,7 @@ from tests.attacks.attack import Attack
 
 ATTACKS: tuple[Attack, ...] = (
     *contradictions.ATTACKS,
+    *files.ATTACKS,
     *imports.ATTACKS,
     *teachers.ATTACKS,
     *texts.ATTACKS,

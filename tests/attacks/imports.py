@@ -20,7 +20,7 @@ from softtargets.sharing import unstated_licences
 from softtargets.store.card import CARD_NAME
 from softtargets.store.layouts.compression import CONFIG_NAME
 from tests.attacks.attack import Attack, Outcome, command
-from tests.attacks.files import forge_number, one_row
+from tests.attacks.unpacking import forge_number, one_row
 from tests.fakes import build_store, byte_tokenizer
 from tests.layouts import listed, write_rows
 

@@ -16,7 +16,7 @@ from softtargets.store.layouts import Axolotl, Compression
 from softtargets.store.layouts.lists import nested_lists
 from softtargets.store.parquet_pages import ParquetPages
 from softtargets.store.parquet_rows import find_rows
-from tests.attacks.files import forge_number, one_row
+from tests.attacks.unpacking import forge_number, one_row
 from tests.layouts import FULL, LOGITS, LOGPROBS, listed, write_rows
 
 
