@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+from tests.gpu.card import has_card
 
 NO_CARD = "no card: torch.cuda.is_available() is false; `make gpu` runs these where there is one"
 
@@ -17,7 +18,7 @@ def _device(config: pytest.Config) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if _device(config).startswith("cuda") and not torch.cuda.is_available():
+    if _device(config).startswith("cuda") and not has_card():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=NO_CARD))
