@@ -8,7 +8,7 @@ DEMO := softtargets-demo
 # The tests of reading a store, which run beside all others.
 READING := tests/report tests/sharing tests/store tests/stream tests/train
 
-.PHONY: demo test test-reading test-others unit check clean
+.PHONY: demo test test-reading test-others unit check gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
@@ -30,6 +30,14 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# On a machine with a card, with the torch that PYTHON has there: docs/gpu.md says what else it needs.
+gpu: export PYTHONPATH := .
+gpu: export CUDA_VISIBLE_DEVICES ?= 0
+gpu:
+	@$(PYTHON) -m tests.gpu.card
+	$(PYTHON) -m pytest -m gpu tests/gpu -W default
+	$(PYTHON) -m tests.benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) $(DEMO)

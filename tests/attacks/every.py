@@ -8,6 +8,7 @@ from tests.attacks import (
     imports,
     teachers,
     texts,
+    training,
 )
 from tests.attacks.attack import Attack
 
@@ -17,4 +18,5 @@ ATTACKS: tuple[Attack, ...] = (
     *imports.ATTACKS,
     *teachers.ATTACKS,
     *texts.ATTACKS,
+    *training.ATTACKS,
 )

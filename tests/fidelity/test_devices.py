@@ -22,18 +22,20 @@ from tests.fakes import TEXTS, FakeTeacher, build_config, write_corpus
 CANDIDATES = ("top 8, uniform", "top 8, label", "8 draws", "top 4 and 4 draws")
 
 
-class TeacherOnCard(FakeTeacher):
-    """A fake teacher that has been moved to the card."""
+class MovedTeacher(FakeTeacher):
+    """A fake teacher on a device."""
 
-    device = DEVICE
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
 
     def load(self) -> None:
-        self._embedding_VD = self._embedding_VD.to(DEVICE)
-        self._head_DV = self._head_DV.to(DEVICE)
+        self._embedding_VD = self._embedding_VD.to(self.device)
+        self._head_DV = self._head_DV.to(self.device)
 
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         read_BLD = self._embedding_VD[input_ids_BL]
-        counts_L1 = torch.arange(1, input_ids_BL.shape[1] + 1, device=DEVICE)[:, None]
+        counts_L1 = torch.arange(1, input_ids_BL.shape[1] + 1, device=self.device)[:, None]
         return read_BLD.cumsum(dim=1) / counts_L1.sqrt()
 
     def output_head(self) -> Any:
@@ -74,13 +76,16 @@ def learned(sample: TeacherSample) -> list[float]:
     return [apart] + [float(number) for one in measured.values() for number in one.mean((0, 1))]
 
 
-@pytest.mark.parametrize("measure", [reconstructed, compared_gradients, learned])
+MEASURES = [reconstructed, compared_gradients, learned]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
 def test_everything_is_measured_where_the_teacher_is(
     tmp_path: Path, measure: Callable[[TeacherSample], list[float]]
 ) -> None:
     expected = measure(sample_of(tmp_path, FakeTeacher()))
     with card():
-        found = measure(sample_of(tmp_path, TeacherOnCard()))
+        found = measure(sample_of(tmp_path, MovedTeacher(DEVICE)))
     assert len(found) > 5
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
 

@@ -1,0 +1,45 @@
+"""What `make gpu` runs, on the CPU, so that only the card itself is untried."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_the_tests_for_a_card_pass_on_the_cpu() -> None:
+    found = run("pytest", "-m", "gpu", "tests/gpu", "--device", "cpu", "-W", "default")
+    assert found.returncode == 0, found.stdout
+    assert "SKIPPED" not in found.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_a_card_makes_a_table_on_the_cpu() -> None:
+    found = run("tests.benchmarks.gpu", "--device", "cpu", "--tiny")
+    assert found.returncode == 0, found.stderr
+    rows = found.stdout.splitlines()
+    assert len(rows) > 10
+    assert all(row.startswith("|") and row.count("|") == 3 for row in rows)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_without_a_card_it_is_said_and_nothing_passes_for_run() -> None:
+    found = run("tests.gpu.card")
+    assert found.returncode == 1
+    assert "no card: torch" in found.stderr
+    found = run("pytest", "tests/gpu/test_trainers.py")
+    assert found.returncode == 0
+    assert "SKIPPED [5] tests/gpu/test_trainers.py" in found.stdout
+    assert "no card: torch.cuda.is_available() is false; `make gpu`" in found.stdout
