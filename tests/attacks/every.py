@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.attacks import stores
 from tests.attacks.attack import Attack
 
-ATTACKS: tuple[Attack, ...] = ()
+ATTACKS: tuple[Attack, ...] = (*stores.ATTACKS,)
