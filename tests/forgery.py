@@ -15,6 +15,7 @@ from softtargets.store.manifest import fingerprint_of
 from softtargets.store.schema import METADATA_KEY
 
 Change = Callable[[Any], None]
+TableChange = Callable[[pa.Table], pa.Table]
 
 
 def forge_manifest(store: Path, change: Change) -> None:
@@ -27,9 +28,7 @@ def forge_manifest(store: Path, change: Change) -> None:
     path.write_text(json.dumps(manifest))
 
 
-def forge_shard(
-    store: Path, change: Callable[[pa.Table], pa.Table], unit: int = 0, **options: Any
-) -> None:
+def forge_shard(store: Path, change: TableChange, unit: int = 0, **options: Any) -> None:
     """Write a shard anew from a changed table, as one row group; `options` are pyarrow's.
 
     The store's identity is written in it, whatever became of that.
@@ -78,14 +77,15 @@ def forge_side_file(store: Path, name: str, content: bytes) -> None:
     forge_manifest(store, lambda manifest: manifest.update({field: entry}))
 
 
-def with_column(name: str, values: Any, kind: pa.DataType | None = None) -> Any:
+def with_column(name: str, values: Any, kind: pa.DataType | None = None) -> TableChange:
     """Return what puts other values in a column of a table."""
 
     def change(table: pa.Table) -> pa.Table:
         index = table.column_names.index(name)
         own = table.schema.field(index).type if kind is None else kind
         array = values if isinstance(values, pa.Array) else pa.array(values, own)
-        return table.set_column(index, pa.field(name, own, nullable=False), array.cast(own))
+        field = pa.field(name, own, nullable=pa.types.is_null(own))
+        return table.set_column(index, field, array.cast(own))
 
     return change
 

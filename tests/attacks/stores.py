@@ -1,0 +1,313 @@
+"""Attacks by a store's manifest, its shards and the files beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from softtargets import SoftTargetDataset
+from softtargets.errors import SoftTargetsError
+from softtargets.store.output_head import encode_output_head
+from softtargets.store.vocabulary import encode_vocabulary
+from softtargets.tokenizer import Vocabulary
+from tests.attacks.attack import Attack, command
+from tests.forgery import (
+    TableChange,
+    forge_manifest,
+    forge_shard,
+    forge_side_file,
+    list_of_lists,
+    with_column,
+)
+from tests.golden import write_store
+from tests.windows import KINDS, head_schema, make_head, make_vocabulary, make_window
+
+_BOMB = "a shard that unpacks to gigabytes"
+_MANIFEST = "a manifest that asks for memory, time or a deep stack"
+_BESIDE = "a vocabulary or output head that unpacks to gigabytes or is of another type"
+_TYPES = "columns of other types"
+_VALUES = "numbers that cannot be"
+
+
+def _stream(directory: Path) -> None:
+    try:
+        for batch in SoftTargetDataset(directory / "store", shuffle=True, seed=0, batch_size=2):
+            batch.soft_targets(temperature=1.0)
+    except SoftTargetsError as error:
+        raise SystemExit(str(error)) from error
+
+
+_READERS: dict[str, Callable[[Path], None]] = {
+    "verify": command("verify", "store"),
+    "info --detail": command("info", "store", "--detail"),
+    "inspect": command("inspect", "store"),
+    "report": command("report", "store", "--output", "page.html"),
+    "split": command("split", "store", "train", "validation"),
+    "export": command("export", "store", "--to", "plain", "--output", "plain"),
+    "streaming": _stream,
+}
+
+
+def _write(directory: Path, kind: str = "topk", num_windows: int = 4) -> Path:
+    rng, root = np.random.default_rng(0), directory / "store"
+    schema = head_schema(make_head()) if kind == "head" else KINDS[kind]
+    windows = [make_window(rng, schema, num_tokens=20)[0] for _ in range(num_windows)]
+    write_store(root, schema, [windows], vocabulary=make_vocabulary())
+    return root
+
+
+def _with_shard(directory: Path, change: Callable[[], TableChange], **options: Any) -> None:
+    forge_shard(_write(directory), change(), **options)
+
+
+def _numbers(column: str, num: int) -> TableChange:
+    return with_column(column, list_of_lists(pa.array(np.zeros(num, np.int32)), 4))
+
+
+def _texts(length: int, num: int) -> TableChange:
+    return with_column("document_ids", list_of_lists(pa.array(["y" * length] * num), 4))
+
+
+_DELTA = {"column_encoding": {"document_ids.list.element": "DELTA_BYTE_ARRAY"}}
+_BOMBS: dict[str, tuple[Callable[[], TableChange], dict[str, Any]]] = {
+    "a run of one number": (partial(_numbers, "escapes", 160_000_000), {"use_dictionary": True}),
+    "zeros in zstd": (partial(_numbers, "escapes", 160_000_000), {"use_dictionary": False}),
+    "segments without end": (
+        partial(_numbers, "segment_lengths", 160_000_000),
+        {"use_dictionary": True},
+    ),
+    "one long text, often": (partial(_texts, 500_000, 4000), {"use_dictionary": True}),
+    "texts that repeat the one before": (
+        partial(_texts, 20_000, 80_000),
+        {"use_dictionary": False, **_DELTA},
+    ),
+}
+
+
+def _bombs() -> list[Attack]:
+    return [
+        Attack(
+            kind=_BOMB,
+            name=f"{name}: {reader}",
+            prepare=partial(_with_shard, change=change, **options),
+            run=run,
+        )
+        for name, (change, options) in _BOMBS.items()
+        for reader, run in _READERS.items()
+        if _reads_texts(reader) or "text" not in name
+        if reader != "info --detail"
+    ]
+
+
+def _reads_texts(reader: str) -> bool:
+    """Return whether a reader unpacks the names of documents: batches are made without them."""
+    return reader != "streaming"
+
+
+def _edited(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    forge_manifest(_write(directory), change)
+
+
+def _replaced(directory: Path, field: str, text: Callable[[], str]) -> None:
+    path = _write(directory) / "manifest.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps({**data, field: "@"}).replace('"@"', text()))
+
+
+def _nested(levels: int) -> str:
+    return '{"a":' * levels + "1" + "}" * levels
+
+
+def _repeat_with_long_path(manifest: dict[str, Any]) -> None:
+    [shard] = manifest["shards"]
+    manifest["shards"] = [{**shard, "unit": unit} for unit in range(5000)]
+    manifest["shards"][7]["path"] = f"shards/{'a' * 3_000_000}.parquet"
+
+
+def _many_temperatures(manifest: dict[str, Any]) -> None:
+    manifest["identity"]["targets"]["temperatures"] = [
+        1 + number / 1e4 for number in range(500_000)
+    ]
+
+
+def _many_features(manifest: dict[str, Any]) -> None:
+    manifest["identity"]["targets"]["features"] = [
+        {"name": f"f{number}", "width": 1, "rows": "tokens", "dtype": "int8"}
+        for number in range(100_000)
+    ]
+
+
+def _many_windows(manifest: dict[str, Any]) -> None:
+    manifest["shards"][0]["row_groups"][0]["num_windows"] = 2**53 - 1
+
+
+def _fraction(manifest: dict[str, Any]) -> None:
+    manifest["identity"]["targets"]["head"]["max_entries"] = 8.0
+
+
+_TEXTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "10 MB of brackets": ("shards", partial("[".__mul__, 9_900_000)),
+    "3 million empty shards": ("shards", lambda: "[" + "{}," * 3_300_000 + "{}]"),
+    "3 million empty lists": ("shards", lambda: "[" + "[]," * 3_300_000 + "[]]"),
+    "5 million numbers": ("shards", lambda: "[" + "0," * 4_900_000 + "0]"),
+    "900 levels in the identity": ("identity", partial(_nested, 900)),
+    "150 levels of what nobody knows": ("corpus", partial(_nested, 150)),
+    "a number of 5000 digits": ("teacher", partial("1".__mul__, 5000)),
+    "a version of 5000 digits": ("format_version", lambda: f'"2.{"9" * 5000}"'),
+    "half a character": ("teacher", lambda: r'"\ud800"'),
+    "half a character as a key": ("corpus", lambda: r'{"\udfff": 1}'),
+    "a field twice": ("teacher", lambda: '"a", "teacher": "b"'),
+    "NaN": ("corpus", lambda: '{"windows": NaN}'),
+    "an infinite number": ("corpus", lambda: '{"windows": 1e999}'),
+}
+_EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "one long path among thousands": _repeat_with_long_path,
+    "500,000 temperatures": _many_temperatures,
+    "100,000 features": _many_features,
+    "2^53 windows": _many_windows,
+    "a whole number with a fraction": _fraction,
+}
+
+
+def _manifests() -> list[Attack]:
+    prepared: dict[str, Callable[[Path], None]] = {
+        name: partial(_replaced, field=field, text=text) for name, (field, text) in _TEXTS.items()
+    }
+    prepared |= {name: partial(_edited, change=change) for name, change in _EDITS.items()}
+    return [
+        Attack(kind=_MANIFEST, name=f"{name}: {reader}", prepare=prepare, run=_READERS[reader])
+        for name, prepare in prepared.items()
+        for reader in ("verify", "info --detail", "streaming")
+    ]
+
+
+def _with_vocabulary(directory: Path, length: int, num: int) -> None:
+    tokens = ("y" * length,) * num
+    vocabulary = Vocabulary(ids_N=np.arange(num, dtype=np.int32), tokens=tokens, utf8=(None,) * num)
+    forge_side_file(_write(directory), "vocabulary", encode_vocabulary(vocabulary))
+
+
+def _with_head(directory: Path, kind: pa.DataType) -> None:
+    root = _write(directory, "head")
+    rows = [{"a": 1} if pa.types.is_struct(kind) else None] * 300
+    table = pa.table({"weight": pa.array(rows, kind), "bias": pa.array([0.0] * 300, pa.float32())})
+    forge_side_file(root, "head", _as_parquet(table))
+
+
+def _with_other_head(directory: Path) -> None:
+    forge_side_file(_write(directory, "head"), "head", encode_output_head(make_head(299)))
+
+
+def _with_zero_head(directory: Path) -> None:
+    root, rows = _write(directory, "head"), 40_000_000
+    weight = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(12), rows, [None, pa.py_buffer(bytes(12 * rows))]
+    )
+    forge_side_file(root, "head", _as_parquet(pa.table({"weight": weight})))
+
+    def change(manifest: dict[str, Any]) -> None:
+        targets = manifest["identity"]["targets"]
+        targets["vocab_size"] = rows
+        del targets["output_head"]["bias"]
+
+    forge_manifest(root, change)
+
+
+def _as_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+_SIDE_FILES: dict[str, Callable[[Path], None]] = {
+    "8,000 long tokens in 20 kB": partial(_with_vocabulary, length=200_000, num=8000),
+    "3 million tokens": partial(_with_vocabulary, length=1, num=3_000_000),
+    "a head of nulls": partial(_with_head, kind=pa.null()),
+    "a head of structs": partial(_with_head, kind=pa.struct({"a": pa.int32()})),
+    "a head of 299 rows": _with_other_head,
+    "a head of 480 MB of zeros": _with_zero_head,
+}
+
+
+def _beside() -> list[Attack]:
+    return [
+        Attack(kind=_BESIDE, name=name, prepare=prepare, run=command("verify", "store"))
+        for name, prepare in _SIDE_FILES.items()
+    ] + [
+        Attack(
+            kind=_BESIDE,
+            name=f"8,000 long tokens in 20 kB: {reader}",
+            prepare=_SIDE_FILES["8,000 long tokens in 20 kB"],
+            run=_READERS[reader],
+        )
+        for reader in ("inspect", "report")
+    ]
+
+
+_OTHER_TYPES: dict[str, pa.Array] = {
+    "nulls": pa.nulls(4),
+    "structs": pa.array([{"a": 1}] * 4),
+    "dictionaries": pa.array(["x"] * 4).dictionary_encode(),
+    "large lists": pa.array([[1]] * 4, pa.large_list(pa.int32())),
+    "views of texts": pa.array(["x"] * 4, pa.string_view()),
+    "times": pa.array([1] * 4, pa.timestamp("us")),
+    "lists of lists": pa.array([[[1]]] * 4),
+}
+
+
+def _types() -> list[Attack]:
+    return [
+        Attack(
+            kind=_TYPES,
+            name=f"{name} in {column}: {reader}",
+            prepare=partial(_with_shard, change=partial(with_column, column, array, array.type)),
+            run=_READERS[reader],
+        )
+        for number, (name, array) in enumerate(_OTHER_TYPES.items())
+        for column in ("input_ids", "window_id", "steps")
+        for reader in ("verify", list(_READERS)[1 + number % (len(_READERS) - 1)])
+    ]
+
+
+def _with_value(directory: Path, column: str, value: Any) -> None:
+    root = _write(directory)
+
+    def change(table: pa.Table) -> pa.Table:
+        cells = table.column(column).to_pylist()
+        cells[0] = [] if value is None else [value, *cells[0][1:]]
+        return with_column(column, cells)(table)
+
+    forge_shard(root, change)
+
+
+def _values() -> list[Attack]:
+    return [
+        Attack(
+            kind=_VALUES,
+            name=f"{value} in {column}: {reader}",
+            prepare=partial(_with_value, column=column, value=value),
+            run=_READERS[reader],
+        )
+        for column, value in (
+            ("top_logit", math.nan),
+            ("top_logit", math.inf),
+            ("tail_mass_t1", -1.0),
+            ("label_rank", -1),
+            ("input_ids", 2**31 - 1),
+            ("segment_lengths", 2**31 - 1),
+            ("document_ids", None),
+        )
+        for reader in ("verify", "inspect", "report")
+    ]
+
+
+ATTACKS = (*_bombs(), *_manifests(), *_beside(), *_types(), *_values())
