@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError, IdentityError, SoftTargetsError
-from softtargets.kinds import TargetSchema
+from softtargets.kinds import TargetSchema, feature_columns
 from softtargets.limits import Limit
 from softtargets.store.codec import Row, decode, decode_rows, row_columns
 from softtargets.store.json_object import parse_object
@@ -31,6 +31,16 @@ from softtargets.window import Window
 FOOTER_BYTES = Limit(
     variable="SOFTTARGETS_MAX_FOOTER_BYTES", default=1 << 22, unit="bytes of a shard's footer"
 )
+WINDOW_BYTES = Limit(
+    variable="SOFTTARGETS_MAX_WINDOW_BYTES",
+    default=320 << 20,
+    unit="bytes to compute with a window's targets",
+)
+"""If that is much more than its row group takes in the file."""
+
+_USUAL_RATIO = 40
+_ENTRY_BYTES, _DRAW_BYTES, _NUMBER_BYTES = 40, 100, 5
+"""Of an entry, a draw and a number of a hidden state, while `verify` checks them: measured."""
 
 
 class ShardReader:
@@ -100,7 +110,7 @@ class ShardReader:
             CorruptionError: its checksum, its structure or a value is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_table([index], self._columns, where)
+        table = self._read_windows(index, self._columns, where)
         with _parquet_errors(where):
             return decode(table, self._targets, where, are_values_checked=are_values_checked)
 
@@ -111,7 +121,7 @@ class ShardReader:
             CorruptionError: its checksum, its structure or a value is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_table([index], row_columns(self._targets), where)
+        table = self._read_windows(index, row_columns(self._targets), where)
         with _parquet_errors(where):
             return decode_rows(table, self._targets, where)
 
@@ -123,7 +133,7 @@ class ShardReader:
                 is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_table([index], self._columns, where)
+        table = self._read_windows(index, self._columns, where)
         with _parquet_errors(where):
             return decode(table.slice(row, 1), self._targets, where, first_row=row)[0]
 
@@ -200,6 +210,17 @@ class ShardReader:
             first = pc.list_element(table.column("document_ids"), 0)
             return list(zip(table.column("source").to_pylist(), first.to_pylist(), strict=True))
 
+    def _read_windows(self, index: int, columns: Sequence[str], where: str) -> pa.Table:
+        """Read columns of windows that are to be computed with."""
+        table = self._read_table([index], columns, where)
+        needed = max(
+            _longest(table, name) * num_bytes
+            for name, num_bytes in _bytes_of(self._targets).items()
+        )
+        if needed > _USUAL_RATIO * self._entry.row_groups[index].num_bytes:
+            WINDOW_BYTES.check(f"{where}, its longest window", needed)
+        return table
+
     def _read_table(self, groups: Sequence[int], columns: Sequence[str], where: str) -> pa.Table:
         with _parquet_errors(where):
             content = _scratch(self._entry.num_bytes)
@@ -263,6 +284,21 @@ class ShardReader:
                 found=f"{found}",
                 next_step=RESTORE,
             )
+
+
+def _bytes_of(targets: TargetSchema) -> dict[str, int]:
+    """Return what one element of a list takes to compute with, of the columns that grow most."""
+    head = targets.head
+    sizes = {"mask": 0 if head is None else head.max_entries * _ENTRY_BYTES}
+    if targets.samples is not None:
+        sizes["sample_gaps"] = _DRAW_BYTES
+    for feature in targets.features:
+        sizes[feature_columns(feature)[0]] = feature.width * _NUMBER_BYTES
+    return sizes
+
+
+def _longest(table: pa.Table, column: str) -> int:
+    return int(pc.max(pc.list_value_length(table.column(column))).as_py() or 0)
 
 
 def _check_ids(ids: pa.ChunkedArray, where: str) -> None:

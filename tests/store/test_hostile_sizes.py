@@ -15,6 +15,7 @@ from softtargets import SoftTargetDataset, Store
 from softtargets.errors import CorruptionError, FormatError, LimitError
 from softtargets.store import verify
 from softtargets.store.manifest import parse_manifest
+from softtargets.store.schema import columns_of
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.tokenizer import Vocabulary
 from tests.forgery import forge_manifest, forge_shard, forge_side_file, list_of_lists, with_column
@@ -80,6 +81,31 @@ def test_a_shard_is_read_when_the_limit_allows_it(
         list(Store.open(root))
     monkeypatch.setenv("SOFTTARGETS_MAX_UNPACKED_BYTES", "100000")
     assert [window.document_ids for window in Store.open(root)] == [(long,)] * 4
+
+
+def test_a_window_that_takes_far_more_to_compute_with_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_positions = 500_000
+    repeated = np.zeros(num_positions, np.int64)
+
+    def change(table: pa.Table) -> pa.Table:
+        table = with_column("escapes", [[]])(table.slice(0, 1))
+        for column in columns_of(KINDS["topk"]):
+            if column.rows in ("tokens", "targets"):
+                one = table.column(column.name).combine_chunks().values
+                more = [0] if column.rows == "tokens" else []
+                values = one.take(pa.array(np.concatenate([repeated, np.array(more, np.int64)])))
+                table = with_column(column.name, list_of_lists(values, 1))(table)
+        return table
+
+    forge_shard(root, change)
+    variable = "SOFTTARGETS_MAX_WINDOW_BYTES"
+    monkeypatch.setenv(variable, "159999999")
+    with pytest.raises(LimitError, match=f"longest window: .*set {variable}=160000000"):
+        Store.open(root).read_row_group(Store.open(root).row_groups[0])
+    monkeypatch.setenv(variable, "160000000")
+    assert len(Store.open(root).read_rows(Store.open(root).row_groups[0])) == 1
 
 
 def test_a_vocabulary_whose_tokens_begin_like_those_before_is_refused(root: Path) -> None:
