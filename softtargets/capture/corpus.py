@@ -34,15 +34,16 @@ from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
 from softtargets.texts import is_utf8, shortened
 
 UNPACKED_LIMIT = Limit(
-    variable="SOFTTARGETS_MAX_CORPUS_BYTES", default=1 << 26, unit="unpacked bytes"
+    variable="SOFTTARGETS_MAX_CORPUS_BYTES", default=1 << 24, unit="unpacked bytes"
 )
 """Of files that grow very much when they are unpacked."""
 _ROWS = 1024
 """Of a Parquet file, how many are read at a time if they are small enough."""
 _READ_BYTES = 1 << 25
 _PIECE_BYTES = 1 << 20
-_ROW_BYTES = 128
-"""What a row counts at least: nothing is as small, and it takes time."""
+_ROW_BYTES = 256
+_EMPTY_BYTES = 16
+"""What a record and an empty line count at least: those without content take time, too."""
 
 _KINDS = (".txt", ".jsonl", ".parquet")
 
@@ -144,11 +145,12 @@ class Corpus(RecordFields):
                 line = file.readline(most + 1)
                 if not line:
                     return
-                unpacked.add(len(line))
+                is_empty = line.isspace()
+                unpacked.add(max(len(line), _EMPTY_BYTES if is_empty else _ROW_BYTES))
                 if len(line) > most:
                     size = len(line) + (line[-1:] != b"\n" and unpacked.count_rest(file.readline))
                     DOCUMENT_LIMIT.check(f"{path}, line {number}", size)
-                if not line.isspace():
+                if not is_empty:
                     yield partial(self._parse_line, line, path, number)
 
     def _parquet_rows(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
@@ -156,9 +158,8 @@ class Corpus(RecordFields):
         with pq.ParquetFile(path, pre_buffer=False) as file:
             number = 0
             for batch in file.iter_batches(batch_size, columns=list(self.fields)):
-                unpacked.add(max(batch.nbytes, len(batch) * _ROW_BYTES))
                 for row in range(len(batch)):
-                    yield partial(self._parse_row, batch.slice(row, 1), path, number)
+                    yield partial(self._parse_row, batch.slice(row, 1), path, number, unpacked)
                     number += 1
 
     def _rows_at_once(self, path: Path) -> int:
@@ -187,7 +188,9 @@ class Corpus(RecordFields):
             ) from error
         return self.parse_record(record, path.name, where, number - 1)
 
-    def _parse_row(self, row: pa.RecordBatch, path: Path, number: int) -> Document:
+    def _parse_row(
+        self, row: pa.RecordBatch, path: Path, number: int, unpacked: _Unpacked
+    ) -> Document:
         where = f"{path}, row {number}"
         try:
             record = row.to_pylist()[0]
@@ -198,7 +201,11 @@ class Corpus(RecordFields):
                 found=shortened(str(error)),
                 next_step="Mend the row, or pass --on-invalid skip.",
             ) from error
-        return self.parse_record(without_nulls(record), path.name, where, number)
+        document = self.parse_record(without_nulls(record), path.name, where, number)
+        # Rows may share a text.
+        num_characters = len(document.content) if isinstance(document.content, str) else 0
+        unpacked.add(max(row.nbytes, num_characters, _ROW_BYTES))
+        return document
 
 
 def check_columns(fields: RecordFields, where: str, names: list[str]) -> None:

@@ -86,8 +86,8 @@ def _packed_arrow(directory: Path) -> None:
 def _wide_target(directory: Path) -> None:
     """One target has 300 entries, and 3,000,000 others have one."""
     lists = [[[0.0]] * 100_000] * 30
-    ids = [[list(range(300)), *[[7]] * 99_999], *[[[7]] * 100_000] * 29]
-    values = [[[-9.0] * 300, *[[-1.0]] * 99_999], *[[[-1.0]] * 100_000] * 29]
+    ids = [[[7], list(range(300)), *[[7]] * 99_998], *[[[7]] * 100_000] * 29]
+    values = [[[-1.0], [-9.0] * 300, *[[-1.0]] * 99_998], *[[[-1.0]] * 100_000] * 29]
     tokens = pa.array([[number, *[2] * 99_999] for number in range(len(lists))])
     write_rows(directory / "rows.parquet",
                {"input_ids": tokens, "logprobs": values, "target_token_ids": ids})  # fmt: skip
@@ -203,11 +203,14 @@ def _with_teacher(prepare: Callable[[Path], object]) -> Callable[[Path], object]
     return both
 
 
+_BUILD = ("build", "--teacher", "teacher", "--output", "store", "--sequence-length", "16",
+          "--top-k", "4", "--dtype", "float32")  # fmt: skip
+
+
 def _corpus(
     kind: str, name: str, file: str, prepare: Callable[[Path], object], *options: str, **more: Any
 ) -> Attack:
-    run = command("build", "--teacher", "teacher", "--input", file, "--output", "store",
-                  "--sequence-length", "16", "--top-k", "4", "--dtype", "float32", *options)  # fmt: skip
+    run = command(*_BUILD, "--input", file, *options)
     return Attack(kind=kind, name=name, prepare=_with_teacher(prepare), run=run, **more)
 
 
@@ -227,10 +230,10 @@ def _gz(directory: Path) -> None:
 
 
 def _texts_of_one(directory: Path) -> None:
-    """A million rows have the same text of a megabyte."""
-    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**6, np.int32)), ["a" * 10**6])
+    """All rows have the same text."""
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**5, np.int32)), ["a" * 10**5])
     sink = io.BytesIO()
-    pq.write_table(pa.table({"text": column}), sink, compression="zstd")
+    pq.write_table(pa.table({"text": column}), sink, compression="zstd", write_statistics=False)
     (directory / "a.parquet").write_bytes(sink.getvalue())
 
 
@@ -263,7 +266,7 @@ def _shows_alone(directory: Path, _: Outcome) -> str:
     for found in ("<a ", "<img", "<script", "\u202e", "\u2066"):
         if found in html:
             return f"a name became {found!r}"
-    return "" if text.count("softtargets:end description") < 3 else "a name became a mark"
+    return "" if text.count("\n<!-- softtargets:end") == 2 else "a name became a mark"
 
 
 def _named(name: str) -> Attack:
@@ -281,14 +284,14 @@ def _named(name: str) -> Attack:
             name,
             "--license",
             name,
-        ),  # fmt: skip
+        ),
         wanted="survived",
         harm=_shows_alone,
     )
 
 
 ATTACKS: tuple[Attack, ...] = (
-    _import(_UNPACKS, "one value, repeated", lambda place: one_row(place / "rows.parquet", 1 << 28)),
+    _import(_UNPACKS, "one value", lambda place: one_row(place / "rows.parquet", 1 << 28)),
     _import(_UNPACKS, "one page of zeros", _one_page),
     _import(_UNPACKS, "a footer that understates", _forged),
     _import(_UNPACKS, "rows without end", _many_rows),
@@ -339,9 +342,8 @@ ATTACKS: tuple[Attack, ...] = (
     _corpus(_RECORDS, "ragged token ids", "a.jsonl", _record(ids=[[1], [1, 2]]),
             "--input-ids-field", "ids"),
     _corpus(_RECORDS, "a pipe", "a.jsonl", lambda place: os.mkfifo(place / "a.jsonl")),
-    _corpus(_RECORDS, "a name that is no UTF-8", ".",
-            lambda place: (place / os.fsdecode(b"\xff.jsonl")).write_text('{"text": "ab"}'),
-            "--input", "*.jsonl"),
+    _corpus(_RECORDS, "a name that is no UTF-8", "*.jsonl",
+            lambda place: (place / os.fsdecode(b"\xff.jsonl")).write_text('{"text": "ab"}')),
     _corpus(_RECORDS, "zeros and control characters", "a.jsonl",
             _record(**_SOUND | {"text": "a\0\x1b[2J\u202eb", "id": "\x1b\0", "url": "\u202e"}),
             *_FIELDS, wanted="survived"),

@@ -91,8 +91,8 @@ def test_a_limit_is_raised_as_it_says(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_one_target_with_many_entries_does_not_multiply_with_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SOFTTARGETS_MAX_ROW_BYTES", "8000")
-    ids = [[[7, 8, 9]] * 4, [list(range(200)), *[[7]] * 299]]
+    monkeypatch.setenv("SOFTTARGETS_MAX_ROW_BYTES", "100000")
+    ids = [[[7, 8, 9]] * 4, [[7], list(range(200)), *[[7]] * 298]]
     logprobs = [[[float(np.log(0.5 / len(own)))] * len(own) for own in row] for row in ids]
     rows = {"input_ids": [[1, 2, 3, 4], [2] * 300], "target_token_ids": ids, "logprobs": logprobs}
     path = write_rows(tmp_path / "rows.parquet", rows)
