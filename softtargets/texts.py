@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     )
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be stored, which one with halves of surrogate pairs can't."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)
+
+
 def shortened(text: str, most: int = MOST_SHOWN) -> str:
     """Return a text, its middle left out if it is longer than a message should be."""
     if len(text) <= most:

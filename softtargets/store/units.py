@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ def write_store(
         StoreError: the output cannot be written.
     """
     counts |= {"windows": 0, "tokens": 0}
+    # Before there is a directory, which would be left behind.
+    iterator = iter(windows)
+    first = next(iterator, None)
+    if first is None:
+        raise InputError(
+            str(output),
+            expected="at least one window in the new store",
+            found="none",
+            next_step=next_step,
+        )
     with StoreWriter.hold(output, identity) as writer:
         if not writer.is_complete:
             files = side_files()
@@ -50,18 +61,11 @@ def write_store(
                 writer.write_vocabulary(files[VOCABULARY_NAME])
             done = writer.recorded()
             num_units = 0
-            for group in cut_windows(windows, identity["unit_tokens"]):
+            for group in cut_windows(chain([first], iterator), identity["unit_tokens"]):
                 if num_units not in done:
                     writer.write_unit(num_units, group, {})
                 num_units += 1
                 counts["windows"] += len(group)
                 counts["tokens"] += sum(len(window) for window in group)
-            if num_units == 0:
-                raise InputError(
-                    str(output),
-                    expected="at least one window in the new store",
-                    found="none",
-                    next_step=next_step,
-                )
             writer.commit(num_units, teacher, counts)
     return Store.open(output)

@@ -101,6 +101,7 @@ class Axolotl:
 
     alignment: Alignment = "current"
     name: ClassVar[str] = "axolotl"
+    columns: ClassVar[tuple[str, ...]] = (*_TYPES, "logprobs")
 
     def rows(self, batch: pa.RecordBatch, where: str, first: int) -> Iterator[ListedRow]:
         """Yield the rows of a part of a file; `first` is the number of the first.

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
 from softtargets.errors import CorpusError
 from softtargets.packing.features import unpack_numbers
+from softtargets.store.foreign_yaml import YAML_LIMIT, parse_yaml
 from softtargets.store.layouts.lists import Array, Int64
 from softtargets.targets import Float64, Int32, UInt8
+from softtargets.texts import shortened
 
 CONFIG_NAME = "compression_config.yaml"
 ValueFormat = Literal["float32", "float16"]
@@ -91,21 +92,26 @@ class Compression:
 
         Raises:
             CorpusError: it is none, or one that keeps no log-probability as a number.
+            LimitError: it is larger than it is trusted to be.
         """
         try:
-            data = yaml.safe_load(path.read_bytes())
-        except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise _not_a_config(path, str(error).splitlines()[0]) from error
+            if not path.is_file():
+                raise _not_a_config(path, "no such file")
+            YAML_LIMIT.check(str(path), path.stat().st_size)
+            text = path.read_text("utf-8")
+            data = parse_yaml(text, str(path))
+        except (OSError, ValueError) as error:
+            raise _not_a_config(path, shortened(str(error))) from error
         if not isinstance(data, Mapping):
-            raise _not_a_config(path, type(data).__name__)
+            raise _not_a_config(path, shortened(text))
         # The defaults are DistillKit's own.
         exact_dtype = data.get("exact_dtype", "float32")
         delta_encoding = data.get("delta_encoding", True)
         numbers = [data.get(name) for name in ("d", "k", "exact_k")]
         d, k, exact_k = (one if type(one) is int else 0 for one in numbers)
-        is_known = exact_dtype in _STORED_AS and type(delta_encoding) is bool
+        is_known = exact_dtype in list(_STORED_AS) and type(delta_encoding) is bool
         if not is_known or not 0 < exact_k <= k <= d < 2**31 or d < 2:
-            raise _not_a_config(path, f"{dict(data)}")
+            raise _not_a_config(path, shortened(text))
         return cls(
             d=d, k=k, exact_k=exact_k, exact_dtype=exact_dtype, delta_encoding=delta_encoding
         )
@@ -115,7 +121,7 @@ def _not_a_config(path: Path, found: str) -> CorpusError:
     return CorpusError(
         str(path),
         expected="DistillKit's compression configuration (YAML) with d, k and an exact_k of 1 to k",
-        found=found[:200],
+        found=found,
         next_step="Pass the file that the capture wrote, or logprob_compressor of the training's "
         "configuration, with --compression-config.",
     )

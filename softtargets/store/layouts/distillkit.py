@@ -110,6 +110,13 @@ class DistillKit:
 
     compression: Compression
     name: ClassVar[str] = "distillkit"
+    columns: ClassVar[tuple[str, ...]] = (
+        "input_ids",
+        "compressed_logprobs",
+        "bytepacked_indices",
+        "labels",
+        "attention_mask",
+    )
 
     def rows(self, batch: pa.RecordBatch, where: str, first: int) -> Iterator[ListedRow]:
         """Yield the rows of a part of a file; `first` is the number of the first.

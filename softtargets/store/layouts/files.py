@@ -1,21 +1,46 @@
-"""The files that are imported: Parquet, or the Arrow files that `datasets` saves."""
+"""The files that are imported: Parquet, or the Arrow files that `datasets` saves.
+
+They come from anybody, so what reading them takes is found out and limited before they are read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError
+from softtargets.limits import Limit
 from softtargets.store.files import hash_file
+from softtargets.store.growth import check_growth
+from softtargets.store.layouts.arrow_stream import check_stream
+from softtargets.store.parquet_pages import ROW_LIMIT, ParquetPages
+from softtargets.texts import is_utf8, shortened
 
 METADATA_KEY = "softtargets"
 """Of a file's metadata: what an export says about the store that it was written from."""
+
+ROWS_LIMIT = Limit(variable="SOFTTARGETS_MAX_IMPORT_ROWS", default=100_000, unit="rows")
+"""Of files whose rows have fewer than `_FILE_BYTES_OF_ROW` bytes each."""
+_FILE_BYTES_OF_ROW = 64
+
+UNPACKED_LIMIT = Limit(
+    variable="SOFTTARGETS_MAX_UNPACKED_BYTES", default=1 << 29, unit="unpacked bytes"
+)
+"""Of files that grow very much when they are unpacked."""
+
 _ROWS = 16
-"""How many rows are read at a time."""
+"""How many rows are read at a time, if they are small enough."""
+_READ_BYTES = 1 << 24
+_CELL_BYTES = 8
+"""What an entry or the place for one takes while a unit is written: its id, its value, a copy."""
+_MOST_NAMES = 100
 
 
 def list_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -44,6 +69,14 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
             found="no such file" if missing else "none",
             next_step="Check the path.",
         )
+    for path in found:
+        if not is_utf8(path.name):
+            raise CorpusError(
+                str(path),
+                expected="a file name in UTF-8, which is kept as the source of its windows",
+                found=repr(path.name),
+                next_step="Rename the file.",
+            )
     return found
 
 
@@ -60,51 +93,164 @@ def read_metadata(path: Path, key: str) -> bytes | None:
 
     Raises:
         CorpusError: it cannot be read.
+        LimitError: it is too large.
     """
-    try:
+    with _errors(path):
+        ParquetPages(path)
         metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
     found: bytes | None = metadata.get(key.encode())
     return found
 
 
-def read_batches(path: Path) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield some rows after the other, each time with the number of the first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFile:
+    """A file whose size is known to be within the limits."""
+
+    path: Path
+    names: tuple[str, ...]
+    """Those of the columns asked for that the file has."""
+    num_rows: int
+    num_bytes: int
+    """Of the columns, unpacked."""
+    rows_at_once: int
+
+    def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yield some rows after the other, each time with the number of the first.
+
+        Raises:
+            CorpusError: the file cannot be read.
+        """
+        first = 0
+        batches = self._arrow() if _is_arrow(self.path) else self._parquet()
+        while True:
+            with _errors(self.path):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield first, batch
+            first += batch.num_rows
+
+    def _parquet(self) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(self.path, page_checksum_verification=True, pre_buffer=False) as file:
+            for batch in file.iter_batches(self.rows_at_once, columns=list(self.names)):
+                batch.validate(full=True)
+                yield batch
+
+    def _arrow(self) -> Iterator[pa.RecordBatch]:
+        with pa.memory_map(str(self.path)) as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                own = batch.select(list(self.names))
+                own.validate(full=True)
+                for start in range(0, own.num_rows, self.rows_at_once):
+                    yield own.slice(start, self.rows_at_once)
+
+
+def open_files(paths: Sequence[Path], names: Sequence[str]) -> list[InputFile]:
+    """Return files to be read, when some of their columns are within the limits together.
 
     Raises:
-        CorpusError: the file cannot be read.
+        CorpusError: a file cannot be read.
+        LimitError: the files unpack to more than they are trusted with.
     """
-    first = 0
-    batches = _arrow(path) if path.suffix == ".arrow" else _parquet(path)
-    while True:
-        try:
-            batch = next(batches, None)
-            if batch is not None:
-                batch.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            raise _unreadable(path, error) from error
-        if batch is None:
-            return
-        yield first, batch
-        first += batch.num_rows
+    files: list[InputFile] = []
+    file_bytes = 0
+    for path in paths:
+        with _errors(path):
+            file_bytes += path.stat().st_size
+            files.append((_open_arrow if _is_arrow(path) else _open_parquet)(path, names))
+        where = str(path) if len(paths) == 1 else f"{path} and the files before it"
+        check_growth(UNPACKED_LIMIT, where, file_bytes, sum(one.num_bytes for one in files))
+        num_rows = sum(one.num_rows for one in files)
+        if num_rows * _FILE_BYTES_OF_ROW > file_bytes:
+            ROWS_LIMIT.check(where, num_rows)
+    return files
 
 
-def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        yield from file.iter_batches(batch_size=_ROWS)
+def check_cells(files: Sequence[InputFile], num_targets: int, max_entries: int) -> None:
+    """Check that what a store gives to all targets, a place for each entry, is within the limits.
+
+    Raises:
+        LimitError: it is not, for one target has many entries and most have few.
+    """
+    file_bytes = sum(file.path.stat().st_size for file in files)
+    where = f"{files[0].path}: {num_targets:,} targets with room for {max_entries:,} entries"
+    check_growth(UNPACKED_LIMIT, where, file_bytes, num_targets * max_entries * _CELL_BYTES)
 
 
-def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-        for batch in reader:
-            yield from (batch.slice(start, _ROWS) for start in range(0, batch.num_rows, _ROWS))
+def check_row_cells(where: str, num_targets: int, max_entries: int) -> None:
+    """Check the same of one row.
 
-
-def _unreadable(path: Path, error: Exception) -> CorpusError:
-    return CorpusError(
-        str(path),
-        expected="a Parquet file, or an Arrow stream",
-        found=f"{str(error).splitlines()[0][:200] if str(error) else type(error).__name__}",
-        next_step="The file is damaged, or something else; fetch it again.",
+    Raises:
+        LimitError: it is not.
+    """
+    ROW_LIMIT.check(
+        f"{where}: {num_targets:,} targets with room for {max_entries:,} entries",
+        num_targets * max_entries * np.dtype(np.float32).itemsize,
     )
+
+
+def _is_arrow(path: Path) -> bool:
+    return path.suffix == ".arrow"
+
+
+def _open_parquet(path: Path, names: Sequence[str]) -> InputFile:
+    pages = ParquetPages(path)
+    own = _known(path, pq.read_schema(path), names)
+    # Pages are looked into where the footer asks for no more than is allowed.
+    check_growth(UNPACKED_LIMIT, str(path), path.stat().st_size, pages.declared_bytes(own))
+    sizes = pages.sizes(own)
+    for name, size in sizes.items():
+        ROW_LIMIT.check(f"{path}, column {name}", size.row_bytes)
+    row_bytes = sum(size.row_bytes for size in sizes.values())
+    return InputFile(
+        path=path,
+        names=own,
+        num_rows=pages.footer.num_rows,
+        num_bytes=sum(size.num_bytes for size in sizes.values()),
+        rows_at_once=min(_ROWS, max(1, _READ_BYTES // max(1, row_bytes))),
+    )
+
+
+def _open_arrow(path: Path, names: Sequence[str]) -> InputFile:
+    with pa.memory_map(str(path)) as source:
+        check_stream(source)
+        source.seek(0)
+        with pa.ipc.open_stream(source) as reader:
+            own = _known(path, reader.schema, names)
+            num_rows = sum(batch.num_rows for batch in reader)
+    # Nothing in such a file is packed.
+    return InputFile(path=path, names=own, num_rows=num_rows, num_bytes=0, rows_at_once=_ROWS)
+
+
+def _known(path: Path, schema: pa.Schema, names: Sequence[str]) -> tuple[str, ...]:
+    """Return which columns a file has.
+
+    Raises:
+        CorpusError: it has one twice, or none.
+    """
+    own = tuple(name for name in names if name in schema.names)
+    twice = [name for name in own if len(schema.get_all_field_indices(name)) > 1]
+    if twice or not own:
+        shown = ", ".join(schema.names[:_MOST_NAMES])
+        raise CorpusError(
+            str(path),
+            expected=f"one column {twice[0]}" if twice else f"columns {', '.join(names)}",
+            found=shortened(f"columns {shown or 'none'}"),
+            next_step="docs/formats.md says what each layout has; --from names the layout.",
+        )
+    return own
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        if isinstance(error, CorpusError):
+            raise
+        raise CorpusError(
+            str(path),
+            expected="a Parquet file, or an Arrow stream",
+            found=shortened(str(error).splitlines()[0]) if str(error) else type(error).__name__,
+            next_step="The file is damaged, or something else; fetch it again.",
+        ) from error

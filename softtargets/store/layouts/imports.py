@@ -19,7 +19,14 @@ from softtargets.store.layouts.entries import (
     read_entries,
     tail_mass_error,
 )
-from softtargets.store.layouts.files import describe_files, list_files, read_batches
+from softtargets.store.layouts.files import (
+    InputFile,
+    check_cells,
+    check_row_cells,
+    describe_files,
+    list_files,
+    open_files,
+)
 from softtargets.store.layouts.rows import ListedRow
 from softtargets.store.store import Store
 from softtargets.store.units import write_store
@@ -36,6 +43,11 @@ class Layout(Protocol):
     @property
     def name(self) -> str:
         """Return what `--from` calls it."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that are read, where a file has them."""
         ...
 
     def rows(self, batch: pa.RecordBatch, where: str, first: int) -> Iterator[ListedRow]:
@@ -75,13 +87,16 @@ def import_lists(
 
     Raises:
         CorpusError: a file or a row is not what the layout says.
+        LimitError: the files unpack to more than they are trusted with.
         InputError: what is stated contradicts the files, or there is no row with a target.
         IdentityError: the output is another store, finished or not.
         StoreError: the output cannot be written.
     """
-    files = list_files(paths)
+    files = open_files(list_files(paths), layout.columns)
     survey = _survey(files, layout, stated)
-    identity = _identity(describe_files(files), layout, stated, survey, values)
+    identity = _identity(
+        describe_files([one.path for one in files]), layout, stated, survey, values
+    )
     schema = TargetSchema.from_dict(identity["targets"])
     counts: dict[str, int] = {}
     vocabulary = stated.vocabulary
@@ -103,6 +118,10 @@ class _Survey:
     """What all rows together are."""
 
     max_entries: int = 1
+    num_targets: int = 0
+    """Those with entries."""
+    longest_row: int = 0
+    """Of the row with the most of them."""
     has_gaps: bool = False
     """Whether there are targets without entries."""
     rounding: float = 0.0
@@ -111,22 +130,28 @@ class _Survey:
     def add(self, row: ListedRow, entries: Entries) -> None:
         self.rounding = max(self.rounding, row.rounding)
         self.max_entries = max(self.max_entries, int(entries.counts_T.max(initial=0)))
+        num_targets = int((entries.counts_T > 0).sum())
+        self.num_targets += num_targets
+        self.longest_row = max(self.longest_row, num_targets)
         self.has_gaps |= bool((entries.counts_T == 0).any())
         if entries.tail_mass_T is not None:
             own = entries.tail_mass_T[entries.counts_T > 0]
             self.largest_tail = max(self.largest_tail, float(own.max(initial=0)))
 
 
-def _survey(files: Sequence[Path], layout: Layout, stated: Stated) -> _Survey:
+def _survey(files: Sequence[InputFile], layout: Layout, stated: Stated) -> _Survey:
     """Check every row.
 
     Raises:
         CorpusError: a row is not what the layout says.
+        LimitError: in the store they would be larger than they are trusted with.
         InputError: all rows contradict what is stated.
     """
     survey = _Survey()
     for _, _, row in _rows(files, layout):
         survey.add(row, read_entries(row, stated))
+    check_row_cells(str(files[0].path), survey.longest_row, survey.max_entries)
+    check_cells(files, survey.num_targets, survey.max_entries)
     error = tail_mass_error(survey.rounding, survey.max_entries)
     is_cut = survey.max_entries < stated.vocab_size
     if stated.values == "full" and is_cut and survey.largest_tail <= error:
@@ -140,18 +165,18 @@ def _survey(files: Sequence[Path], layout: Layout, stated: Stated) -> _Survey:
     return survey
 
 
-def _rows(files: Sequence[Path], layout: Layout) -> Iterator[tuple[Path, int, ListedRow]]:
+def _rows(files: Sequence[InputFile], layout: Layout) -> Iterator[tuple[Path, int, ListedRow]]:
     """Yield every row with its file and its number there."""
-    for path in files:
+    for file in files:
         number = 0
-        for first, batch in read_batches(path):
-            for row in layout.rows(batch, str(path), first):
-                yield path, number, row
+        for first, batch in file.batches():
+            for row in layout.rows(batch, str(file.path), first):
+                yield file.path, number, row
                 number += 1
 
 
 def _windows(
-    files: Sequence[Path],
+    files: Sequence[InputFile],
     layout: Layout,
     stated: Stated,
     schema: TargetSchema,

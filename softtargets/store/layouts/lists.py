@@ -15,10 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from softtargets.errors import CorpusError
+from softtargets.limits import Limit
+from softtargets.texts import shortened
 
 Array = npt.NDArray[Any]
 Int64 = npt.NDArray[np.int64]
 Kind = Literal["integers", "numbers"]
+
+TOKENS_LIMIT = Limit(
+    variable="SOFTTARGETS_MAX_ROW_TOKENS", default=1 << 20, unit="elements in the list of one row"
+)
 
 ROUNDING_FLOAT32 = 2.0**-24
 """Of float64 columns too: no teacher computes in more."""
@@ -73,14 +79,26 @@ def read_lists(batch: pa.RecordBatch, name: str, where: str, kind: Kind = "integ
 
     Raises:
         CorpusError: it is something else, or a row is null.
+        LimitError: a list is longer than it is trusted to be.
     """
     column = _column(batch, name, where)
     if not _is_list(column.type) or not _is_number(column.type.value_type, kind):
         raise _wrong(where, name, f"lists of {kind}", f"{column.type}")
-    return Lists(
-        bounds=_bounds(pc.list_value_length(column)),
-        values=_values(column.flatten(), where, name),
-    )
+    bounds = _bounds(pc.list_value_length(column))
+    _check_rows(bounds, where, name)
+    return Lists(bounds=bounds, values=_values(column.flatten(), where, name))
+
+
+def read_numbers(batch: pa.RecordBatch, name: str, where: str) -> Array:
+    """Return a column of numbers.
+
+    Raises:
+        CorpusError: it is something else, or a row is null.
+    """
+    column = _column(batch, name, where)
+    if not _is_number(column.type, "numbers"):
+        raise _wrong(where, name, "numbers", f"{column.type}")
+    return _values(column, where, name)
 
 
 def read_optional(batch: pa.RecordBatch, name: str, where: str) -> Lists | None:
@@ -99,12 +117,14 @@ def read_nested(
 
     Raises:
         CorpusError: it is something else, or a row or an entry is null.
+        LimitError: a row has more lists than it is trusted with.
     """
     column = _column(batch, name, where)
     inner = column.type.value_type if _is_list(column.type) else None
     if inner is None or not _is_list(inner) or not _is_number(inner.value_type, kind):
         raise _wrong(where, name, f"lists of lists of {kind}", f"{column.type}")
     row_bounds = _bounds(pc.list_value_length(column))
+    _check_rows(row_bounds, where, name)
     positions = column.flatten()
     counts = pc.fill_null(pc.list_value_length(positions), 0)
     values = _values(positions.flatten(), where, name)
@@ -120,7 +140,7 @@ def _column(batch: pa.RecordBatch, name: str, where: str) -> pa.Array:
         raise CorpusError(
             where,
             expected=f"a column {name}",
-            found=f"columns {', '.join(batch.schema.names) or 'none'}",
+            found=shortened(f"columns {', '.join(batch.schema.names) or 'none'}"),
             next_step="docs/formats.md says what each layout has; --from names the layout.",
         )
     column = batch.column(name)
@@ -141,9 +161,16 @@ def _bounds(lengths: pa.Array) -> Int64:
     return np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int64)
 
 
+def _check_rows(bounds: Int64, where: str, name: str) -> None:
+    TOKENS_LIMIT.check(f"{where}, column {name}", int(np.diff(bounds).max(initial=0)))
+
+
 def _is_list(kind: pa.DataType) -> bool:
     types = pa.types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+    if types.is_fixed_size_list(kind):
+        # Any number of lists of nothing takes no bytes.
+        return bool(kind.list_size > 0)
+    return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
 def _is_number(found: pa.DataType, kind: Kind) -> bool:
@@ -155,6 +182,6 @@ def _wrong(where: str, name: str, expected: str, found: str) -> CorpusError:
     return CorpusError(
         f"{where}, column {name}",
         expected=expected,
-        found=found,
+        found=shortened(found),
         next_step="docs/formats.md says what each layout has; --from names the layout.",
     )

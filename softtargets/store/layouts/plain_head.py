@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError
 from softtargets.kinds import TargetSchema
-from softtargets.store.layouts.files import METADATA_KEY, list_files, read_batches
-from softtargets.store.layouts.lists import read_lists
+from softtargets.limits import Limit
+from softtargets.store.layouts.files import METADATA_KEY, list_files, open_files
+from softtargets.store.layouts.lists import read_lists, read_numbers
 from softtargets.targets import HeadWeights
 
 
@@ -27,33 +28,51 @@ def plain_head(head: HeadWeights, metadata: str) -> bytes:
     return content
 
 
+HEAD_LIMIT = Limit(variable="SOFTTARGETS_MAX_HEAD_BYTES", default=1 << 27, unit="bytes")
+"""Of an output head more than `_GROWTH` times larger than its file: weights hardly compress."""
+_GROWTH = 8
+
+
 def read_plain_head(path: Path, schema: TargetSchema) -> HeadWeights:
     """Return the output head of a plain file; writing it into a store checks its content's hash.
 
     Raises:
         CorpusError: the file is missing, or of other sizes than the targets say.
+        LimitError: it unpacks to more than it is trusted with.
     """
     head = schema.output_head
     assert head is not None
-    weights, biases = [], []
-    for _, batch in read_batches(list_files([path])[0]):
-        weights.append(read_lists(batch, "weight", str(path), "numbers").values)
-        if head.bias:
-            biases.append(batch.column("bias").to_numpy(zero_copy_only=False))
-    flat = np.concatenate(weights) if weights else np.empty(0)
-    num_biases = sum(len(one) for one in biases)
-    if len(flat) != schema.vocab_size * head.width or num_biases != head.bias * schema.vocab_size:
-        raise CorpusError(
-            str(path),
-            expected=f"{schema.vocab_size} rows of {head.width} weights",
-            found=f"{len(flat)} weights and {num_biases} biases",
-            next_step="Export the store to the plain layout again.",
-        )
+    [file] = open_files(list_files([path]), ("weight", "bias") if head.bias else ("weight",))
+    num_bytes = schema.vocab_size * head.width * np.dtype(np.float32).itemsize
+    if num_bytes > _GROWTH * path.stat().st_size:
+        HEAD_LIMIT.check(str(path), num_bytes)
+    _check(path, file.num_rows == schema.vocab_size, schema, f"{file.num_rows} rows")
+    weight_VD = np.empty((schema.vocab_size, head.width), np.float32)
+    bias_V = np.empty(schema.vocab_size, np.float32) if head.bias else None
+    for first, batch in file.batches():
+        rows = slice(first, first + batch.num_rows)
+        weights = read_lists(batch, "weight", str(path), "numbers")
+        widths = np.diff(weights.bounds)
+        _check(path, bool((widths == head.width).all()), schema, f"widths {set(widths.tolist())}")
+        weight_VD[rows] = weights.values.reshape(-1, head.width)
+        if bias_V is not None:
+            bias_V[rows] = read_numbers(batch, "bias", str(path))
     return HeadWeights(
-        weight_VD=flat.astype(np.float32).reshape(schema.vocab_size, head.width),
-        bias_V=np.concatenate(biases).astype(np.float32) if head.bias else None,
+        weight_VD=weight_VD,
+        bias_V=bias_V,
         dtype=head.dtype,
         scale=head.scale,
         divisor=head.divisor,
         softcap=head.softcap,
     )
+
+
+def _check(path: Path, holds: bool, schema: TargetSchema, found: str) -> None:
+    assert schema.output_head is not None
+    if not holds:
+        raise CorpusError(
+            str(path),
+            expected=f"{schema.vocab_size} rows of {schema.output_head.width} weights",
+            found=found,
+            next_step="Export the store to the plain layout again.",
+        )

@@ -12,6 +12,7 @@ from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.packing import kept_entries, pack
 from softtargets.store.codec import decode_tokens
 from softtargets.store.invariants import check_window
+from softtargets.store.layouts.files import check_row_cells
 from softtargets.store.layouts.lists import (
     Array,
     Int64,
@@ -54,14 +55,19 @@ class PlainRows:
         """
         for number, tokens in enumerate(self._tokens):
             where = f"{self._where}, row {self._first + number}"
+            yield self._window(number, tokens, where)
+
+    def _window(self, number: int, tokens: TokenWindow, where: str) -> Window:
+        # What overflows is infinite then, and no window has that.
+        with np.errstate(over="ignore", invalid="ignore"):
             targets = self._targets(number, tokens, where)
             try:
                 window = Window.of(tokens, pack(targets, self._schema))
             except InputError as error:
                 raise _broken(where, error.expected, error.found) from error
-            for problem in _problems(window, where):
-                raise problem
-            yield window
+        for problem in _problems(window, where):
+            raise problem
+        return window
 
     def _targets(self, number: int, tokens: TokenWindow, where: str) -> SoftTargets:
         schema, num = self._schema, len(tokens.mask_T)
@@ -84,6 +90,7 @@ class PlainRows:
             counts_T, ids_E = nested("ids")
             value_counts_T, values_E = nested(_values_name(schema))
             _check_same(counts_T, value_counts_T, schema.head.max_entries, where)
+            check_row_cells(where, num, schema.head.max_entries)
             ids_TK = _spread(ids_E, counts_T, schema.head.max_entries, 0).astype(np.int32)
             logits_TK = _spread(values_E, counts_T, schema.head.max_entries, -np.inf)
             if schema.temperatures:
@@ -135,6 +142,12 @@ class PlainRows:
             counts_S=others["sample_counts"].astype(np.int32),
             logits_S=None if logits_S is None else logits_S.astype(np.float32),
         )
+
+
+def plain_columns(schema: TargetSchema) -> tuple[str, ...]:
+    """Return the columns that are read."""
+    flat, nested = _target_names(schema)
+    return (*(column.name for column in token_columns(schema)), *flat, *nested)
 
 
 def _target_names(schema: TargetSchema) -> tuple[list[str], list[str]]:

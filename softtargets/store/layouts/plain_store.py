@@ -11,13 +11,15 @@ from softtargets.errors import CorpusError
 from softtargets.kinds import TargetSchema
 from softtargets.store.layouts.files import (
     METADATA_KEY,
+    InputFile,
+    check_cells,
     describe_files,
     list_files,
-    read_batches,
+    open_files,
     read_metadata,
 )
 from softtargets.store.layouts.plain_head import read_plain_head
-from softtargets.store.layouts.plain_rows import PlainRows
+from softtargets.store.layouts.plain_rows import PlainRows, plain_columns
 from softtargets.store.manifest import check_schema
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
 from softtargets.store.store import Store
@@ -36,43 +38,52 @@ def import_plain(paths: Sequence[str | Path], output: str | Path) -> Store:
 
     Raises:
         CorpusError: a file is none that `export_plain` wrote, or of another store than the first.
+        LimitError: the files unpack to more than they are trusted with.
         CorruptionError: the vocabulary or the output head beside it is damaged.
         IdentityError: the output is another store, finished or not.
         StoreError: the output cannot be written.
     """
-    files = list_files(paths)
-    about = _read_about(files)
+    paths = list_files(paths)
+    about = _read_about(paths)
     step = {
         "operation": "import",
         "fingerprint": about["fingerprint"],
-        "files": describe_files(files),
+        "files": describe_files(paths),
     }
     identity = {
         **about["identity"],
         "derived": [*about["identity"].get("derived", ()), step],
     }
     schema = TargetSchema.from_dict(identity["targets"])
-    for _ in _windows(files, schema):
-        pass
+    files = open_files(paths, plain_columns(schema))
+    _check_windows(files, schema)
     return write_store(
         _windows(files, schema),
         Path(output),
         identity,
         teacher=about["teacher"],
-        side_files=lambda: _side_files(files[0].parent, schema),
+        side_files=lambda: _side_files(paths[0].parent, schema),
         counts=dict(about["corpus"]),
         next_step="The files have no row.",
     )
 
 
-def _windows(files: Sequence[Path], schema: TargetSchema) -> Iterator[Window]:
+def _check_windows(files: Sequence[InputFile], schema: TargetSchema) -> None:
+    max_entries = 0 if schema.head is None else schema.head.max_entries
+    num_targets = 0
+    for window in _windows(files, schema):
+        num_targets += len(window.packed)
+    check_cells(files, num_targets, max_entries)
+
+
+def _windows(files: Sequence[InputFile], schema: TargetSchema) -> Iterator[Window]:
     seen = set()
-    for path in files:
-        for first, batch in read_batches(path):
-            for window in PlainRows(batch, schema, str(path), first).windows():
+    for file in files:
+        for first, batch in file.batches():
+            for window in PlainRows(batch, schema, str(file.path), first).windows():
                 if window.window_id in seen:
                     raise CorpusError(
-                        f"{path}, window {window.window_id}",
+                        f"{file.path}, window {window.window_id}",
                         expected="a window that no file had before",
                         found="it again",
                         next_step="Pass every file of an export once.",
@@ -102,7 +113,7 @@ def _read_about(files: Sequence[Path]) -> dict[str, Any]:
 def _parse_about(metadata: bytes | None, path: Path) -> dict[str, Any]:
     try:
         about = json.loads(metadata or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         about = None
     kinds = {"fingerprint": str, "identity": dict, "teacher": str, "corpus": dict}
     is_sound = isinstance(about, dict) and all(

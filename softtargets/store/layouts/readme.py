@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from softtargets.kinds import TargetSchema
+from softtargets.store.card import code_span
 from softtargets.store.layouts.sequences import HeadView
 from softtargets.store.store import Store
 
@@ -37,7 +38,7 @@ def describe_loss(
         losses.append("The draws: what is left is a biased estimate of the distribution.")
     if schema.label_logits:
         losses.append("The labels' logits and ranks.")
-    losses += [f"The feature {feature.name}." for feature in schema.features]
+    losses += [f"The feature {code_span(feature.name)}." for feature in schema.features]
     if layout == "distillkit":
         losses.append(
             "Labels for cross-entropy: `labels[t]` is what the trainer masks the target at token t "
@@ -50,13 +51,14 @@ def readme_text(store: Store, about: Mapping[str, Any], config: Mapping[str, Any
     """Return the README of an export, whose front matter tells the Hub which files are data."""
     layout = about["layout"]
     front = {"configs": [{"config_name": "default", "data_files": "data/*.parquet"}]}
+    teacher = code_span(store.manifest.teacher)
     lost = "\n".join(f"- {loss}" for loss in about["lost"])
     return f"""---
 {yaml.safe_dump(front, sort_keys=False)}---
 
 # Soft targets for {_TRAINERS[layout]}
 
-Written by `softtargets export --to {layout}` from a store of {store.manifest.teacher}, fingerprint
+Written by `softtargets export --to {layout}` from a store of {teacher}, fingerprint
 `{store.fingerprint}`: {store.targets.describe()}.
 
 Not in here:

@@ -23,6 +23,13 @@ class TokenLogits:
     """Reads nested lists of ids and values."""
 
     name: ClassVar[str] = "token-logits"
+    columns: ClassVar[tuple[str, ...]] = (
+        "input_ids",
+        "token_ids",
+        "top_values",
+        "labels",
+        "attention_mask",
+    )
 
     def rows(self, batch: pa.RecordBatch, where: str, first: int) -> Iterator[ListedRow]:
         """Yield the rows of a part of a file; `first` is the number of the first.

@@ -1,0 +1,46 @@
+"""Files that are small and stand for much, or say what is not so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def one_row(path: Path, num_entries: int, **options: Any) -> Path:
+    """Write a row of two tokens in whose first list so many entries are the same."""
+
+    def nested(value: Any) -> pa.Array:
+        entries = pa.array(np.full(num_entries, value))
+        ends = pa.array([0, num_entries], pa.int64())
+        lists = pa.LargeListArray.from_arrays(ends, entries)
+        return pa.LargeListArray.from_arrays(pa.array([0, 1], pa.int64()), lists)
+
+    columns = {
+        "input_ids": pa.array([[1, 2]], pa.list_(pa.int32())),
+        "logprobs": nested(np.float32(0)),
+        "target_token_ids": nested(np.int32(0)),
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd", **options)
+    return path
+
+
+def forge_number(path: Path, old: int, new: int) -> None:
+    """Write another number into a Parquet file's footer, in as many bytes."""
+    content = path.read_bytes()
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    wanted = _varint(2 * old, 0)
+    footer = content[start:].replace(wanted, _varint(2 * new, len(wanted)))
+    assert footer != content[start:]
+    path.write_bytes(content[:start] + footer)
+
+
+def _varint(number: int, num_bytes: int) -> bytes:
+    groups: list[int] = []
+    while number or not groups or len(groups) < num_bytes:
+        groups.append(number & 127)
+        number >>= 7
+    return bytes([*(one | 128 for one in groups[:-1]), groups[-1]])
