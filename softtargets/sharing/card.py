@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import DatasetCard
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from softtargets.errors import FormatError, IdentityError
+from softtargets.limits import Limit
 from softtargets.store import Store
 from softtargets.store.card import (
     CARD_NAME,
@@ -21,7 +22,13 @@ from softtargets.store.card import (
     part_of_card,
 )
 from softtargets.store.files import write_file
+from softtargets.store.foreign_yaml import parse_yaml
 from softtargets.store.manifest import Manifest, read_json
+from softtargets.texts import shortened
+
+CARD_LIMIT = Limit(variable="SOFTTARGETS_MAX_CARD_BYTES", default=1 << 22, unit="bytes")
+_LONGEST_NAME = 100
+_FIRST_LINE = re.compile(r"\s*---[\r\n]")
 
 
 def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
@@ -38,6 +45,7 @@ def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
     Raises:
         InputError: the store is behind a URL.
         FormatError: the card's YAML or marks are broken, or the JSON is something else.
+        LimitError: the card is larger than it is trusted to be.
         IdentityError: the JSON is of another store.
         StoreError: the card cannot be written.
     """
@@ -47,7 +55,7 @@ def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
     text = card_text(manifest) if old is None else _renewed(old, manifest, str(path))
     if fidelity is not None:
         text = _with_part(text, "measured", _measured(Path(fidelity), manifest), str(path))
-    if text != old:
+    if old is None or text.encode() != path.read_bytes():
         write_file(path, text.encode())
     return path
 
@@ -59,25 +67,25 @@ def unstated_licences(card: Path) -> tuple[str, ...]:
         FormatError: the card's YAML is broken.
     """
     text = _read(card)
-    names = [] if _parse(text, str(card)).data.get("license") else ["license, in the YAML"]
+    names = [] if _fields(text, str(card)).get("license") else ["license, in the YAML"]
     for line in text.splitlines():
         found = re.match(r"- \*\*(.+?)\*\*", line)
         if found and NOT_STATED in line:
-            names.append(found[1][0].lower() + found[1][1:])
+            name = shortened(found[1], _LONGEST_NAME)
+            names.append(name[0].lower() + name[1:])
     return tuple(names)
 
 
 def _renewed(text: str, manifest: Manifest, where: str) -> str:
     front = front_matter(manifest)
-    if not re.match(r"\s*---[\r\n]", text):
+    if not _FIRST_LINE.match(text):
         text = f"{front}\n{text}"
-    card = _parse(text, where)
-    wanted = _parse(front, where).data.to_dict()
-    missing = {name: value for name, value in wanted.items() if card.data.get(name) is None}
+    fields = _fields(text, where)
+    wanted = _fields(front, where)
+    missing = {name: value for name, value in wanted.items() if fields.get(name) is None}
     if missing:
         # Writing YAML anew loses its comments, so it is left alone where nothing is missing.
-        card.data.__dict__.update(missing)
-        text = str(card)
+        text = _with_fields(text, {**fields, **missing})
     return _with_part(text, "description", description(manifest), where)
 
 
@@ -88,9 +96,10 @@ def _with_part(text: str, name: str, content: str, where: str) -> str:
     )
     part = part_of_card(name, content)
     counts = [len(re.findall(mark, text, re.MULTILINE)) for mark in (begin, end)]
-    found = re.search(f"{begin}.*?{end}\n?", text, re.MULTILINE | re.DOTALL)
-    if counts == [1, 1] and found is not None:
-        return text[: found.start()] + part + text[found.end() :]
+    if counts == [1, 1]:
+        found = re.search(f"{begin}.*?{end}\n?", text, re.MULTILINE | re.DOTALL)
+        if found is not None:
+            return text[: found.start()] + part + text[found.end() :]
     if counts != [0, 0]:
         raise FormatError(
             where,
@@ -111,18 +120,40 @@ def _front_end(text: str) -> int:
 
 
 def _read(path: Path) -> str:
+    CARD_LIMIT.check(str(path), path.stat().st_size)
     try:
-        return path.read_bytes().decode()
+        # The Hub sees no YAML after a byte order mark.
+        return path.read_bytes().decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise _broken(str(path), "text in UTF-8", str(error)) from error
 
 
-def _parse(text: str, where: str) -> DatasetCard:
+def _fields(text: str, where: str) -> dict[str, Any]:
+    """Return the YAML fields of a card, which there may be none of."""
+    block = REGEX_YAML_BLOCK.search(text)
     try:
-        return DatasetCard(text)
-    except (ValueError, yaml.YAMLError) as error:
-        found = " ".join(str(error).split())
+        if block is None and _FIRST_LINE.match(text):
+            raise ValueError("no second line of ---")
+        fields = {} if block is None else parse_yaml(block[2], where)
+        if not isinstance(fields, dict | None) or not all(
+            isinstance(one, str) for one in fields or ()
+        ):
+            raise ValueError("something else than names with values")
+    except ValueError as error:
+        found = shortened(str(error))
         raise _broken(where, "YAML fields between two lines of ---", found) from error
+    return fields or {}
+
+
+def _with_fields(text: str, fields: Mapping[str, Any]) -> str:
+    """Return a card with other YAML fields."""
+    block = REGEX_YAML_BLOCK.search(text)
+    assert block is not None
+    line_break = "\r\n" if block[1].endswith("\r\n") else "\n"
+    content = yaml.safe_dump(
+        dict(fields), sort_keys=False, allow_unicode=True, line_break=line_break
+    )
+    return f"---{line_break}{content}---{line_break}{text[block.end() :]}"
 
 
 def _broken(where: str, expected: str, found: str) -> FormatError:
@@ -145,18 +176,18 @@ def _measured(path: Path, manifest: Manifest) -> str:
         data = read_json(path)
         fingerprint = data["fingerprint"]
         lines = list(_table(data["rescored"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(
             str(path),
             expected="what 'softtargets verify --rescore N --teacher ... --json' prints",
-            found=f"{error!r}",
+            found=shortened(f"{error!r}"),
             next_step="Run it for this store and pass its output.",
         ) from error
     if fingerprint != manifest.fingerprint:
         raise IdentityError(
             f"{path}, field fingerprint",
             expected=manifest.fingerprint,
-            found=str(fingerprint),
+            found=shortened(str(fingerprint)),
             next_step="Another store was measured; measure this one.",
         )
     return "\n".join(lines)

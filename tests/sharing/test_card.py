@@ -22,7 +22,7 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from softtargets import Store, verify
-from softtargets.errors import FormatError, IdentityError, InputError
+from softtargets.errors import FormatError, IdentityError, InputError, LimitError
 from softtargets.sharing import unstated_licences, write_card
 from softtargets.store import filter_store
 from softtargets.store.card import CARD_NAME, card_text
@@ -212,6 +212,11 @@ def test_windows_newlines_stay(store: Store) -> None:
     [
         ("tags:\n", "tags: [\n", "expected YAML fields between two lines of ---"),
         ("---\n#", "---\n- list\n---\n#", "expected YAML fields"),
+        ("---\n#", "---\n1: 2\n---\n#", "something else than names with values"),
+        ("tags:\n", "a: &a [x]\nb: *a\ntags:\n", "an alias"),
+        ("tags:\n", "a: " + "[" * 20_000 + "\ntags:\n", "more than 32 deep"),
+        ("tags:\n", "a: !!python/name:os.system\ntags:\n", "a tag"),
+        ("\n---\n", "\n", "no second line of ---"),
         ("softtargets:end description", "end", "found 1 and 0"),
         ("softtargets:begin measured", "softtargets:begin description", "found 2 and 1"),
     ],
@@ -225,6 +230,34 @@ def test_a_broken_card_is_an_error(store: Store, old: str, new: str, message: st
     assert read(card) == broken
     card.write_bytes(b"\xff")
     with pytest.raises(FormatError, match="expected text in UTF-8"):
+        write_card(store)
+
+
+def test_fields_may_be_called_as_the_hub_calls_its_methods(store: Store) -> None:
+    card = store.root / CARD_NAME
+    fields = "---\nto_dict: x\nget: y\nself: z\nlicense: mit\n---\n"
+    card.write_text(fields + read(card).partition("\n---\n")[2])
+    write_card(store)
+    assert read(card).startswith("---\nto_dict: x\nget: y\nself: z\nlicense: mit\ntags:\n")
+    assert "license, in the YAML" not in unstated_licences(card)
+
+
+def test_a_byte_order_mark_goes(store: Store) -> None:
+    card = store.root / CARD_NAME
+    text = read(card)
+    card.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    write_card(store)
+    assert read(card) == text
+
+
+def test_a_card_of_megabytes_is_refused(store: Store) -> None:
+    card = store.root / CARD_NAME
+    card.write_bytes(b"x" * 5_000_000)
+    with pytest.raises(LimitError, match="SOFTTARGETS_MAX_CARD_BYTES=5000000"):
+        write_card(store)
+    mark = "<!-- softtargets:begin description -->\n"
+    card.write_text(mark * 60_000)
+    with pytest.raises(FormatError, match="found 60000 and 0"):
         write_card(store)
 
 
