@@ -10,10 +10,24 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from softtargets.capture.records import Conversation
+from softtargets.capture.records import DOCUMENT_LIMIT, Conversation
 from softtargets.errors import CorpusError
+from softtargets.texts import shortened
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    LookupError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    MemoryError,
+)
+"""What a template's code may raise about messages that it does not expect."""
 
 
 def encode_conversation(
@@ -44,11 +58,11 @@ def encode_conversation(
         if isinstance(template, str) and _GENERATION_TAG.search(template):
             return _encode_marked(renderer)
         return _encode_turns(renderer, where)
-    except (TemplateError, TypeError, KeyError, ValueError) as error:
+    except _TEMPLATE_ERRORS as error:
         raise CorpusError(
             where,
             expected="messages that the chat template takes",
-            found=f"{type(error).__name__}: {error}",
+            found=shortened(f"{type(error).__name__}: {error}"),
             next_step="Mend them, pass another --chat-template, or leave such conversations out "
             "with --on-invalid skip.",
         ) from error
@@ -112,6 +126,7 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase, text: str
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the ids of a rendered text and each token's place in it."""
+    DOCUMENT_LIMIT.check("a conversation, as the chat template writes it", len(text.encode()))
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoded["input_ids"]
     return ids, encoded["offset_mapping"]

@@ -10,6 +10,8 @@ from typing import IO, cast
 import zstandard
 
 _READ_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 10
+"""What is unpacked at a time: zstd makes at most 32 MB of it."""
 
 
 def open_input(path: Path) -> IO[bytes]:
@@ -42,7 +44,7 @@ class _ZstdFrames(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._ready:
             rest = self._frame.unused_data if self._frame and self._frame.eof else b""
-            data = rest or self._file.read(_READ_BYTES)
+            data = rest or self._file.read(_PIECE_BYTES)
             if not data:
                 if self._frame is not None and not self._frame.eof:
                     raise EOFError(f"{self._path} ends within a compressed frame")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,31 @@ import zstandard
 
 from softtargets.capture.compressed import open_input
 from softtargets.capture.records import (
+    DOCUMENT_LIMIT,
     Document,
     OnInvalid,
     RecordFields,
     raise_invalid,
     without_nulls,
 )
-from softtargets.errors import CorpusError
+from softtargets.errors import CorpusError, SoftTargetsError
+from softtargets.limits import Limit
 from softtargets.store.files import hash_file
+from softtargets.store.growth import check_growth
+from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
+from softtargets.texts import is_utf8, shortened
+
+UNPACKED_LIMIT = Limit(
+    variable="SOFTTARGETS_MAX_CORPUS_BYTES", default=1 << 24, unit="unpacked bytes"
+)
+"""Of files that grow very much when they are unpacked."""
+_ROWS = 1024
+"""Of a Parquet file, how many are read at a time if they are small enough."""
+_READ_BYTES = 1 << 25
+_PIECE_BYTES = 1 << 20
+_ROW_BYTES = 256
+_EMPTY_BYTES = 16
+"""What a record and an empty line count at least: those without content take time, too."""
 
 _KINDS = (".txt", ".jsonl", ".parquet")
 
@@ -74,6 +92,7 @@ class Corpus(RecordFields):
                 is wrong.
         """
         self._check_files()
+        unpacked = _Unpacked()
         readers = {
             ".txt": self._text_file,
             ".jsonl": self._json_lines,
@@ -81,7 +100,8 @@ class Corpus(RecordFields):
         }
         for path in self.files:
             with _file_errors(path):
-                for parse in readers[_kind(path)](path):
+                unpacked.add_file(path)
+                for parse in readers[_kind(path)](path, unpacked):
                     try:
                         document = parse()
                     except CorpusError as error:
@@ -93,8 +113,13 @@ class Corpus(RecordFields):
     def _check_files(self) -> None:
         for path in self.files:
             with _file_errors(path):
+                # A pipe gives its content once, and it is read twice: to hash it, and to use it.
+                if path.exists() and not path.is_file() and not path.is_dir():
+                    raise _unusable(path, "a pipe or a device")
                 with open(path, "rb"):
                     pass
+                if not is_utf8(path.name):
+                    raise _unusable(path, "a file name that is no UTF-8")
                 if _kind(path) not in _KINDS:
                     raise CorpusError(
                         str(path),
@@ -103,28 +128,53 @@ class Corpus(RecordFields):
                         next_step="Rename or convert it.",
                     )
 
-    def _text_file(self, path: Path) -> Iterator[_Parse]:
+    def _text_file(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
+        most = DOCUMENT_LIMIT.value
         with open_input(path) as file:
-            yield partial(_parse_text, list(file), path)
+            content = file.read(most + 1)
+            unpacked.add(len(content))
+            if len(content) > most:
+                size = len(content) + unpacked.count_rest(file.read)
+                DOCUMENT_LIMIT.check(f"{path}, which is one document", size)
+        yield partial(_parse_text, content, path)
 
-    def _json_lines(self, path: Path) -> Iterator[_Parse]:
+    def _json_lines(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
+        most = DOCUMENT_LIMIT.value
         with open_input(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield partial(self._parse_line, line, path, number)
+            for number in count(1):
+                line = file.readline(most + 1)
+                if not line:
+                    return
+                is_empty = line.isspace()
+                unpacked.add(max(len(line), _EMPTY_BYTES if is_empty else _ROW_BYTES))
+                if len(line) > most:
+                    size = len(line) + (line[-1:] != b"\n" and unpacked.count_rest(file.readline))
+                    DOCUMENT_LIMIT.check(f"{path}, line {number}", size)
+                if not is_empty:
+                    yield partial(self._parse_line, line, path, number)
 
-    def _parquet_rows(self, path: Path) -> Iterator[_Parse]:
-        with pq.ParquetFile(path) as file:
-            check_columns(self, str(path), file.schema_arrow.names)
+    def _parquet_rows(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
+        batch_size = self._rows_at_once(path)
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=list(self.fields)):
+            for batch in file.iter_batches(batch_size, columns=list(self.fields)):
                 for row in range(len(batch)):
-                    yield partial(self._parse_row, batch.slice(row, 1), path, number)
+                    yield partial(self._parse_row, batch.slice(row, 1), path, number, unpacked)
                     number += 1
+
+    def _rows_at_once(self, path: Path) -> int:
+        """Return how many rows of a Parquet file fit into memory at a time."""
+        pages = ParquetPages(path)
+        check_columns(self, str(path), pq.read_schema(path).names)
+        sizes = pages.sizes(self.fields)
+        for name, size in sizes.items():
+            limit = ROW_LIMIT if name == self.input_ids_field else PAGE_LIMIT
+            limit.check(f"{path}, column {name}", size.row_bytes)
+        row_bytes = sum(size.row_bytes for size in sizes.values())
+        return min(_ROWS, max(1, _READ_BYTES // max(1, row_bytes)))
 
     def _parse_line(self, line: bytes, path: Path, number: int) -> Document | None:
         text = _decode(line, path, number)
-        if not text.strip():
-            return None
         where = f"{path}, line {number}"
         try:
             # Control characters within strings are no reason to lose a document.
@@ -133,23 +183,29 @@ class Corpus(RecordFields):
             raise CorpusError(
                 where,
                 expected="a JSON object",
-                found=str(error),
+                found=shortened(str(error)),
                 next_step="Mend or remove the line, or pass --on-invalid skip.",
             ) from error
         return self.parse_record(record, path.name, where, number - 1)
 
-    def _parse_row(self, row: pa.RecordBatch, path: Path, number: int) -> Document:
+    def _parse_row(
+        self, row: pa.RecordBatch, path: Path, number: int, unpacked: _Unpacked
+    ) -> Document:
         where = f"{path}, row {number}"
         try:
             record = row.to_pylist()[0]
-        except UnicodeDecodeError as error:
+        except (ValueError, OverflowError) as error:
             raise CorpusError(
                 where,
-                expected="strings in UTF-8",
-                found=str(error),
+                expected="values that Python has, strings in UTF-8",
+                found=shortened(str(error)),
                 next_step="Mend the row, or pass --on-invalid skip.",
             ) from error
-        return self.parse_record(without_nulls(record), path.name, where, number)
+        document = self.parse_record(without_nulls(record), path.name, where, number)
+        # Rows may share a text.
+        num_characters = len(document.content) if isinstance(document.content, str) else 0
+        unpacked.add(max(row.nbytes, num_characters, _ROW_BYTES))
+        return document
 
 
 def check_columns(fields: RecordFields, where: str, names: list[str]) -> None:
@@ -163,7 +219,7 @@ def check_columns(fields: RecordFields, where: str, names: list[str]) -> None:
         raise CorpusError(
             where,
             expected=f"a column '{missing[0]}'",
-            found=f"columns {names}",
+            found=shortened(f"columns {names}"),
             next_step="Name another one with --text-field, --id-field or the like.",
         )
 
@@ -196,32 +252,85 @@ def _kind(path: Path) -> str:
     return "" if compressed and suffix == ".parquet" else suffix
 
 
-def _parse_text(lines: list[bytes], path: Path) -> Document:
-    parts = [_decode(line, path, number) for number, line in enumerate(lines, start=1)]
-    return Document(content="".join(parts), document_id="0", source=path.name)
+def _parse_text(content: bytes, path: Path) -> Document:
+    return Document(content=_decode(content, path, 1), document_id="0", source=path.name)
 
 
-def _decode(line: bytes, path: Path, number: int) -> str:
+def _decode(content: bytes, path: Path, first_line: int) -> str:
     try:
-        return line.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
+        line = first_line + content.count(b"\n", 0, error.start)
+        column = error.start - content.rfind(b"\n", 0, error.start)
         raise CorpusError(
-            f"{path}, line {number}",
+            f"{path}, line {line}",
             expected="UTF-8",
-            found=f"byte 0x{line[error.start]:02x} at column {error.start + 1}",
+            found=f"byte 0x{content[error.start]:02x} at column {column}",
             next_step="Convert the file to UTF-8 (for example with iconv), or leave the document "
             "out with --on-invalid skip.",
         ) from error
+
+
+@dataclass(slots=True)
+class _Unpacked:
+    """Counts what files have become."""
+
+    file_bytes: int = 0
+    num_bytes: int = 0
+    where: str = ""
+
+    def add_file(self, path: Path) -> None:
+        """Go on with a file."""
+        self.file_bytes += path.stat().st_size
+        self.where = str(path)
+
+    def add(self, num_bytes: int) -> None:
+        """Count bytes of the file's content.
+
+        Raises:
+            LimitError: it is more than the files are trusted with.
+        """
+        self.num_bytes += num_bytes
+        check_growth(UNPACKED_LIMIT, self.where, self.file_bytes, self.num_bytes)
+
+    def count_rest(self, read: Callable[[int], bytes]) -> int:
+        """Return how many bytes come before the end that a reader stops at, and forget them.
+
+        Raises:
+            LimitError: they are more than the files are trusted with.
+        """
+        num_bytes = 0
+        while piece := read(_PIECE_BYTES):
+            num_bytes += len(piece)
+            self.add(len(piece))
+            if piece[-1:] == b"\n" and len(piece) < _PIECE_BYTES:
+                break
+        return num_bytes
 
 
 @contextmanager
 def _file_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
-        raise CorpusError(
-            str(path),
-            expected="a readable file",
-            found=getattr(error, "strerror", None) or str(error).splitlines()[0],
-            next_step="Check the path, its permissions and that it is complete.",
-        ) from error
+    except (
+        OSError,
+        EOFError,
+        MemoryError,
+        ValueError,
+        zlib.error,
+        zstandard.ZstdError,
+        pa.ArrowException,
+    ) as error:
+        if isinstance(error, SoftTargetsError):
+            raise
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise _unusable(path, shortened(text.splitlines()[0])) from error
+
+
+def _unusable(path: Path, found: str) -> CorpusError:
+    return CorpusError(
+        str(path),
+        expected="a readable file",
+        found=found,
+        next_step="Check the path, its permissions and that it is complete.",
+    )

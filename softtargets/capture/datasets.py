@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
@@ -21,7 +22,12 @@ from softtargets.capture.records import (
     raise_invalid,
     without_nulls,
 )
-from softtargets.errors import CorpusError
+from softtargets.errors import CorpusError, SoftTargetsError
+from softtargets.limits import Limit
+from softtargets.store.layouts.arrow_stream import check_stream
+from softtargets.texts import shortened
+
+STATE_LIMIT = Limit(variable="SOFTTARGETS_MAX_STATE_BYTES", default=10_000_000, unit="bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +61,7 @@ class DatasetCorpus(RecordFields):
             described |= {"id": self.dataset, "config": self.config, "revision": self._commit}
         else:
             with self._errors():
-                state = json.loads((self._directory / "state.json").read_text())
-                names = [one["filename"] for one in state["_data_files"]]
-                described["files"] = [describe_file(self._directory / name) for name in names]
+                described["files"] = [describe_file(path) for path in _data_files(self._directory)]
         return {"dataset": described, **self.describe_fields()}
 
     def documents(self, on_invalid: OnInvalid = raise_invalid) -> Iterator[Document]:
@@ -80,6 +84,9 @@ class DatasetCorpus(RecordFields):
                     streaming=True,
                 )
             else:
+                for path in _data_files(self._directory):
+                    with pa.memory_map(str(path)) as source:
+                        check_stream(source)
                 rows = load_from_disk(str(self._directory))
             if rows.column_names is not None:
                 check_columns(self, self.name, rows.column_names)
@@ -125,14 +132,37 @@ class DatasetCorpus(RecordFields):
             OSError,
             ValueError,
             KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            MemoryError,
+            pa.ArrowException,
             HfHubHTTPError,
             HFValidationError,
             OfflineModeIsEnabled,
         ) as error:
+            if isinstance(error, SoftTargetsError):
+                raise
             raise CorpusError(
                 f"--dataset {self.dataset}",
                 expected=f"a saved dataset, or one on the Hub that can be reached, with a split "
                 f"'{self.split}'",
-                found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+                found=shortened((str(error) or type(error).__name__).splitlines()[0]),
                 next_step="Check name, split and configuration; without network, pass a directory.",
             ) from error
+
+
+def _data_files(directory: Path) -> list[Path]:
+    """Return the files of a saved dataset, which lie in its directory.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, RecursionError: it is none.
+        LimitError: the list of them is larger than it is trusted to be.
+    """
+    path = directory / "state.json"
+    STATE_LIMIT.check(str(path), path.stat().st_size)
+    names = [one["filename"] for one in json.loads(path.read_text())["_data_files"]]
+    for name in names:
+        if Path(name).name != name or not (directory / name).is_file():
+            raise ValueError(f"a data file {name!r} that is no file of the directory")
+    return [directory / name for name in names]

@@ -10,8 +10,19 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from softtargets.errors import CorpusError, InputError
+from softtargets.limits import Limit
 from softtargets.store.files import hash_bytes
 from softtargets.targets import Int32
+from softtargets.texts import shortened
+
+DOCUMENT_LIMIT = Limit(
+    variable="SOFTTARGETS_MAX_DOCUMENT_BYTES", default=3_500_000, unit="bytes of one document"
+)
+"""Tokenizers take some 200 times the memory of a text."""
+
+METADATA_LIMIT = Limit(
+    variable="SOFTTARGETS_MAX_METADATA_BYTES", default=1 << 14, unit="bytes beside every window"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +160,7 @@ class RecordFields:
         if not isinstance(record, Mapping):
             raise self._wrong(where, "a record that is no object")
         if self.content_field not in record:
-            raise self._wrong(where, f"fields {sorted(record)}")
+            raise self._wrong(where, _names_text(record))
         value = record[self.content_field]
         if self.messages_field is not None:
             tools = None if self.tools_field is None else record.get(self.tools_field)
@@ -163,25 +174,37 @@ class RecordFields:
             raise CorpusError(
                 where,
                 expected=f"a value in field '{self.id_field}'",
-                found=f"fields {sorted(record)}",
+                found=_names_text(record),
                 next_step="Name another field with --id-field, or leave the option away.",
             )
-        metadata = {name: _metadata_text(record.get(name)) for name in self.metadata_fields}
-        return Document(content=content, document_id=str(name), source=source, metadata=metadata)
+        return Document(
+            content=content,
+            document_id=_kept_text(name, f"{where}, its id"),
+            source=source,
+            metadata={
+                name: _kept_text(record.get(name), f"{where}, field '{name}'")
+                for name in self.metadata_fields
+            },
+        )
 
     def _text(self, value: Any, where: str) -> str:
         if not isinstance(value, str):
             raise self._wrong(where, f"a {type(value).__name__} there")
         try:
-            value.encode()
+            num_bytes = len(value.encode())
         except UnicodeEncodeError as error:
             raise self._wrong(where, f"half a surrogate pair at {error.start}") from error
+        DOCUMENT_LIMIT.check(where, num_bytes)
         return value
 
     def _token_ids(self, value: Any, where: str) -> Int32:
         if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str | bytes):
             raise self._wrong(where, f"a {type(value).__name__} there")
-        numbers = np.asarray(value if len(value) else np.empty(0, np.int32))
+        DOCUMENT_LIMIT.check(f"{where}, a token counted as a byte", len(value))
+        try:
+            numbers = np.asarray(value if len(value) else np.empty(0, np.int32))
+        except ValueError as error:
+            raise self._wrong(where, "lists within the list") from error
         if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
             raise self._wrong(where, "other things than whole numbers")
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < 1 << 31:
@@ -214,7 +237,9 @@ class RecordFields:
         try:
             return json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise self._wrong(where, f"a string that is no JSON: {error}") from error
+            raise self._wrong(
+                where, f"a string that is no JSON: {shortened(str(error))}"
+            ) from error
 
     def _wrong(self, where: str, found: str) -> CorpusError:
         kind, option = "a string", "--text-field"
@@ -247,7 +272,27 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
-def _metadata_text(value: Any) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def _names_text(record: Mapping[str, Any]) -> str:
+    return shortened(f"fields {sorted(record)}")
+
+
+def _kept_text(value: Any, where: str) -> str:
+    """Return an id or metadata as it is kept beside every window of a document.
+
+    Raises:
+        CorpusError: it cannot be.
+        LimitError: it is longer than it is trusted to be.
+    """
+    try:
+        is_text = value is None or isinstance(value, str)
+        text = (value or "") if is_text else json.dumps(value, default=str)
+        num_bytes = len(text.encode())
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(
+            where,
+            expected="a text in UTF-8, or what JSON can hold",
+            found=shortened(str(error)),
+            next_step="Mend the record, or leave such records out with --on-invalid skip.",
+        ) from error
+    METADATA_LIMIT.check(where, num_bytes)
+    return text

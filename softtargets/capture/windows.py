@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +30,8 @@ COUNTS = (
 
 _TOKENIZE_AT_ONCE = 256
 """Documents given to the tokenizer together, so that it can use every core."""
+_TOKENIZE_CHARACTERS = 1_000_000
+"""No more are given to it after so many characters: it takes some 200 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,8 +213,7 @@ def _tokenized(
     documents: Iterable[Document], tokenizer: Tokenizer, on_invalid: OnInvalid
 ) -> Iterator[tuple[Document, Int32, Bool | None]]:
     """Yield documents with their ids [L], and which of them are targets, None meaning all."""
-    stream = iter(documents)
-    while batch := list(islice(stream, _TOKENIZE_AT_ONCE)):
+    for batch in _batches(documents):
         texts = [document.content for document in batch if isinstance(document.content, str)]
         encoded = iter(tokenizer.encode_batch(texts) if texts else ())
         for document in batch:
@@ -231,6 +231,20 @@ def _tokenized(
                 continue
             is_target_L = None if is_target is None else np.array(is_target, np.bool_)
             yield document, np.asarray(ids, dtype=np.int32), is_target_L
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents that are tokenized together."""
+    batch: list[Document] = []
+    num_characters = 0
+    for document in documents:
+        batch.append(document)
+        num_characters += len(document.content) if isinstance(document.content, str) else 0
+        if len(batch) == _TOKENIZE_AT_ONCE or num_characters >= _TOKENIZE_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
 
 
 def _known(document: Document, ids_L: Int32, tokenizer: Tokenizer) -> Int32:

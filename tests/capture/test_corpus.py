@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 import zstandard
 
 from softtargets.capture import Corpus
+from softtargets.capture.compressed import open_input
 from softtargets.capture.records import Conversation
-from softtargets.errors import CorpusError, InputError
+from softtargets.errors import CorpusError, InputError, LimitError
 
 LINES = b"".join(
     json.dumps({"text": f"text {i}", "name": f"n{i}"}).encode() + b"\n" for i in range(3)
@@ -60,7 +63,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_a_large_zst_file_is_streamed(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.zst"
-    data = b"line of text\n" * 400_000
+    data = b"line of text\n" * 250_000
     path.write_bytes(zstandard.compress(data))
     assert read(path)[0][0] == data.decode()
 
@@ -269,3 +272,91 @@ def write_records(path: Path, records: list[dict[str, Any]]) -> Path:
     else:
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def test_a_document_without_end_is_refused_with_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOFTTARGETS_MAX_DOCUMENT_BYTES", "20")
+    lines, text = tmp_path / "a.jsonl.zst", tmp_path / "a.txt"
+    long = b'{"text": "' + b"a" * 3_000_000 + b'"}\n'
+    lines.write_bytes(zstandard.compress(b'{"text": "a"}\n' + long + b'{"text": "b"}\n'))
+    with pytest.raises(LimitError, match=f"line 2: .*SOFTTARGETS_MAX_DOCUMENT_BYTES={len(long)}"):
+        read(lines)
+    text.write_bytes(b"a" * 2_500_000)
+    with pytest.raises(LimitError, match=r"one document: .*SOFTTARGETS_MAX_DOCUMENT_BYTES=2500000"):
+        read(text)
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a" * 21]}), table)
+    with pytest.raises(LimitError, match=r"row 0: .*SOFTTARGETS_MAX_DOCUMENT_BYTES=21"):
+        read(table)
+    monkeypatch.setenv("SOFTTARGETS_MAX_DOCUMENT_BYTES", str(len(long)))
+    assert [len(content) for content, _, _ in read(lines)] == [1, 3_000_000, 1]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.jsonl.gz", "a.parquet"])
+def test_what_grows_too_much_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    if name == "a.parquet":
+        shared = pa.DictionaryArray.from_arrays(pa.array([0] * 2000), ["a" * 100])
+        pq.write_table(pa.table({"text": shared}), path)
+    else:
+        compress = gzip.compress if name.endswith(".gz") else zstandard.compress
+        path.write_bytes(compress((b'{"text": "' + b"a" * 100 + b'"}\n') * 2000))
+    assert len(read(path)) == 2000
+    monkeypatch.setenv("SOFTTARGETS_MAX_CORPUS_BYTES", "100000")
+    with pytest.raises(LimitError, match="SOFTTARGETS_MAX_CORPUS_BYTES"):
+        read(path)
+
+
+def test_a_page_of_zst_is_unpacked_in_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.zst"
+    path.write_bytes(zstandard.compress(bytes(300 << 20)))
+    with open_input(path) as file:
+        tracemalloc.start()
+        assert len(file.read(1 << 20)) == 1 << 20
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 80 << 20
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "message"),
+    [
+        ({"text": "a", "id": "\ud800"}, {"id_field": "id"}, "its id: expected a text in UTF-8"),
+        ({"text": "a", "url": "\udfff"}, {"metadata_fields": ("url",)}, "field 'url': expected"),
+        ({"ids": [[1], [1, 2]]}, {"input_ids_field": "ids"}, "found lists within the list"),
+        ({"ids": [10**30]}, {"input_ids_field": "ids"}, "other things than whole numbers"),
+        ({f"field {number}": 1 for number in range(999)}, {}, r"'field 0', .* \.\.\. "),
+    ],
+)
+def test_a_record_that_cannot_be_stored_is_named(
+    record: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(CorpusError, match=message) as caught:
+        read(path, **options)
+    assert len(str(caught.value)) < 1000
+
+
+def test_metadata_is_kept_beside_every_window_and_so_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "a", "url": "u" * 20_000}))
+    with pytest.raises(LimitError, match="SOFTTARGETS_MAX_METADATA_BYTES=20000"):
+        read(path, metadata_fields=("url",))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(CorpusError, match="found a pipe or a device"):
+        Corpus(paths=(tmp_path / "a.jsonl",)).describe()
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.jsonl")
+    path.write_bytes(LINES)
+    with pytest.raises(CorpusError, match="a file name that is no UTF-8"):
+        read(path)
