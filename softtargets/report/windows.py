@@ -7,6 +7,7 @@ import numpy as np
 from softtargets.errors import CorruptionError, InputError
 from softtargets.report.distribution import evenly_spread
 from softtargets.store import Store, StoreView
+from softtargets.store.consistency import Origin
 from softtargets.store.invariants import check_window
 from softtargets.window import TokenWindow, Window
 
@@ -47,7 +48,7 @@ def sound(store: Store, window: Window) -> Window:
     Raises:
         CorruptionError: it does not; the message names the first promise.
     """
-    for problem in check_window(window, str(store.location)):
+    for problem in check_window(window, str(store.location), Origin.of(store.manifest.identity)):
         raise CorruptionError(
             problem.where,
             expected=problem.expected,

@@ -159,7 +159,7 @@ def _read(
     weight = weight.chunk(0) if weight.num_chunks == 1 else weight.combine_chunks()
     stored = np.frombuffer(weight.buffers()[1], dtype)
     stored_VD = stored[weight.offset * schema.width :].reshape(vocab_size, schema.width)
-    return stored_VD, table.column("bias").to_numpy() if schema.bias else None
+    return stored_VD, table.column("bias").to_numpy().copy() if schema.bias else None
 
 
 def commit_output_head(

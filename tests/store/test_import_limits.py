@@ -139,7 +139,7 @@ def test_rows_without_a_target_leave_nothing_behind(tmp_path: Path) -> None:
         ("- " * 40_000, "more than 32 deep"),
         ("d: !!int x", "a tag"),
         ("d: 1" + "0" * 5000, "a number of more than 100 digits"),
-        ("d: 300\nk: x" + "y" * 5000, r"d: 300\nk: xyyy.* \.\.\. "),
+        ("d: 300\nk: x" + "y" * 5000, r"d: 300\\nk: xyyy.* \.\.\. "),
     ],
 )
 def test_yaml_that_multiplies_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -241,7 +241,6 @@ def test_verify_fetches_again_what_arrives_damaged(store: Store, bucket: Bucket)
     flip(bucket.directory / "store" / SHARD, 100)
     problems = verify(there).problems
     assert [problem.where.removeprefix(f"{there.location}/") for problem in problems] == [
-        SHARD,
         f"{SHARD}, row group 0",
     ]
 
@@ -424,7 +423,7 @@ def test_a_url_may_name_a_local_file(store: Store, tmp_path: Path) -> None:
     for wrong in ("file://", "file://host/a", "file:///a?b", "file:///a#b", "file:////a"):
         with pytest.raises(InputError, match="expected file:///directory"):
             Store.open(wrong)
-    with pytest.raises(StoreError, match=r"/a\\x00b: expected a store"):
+    with pytest.raises(StoreError, match=r"/a\\x00b/manifest.json: .* null byte"):
         Store.open("file:///a%00b")
 
 
@@ -457,6 +456,9 @@ class BrokenClient(fsspec.AbstractFileSystem):  # type: ignore[misc]
     """Raises what it likes, and tells what it was made with."""
 
     cachable = False
+
+    def info(self, path: str, **_: Any) -> dict[str, Any]:
+        return {"name": path, "size": 1000, "type": "file"}
 
     def cat_file(self, path: str, *_: Any, **__: Any) -> bytes:
         self.num_asked = getattr(self, "num_asked", 0) + 1

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from softtargets.errors import CorpusError, InputError, SoftTargetsError
+from softtargets.errors import CorpusError, InputError
 from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.packing import kept_entries, pack
 from softtargets.store.codec import decode_tokens
+from softtargets.store.consistency import Origin
 from softtargets.store.invariants import check_window
 from softtargets.store.layouts.files import check_row_cells
 from softtargets.store.layouts.lists import (
@@ -34,8 +35,11 @@ class PlainRows:
     first temperature: the same steps, and within float32's rounding where there are none.
     """
 
-    def __init__(self, batch: pa.RecordBatch, schema: TargetSchema, where: str, first: int) -> None:
+    def __init__(
+        self, batch: pa.RecordBatch, schema: TargetSchema, origin: Origin, where: str, first: int
+    ) -> None:
         self._schema = schema
+        self._origin = origin
         self._where = where
         self._first = first
         self._tokens = _read_tokens(batch, schema, where)
@@ -65,8 +69,8 @@ class PlainRows:
                 window = Window.of(tokens, pack(targets, self._schema))
             except InputError as error:
                 raise _broken(where, error.expected, error.found) from error
-        for problem in _problems(window, where):
-            raise problem
+        for problem in check_window(window, where, self._origin):
+            raise _broken(problem.where, problem.expected, problem.found)
         return window
 
     def _targets(self, number: int, tokens: TokenWindow, where: str) -> SoftTargets:
@@ -183,11 +187,6 @@ def _read_tokens(batch: pa.RecordBatch, schema: TargetSchema, where: str) -> lis
         return decode_tokens(pa.Table.from_batches([batch]).select(fields.names).cast(fields))
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise _broken(where, f"columns {fields.names}", str(error).splitlines()[0]) from error
-
-
-def _problems(window: Window, where: str) -> Iterator[SoftTargetsError]:
-    for problem in check_window(window, where):
-        yield _broken(problem.where, problem.expected, problem.found)
 
 
 def _check_length(found: Array, expected: int, where: str, name: str) -> None:

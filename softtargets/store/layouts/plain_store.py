@@ -9,6 +9,7 @@ from typing import Any
 
 from softtargets.errors import CorpusError
 from softtargets.kinds import TargetSchema
+from softtargets.store.consistency import Origin
 from softtargets.store.layouts.files import (
     METADATA_KEY,
     InputFile,
@@ -56,9 +57,10 @@ def import_plain(paths: Sequence[str | Path], output: str | Path) -> Store:
     }
     schema = TargetSchema.from_dict(identity["targets"])
     files = open_files(paths, plain_columns(schema))
-    _check_windows(files, schema)
+    origin = Origin.of(identity)
+    _check_windows(files, schema, origin)
     return write_store(
-        _windows(files, schema),
+        _windows(files, schema, origin),
         Path(output),
         identity,
         teacher=about["teacher"],
@@ -68,19 +70,19 @@ def import_plain(paths: Sequence[str | Path], output: str | Path) -> Store:
     )
 
 
-def _check_windows(files: Sequence[InputFile], schema: TargetSchema) -> None:
+def _check_windows(files: Sequence[InputFile], schema: TargetSchema, origin: Origin) -> None:
     max_entries = 0 if schema.head is None else schema.head.max_entries
     num_targets = 0
-    for window in _windows(files, schema):
+    for window in _windows(files, schema, origin):
         num_targets += len(window.packed)
     check_cells(files, num_targets, max_entries)
 
 
-def _windows(files: Sequence[InputFile], schema: TargetSchema) -> Iterator[Window]:
+def _windows(files: Sequence[InputFile], schema: TargetSchema, origin: Origin) -> Iterator[Window]:
     seen = set()
     for file in files:
         for first, batch in file.batches():
-            for window in PlainRows(batch, schema, str(file.path), first).windows():
+            for window in PlainRows(batch, schema, origin, str(file.path), first).windows():
                 if window.window_id in seen:
                     raise CorpusError(
                         f"{file.path}, window {window.window_id}",
