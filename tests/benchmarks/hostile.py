@@ -22,6 +22,8 @@ from pathlib import Path
 from tests.attacks.attack import Attack, Outcome, carry_out
 from tests.attacks.every import ATTACKS
 
+MOST_SECONDS = 30.0
+
 START, END = "<!-- table of attacks -->", "<!-- end of the table -->"
 _COLUMNS = ("what was tried", "tried", "detected", "refused", "unharmed", "harmed", "MB", "seconds")
 
@@ -67,6 +69,8 @@ def run(attacks: Sequence[Attack]) -> tuple[dict[str, Kind], list[str]]:
             directory = Path(name) / str(number) / "place"
             directory.mkdir(parents=True)
             outcome, harm = carry_out(attack, directory)
+            if outcome.seconds > MOST_SECONDS:
+                harm = harm or f"{outcome.seconds:.0f} seconds"
             kinds.setdefault(attack.kind, Kind()).add(attack, outcome, harm)
             if harm:
                 harms.append(f"{attack.kind}, {attack.name}: {harm}")
