@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from softtargets.errors import CorpusError, InputError, LimitError
-from softtargets.store import import_lists, verify
+from softtargets.store import Store, export_plain, import_lists, import_plain, verify
 from softtargets.store.layouts import Axolotl, Compression
 from softtargets.store.layouts.lists import nested_lists
 from softtargets.store.parquet_pages import ParquetPages
@@ -122,6 +123,18 @@ def test_packed_buffers_of_arrow_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "zstd.arrow", tmp_path, CorpusError, "compressed buffers")
     refused(tmp_path / "lz4.arrow", tmp_path, CorpusError, "compressed buffers")
     assert len(import_lists([tmp_path / "plain.arrow"], tmp_path / "store", Axolotl(), FULL)) == 2
+
+
+@pytest.mark.parametrize("count", [-1, 1 << 53, 1.5, None])
+def test_counts_that_no_manifest_has_are_refused(count: Any, store: Store, tmp_path: Path) -> None:
+    path = sorted(export_plain(store.root, tmp_path / "plain").glob("part-*"))[0]
+    table = pq.read_table(path)
+    about = json.loads(table.schema.metadata[b"softtargets"])
+    about["corpus"]["documents"] = count
+    pq.write_table(table.replace_schema_metadata({"softtargets": json.dumps(about)}), path)
+    with pytest.raises(CorpusError, match="expected metadata softtargets"):
+        import_plain([path], tmp_path / "store")
+    assert not (tmp_path / "store").exists()
 
 
 def test_rows_without_a_target_leave_nothing_behind(tmp_path: Path) -> None:

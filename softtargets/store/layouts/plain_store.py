@@ -121,7 +121,7 @@ def _parse_about(metadata: bytes | None, path: Path) -> dict[str, Any]:
     is_sound = isinstance(about, dict) and all(
         isinstance(about.get(name), kind) for name, kind in kinds.items()
     )
-    if not is_sound or not all(type(one) is int and one >= 0 for one in about["corpus"].values()):
+    if not is_sound or not all(_is_count(one) for one in about["corpus"].values()):
         raise CorpusError(
             str(path),
             expected=f"metadata {METADATA_KEY} with {', '.join(kinds)}",
@@ -131,6 +131,11 @@ def _parse_about(metadata: bytes | None, path: Path) -> dict[str, Any]:
         )
     found: dict[str, Any] = about
     return found
+
+
+def _is_count(value: object) -> bool:
+    """Return whether a number may be a count in a manifest, which every language can read."""
+    return type(value) is int and 0 <= value < 1 << 53
 
 
 def _side_files(directory: Path, schema: TargetSchema) -> dict[str, bytes]:
