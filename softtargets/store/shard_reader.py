@@ -21,6 +21,7 @@ from softtargets.store.json_object import parse_object
 from softtargets.store.location import FOOTER, ShardFile
 from softtargets.store.manifest import RESTORE
 from softtargets.store.pages import UNPACKED_BYTES, check_unpacked
+from softtargets.store.parquet_footer import FOOTER_LIMIT
 from softtargets.store.schema import METADATA_KEY, Column, columns_of
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.versions import check_version, upgrade_targets
@@ -28,9 +29,6 @@ from softtargets.targets import UInt8
 from softtargets.texts import shortened
 from softtargets.window import Window
 
-FOOTER_BYTES = Limit(
-    variable="SOFTTARGETS_MAX_FOOTER_BYTES", default=1 << 22, unit="bytes of a shard's footer"
-)
 WINDOW_BYTES = Limit(
     variable="SOFTTARGETS_MAX_WINDOW_BYTES",
     default=320 << 20,
@@ -80,7 +78,7 @@ class ShardReader:
             column.name: column for column in columns_of(targets) if column.has_shared_texts
         }
         try:
-            FOOTER_BYTES.check(f"{self.where}, {FOOTER}", entry.footer_bytes)
+            FOOTER_LIMIT.check(f"{self.where}, {FOOTER}", entry.footer_bytes)
             start = entry.num_bytes - entry.footer_bytes
             with _parquet_errors(self.where):
                 content = np.empty(entry.footer_bytes, np.uint8)

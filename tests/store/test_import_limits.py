@@ -72,7 +72,7 @@ def refused(path: Path, tmp_path: Path, error: type[Exception], message: str) ->
 def test_a_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None:
     path = one_row(tmp_path / "a.parquet", 150_000_000)
     assert path.stat().st_size < 2000
-    refused(path, tmp_path, LimitError, "SOFTTARGETS_MAX_UNPACKED_BYTES=1200000008")
+    refused(path, tmp_path, LimitError, "SOFTTARGETS_MAX_IMPORT_BYTES=1200000008")
 
 
 def test_a_footer_that_understates_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ ROWS_LIMIT = Limit(variable="SOFTTARGETS_MAX_IMPORT_ROWS", default=100_000, unit
 _FILE_BYTES_OF_ROW = 64
 
 UNPACKED_LIMIT = Limit(
-    variable="SOFTTARGETS_MAX_UNPACKED_BYTES", default=1 << 29, unit="unpacked bytes"
+    variable="SOFTTARGETS_MAX_IMPORT_BYTES", default=1 << 29, unit="unpacked bytes"
 )
 """Of files that grow very much when they are unpacked."""
 
