@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from softtargets.store import Store
 from tests.forgery import forge_shard
 from tests.golden import write_store
 from tests.windows import KINDS, make_vocabulary, make_window
+
+WHERE = r"window \w{32}|row group 0"
 
 
 @pytest.mark.parametrize("command", ["report", "inspect", "inspect --json", "inspect --window"])
@@ -54,7 +57,7 @@ def test_values_that_cannot_be_are_refused(
 
     forge_shard(store.root, change)
     if command == "report":
-        with pytest.raises(CorruptionError, match=rf"window \w{{32}}|row 0, column {column}"):
+        with pytest.raises(CorruptionError, match=WHERE):
             report(Store.open(store.root))
         return
     name, *options = command.split()
@@ -64,5 +67,4 @@ def test_values_that_cannot_be_are_refused(
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit), result.exception
-    window = f"window {windows[0].window_id}"
-    assert window in result.output or f"row 0, column {column}" in result.output
+    assert re.search(WHERE, result.output)

@@ -73,14 +73,15 @@ def test_a_shard_is_read_when_the_limit_allows_it(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = "y" * 1000
-    forge_shard(root, with_column("source", [long] * 4), use_dictionary=True)
+    names = [(long,) * len(window.document_ids) for window in Store.open(root)]
+    forge_shard(root, with_column("document_ids", names), use_dictionary=True)
     monkeypatch.setenv("SOFTTARGETS_MAX_UNPACKED_BYTES", "100")
     # It is about as large as its file: that needs no limit.
     monkeypatch.setattr("softtargets.store.pages._USUAL_RATIO", 0)
     with pytest.raises(LimitError):
         list(Store.open(root))
     monkeypatch.setenv("SOFTTARGETS_MAX_UNPACKED_BYTES", "100000")
-    assert [window.source for window in Store.open(root)] == [long] * 4
+    assert [window.document_ids for window in Store.open(root)] == names
 
 
 def test_a_window_that_takes_far_more_to_compute_with_is_refused(
@@ -91,17 +92,16 @@ def test_a_window_that_takes_far_more_to_compute_with_is_refused(
 
     def change(table: pa.Table) -> pa.Table:
         table = with_column("escapes", [[]])(table.slice(0, 1))
-        table = with_column("segment_lengths", [[num_positions + 1]])(table)
-        table = with_column("document_ids", [["a"]])(table)
         for column in columns_of(KINDS["topk"]):
             if column.rows in ("tokens", "targets"):
                 one = table.column(column.name).combine_chunks().values
-                if column.name == "steps":  # None of them is an escape.
-                    one = pa.array([bytes(one.type.byte_width)], one.type)
                 more = [0] if column.rows == "tokens" else []
                 values = one.take(pa.array(np.concatenate([repeated, np.array(more, np.int64)])))
                 table = with_column(column.name, list_of_lists(values, 1))(table)
-        return table
+        steps = pa.array([bytes(4)] * num_positions, pa.binary(4))
+        table = with_column("steps", list_of_lists(steps, 1))(table)
+        table = with_column("document_ids", [["a"]])(table)
+        return with_column("segment_lengths", [[num_positions + 1]])(table)
 
     forge_shard(root, change)
     variable = "SOFTTARGETS_MAX_WINDOW_BYTES"
