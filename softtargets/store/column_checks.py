@@ -156,7 +156,8 @@ def _ranges(targets: TargetSchema) -> tuple[_Range, ...]:
         ranges["class_logits"] = below_infinity
     for feature in targets.features:
         for scale in feature_columns(feature)[1:]:
-            ranges[scale] = (0, _LARGEST_FLOAT, "a finite scale that is not negative")
+            # What it is multiplied by is at most 127, and is finite then, too.
+            ranges[scale] = (0, _LARGEST_FLOAT / 128, "a finite scale that is not negative")
     return tuple(_Range(name, *one) for name, one in ranges.items())
 
 

@@ -25,6 +25,7 @@ from softtargets.packing.features import (
 )
 from softtargets.store.manifest import RESTORE, SideFile
 from softtargets.store.pages import check_unpacked
+from softtargets.store.parquet_footer import check_chunks, footer_of
 from softtargets.store.side_file import commit_side_file
 from softtargets.store.tree import Tree
 from softtargets.targets import Float32, HeadWeights
@@ -145,6 +146,7 @@ def _read(
     dtype = np.dtype(STORED_AS[schema.dtype])
     columns = {"weight": pa.binary(schema.width * dtype.itemsize)}
     columns |= {"bias": pa.float32()} if schema.bias else {}
+    check_chunks(footer_of(memoryview(content), where))
     with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
         for name, wanted in columns.items():
             found = file.schema_arrow.field(name).type

@@ -12,7 +12,7 @@ from softtargets.limits import Limit
 from softtargets.store.thrift import BINARY, I32, I64, LIST, STRUCT, Compact, Fields
 
 FOOTER_LIMIT = Limit(variable="SOFTTARGETS_MAX_FOOTER_BYTES", default=1 << 22, unit="bytes")
-_END_BYTES = 8
+FOOTER_END = 8
 """Of the footer's length and the magic number."""
 
 BYTE_ARRAY = 6
@@ -34,6 +34,8 @@ class Leaf:
     """Bytes of a value; 0 for a text."""
     repetition: int
     """How many lists it is in."""
+    definition: int
+    """How many of what it is in may be empty or null, itself included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +66,7 @@ class Footer:
             ValueError: there is none.
             LimitError: it is larger than it is trusted to be.
         """
-        if len(content) < _END_BYTES or bytes(content[-4:]) != b"PAR1":
-            raise ValueError("no Parquet file, or an encrypted one")
-        size = int.from_bytes(content[-_END_BYTES:-4], "little")
-        FOOTER_LIMIT.check(f"{where}, footer", size)
-        start = len(content) - _END_BYTES - size
-        if start < 0:
-            raise ValueError("a footer longer than the file")
-        fields = Compact(content[start:-_END_BYTES]).struct()
+        fields = Compact(footer_of(content, where)).struct()
         leaves = _leaves(_list(fields, 2))
         groups = []
         for group in _list(fields, 4):
@@ -80,6 +75,48 @@ class Footer:
                 raise ValueError(f"{len(chunks)} column chunks for {len(leaves)} columns")
             groups.append(chunks)
         return cls(num_rows=_number(fields, 3, I64), leaves=leaves, groups=tuple(groups))
+
+
+def footer_of(content: memoryview, where: str) -> memoryview:
+    """Return the footer in a file's content, without its length and the magic number.
+
+    Raises:
+        ValueError: there is none.
+        LimitError: it is larger than it is trusted to be.
+    """
+    if len(content) < FOOTER_END or bytes(content[-4:]) != b"PAR1":
+        raise ValueError("no Parquet file, or an encrypted one")
+    size = int.from_bytes(content[-FOOTER_END:-4], "little")
+    start = len(content) - FOOTER_END - size
+    if start < 0:
+        raise ValueError("a footer longer than the file")
+    FOOTER_LIMIT.check(f"{where}, footer", size)
+    return content[start:-FOOTER_END]
+
+
+def check_chunks(content: memoryview) -> None:
+    """Check that pyarrow can be asked about a column chunk: where it refuses, it ends the process.
+
+    What it refuses stands in Arrow's C++: columns that are encrypted, and statistics of sizes that
+    do not fit the column.
+
+    Args:
+        content: of the footer alone, without its length and the magic number.
+
+    Raises:
+        ValueError: it cannot be asked.
+    """
+    fields = Compact(content).struct()
+    leaves = _leaves(_list(fields, 2))
+    for group in _list(fields, 4):
+        for leaf, chunk in zip(leaves, _list(group, 1), strict=True):
+            sizes = chunk.get((3, STRUCT), {}).get((16, STRUCT), {})
+            levels = ((2, leaf.repetition), (3, leaf.definition))
+            histograms = ((len(sizes.get((number, LIST), ())), level) for number, level in levels)
+            if any(size not in (0, level + 1) for size, level in histograms):
+                raise ValueError(f"histograms that are not those of column {leaf.path}")
+            if (8, STRUCT) in chunk or ((1, I64) in sizes and not leaf.is_text):
+                raise ValueError(f"encryption, or sizes of texts, in column {leaf.path}")
 
 
 def _list(fields: Fields, number: int) -> list[Fields]:
@@ -99,28 +136,29 @@ def _number(fields: Fields, number: int, kind: int) -> int:
 def _leaves(elements: list[Fields]) -> tuple[Leaf, ...]:
     """Return the columns of a schema, which lists each element before its children."""
     leaves = []
-    # Of each element whose children follow: how many are left, its path and its lists.
-    parents: list[tuple[int, str, int]] = [(1, "", 0)]
+    # Of each element whose children follow: how many are left, its path and its levels.
+    parents: list[tuple[int, str, int, int]] = [(1, "", 0, 0)]
     for place, element in enumerate(elements):
         while parents and parents[-1][0] == 0:
             parents.pop()
         if not parents:
             raise ValueError("a schema with more elements than it says")
-        left, path, repetition = parents[-1]
-        parents[-1] = (left - 1, path, repetition)
+        left, path, repetition, definition = parents[-1]
+        parents[-1] = (left - 1, path, repetition, definition)
         if place:
             name = bytes(element.get((4, BINARY), b"")).decode("utf-8", "replace")
             path = f"{path}.{name}" if path else name
             repetition += element.get((3, I32)) == _REPEATED
+            definition += element.get((3, I32), 0) != 0
         num_children = element.get((5, I32), 0)
         if num_children > 0:
-            parents.append((num_children, path, repetition))
+            parents.append((num_children, path, repetition, definition))
         elif place:
-            leaves.append(_leaf(element, path, repetition))
+            leaves.append(_leaf(element, path, repetition, definition))
     return tuple(leaves)
 
 
-def _leaf(element: Fields, path: str, repetition: int) -> Leaf:
+def _leaf(element: Fields, path: str, repetition: int, definition: int) -> Leaf:
     kind = _number(element, 1, I32)
     fixed = _WIDTHS.get(kind, max(0, element.get((2, I32), 0)))
     return Leaf(
@@ -128,6 +166,7 @@ def _leaf(element: Fields, path: str, repetition: int) -> Leaf:
         is_text=kind == BYTE_ARRAY,
         width=0 if kind == BYTE_ARRAY else _NARROW.get(element.get((6, I32), -1), fixed),
         repetition=repetition,
+        definition=definition,
     )
 
 

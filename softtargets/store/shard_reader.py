@@ -21,7 +21,7 @@ from softtargets.store.json_object import parse_object
 from softtargets.store.location import FOOTER, ShardFile
 from softtargets.store.manifest import RESTORE
 from softtargets.store.pages import UNPACKED_BYTES, check_unpacked
-from softtargets.store.parquet_footer import FOOTER_LIMIT
+from softtargets.store.parquet_footer import FOOTER_END, FOOTER_LIMIT, check_chunks
 from softtargets.store.schema import METADATA_KEY, Column, columns_of
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.versions import check_version, upgrade_targets
@@ -84,6 +84,8 @@ class ShardReader:
                 content = np.empty(entry.footer_bytes, np.uint8)
             self._file.read_into(content.data, start, entry.footer_xxh3, FOOTER)
             with _parquet_errors(self.where):
+                if not is_checked:
+                    check_chunks(content.data[:-FOOTER_END])
                 self._footer = pq.read_metadata(_as_file(content))
             if not is_checked:
                 self._check_metadata(fingerprint)

@@ -18,6 +18,7 @@ from softtargets.errors import CorruptionError
 from softtargets.limits import Limit
 from softtargets.store.manifest import RESTORE
 from softtargets.store.pages import TEXT_BYTES, column_pages
+from softtargets.store.parquet_footer import check_chunks, footer_of
 from softtargets.tokenizer import Vocabulary
 
 VOCABULARY_NAME = "vocabulary.parquet"
@@ -90,6 +91,7 @@ def decode_vocabulary(content: bytes, where: str) -> Vocabulary:
 
 def _batches(content: bytes, where: str) -> Iterator[pa.Table]:
     """Yield the rows, a few at a time, as a text may be as long as its whole page."""
+    check_chunks(footer_of(memoryview(content), where))
     file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
     groups = dict.fromkeys(range(file.metadata.num_row_groups), range(len(content)))
     pages = [

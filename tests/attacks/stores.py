@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.forgery import (
     forge_shard,
     forge_side_file,
     list_of_lists,
+    put_shard,
     with_column,
 )
 from tests.golden import write_store
@@ -278,6 +281,35 @@ def _types() -> list[Attack]:
     ]
 
 
+def _with_histogram(directory: Path) -> None:
+    """Change the length of a histogram of sizes, so that Arrow ends whoever asks for it."""
+    root = _write(directory)
+    forge_shard(root, lambda table: table, write_statistics=True)
+    content = bytearray(next((root / "shards").iterdir()).read_bytes())
+    for place in range(len(content) - 8 - int.from_bytes(content[-8:-4], "little"), len(content)):
+        if content[place] in (0x16, 0x26):  # A list of one or two numbers of 64 bits.
+            content[place] ^= 0x30
+            if _ends_arrow(bytes(content)):
+                put_shard(root, bytes(content), num_windows=4)
+                return
+            content[place] ^= 0x30
+    raise AssertionError("Arrow knows of no histogram that it refuses")
+
+
+def _ends_arrow(content: bytes) -> bool:
+    process_id = os.fork()
+    if process_id == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            faulthandler.disable()
+            metadata = pq.read_metadata(pa.BufferReader(content))
+            for column in range(metadata.num_columns):
+                metadata.row_group(0).column(column)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(process_id, 0)[1])
+
+
 def _with_value(directory: Path, column: str, value: Any) -> None:
     root = _write(directory)
 
@@ -291,22 +323,33 @@ def _with_value(directory: Path, column: str, value: Any) -> None:
 
 def _values() -> list[Attack]:
     return [
-        Attack(
-            kind=_VALUES,
-            name=f"{value} in {column}: {reader}",
-            prepare=partial(_with_value, column=column, value=value),
-            run=_READERS[reader],
-        )
-        for column, value in (
-            ("top_logit", math.nan),
-            ("top_logit", math.inf),
-            ("tail_mass_t1", -1.0),
-            ("label_rank", -1),
-            ("input_ids", 2**31 - 1),
-            ("segment_lengths", 2**31 - 1),
-            ("document_ids", None),
-        )
-        for reader in ("verify", "inspect", "report")
+        *(
+            Attack(
+                kind="a footer at which Arrow ends the process",
+                name=name,
+                prepare=_with_histogram,
+                run=run,
+            )
+            for name, run in _READERS.items()
+        ),
+        *(
+            Attack(
+                kind=_VALUES,
+                name=f"{value} in {column}: {reader}",
+                prepare=partial(_with_value, column=column, value=value),
+                run=_READERS[reader],
+            )
+            for column, value in (
+                ("top_logit", math.nan),
+                ("top_logit", math.inf),
+                ("tail_mass_t1", -1.0),
+                ("label_rank", -1),
+                ("input_ids", 2**31 - 1),
+                ("segment_lengths", 2**31 - 1),
+                ("document_ids", None),
+            )
+            for reader in ("verify", "inspect", "report")
+        ),
     ]
 
 

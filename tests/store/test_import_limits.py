@@ -133,8 +133,8 @@ def test_counts_that_no_manifest_has_are_refused(count: Any, store: Store, tmp_p
     about["corpus"]["documents"] = count
     pq.write_table(table.replace_schema_metadata({"softtargets": json.dumps(about)}), path)
     with pytest.raises(CorpusError, match="expected metadata softtargets"):
-        import_plain([path], tmp_path / "store")
-    assert not (tmp_path / "store").exists()
+        import_plain([path], tmp_path / "back")
+    assert not (tmp_path / "back").exists()
 
 
 def test_rows_without_a_target_leave_nothing_behind(tmp_path: Path) -> None:
