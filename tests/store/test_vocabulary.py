@@ -106,7 +106,7 @@ def as_parquet(**columns: list[object]) -> bytes:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"PAR1" * 9, "Parquet"),
+        (b"PAR1" * 9, "a footer longer than the file"),
         (as_parquet(token_id=[1], token=["a"]), "utf8"),
         (as_parquet(token_id=[1, None], token=["a", "b"], utf8=[b"a", b"b"]), "null"),
         (as_parquet(token_id=[1, 2], token=["a", None], utf8=[b"a", b"b"]), "null"),
