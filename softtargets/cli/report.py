@@ -10,6 +10,7 @@ from softtargets.cli.paths import LocalPath
 from softtargets.cli.terminal import echo
 from softtargets.errors import InputError
 from softtargets.store import Store
+from softtargets.store.files import write_file
 
 
 @click.command("report")
@@ -67,5 +68,5 @@ def report_command(
         window_ids=window_ids,
     )
     content = page.encode()
-    output.write_bytes(content)
+    write_file(output, content)
     echo(f"{output}: {bytes_text(len(content))}; open it in a browser.")

@@ -109,6 +109,13 @@ ATTACKS = (
         for path in _FILES
     ),
     Attack(
+        kind="a user's own files where a command writes",
+        name="report over a link to one",
+        prepare=_with_store(lambda place: (place / "page.html").symlink_to("private")),
+        run=command("report", "store", "--output", "page.html"),
+        harm=_leaked,
+    ),
+    Attack(
         kind="a link in a store to a file elsewhere",
         name="the directory of the shards",
         prepare=_with_store(_replace("shards", _link("../elsewhere"))),
