@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed $(VENV)/.browser check
 	$(PYTEST)
 
-# The fast part of the tests, about a minute.
+# The fast part of the tests.
 unit: $(VENV)/.installed check
 	$(PYTEST) -m "not slow and not gpu"
 
