@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,9 +20,10 @@ from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema, feature_columns
 from softtargets.packing import PackedFeature, PackedHead, PackedTargets
 from softtargets.packing.features import STORED_AS
+from softtargets.store.blocks import Array, Columns, Offsets
 from softtargets.store.column_checks import check_columns
 from softtargets.store.manifest import RESTORE
-from softtargets.store.sample_columns import check_samples, packed_samples
+from softtargets.store.sample_columns import check_samples, packed_samples, unpack_columns
 from softtargets.store.schema import (
     METADATA_PREFIX,
     Column,
@@ -32,8 +32,6 @@ from softtargets.store.schema import (
     id_columns,
 )
 from softtargets.window import TokenWindow, Window
-
-Array = npt.NDArray[Any]
 
 _TOKEN_ARRAYS = {
     "input_ids_L": "input_ids",
@@ -50,15 +48,17 @@ _OPTIONAL_TOKENS = {
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A window as it is stored: its cells in the columns of a row group, which rows share."""
+    """A window to make a batch of: its cells in the columns of a row group, which rows share.
+
+    They are as they are stored, but for samples, which are unpacked.
+    """
 
     window_id: str
     index: int
     """Which window of the row group it is."""
-    columns: Mapping[str, Array]
+    columns: Columns
     """The values of every column of lists that are not texts, by its name."""
-    offsets: Mapping[str, list[int]]
-    """Where the windows' cells begin in them, and the last one ends."""
+    offsets: Offsets
 
     def __len__(self) -> int:
         start, stop = self.bounds("input_ids")
@@ -86,14 +86,21 @@ def _cell_columns(targets: TargetSchema) -> list[Column]:
 
 
 def row_of(window: Window) -> Row:
-    """Return a window as it is stored.
+    """Return a window as the row that `decode_rows` makes of it.
 
     Raises:
-        CorruptionError: there are not as many escapes as steps ask for.
+        CorruptionError: there are not as many escapes as steps ask for, or its samples cannot be
+            unpacked.
     """
+    targets = window.packed.schema
     if window.packed.head is not None:
         window.packed.head.check_escapes()
-    return Row(window.window_id, 0, *cells_of(window))
+    columns: Columns
+    offsets: Offsets
+    columns, offsets = cells_of(window)
+    if targets.samples is not None:
+        columns, offsets = unpack_columns(columns, offsets, targets, f"window {window.window_id}")
+    return Row(window.window_id, 0, columns, offsets)
 
 
 def cells_of(window: Window) -> tuple[dict[str, Array], dict[str, list[int]]]:
@@ -179,10 +186,12 @@ def decode_rows(table: pa.Table, targets: TargetSchema, where: str) -> list[Row]
         CorruptionError: the columns disagree on how many positions a window has, or have values
             that the format has not.
     """
+    columns: Columns
+    offsets: Offsets
     columns, offsets = _columns(table, targets, where, 0)
     check_columns(columns, offsets, targets, where)
     if targets.samples is not None:
-        check_samples(columns, offsets, targets, where)
+        columns, offsets = unpack_columns(columns, offsets, targets, where)
     return _rows_of(table, columns, offsets)
 
 
@@ -199,9 +208,7 @@ def _columns(
     return columns, {name: lists[array.tobytes()] for name, array in arrays.items()}
 
 
-def _rows_of(
-    table: pa.Table, columns: Mapping[str, Array], offsets: Mapping[str, list[int]]
-) -> list[Row]:
+def _rows_of(table: pa.Table, columns: Columns, offsets: Offsets) -> list[Row]:
     ids = table.column("window_id").to_pylist()
     return [Row(window_id, index, columns, offsets) for index, window_id in enumerate(ids)]
 
@@ -369,7 +376,7 @@ def _check_lengths(
 
 def _check_documents(
     table: pa.Table,
-    offsets: Mapping[str, list[int]],
+    offsets: Offsets,
     targets: TargetSchema,
     where: str,
     first_row: int,

@@ -9,27 +9,21 @@ columns say about each other is for `invariants`, and checked by `verify` alone.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema, feature_columns
 from softtargets.packing.features import STORED_AS, are_finite, unpack_numbers
 from softtargets.packing.head import ESCAPE, escape_marks
+from softtargets.store.blocks import Array, Columns, Offsets, blocks_of_rows
 from softtargets.store.manifest import RESTORE
 from softtargets.store.schema import grid_columns, id_columns
 from softtargets.targets import Bool
-
-Array = npt.NDArray[Any]
-Columns = Mapping[str, Array]
-Offsets = Mapping[str, Sequence[int]]
 
 _LARGEST_INT = int(np.iinfo(np.int32).max)
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
@@ -234,21 +228,16 @@ def _value_faults(columns: Columns, offsets: Offsets, targets: TargetSchema) -> 
 
 
 def _escape_counts(steps_TH: Array, bounds: Sequence[int], num_entries: int) -> list[int]:
-    """Return how many steps of each row are escapes; rows are looked at some at a time.
-
-    What is computed for all of them together would be in memory that was never touched before,
-    which costs more than to compute it.
-    """
+    """Return how many steps of each row are escapes."""
     counts: list[int] = []
-    most = _BLOCK_BYTES // max(1, steps_TH.shape[1])
-    first = 0
-    while first < len(bounds) - 1:
-        last = max(first + 1, bisect_right(bounds, bounds[first] + most) - 1)
-        marks = escape_marks(steps_TH[bounds[first] : bounds[last]], num_entries)
-        for start, stop in pairwise(bounds[first : last + 1]):
-            own = slice(start - bounds[first], stop - bounds[first])
-            counts.append(sum([int(np.count_nonzero(mark[own])) for mark in marks]))
-        first = last
+    for first, last in blocks_of_rows(bounds, _BLOCK_BYTES // max(1, steps_TH.shape[1])):
+        start = bounds[first]
+        rows = [slice(a - start, b - start) for a, b in pairwise(bounds[first : last + 1])]
+        low, *high = escape_marks(steps_TH[start : bounds[last]], num_entries)
+        own = [np.count_nonzero(low[row]) for row in rows]
+        for mark in high:
+            own = [num + np.count_nonzero(mark[row]) for num, row in zip(own, rows, strict=True)]
+        counts += map(int, own)
     return counts
 
 

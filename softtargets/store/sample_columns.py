@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-import numpy.typing as npt
 
 from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema
 from softtargets.packing import PackedSamples
 from softtargets.packing.targets import num_draws
+from softtargets.store.blocks import Array, Columns, Offsets, blocks_of_rows
 from softtargets.store.schema import grid_columns
 from softtargets.targets import Int32, Samples
 
-Array = npt.NDArray[Any]
-Columns = Mapping[str, Array]
-
 STORED = {"num_repeated", "repeated_counts", "sample_gaps", "sample_steps", "sample_logits"}
 """The columns that samples are stored in."""
+_BLOCK_SAMPLES = 1 << 14
 
 
 def packed_samples(cells: Columns, targets: TargetSchema) -> PackedSamples:
@@ -35,7 +33,7 @@ def packed_samples(cells: Columns, targets: TargetSchema) -> PackedSamples:
     )
 
 
-def unpack_samples(cells: Columns, targets: TargetSchema) -> Samples:
+def _unpack(cells: Columns, targets: TargetSchema) -> Samples:
     """Return the samples of the positions that some cells are of, to compute with.
 
     Raises:
@@ -48,20 +46,62 @@ def unpack_samples(cells: Columns, targets: TargetSchema) -> Samples:
     )
 
 
+def unpack_columns(
+    columns: Columns, offsets: Offsets, targets: TargetSchema, where: str
+) -> tuple[dict[str, Array], Offsets]:
+    """Return the columns of some rows with their samples unpacked, to make batches of.
+
+    Instead of the stored columns there are `num_samples`, for each position, and `sample_ids`,
+    `sample_counts` and, where the store has them, `sample_logits`, for each sample.
+
+    Raises:
+        CorruptionError: they cannot be unpacked; the message names the first such row.
+    """
+    places, starts = offsets["mask"], offsets["sample_gaps"]
+    others = {name: values for name, values in columns.items() if name not in STORED}
+    unpacked = {
+        "num_samples": np.empty(places[-1], np.int32),
+        "sample_ids": np.empty(starts[-1], np.int32),
+        "sample_counts": np.empty(starts[-1], np.int32),
+    }
+    if targets.samples is not None and targets.samples.values != "none":
+        unpacked["sample_logits"] = np.empty(starts[-1], np.float32)
+    for first, last in blocks_of_rows(starts, _BLOCK_SAMPLES):
+        cells = _cells(columns, offsets, targets, first, last)
+        with _naming_rows(columns, offsets, targets, where):
+            samples = _unpack(cells, targets)
+        unpacked["num_samples"][places[first] : places[last]] = samples.num_samples_T
+        own = slice(starts[first], starts[last])
+        unpacked["sample_ids"][own] = samples.ids_S
+        unpacked["sample_counts"][own] = samples.counts_S
+        if samples.logits_S is not None:
+            unpacked["sample_logits"][own] = samples.logits_S
+    return {**others, **unpacked}, {
+        **{name: offsets[name] for name in others},
+        **dict.fromkeys(unpacked, starts),
+        "num_samples": places,
+    }
+
+
 def check_samples(
-    columns: Columns,
-    offsets: Mapping[str, list[int]],
-    targets: TargetSchema,
-    where: str,
-    first_row: int = 0,
+    columns: Columns, offsets: Offsets, targets: TargetSchema, where: str, first_row: int = 0
 ) -> None:
     """Check that the samples of some rows can be unpacked.
 
     Raises:
         CorruptionError: they cannot; the message names the first such row.
     """
-    try:
+    with _naming_rows(columns, offsets, targets, where, first_row):
         _check(columns, targets)
+
+
+@contextmanager
+def _naming_rows(
+    columns: Columns, offsets: Offsets, targets: TargetSchema, where: str, first_row: int = 0
+) -> Iterator[None]:
+    """Name the first damaged row in a CorruptionError."""
+    try:
+        yield
     except CorruptionError as error:
         row, first = _first_damaged(columns, offsets, targets) or (0, error)
         raise CorruptionError(
@@ -77,18 +117,22 @@ def _check(cells: Columns, targets: TargetSchema) -> None:
 
 
 def _first_damaged(
-    columns: Columns, offsets: Mapping[str, list[int]], targets: TargetSchema
+    columns: Columns, offsets: Offsets, targets: TargetSchema
 ) -> tuple[int, CorruptionError] | None:
     for row in range(len(offsets["mask"]) - 1):
-        cells = {
-            name: values[offsets[name][row] : offsets[name][row + 1]]
-            for name, values in columns.items()
-        }
         try:
-            _check(cells, targets)
+            _check(_cells(columns, offsets, targets, row, row + 1), targets)
         except CorruptionError as error:
             return row, error
     return None
+
+
+def _cells(
+    columns: Columns, offsets: Offsets, targets: TargetSchema, first: int, last: int
+) -> dict[str, Array]:
+    """Return the cells of rows, one after the other, of what samples are unpacked from."""
+    names = {*STORED, "top_logit", *grid_columns(targets)} & columns.keys()
+    return {name: columns[name][offsets[name][first] : offsets[name][last]] for name in names}
 
 
 def _num_draws(cells: Columns, targets: TargetSchema) -> Int32:

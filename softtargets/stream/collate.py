@@ -13,7 +13,6 @@ from softtargets.errors import InputError
 from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema, feature_columns
 from softtargets.packing.features import STORED_AS
 from softtargets.store.codec import Row, row_of
-from softtargets.store.sample_columns import STORED, unpack_samples
 from softtargets.store.schema import grid_columns, id_columns
 from softtargets.stream.batch import IGNORE_INDEX, Batch
 from softtargets.targets import Bool, Int32
@@ -179,28 +178,22 @@ def _targets(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
         stored = frame.place_targets(name).view(STORED_AS[schema.features[0].dtype])
         targets["hidden_states"] = stored
     if schema.samples is not None:
-        targets |= _samples(frame, schema)
+        targets |= _samples(frame)
     return targets
 
 
-def _samples(frame: _Frame, schema: TargetSchema) -> dict[str, Array]:
+def _samples(frame: _Frame) -> dict[str, Array]:
     """Return the samples [B, L, S], padded with counts of 0."""
     at_T = frame.target_places_T
-    names = {*STORED, "top_logit", *grid_columns(schema)} & frame.rows[0].columns.keys()
-    samples = unpack_samples({name: frame.joined(name) for name in names}, schema)
-    num_samples_T = samples.num_samples_T
+    num_samples_T = frame.joined("num_samples")
     width = int(num_samples_T.max(initial=1))
     # A position's samples stand one after the other in its row of a flattened [B, L, S].
     shifts_T = at_T * width - (np.cumsum(num_samples_T) - num_samples_T)
-    at_S = np.arange(len(samples.ids_S)) + np.repeat(shifts_T, num_samples_T)
-    arrays = {
-        "sample_ids": samples.ids_S,
-        "sample_counts": samples.counts_S,
-        "sample_logits": samples.logits_S,
-    }
+    at_S = np.arange(num_samples_T.sum()) + np.repeat(shifts_T, num_samples_T)
     placed = {}
-    for name, array_S in arrays.items():
-        if array_S is not None:
+    for name in ("sample_ids", "sample_counts", "sample_logits"):
+        if name in frame.rows[0].columns:
+            array_S = frame.joined(name)
             placed[name] = np.zeros((*frame.shape, width), array_S.dtype)
             placed[name].reshape(-1)[at_S] = array_S
     return placed
