@@ -179,8 +179,16 @@ def decode(
     ]
 
 
-def decode_rows(table: pa.Table, targets: TargetSchema, where: str) -> list[Row]:
+def decode_rows(
+    table: pa.Table, targets: TargetSchema, where: str, *, are_values_checked: bool = True
+) -> list[Row]:
     """Return the rows of a row group; a table of `row_columns` has all that is needed.
+
+    Args:
+        table: the row group.
+        targets: what the store's targets are.
+        where: the row group, for messages.
+        are_values_checked: whether values are checked, too, as far as unpacking samples does not.
 
     Raises:
         CorruptionError: the columns disagree on how many positions a window has, or have values
@@ -189,7 +197,8 @@ def decode_rows(table: pa.Table, targets: TargetSchema, where: str) -> list[Row]
     columns: Columns
     offsets: Offsets
     columns, offsets = _columns(table, targets, where, 0)
-    check_columns(columns, offsets, targets, where)
+    if are_values_checked:
+        check_columns(columns, offsets, targets, where)
     if targets.samples is not None:
         columns, offsets = unpack_columns(columns, offsets, targets, where)
     return _rows_of(table, columns, offsets)

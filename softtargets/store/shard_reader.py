@@ -52,7 +52,8 @@ class ShardReader:
         entry: of the shard in the manifest.
         targets: what the store's targets are.
         fingerprint: of the store.
-        is_checked: whether the content of this footer was compared with these arguments before.
+        checked: row groups whose rows another reader of the same bytes found sound; None if not
+            even the footer was compared with these arguments before.
 
     Raises:
         CorruptionError: the file is missing, or not what was written.
@@ -67,9 +68,11 @@ class ShardReader:
         targets: TargetSchema,
         fingerprint: str,
         *,
-        is_checked: bool = False,
+        checked: set[int] | None = None,
     ) -> None:
         self.where = file.where
+        self.checked = set() if checked is None else checked
+        """Row groups whose rows need not be looked at again: their hash says they are the same."""
         self._file = file
         self._entry = entry
         self._targets = targets
@@ -84,10 +87,10 @@ class ShardReader:
                 content = np.empty(entry.footer_bytes, np.uint8)
             self._file.read_into(content.data, start, entry.footer_xxh3, FOOTER)
             with _parquet_errors(self.where):
-                if not is_checked:
+                if checked is None:
                     check_chunks(content.data[:-FOOTER_END])
                 self._footer = pq.read_metadata(_as_file(content))
-            if not is_checked:
+            if checked is None:
                 self._check_metadata(fingerprint)
         except SoftTargetsError:
             self.close()
@@ -121,9 +124,15 @@ class ShardReader:
             CorruptionError: its checksum, its structure or a value is wrong.
         """
         where = f"{self.where}, row group {index}"
-        table = self._read_windows(index, row_columns(self._targets), where)
+        columns, is_checked = row_columns(self._targets), index in self.checked
+        if is_checked:
+            table = self._read_table([index], columns, where, is_checked=True)
+        else:
+            table = self._read_windows(index, columns, where)
         with _parquet_errors(where):
-            return decode_rows(table, self._targets, where)
+            rows = decode_rows(table, self._targets, where, are_values_checked=not is_checked)
+        self.checked.add(index)
+        return rows
 
     def read_window(self, index: int, row: int) -> Window:
         """Read one window of a row group, without making the others.
@@ -221,7 +230,14 @@ class ShardReader:
             WINDOW_BYTES.check(f"{where}, its longest window", needed)
         return table
 
-    def _read_table(self, groups: Sequence[int], columns: Sequence[str], where: str) -> pa.Table:
+    def _read_table(
+        self,
+        groups: Sequence[int],
+        columns: Sequence[str],
+        where: str,
+        *,
+        is_checked: bool = False,
+    ) -> pa.Table:
         with _parquet_errors(where):
             content = _scratch(self._entry.num_bytes)
         places = {}
@@ -233,7 +249,10 @@ class ShardReader:
         texts = [self._texts[name] for name in columns if name in self._texts]
         shared = [column.name for column in texts]
         with _parquet_errors(where):
-            check_unpacked(content.data, self._footer, places, columns, where, shared_texts=shared)
+            if not is_checked:
+                check_unpacked(
+                    content.data, self._footer, places, columns, where, shared_texts=shared
+                )
             with pq.ParquetFile(
                 _as_file(content),
                 metadata=self._footer,

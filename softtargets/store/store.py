@@ -50,8 +50,9 @@ class Store:
         self.manifest = manifest
         self.targets = manifest.targets
         self.fingerprint = manifest.fingerprint
-        # Of which shards the footer was checked; its bytes are compared whenever it is read.
-        self._checked = np.zeros(len(manifest.shards), np.bool_)
+        # Of which shards the footer was checked, and which of their row groups. Whenever they are
+        # read, their bytes are compared with the manifest's hashes.
+        self._checked: dict[int, set[int]] = {}
 
     @classmethod
     def open(
@@ -167,9 +168,9 @@ class Store:
             entry,
             self.targets,
             self.fingerprint,
-            is_checked=bool(self._checked[shard]),
+            checked=self._checked.get(shard),
         )
-        self._checked[shard] = True
+        self._checked.setdefault(shard, reader.checked)
         return reader
 
     def read_row_group(self, ref: RowGroupRef) -> list[Window]:

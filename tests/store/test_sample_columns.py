@@ -54,5 +54,5 @@ def test_a_row_that_cannot_be_unpacked_is_named(
     cells[3][0] = 299
     cells[3][1] = 299
     table = table.set_column(place, table.field(place), pa.array(cells, table.field(place).type))
-    with pytest.raises(CorruptionError, match="here, row 3, samples.*ids from 0 to 299"):
+    with pytest.raises(CorruptionError, match=r"here, row 3, samples.*ids from 0 to 299"):
         decode_rows(table, KINDS["hybrid"], "here")

@@ -24,6 +24,7 @@ from softtargets.store.manifest import check_schema, first_difference
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.versions import FORMAT_VERSION
 from tests.fakes import build_store
+from tests.forgery import forge_shard, with_column
 
 
 def edit_manifest(store: Store, change: Callable[[dict[str, Any]], None]) -> None:
@@ -285,3 +286,39 @@ def test_every_shard_is_checked_to_be_the_manifests(store: Store) -> None:
     for _ in range(2):
         with pytest.raises(IdentityError, match=f"{two.path}, field unit: expected 1; found 0"):
             forged.open_shard(1)
+
+
+def test_rows_that_were_not_sound_are_refused_again(store: Store) -> None:
+    ids = store.targets.num_input_ids
+    with store.open_shard(0) as shard:
+        cells = shard.read_columns(["input_ids"]).column(0).to_pylist()
+    forge_shard(store.root, with_column("input_ids", [[ids] * len(cell) for cell in cells]))
+    forged = Store.open(store.root)
+    ref = forged.row_groups[0]
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match=f"ids from 0 to {ids - 1}"):
+            forged.read_rows(ref)
+
+
+def test_rows_that_were_sound_are_not_taken_for_others(store: Store) -> None:
+    ref = store.row_groups[0]
+    first = store.read_rows(ref)
+    path = store.root / store.manifest.shards[0].path
+    content = bytearray(path.read_bytes())
+    for row, again in zip(first, store.read_rows(ref), strict=True):
+        np.testing.assert_array_equal(row.cell("input_ids"), again.cell("input_ids"))
+    content[store.manifest.shards[0].row_groups[0].offset + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptionError, match=r"unit-000000.parquet, row group 0"):
+        store.read_rows(ref)
+
+
+def test_rows_are_looked_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr(
+        "softtargets.store.codec.check_columns", lambda *arguments: looked_at.append(arguments[3])
+    )
+    for _ in range(2):
+        for ref in store.row_groups:
+            store.read_rows(ref)
+    assert len(looked_at) == len(set(looked_at)) == len(store.row_groups)
