@@ -15,6 +15,7 @@ from softtargets.packing.features import STORED_AS
 from softtargets.store.codec import Row, row_of
 from softtargets.store.sample_columns import STORED, unpack_samples
 from softtargets.store.schema import grid_columns, id_columns
+from softtargets.stream.attention import attention_mask
 from softtargets.stream.batch import IGNORE_INDEX, Batch
 from softtargets.targets import Bool, Int32
 from softtargets.window import Window
@@ -50,8 +51,12 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
     _check_schema(schema)
     frame = _Frame(rows)
     target_mask_BL = frame.place_targets("mask")
+    num_tokens = torch.tensor(frame.num_tokens)
+    num_segments = max(len(row.cell("segment_lengths")) for row in rows)
     return Batch(
         {name: _tensor(array) for name, array in frame.inputs(target_mask_BL).items()}
+        | {"attention_mask": attention_mask(num_tokens, frame.shape[1], num_segments)}
+        | {"num_tokens": num_tokens}
         | {"target_mask": _tensor(target_mask_BL)}
         | {name: _tensor(array) for name, array in _targets(frame, schema).items()}
         | {
@@ -60,7 +65,7 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
             "step": schema.head.step if schema.head is not None else None,
             "vocab_size": schema.vocab_size,
             "num_targets": int(target_mask_BL.sum()),
-            "num_segments": max(len(row.cell("segment_lengths")) for row in rows),
+            "num_segments": num_segments,
         }
         | _numbers(schema)
     )
@@ -150,7 +155,6 @@ class _Frame:
         np.copyto(labels_BL[:, 1:], ids_BL[:, 1:], where=target_mask_BL[:, :-1])
         return {
             "input_ids": ids_BL,
-            "attention_mask": is_token_BL.astype(np.int64),
             "labels": labels_BL,
             "segment_ids": segment_ids_BL,
             "position_ids": position_ids_BL,
