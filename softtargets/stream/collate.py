@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from softtargets.errors import InputError
 from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema, feature_columns
@@ -17,6 +18,7 @@ from softtargets.store.sample_columns import STORED, unpack_samples
 from softtargets.store.schema import grid_columns, id_columns
 from softtargets.stream.attention import attention_mask
 from softtargets.stream.batch import IGNORE_INDEX, Batch
+from softtargets.stream.world import collator_error
 from softtargets.targets import Bool, Int32
 from softtargets.window import Window
 
@@ -241,6 +243,19 @@ def _check_schema(schema: TargetSchema) -> None:
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )
+
+
+def _refuse_windows(*_: Any, **__: Any) -> NoReturn:
+    raise collator_error("default_collate of torch", "windows")
+
+
+def _refuse_batches(*_: Any, **__: Any) -> NoReturn:
+    raise collator_error("default_collate of torch", "finished batches")
+
+
+# As torch documents for types of one's own; by itself it would name no way out.
+default_collate_fn_map[Window] = _refuse_windows
+default_collate_fn_map[Batch] = _refuse_batches
 
 
 def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:
