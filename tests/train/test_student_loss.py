@@ -11,7 +11,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 from softtargets import Batch, SoftTargetDataset, Store, distillation_loss, fused_distillation_loss
 from softtargets.errors import InputError, LimitError
-from softtargets.stream.logits_size import LOGITS_LIMIT
+from softtargets.stream.logits_size import LOGITS_LIMIT, check_logits_size
 from softtargets.train import student_loss
 from softtargets.train.student_loss import StudentLoss
 from tests.train.dense import largest_tensor
@@ -22,7 +22,8 @@ LOSS = partial(distillation_loss, temperature=2.0, ce_weight=0.25)
 
 @pytest.fixture
 def batch(store: Store) -> Batch:
-    return next(iter(SoftTargetDataset(store, batch_size=4)))
+    first: Batch = next(iter(SoftTargetDataset(store, batch_size=4)))
+    return first
 
 
 def make_gemma() -> Gemma2ForCausalLM:
@@ -118,4 +119,4 @@ def test_too_many_logits_are_refused_before_they_are_made(
 def test_by_default_eight_rows_of_a_vocabulary_of_262144_are_refused() -> None:
     ids = torch.zeros((8, 512), dtype=torch.int64)
     with pytest.raises(LimitError, match=r"found 4,294,967,296: 8 rows of 512 tokens"):
-        student_loss.check_logits_size(Batch(input_ids=ids), 262144)
+        check_logits_size(Batch(input_ids=ids), 262144)
