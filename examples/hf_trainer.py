@@ -1,4 +1,7 @@
-"""The Trainer of transformers: python examples/hf_trainer.py STORE DIRECTORY. Again to go on."""
+"""The Trainer of transformers: python examples/hf_trainer.py STORE DIRECTORY. Again to go on.
+
+In several processes: torchrun --nproc-per-node 2 examples/hf_trainer.py STORE DIRECTORY
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from students import small_student
 from transformers import TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from softtargets import SoftTargetDataset, distillation_loss
 from softtargets.train.hf_trainer import DistillationTrainer
@@ -27,8 +31,12 @@ args = TrainingArguments(
 )
 ranks = {"rank": args.process_index, "world_size": args.world_size}
 dataset = SoftTargetDataset(store, shuffle=True, batch_size=4, **ranks)
+last = get_last_checkpoint(str(directory)) if directory.exists() else None
+student = small_student(dataset.store)
+if last is not None:
+    student = student.from_pretrained(last)  # To evaluate it before; resuming would load it, too.
 trainer = DistillationTrainer(
-    small_student(dataset.store),
+    student,
     args,
     train_dataset=dataset,
     eval_dataset=SoftTargetDataset(store, batch_size=4, **ranks),
@@ -36,5 +44,9 @@ trainer = DistillationTrainer(
 )
 if "STOP_AFTER" in os.environ:
     args.max_steps = int(os.environ["STOP_AFTER"])
-trainer.train(resume_from_checkpoint=any(directory.glob("checkpoint-*")))
-print(f"step {trainer.state.global_step}, loss {trainer.evaluate()['eval_loss']:.3f}")
+before = trainer.evaluate()["eval_loss"]
+trainer.train(resume_from_checkpoint=last)
+after = trainer.evaluate()["eval_loss"]
+if trainer.is_world_process_zero():
+    first = 0 if last is None else int(last.rsplit("-", 1)[1])
+    print(f"step {first}, loss {before:.3f}; step {trainer.state.global_step}, loss {after:.3f}")

@@ -14,9 +14,8 @@ from students import small_student
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from softtargets import SoftTargetDataset, distillation_loss
+from softtargets import SoftTargetDataset, distillation_loss, student_inputs
 from softtargets.train.loader import SoftTargetLoader
-from softtargets.train.student import student_inputs
 
 store, checkpoint = sys.argv[1], Path(sys.argv[2])
 rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -52,6 +51,10 @@ for epoch in range(loader.epoch, 2):
             torch.save({**saved, "place": loader.state_dict(), "num_steps": num_steps}, checkpoint)
         if num_steps == int(os.environ.get("STOP_AFTER", "-1")):
             sys.exit("stopped")
-print(f"step {num_steps}, loss {loss.item():.3f}")
+mean = loss.detach()  # Of this rank's targets, by step_targets; the mean over ranks is the step's.
 if world_size > 1:
+    distributed.all_reduce(mean)
+    mean /= world_size
     distributed.destroy_process_group()
+if rank == 0:
+    print(f"step {num_steps}, loss {mean.item():.3f}")

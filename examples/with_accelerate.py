@@ -1,4 +1,7 @@
-"""accelerate: python examples/with_accelerate.py STORE DIRECTORY. Run it again to go on."""
+"""accelerate: python examples/with_accelerate.py STORE DIRECTORY. Run it again to go on.
+
+In several processes: torchrun --nproc-per-node 2 examples/with_accelerate.py STORE DIRECTORY
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,8 @@ import torch
 from accelerate import Accelerator
 from students import small_student
 
-from softtargets import SoftTargetDataset, distillation_loss
+from softtargets import SoftTargetDataset, distillation_loss, student_inputs
 from softtargets.train.accelerate import prepare_loader
-from softtargets.train.student import student_inputs
 
 store, directory = sys.argv[1], Path(sys.argv[2])
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
@@ -30,7 +32,7 @@ loader = prepare_loader(accelerator, dataset)
 if directory.exists():
     accelerator.load_state(str(directory))
 
-num_steps = 0
+num_steps, step_loss = 0, torch.zeros(())
 for epoch in range(loader.epoch, 2):
     loader.set_epoch(epoch)
     for batch in loader:
@@ -40,9 +42,14 @@ for epoch in range(loader.epoch, 2):
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
+        # accelerate divides each loss by the number of accumulated batches.
+        step_loss += loss.detach() / accelerator.gradient_accumulation_steps
+        if accelerator.sync_gradients:
+            mean, step_loss = accelerator.reduce(step_loss, "mean"), torch.zeros(())
         num_steps += accelerator.sync_gradients
         if accelerator.sync_gradients and num_steps % 3 == 0:
             accelerator.save_state(str(directory))
         if num_steps == int(os.environ.get("STOP_AFTER", "-1")):
             sys.exit("stopped")
-accelerator.print(f"{num_steps} steps in this run, loss {loss.item():.3f}")
+accelerator.print(f"{num_steps} steps in this run, loss {mean.item():.3f}")
+accelerator.end_training()

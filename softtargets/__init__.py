@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         repack,
     )
     from softtargets.targets import SoftTargets
-    from softtargets.train import distillation_loss
+    from softtargets.train import distillation_loss, fused_distillation_loss, student_inputs
     from softtargets.window import Window
 
 _HOMES = {
@@ -35,7 +35,9 @@ _HOMES = {
     "Window": "window",
     "collate": "stream",
     "distillation_loss": "train",
+    "fused_distillation_loss": "train",
     "repack": "stream",
+    "student_inputs": "train",
     "verify": "store",
 }
 
@@ -51,7 +53,9 @@ __all__ = [
     "Window",
     "collate",
     "distillation_loss",
+    "fused_distillation_loss",
     "repack",
+    "student_inputs",
     "verify",
 ]
 

@@ -155,3 +155,12 @@ def test_format_names_every_column() -> None:
             general = re.sub(r"^feature_[a-z_0-9]+?(_scale)?$", r"feature_<name>\1", general)
             general = re.sub(r"^metadata_.*", "metadata_<name>", general)
             assert f"`{general}`" in text, name
+
+
+def test_every_page_and_example_reads_a_batch_by_student_inputs() -> None:
+    """Read by its keys, documents that share a window would see each other."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    for path in pages:
+        assert not re.search(r"input_ids=batch|batch\[\"attention_mask\"\],", path.read_text()), (
+            path
+        )

@@ -10,6 +10,7 @@ import torch
 
 from softtargets.errors import InputError, TemperatureError
 from softtargets.packing.head import ESCAPE
+from softtargets.stream.attention import token_mask
 from softtargets.targets import temperature_index
 
 IGNORE_INDEX = -100
@@ -57,18 +58,34 @@ _FLOAT32 = {"label_logit", "logits", "logsumexp", "sample_logits", "tail_mass", 
 class Batch(UserDict[str, Any]):
     """A mapping of tensors, padded on the right to the longest window.
 
-    For the student: `input_ids`, `attention_mask` and `labels` [B, L] int64. `labels` are the
-    input ids where a target is trained on and -100 elsewhere, not shifted, as transformers wants
-    them. Where documents share a window the teacher read each by itself, from position 0:
-    `segment_ids` [B, L] tells which tokens are of one document, `position_ids` where they stand in
-    it, and a student is to see them in the same way. `window_id` is a list of B strings,
-    `num_targets` the number of targets to train on, `num_segments` the most documents of a window.
+    A student reads `student_inputs(batch)`, and of this mapping `input_ids`, `attention_mask` and
+    `labels` [B, L] int64. `labels` are the input ids where a target is trained on and -100
+    elsewhere, not shifted, as transformers wants them. `num_tokens` [B] are the tokens of each row.
+
+    Where documents share a row the teacher read each by itself, from position 0. `segment_ids`
+    [B, L] tells which tokens are of one document, `position_ids` where they stand in it.
+    `attention_mask` is then an object that refuses every use: a mask of padding would let the
+    documents see each other.
+
+    `window_id` is a list of B strings, `num_targets` the number of targets to train on,
+    `num_segments` the most documents of a row.
     `hidden_states` [B, L, D], if the store has them, are the teacher's last ones in its number
     format, zeros where there is no target. The rest are the packed targets: read them with
     `soft_targets`.
 
     Every tensor but single numbers has a row for each window.
     """
+
+    def __repr__(self) -> str:
+        """Return a line on what there is: `print(batch)` would else fill the screen."""
+        ids = self.data.get("input_ids")
+        parts = [] if ids is None else [f"input_ids={list(ids.shape)} on {ids.device}"]
+        windows = {one for rows in self.data.get("window_id", []) for one in rows.split()}
+        parts.append(f"windows={len(windows)}")
+        for name in ("num_targets", "num_segments", "temperatures", "vocab_size"):
+            if name in self.data:
+                parts.append(f"{name}={self.data[name]}")
+        return f"Batch({', '.join(parts)})"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """Return the batch on a device; the compact form is what travels.
@@ -88,20 +105,32 @@ class Batch(UserDict[str, Any]):
             }
         )
 
-    def causal_mask(self) -> torch.Tensor:
+    def token_mask(self) -> torch.Tensor:
+        """Return where there is a token and no padding, [B, L] bool."""
+        return token_mask(self["num_tokens"], self["input_ids"].shape[-1])
+
+    def causal_mask(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """Return which tokens a token may see [B, 1, L, L]: those of its document up to itself.
 
-        To be passed as `attention_mask` to a model of transformers (attention "sdpa" or "eager"),
-        with `position_ids`, where documents share a row. Where there is no token, it sees itself.
+        For a model that takes `position_ids` and such a mask; one of transformers needs neither, it
+        reads `student_inputs(batch)`. Where there is no token, it sees itself.
+
+        Args:
+            dtype: None for bool, which attention "sdpa" of transformers takes, but "eager" adds to
+                its scores, without a word. The model's number format for numbers to be added, 0
+                where a token may be seen, which both take.
         """
-        segments, is_token = self["segment_ids"], self["attention_mask"].bool()
+        segments, is_token = self["segment_ids"], self.token_mask()
         length = segments.shape[1]
         square = torch.ones((length, length), dtype=torch.bool, device=segments.device)
         is_same = segments[:, :, None] == segments[:, None, :]
         is_seen = is_same & is_token[:, None, :] & square.tril()
         is_seen |= torch.eye(length, dtype=torch.bool, device=segments.device)
         seen: torch.Tensor = is_seen[:, None]
-        return seen
+        if dtype is None:
+            return seen
+        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return added.masked_fill_(~seen, torch.finfo(dtype).min)
 
     def check(self) -> None:
         """Check that the batch is as it was collated, whatever moved it.
@@ -112,8 +141,9 @@ class Batch(UserDict[str, Any]):
                 converted them.
         """
         num_windows, num_tokens = len(self["window_id"]), self["input_ids"].shape[-1]
-        for name, value in self.items():
-            if isinstance(value, torch.Tensor) and value.ndim and len(value) != num_windows:
+        tensors = {name: one for name, one in self.items() if isinstance(one, torch.Tensor)}
+        for name, value in tensors.items():
+            if value.ndim and len(value) != num_windows:
                 raise InputError(
                     f"Batch, {name}",
                     expected=f"{num_windows} rows, one for each window_id",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from softtargets.errors import InputError
 from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema, feature_columns
 from softtargets.packing.features import STORED_AS
 from softtargets.store.codec import Row, row_of
 from softtargets.store.schema import grid_columns, id_columns
+from softtargets.stream.attention import attention_mask
 from softtargets.stream.batch import IGNORE_INDEX, Batch
+from softtargets.stream.world import collator_error
 from softtargets.targets import Bool, Int32
 from softtargets.window import Window
 
@@ -49,8 +52,12 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
     _check_schema(schema)
     frame = _Frame(rows)
     target_mask_BL = frame.place_targets("mask")
+    num_tokens = torch.tensor(frame.num_tokens)
+    num_segments = max(len(row.cell("segment_lengths")) for row in rows)
     return Batch(
         {name: _tensor(array) for name, array in frame.inputs(target_mask_BL).items()}
+        | {"attention_mask": attention_mask(num_tokens, frame.shape[1], num_segments)}
+        | {"num_tokens": num_tokens}
         | {"target_mask": _tensor(target_mask_BL)}
         | {name: _tensor(array) for name, array in _targets(frame, schema).items()}
         | {
@@ -59,7 +66,7 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
             "step": schema.head.step if schema.head is not None else None,
             "vocab_size": schema.vocab_size,
             "num_targets": int(target_mask_BL.sum()),
-            "num_segments": max(len(row.cell("segment_lengths")) for row in rows),
+            "num_segments": num_segments,
         }
         | _numbers(schema)
     )
@@ -149,7 +156,6 @@ class _Frame:
         np.copyto(labels_BL[:, 1:], ids_BL[:, 1:], where=target_mask_BL[:, :-1])
         return {
             "input_ids": ids_BL,
-            "attention_mask": is_token_BL.astype(np.int64),
             "labels": labels_BL,
             "segment_ids": segment_ids_BL,
             "position_ids": position_ids_BL,
@@ -230,6 +236,19 @@ def _check_schema(schema: TargetSchema) -> None:
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )
+
+
+def _refuse_windows(*_: Any, **__: Any) -> NoReturn:
+    raise collator_error("default_collate of torch", "windows")
+
+
+def _refuse_batches(*_: Any, **__: Any) -> NoReturn:
+    raise collator_error("default_collate of torch", "finished batches")
+
+
+# As torch documents for types of one's own; by itself it would name no way out.
+default_collate_fn_map[Window] = _refuse_windows
+default_collate_fn_map[Batch] = _refuse_batches
 
 
 def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:

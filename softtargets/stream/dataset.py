@@ -31,7 +31,7 @@ from softtargets.stream.mixture import Mixture
 from softtargets.stream.order import Share, ShuffleQuality
 from softtargets.stream.read_ahead import OnError, StreamStats
 from softtargets.stream.repack import repack
-from softtargets.stream.world import check_reader, check_world
+from softtargets.stream.world import check_collator, check_reader, check_world
 
 SHUFFLED_GROUPS = 16
 """Row groups shuffled together by default: 262,144 tokens, some 50 MB at k = 64."""
@@ -264,6 +264,7 @@ class SoftTargetDataset(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         check_world(self._named_world_size)
         check_reader(self)
+        check_collator(self, "windows" if self.batch_size is None else "finished batches")
         share, epoch = self._share(), self.epoch
         num_workers = 0
         if get_worker_info() is not None:

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from softtargets.errors import InputError
 from softtargets.packing.head import ESCAPE
+from softtargets.stream.attention import attention_mask
 from softtargets.stream.batch import IGNORE_INDEX, Batch
 from softtargets.stream.items import PADDING_ID
 
@@ -38,8 +39,8 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
     the whole window before it, the student reads the piece.
 
     In the result [R, L], R and L depend on the windows. `segment_ids` tell pieces and documents
-    apart, `position_ids` begin anew in each; `causal_mask` lets none see another. `window_id` has
-    the ids of a row's windows, joined by a space; `pieces` has R lists of `Piece`. Windows that
+    apart, `position_ids` begin anew in each; by `student_inputs` none sees another. `window_id`
+    has the ids of a row's windows, joined by a space; `pieces` has R lists of `Piece`. Windows that
     only fill a batch up are left out, unless there are no others.
 
     Args:
@@ -84,13 +85,15 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
     ]
     packed["num_targets"] = int(packed["target_mask"].sum())
     packed["num_segments"] = int(packed["segment_ids"].max()) + 1
+    packed["num_tokens"] = torch.tensor([row[-1].column + row[-1].num_tokens for row in rows])
+    packed["attention_mask"] = attention_mask(packed["num_tokens"], width, packed["num_segments"])
     packed["pieces"] = rows
     return Batch(packed)
 
 
 def _cut(batch: Batch, most: int) -> list[Piece]:
     """Return the pieces of all windows."""
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    lengths = batch["num_tokens"].tolist()
     windows = list(zip(batch["window_id"], lengths, strict=True))
     own = [one for one in windows if one[0] != PADDING_ID] or windows[:1]
     return [

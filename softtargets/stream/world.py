@@ -74,6 +74,41 @@ def check_reader(dataset: IterableDataset[object]) -> None:
             )
 
 
+def check_collator(dataset: IterableDataset[object], yields: str) -> None:
+    """Check that no collator of transformers or TRL is to join what a dataset yields.
+
+    They know dictionaries of lists only, and would fail far from here, or train on what is wrong.
+
+    Args:
+        dataset: what is read.
+        yields: what it yields, in words.
+
+    Raises:
+        InputError: one is.
+    """
+    for reader in _readers():
+        collator = getattr(reader, "collate_fn", None)
+        # A Trainer wraps what it was given, to leave columns away.
+        collator = getattr(collator, "data_collator", collator)
+        module = getattr(collator, "__module__", None) or ""
+        is_foreign = module.split(".")[0] in ("transformers", "trl")
+        if is_foreign and getattr(reader, "dataset", None) is dataset:
+            raise collator_error(getattr(collator, "__name__", type(collator).__name__), yields)
+
+
+def collator_error(collator: str, yields: str) -> InputError:
+    """Return what is wrong where a collator that does not know them joins a dataset's items."""
+    return InputError(
+        "SoftTargetDataset",
+        expected="softtargets.collate to join windows, and finished batches to be left as they are",
+        found=f"{collator}, which is to join {yields}",
+        next_step="With the Trainer of transformers, use DistillationTrainer of "
+        "softtargets.train.hf_trainer; or pass data_collator=collate and a dataset without "
+        "batch_size. With a DataLoader, pass collate_fn=collate; or batch_size=None, if the "
+        "dataset has one. See docs/trainers.md.",
+    )
+
+
 def _readers() -> list[object]:
     """Return what is known to read datasets just now."""
     info = get_worker_info()

@@ -12,6 +12,7 @@ from softtargets.train.full import OutputHead
 from softtargets.train.fused import fused_distillation_loss
 from softtargets.train.losses import distillation_loss
 from softtargets.train.sparse import Tail
+from softtargets.train.student import student_inputs
 
 __all__ = [
     "JSD",
@@ -24,4 +25,5 @@ __all__ = [
     "Tail",
     "distillation_loss",
     "fused_distillation_loss",
+    "student_inputs",
 ]

@@ -20,7 +20,8 @@ from softtargets.stream.dataset import SoftTargetDataset
 from softtargets.train.hf_place import PlaceInState, SkippableDataset
 from softtargets.train.loader import check_batches, check_rank, targets_of_step
 from softtargets.train.losses import distillation_loss
-from softtargets.train.student import Loss, check_embeddings, student_inputs
+from softtargets.train.student import Loss
+from softtargets.train.student_loss import Fused, StudentLoss
 
 
 class DistillationTrainer(Trainer):
@@ -32,12 +33,21 @@ class DistillationTrainer(Trainer):
     Args:
         arguments: of the Trainer.
         loss: of logits and a batch: `distillation_loss`, or a `functools.partial` of it.
+        fused: whether it is computed as `fused_distillation_loss` is, so that the logits of a batch
+            never exist at once. "auto" does so where they would take 256 MB or more, and loss and
+            student allow it: their logits must be those of a Linear head, unchanged.
         options: of the Trainer; `per_device_train_batch_size` must be the dataset's.
     """
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *arguments: Any, loss: Loss = distillation_loss, **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        loss: Loss = distillation_loss,
+        fused: Fused = "auto",
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
         if self.compute_loss_func is not None or self.label_smoother is not None:
             raise InputError(
@@ -46,7 +56,7 @@ class DistillationTrainer(Trainer):
                 found="compute_loss_func or label_smoothing_factor",
                 next_step="Pass loss=functools.partial(distillation_loss, ce_weight=...).",
             )
-        self._loss = loss
+        self._loss = StudentLoss(loss, fused)
         self._evaluated = torch.zeros(2)
         self._place = PlaceInState()
         self.add_callback(self._place)
@@ -115,12 +125,12 @@ class DistillationTrainer(Trainer):
         """Return the distillation loss of a batch, or the model's own of anything else."""
         if not isinstance(inputs, Batch):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        check_embeddings(self.accelerator.unwrap_model(model), inputs)
-        outputs = model(**student_inputs(inputs))
-        loss = self._loss(outputs.logits, inputs, num_targets=num_items_in_batch)
+        student = self.accelerator.unwrap_model(model)
+        compute = self._loss.with_outputs if return_outputs else self._loss
+        found = compute(model, student, inputs, num_items_in_batch)
         if model.training:
             self._place.record(inputs)
-        return (loss, outputs) if return_outputs else loss
+        return found
 
     def prediction_step(
         self,
@@ -134,12 +144,12 @@ class DistillationTrainer(Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            found = self.compute_loss(model, inputs, return_outputs=not prediction_loss_only)
+        loss = found if prediction_loss_only else found[0]
         number = inputs["num_targets"]
         self._evaluated += torch.stack([loss * number, torch.full_like(loss, number)])
-        return (
-            (loss, None, None) if prediction_loss_only else (loss, outputs.logits, inputs["labels"])
-        )
+        others = (None, None) if prediction_loss_only else (found[1].logits, inputs["labels"])
+        return loss, *others
 
     def evaluation_loop(
         self,

@@ -18,7 +18,8 @@ from softtargets.stream.batch import Batch
 from softtargets.stream.dataset import SoftTargetDataset
 from softtargets.train.loader import SoftTargetLoader
 from softtargets.train.losses import distillation_loss
-from softtargets.train.student import Loss, check_embeddings, student_inputs
+from softtargets.train.student import Loss
+from softtargets.train.student_loss import Fused, StudentLoss
 
 
 class DistillationModule(LightningModule):
@@ -28,6 +29,7 @@ class DistillationModule(LightningModule):
         student: the model.
         optimizer: what makes an optimizer of its parameters.
         loss: of logits and a batch: `distillation_loss`, or a `functools.partial` of it.
+        fused: as in `softtargets.train.hf_trainer.DistillationTrainer`.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class DistillationModule(LightningModule):
         optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
         *,
         loss: Loss = distillation_loss,
+        fused: Fused = "auto",
     ) -> None:
         super().__init__()
         self.student = student
-        self._make_optimizer, self._loss = optimizer, loss
+        self._make_optimizer, self._student_loss = optimizer, StudentLoss(loss, fused)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer."""
@@ -47,17 +50,15 @@ class DistillationModule(LightningModule):
 
     def training_step(self, batch: Batch) -> torch.Tensor:
         """Return the batch's part of the mean over the targets of an optimizer step."""
-        return self._loss(self._logits(batch), batch, num_targets=batch["step_targets"])
+        return self._loss(batch, batch["step_targets"])
 
     def validation_step(self, batch: Batch) -> None:
         """Log the mean over all targets as `val_loss`."""
-        loss = self._loss(self._logits(batch), batch, num_targets=None)
+        loss = self._loss(batch, None)
         self.log("val_loss", loss, batch_size=batch["num_targets"], sync_dist=True)
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        check_embeddings(self.student, batch)
-        logits: torch.Tensor = self.student(**student_inputs(batch)).logits
-        return logits
+    def _loss(self, batch: Batch, num_targets: float | torch.Tensor | None) -> torch.Tensor:
+        return self._student_loss(self.student, self.student, batch, num_targets)
 
 
 class SoftTargetDataModule(LightningDataModule):

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch, BatchTargets
+from softtargets.stream.logits_size import check_logits_size
 from softtargets.train.divergences import Divergence, ForwardKL
 from softtargets.train.full import FullTargets, OutputHead, check_full, full_targets
 from softtargets.train.sparse import SparseTargets, Tail, choose_tail, sparse_targets
@@ -73,6 +74,7 @@ def distillation_loss(
     """
     shape = student_logits.shape
     check_student(shape, shape[-1], batch, where="student_logits", last="V")
+    check_logits_size(batch, shape[-1])
     objective = make_objective(
         batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )

@@ -62,7 +62,7 @@ def test_masks_and_labels_stand_where_they_belong(rng: np.random.Generator) -> N
     long, short = (make_window(rng, num_tokens=length)[0] for length in (5, 3))
     long.mask_T[1] = False
     batch = collate([long, short])
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
+    assert batch.token_mask().tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     mask = batch.soft_targets().mask
     assert mask.tolist() == [[True, False, True, True, False], [True, True, False, False, False]]
     labels = batch["labels"]

@@ -18,6 +18,7 @@ from softtargets import (
     collate,
     distillation_loss,
     repack,
+    student_inputs,
 )
 from softtargets.capture import Corpus, TeacherConfig, TransformersTeacher, Windowing, build
 from softtargets.errors import InputError
@@ -59,7 +60,7 @@ def test_every_token_keeps_its_target(
     for row, pieces in enumerate(packed["pieces"]):
         filled = sum(piece.num_tokens for piece in pieces)
         assert filled <= row_tokens
-        assert packed["attention_mask"][row].tolist() == [1] * filled + [0] * (
+        assert packed.token_mask().long()[row].tolist() == [1] * filled + [0] * (
             packed["input_ids"].shape[1] - filled
         )
         assert not packed["target_mask"][row, filled:].any()
@@ -121,6 +122,36 @@ def teacher_store(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) 
     ).store
 
 
+def loss_of(student: Any, batch: Batch, **inputs: Any) -> float:
+    with torch.inference_mode():
+        logits = student(**{"input_ids": batch["input_ids"], **inputs}).logits
+    return float(distillation_loss(logits, batch))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_documents_that_share_a_row_are_read_apart_or_not_at_all(
+    teacher_store: Store, tiny_teacher: Path, attention: str
+) -> None:
+    student = AutoModelForCausalLM.from_pretrained(
+        tiny_teacher, dtype="float32", attn_implementation=attention
+    )
+    [batch] = SoftTargetDataset(teacher_store, batch_size=len(teacher_store), row_tokens=50)
+    nothing = loss_of(student, batch, **student_inputs(batch))
+    assert nothing < 1e-3
+    positions = batch["position_ids"]
+    added = batch.causal_mask(torch.float32)
+    assert loss_of(student, batch, attention_mask=added, position_ids=positions) < 1e-3
+    # What a mask of padding would do, and that it is not to be had.
+    padding = batch.token_mask().long()
+    for others in ({}, {"position_ids": positions}):
+        assert loss_of(student, batch, attention_mask=padding, **others) > 10 * nothing
+        with pytest.raises(InputError, match=r"student\(\*\*student_inputs\(batch\)\)"):
+            loss_of(student, batch, attention_mask=batch["attention_mask"], **others)
+    picked = {name: batch[name] for name in batch if name in ("input_ids", "attention_mask")}
+    with pytest.raises(InputError, match="documents share rows"):
+        student(**picked)
+
+
 def test_a_student_like_the_teacher_has_nothing_to_learn_from_packed_rows(
     teacher_store: Store, tiny_teacher: Path
 ) -> None:
@@ -129,18 +160,12 @@ def test_a_student_like_the_teacher_has_nothing_to_learn_from_packed_rows(
     assert max(len(pieces) for pieces in batch["pieces"]) >= 3
 
     def loss(batch: Batch, mask: torch.Tensor) -> float:
-        with torch.inference_mode():
-            logits = student(
-                input_ids=batch["input_ids"],
-                attention_mask=mask,
-                position_ids=batch["position_ids"],
-            ).logits
-        return float(distillation_loss(logits, batch))
+        return loss_of(student, batch, attention_mask=mask, position_ids=batch["position_ids"])
 
     nothing = loss(batch, batch.causal_mask())
     assert nothing < 1e-3
     # Negative controls: rows read as one document, and targets that slip by one.
-    assert loss(batch, batch["attention_mask"]) > 10 * nothing
+    assert loss(batch, batch.token_mask().long()) > 10 * nothing
     shifted = Batch({**batch, "target_mask": batch["target_mask"].roll(1, dims=1)})
     for name in ("num_entries", "top_logit", "tail_mass", "id_plane_0", "id_plane_1", "steps"):
         shifted[name] = batch[name].roll(1, dims=1)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
 from softtargets import SoftTargetDataset, Store
 from softtargets.errors import IdentityError, InputError
@@ -104,3 +105,26 @@ def test_arguments_that_would_be_ignored_are_refused(store: Store, tmp_path: Pat
     trainer.train_dataset = [{"input_ids": torch.tensor([1])}]
     with pytest.raises(InputError, match="expected a SoftTargetDataset; found list"):
         trainer.train()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(("batch_size", "yielded"), [(None, "windows"), (4, "finished batches")])
+def test_a_trainer_without_collate_is_told_what_to_pass(
+    store: Store, tmp_path: Path, batch_size: int | None, yielded: str, num_workers: int
+) -> None:
+    args = TrainingArguments(
+        str(tmp_path), max_steps=1, save_strategy="no", report_to=[], use_cpu=True,
+        disable_tqdm=True, dataloader_num_workers=num_workers, dataloader_pin_memory=False,
+    )  # fmt: skip
+    dataset = SoftTargetDataset(store, batch_size=batch_size)
+    with pytest.raises(InputError, match=rf"to join {yielded}\. .* data_collator=collate"):
+        Trainer(make_student(), args, train_dataset=dataset).train()
+
+
+@pytest.mark.parametrize(("batch_size", "yielded"), [(None, "windows"), (4, "finished batches")])
+def test_a_dataloader_without_collate_is_told_what_to_pass(
+    store: Store, batch_size: int | None, yielded: str
+) -> None:
+    loader = DataLoader(SoftTargetDataset(store, batch_size=batch_size), batch_size=2)
+    with pytest.raises(InputError, match=rf"to join {yielded}\. .* pass collate_fn=collate"):
+        next(iter(loader))

@@ -122,3 +122,25 @@ def test_two_processes_train_as_one(store: Store, tmp_path: Path, trainer: str) 
     assert delivered(stopped, [last]) == delivered([one], resumed) == expected
     for run in (*whole, *accumulated, *resumed, last):
         np.testing.assert_allclose(run["weights"], weights, atol=TOLERANCE, rtol=0)
+
+
+FUSING = ("hf", "trl", "lightning")
+FUSED_TOLERANCE = 10 * TOLERANCE
+"""A hundredth of what training changes: fused, the head's products are summed in another order."""
+
+
+@pytest.mark.parametrize("trainer", FUSING)
+def test_a_fused_loss_trains_what_logits_train(store: Store, tmp_path: Path, trainer: str) -> None:
+    found = TRAINERS[trainer](str(store.root), str(tmp_path), fused=True, accumulated=ACCUMULATED)
+    np.testing.assert_allclose(found["weights"], reference(store), atol=FUSED_TOLERANCE, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", FUSING)
+def test_two_processes_train_a_fused_loss_as_one(
+    store: Store, tmp_path: Path, trainer: str
+) -> None:
+    run = {"store": str(store.root), "directory": str(tmp_path), "fused": True}
+    ranks = launch("train", trainer, [run], num_processes=2, directory=tmp_path / "reports")
+    for [found] in ranks:
+        np.testing.assert_allclose(found["weights"], reference(store), atol=FUSED_TOLERANCE, rtol=0)
