@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import Draws, Hybrid, Sampled, TopK, rescore
+from softtargets.capture import (
+    Corpus,
+    Draws,
+    Hybrid,
+    Sampled,
+    TopK,
+    Windowing,
+    build,
+    rescore,
+)
 from softtargets.errors import IdentityError, InputError
 from softtargets.packing import pack
 from softtargets.store import Store, verify
@@ -17,8 +26,9 @@ from softtargets.store.writer import StoreWriter
 from softtargets.targets import SoftTargets
 from softtargets.window import Window
 from tests.cli.test_commands import run
-from tests.fakes import ByteTokenizer, FakeTeacher, build_store
+from tests.fakes import ByteTokenizer, FakeTeacher, build_config, build_store, write_corpus
 from tests.golden import GOLDEN
+from tests.train.dense import largest_tensor
 
 
 class Noisy(FakeTeacher):
@@ -150,6 +160,29 @@ def test_draws_of_other_positions_are_found_out(tmp_path: Path) -> None:
     shifted = rescore(rewrite(store, tmp_path / "sums", shift).root, FakeTeacher(), 20)
     assert not shifted.holds
     assert shifted.temperatures[0].stored.largest > 0.01
+
+
+def test_whole_vocabularies_exist_for_few_positions_at_once(tmp_path: Path) -> None:
+    """As in a build. With Gemma 3's vocabulary a window of 140 tokens has 36 million logits."""
+    teacher = FakeTeacher(vocab_size=262_144)
+    config = build_config(
+        tmp_path,
+        corpus=Corpus(
+            paths=(
+                write_corpus(
+                    tmp_path / "long.jsonl", [f"Twas {n} brillig. " * 8 for n in range(3)]
+                ),
+            )
+        ),
+        windowing=Windowing(sequence_length=150),
+        selection=Hybrid(k=4),
+    )
+    in_build = largest_tensor(lambda: build(config, teacher))
+    reports = []
+    in_rescore = largest_tensor(lambda: reports.append(rescore(config.output, teacher, 3)))
+    assert reports[0].holds
+    assert reports[0].num_positions > 3 * 130
+    assert in_rescore <= in_build <= 1 << 24
 
 
 def test_another_teacher_or_tokenizer_is_refused(store: Store) -> None:
