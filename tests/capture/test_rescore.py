@@ -163,26 +163,22 @@ def test_draws_of_other_positions_are_found_out(tmp_path: Path) -> None:
 
 
 def test_whole_vocabularies_exist_for_few_positions_at_once(tmp_path: Path) -> None:
-    """As in a build. With Gemma 3's vocabulary a window of 140 tokens has 36 million logits."""
+    """A window of 100 tokens has 26 million logits with Gemma 3's vocabulary; a build makes 16."""
     teacher = FakeTeacher(vocab_size=262_144)
+    corpus = Corpus(paths=(write_corpus(tmp_path / "long.jsonl", ["Twas brillig. " * 7]),))
     config = build_config(
         tmp_path,
-        corpus=Corpus(
-            paths=(
-                write_corpus(
-                    tmp_path / "long.jsonl", [f"Twas {n} brillig. " * 8 for n in range(3)]
-                ),
-            )
-        ),
-        windowing=Windowing(sequence_length=150),
+        corpus=corpus,
+        windowing=Windowing(sequence_length=100),
         selection=Hybrid(k=4),
+        temperatures=(1.0,),
     )
-    in_build = largest_tensor(lambda: build(config, teacher))
+    build(config, teacher)
     reports = []
-    in_rescore = largest_tensor(lambda: reports.append(rescore(config.output, teacher, 3)))
+    largest = largest_tensor(lambda: reports.append(rescore(config.output, teacher, 1)))
     assert reports[0].holds
-    assert reports[0].num_positions > 3 * 130
-    assert in_rescore <= in_build <= 1 << 24
+    assert reports[0].num_positions > 90
+    assert largest <= 1 << 23
 
 
 def test_another_teacher_or_tokenizer_is_refused(store: Store) -> None:
