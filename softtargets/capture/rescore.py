@@ -1,4 +1,9 @@
-"""Stored targets against the live teacher, beside what the teacher itself varies by."""
+"""Stored targets against the live teacher, beside what the teacher itself varies by.
+
+Whole vocabularies exist for few positions at once: the output head makes as many logits as in a
+build, and so many of these are compared at a time that float64 copies of them are small beside
+that. Memory depends on neither the length nor the number of windows.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,16 @@ import torch
 from softtargets.capture.segments import hidden_states, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
+from softtargets.kinds import SampleSchema, TargetSchema
 from softtargets.store import Store
 from softtargets.store.manifest import check_identity
-from softtargets.targets import Float64, SoftTargets
+from softtargets.targets import Float64, Samples, SoftTargets
 from softtargets.window import Window
 
-_CHUNK_ELEMENTS = 1 << 24
+_HEAD_ELEMENTS = 1 << 23
+"""Logits the output head makes at once of each pass: of both, as many as in a build on a CPU."""
+_COMPARED_ELEMENTS = 1 << 19
+"""Logits compared at once: 4 MB in float64, of which there are some ten copies."""
 _LIVE_WINDOWS = 8
 """Windows of the second live pass's batches; the first has one window in each."""
 _ROUNDING = 1e-4
@@ -97,18 +105,22 @@ def rescore(
     teacher.load()
     rng = np.random.default_rng(seed)
     places = sorted(rng.choice(len(store), min(num_windows, len(store)), replace=False).tolist())
+    samples = store.targets.samples
     totals = {temperature: np.zeros(7) for temperature in store.targets.temperatures}
     num_positions = 0
     for start in range(0, len(places), _LIVE_WINDOWS):
         windows = [
             next(store.windows(place, place + 1)) for place in places[start : start + _LIVE_WINDOWS]
         ]
-        alone = [logits for window in windows for logits in _live(teacher, [window])]
+        alone = [hidden_TD for window in windows for hidden_TD in _live(teacher, [window])]
         together = _live(teacher, windows)
-        for window, logits_TV, other_TV in zip(windows, alone, together, strict=True):
+        for window, own_TD, other_TD in zip(windows, alone, together, strict=True):
             num_positions += len(window.packed)
-            for temperature, total in totals.items():
-                total += _distances(window, logits_TV, other_TV, temperature)
+            targets = window.targets
+            for rows, logits_CV, other_CV in _logits(teacher, own_TD, other_TD):
+                own = _rows_of(targets, rows)
+                for temperature, total in totals.items():
+                    total += _distances(own, samples, logits_CV, other_CV, temperature)
     return RescoreReport(
         num_windows=len(places),
         num_positions=num_positions,
@@ -141,24 +153,49 @@ def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     check_identity(stored, found, str(store.location), next_step)
 
 
-def _live(teacher: Teacher, windows: Sequence[Window]) -> Iterator[torch.Tensor]:
-    """Yield the float64 logits [T, V] of every window, scored in one batch."""
+def _live(teacher: Teacher, windows: Sequence[Window]) -> list[torch.Tensor]:
+    """Return the last hidden states [T, D] of every window, read in one batch."""
     segments = [segment for window in windows for segment in segments_of(window)]
-    rows = max(1, _CHUNK_ELEMENTS // teacher.vocab_size)
     with torch.inference_mode():
         hidden_ND = hidden_states(teacher, segments)
-        for hidden_TD in hidden_ND.split([len(window.mask_T) for window in windows]):
-            yield torch.cat([teacher.logits(one).cpu().double() for one in hidden_TD.split(rows)])
+    return list(hidden_ND.split([len(window.mask_T) for window in windows]))
+
+
+def _logits(
+    teacher: Teacher, own_TD: torch.Tensor, other_TD: torch.Tensor
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Yield rows of a window and their float64 logits [C, V], from two passes."""
+    head_rows = max(1, _HEAD_ELEMENTS // teacher.vocab_size)
+    compared_rows = max(1, _COMPARED_ELEMENTS // teacher.vocab_size)
+    for start in range(0, len(own_TD), head_rows):
+        with torch.inference_mode():
+            own_HV, other_HV = (
+                teacher.logits(one[start : start + head_rows]) for one in (own_TD, other_TD)
+            )
+        for at in range(0, len(own_HV), compared_rows):
+            parts = (one[at : at + compared_rows].cpu().double() for one in (own_HV, other_HV))
+            own_CV, other_CV = parts
+            yield slice(start + at, start + at + len(own_CV)), own_CV, other_CV
 
 
 def _distances(
-    window: Window, logits_TV: torch.Tensor, other_TV: torch.Tensor, temperature: float
+    targets: SoftTargets,
+    samples: SampleSchema | None,
+    logits_TV: torch.Tensor,
+    other_TV: torch.Tensor,
+    temperature: float,
 ) -> Float64:
-    """Return sums over positions: stored and live largest, stored and live KL, truncation KL.
+    """Return sums over some positions of a window: stored and live largest, KLs, truncation KL.
 
     Then how far the draws' mean log-probability is from its expectation, and its variance.
+
+    Args:
+        targets: of these positions.
+        samples: what their draws are.
+        logits_TV: the live teacher's, of windows read alone.
+        other_TV: its logits of windows read together.
+        temperature: one of the grid.
     """
-    targets = window.targets
     ids_TK = torch.from_numpy(targets.ids_TK.astype(np.int64))
     full_TV = (logits_TV / temperature).log_softmax(dim=1)
     kept_TK = np.isfinite(targets.logits_TK)
@@ -182,7 +219,6 @@ def _distances(
         )
         stored_T = np.abs(targets.logsumexp_T(temperature) - own_T)
         live_T = np.abs(other_T - own_T)
-    samples = window.packed.schema.samples
     deviation = variance = 0.0
     if samples is not None and samples.temperature == temperature:
         deviation, variance = _deviation(targets, full_TV, ids_TK, kept_TK, samples.num_draws)
@@ -196,6 +232,29 @@ def _distances(
             deviation,
             variance,
         ]
+    )
+
+
+def _rows_of(targets: SoftTargets, rows: slice) -> SoftTargets:
+    """Return what some positions are compared by; label, classes and features are left out."""
+    samples = targets.samples
+    if samples is not None:
+        ends_T = np.concatenate([[0], np.cumsum(samples.num_samples_T)])
+        drawn = slice(ends_T[rows.start], ends_T[rows.stop])
+        samples = Samples(
+            num_samples_T=samples.num_samples_T[rows],
+            ids_S=samples.ids_S[drawn],
+            counts_S=samples.counts_S[drawn],
+        )
+    logsumexp_TG = targets.logsumexp_TG
+    return SoftTargets(
+        ids_TK=targets.ids_TK[rows],
+        logits_TK=targets.logits_TK[rows],
+        num_entries_T=targets.num_entries_T[rows],
+        tail_mass_TG=targets.tail_mass_TG[rows],
+        temperatures=targets.temperatures,
+        logsumexp_TG=None if logsumexp_TG is None else logsumexp_TG[rows],
+        samples=samples,
     )
 
 

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import cell, echo
-from softtargets.errors import InputError
-from softtargets.fidelity import SECTIONS
+from softtargets.errors import InputError, StoreError
+from softtargets.fidelity import OWN_SECTIONS, SECTIONS
 from softtargets.store import Store
 
 if TYPE_CHECKING:
+    from softtargets.fidelity.own import OwnSelection
     from softtargets.window import TokenWindow
 
 _COLUMNS = {
@@ -59,25 +60,37 @@ _COLUMNS = {
     type=click.Choice(SECTIONS),
     help="Measure this alone; repeat for more.  [default: all]",
 )
+@click.option(
+    "--compare-selections",
+    is_flag=True,
+    help="Of a STORE: compare other selections on its text, instead of measuring its own.",
+)
 @click.option("--quick/--large", default=True, help="Minutes on two cores, or hours on a GPU.")
 @click.option(
     "--output",
     required=True,
     type=OUTPUT,
-    help="Directory for tables (Markdown), JSON and plots.",
+    help="Empty or new directory for tables (Markdown), JSON and plots.",
 )
 def fidelity_command(
-    store_or_teacher: str, only: tuple[str, ...], quick: bool, output: Path, **options: Any
+    store_or_teacher: str,
+    only: tuple[str, ...],
+    compare_selections: bool,
+    quick: bool,
+    output: Path,
+    **options: Any,
 ) -> None:
     """Measure what every selection loses: of distributions, of gradients, and of students.
 
-    Takes a teacher with some text, or a store with its teacher, and compares ways to keep less than
-    the full distribution at the same number of bytes.
+    Of a teacher with some text it compares ways to keep less than the full distribution. Of a store
+    with its teacher it measures what the store keeps: distributions and gradients, unless --only
+    asks for the other sections, which always compare several selections.
     """
     from transformers.utils import logging as transformers_logging
 
     from softtargets.capture import TeacherConfig, TransformersTeacher
     from softtargets.fidelity.measure import LARGE, QUICK, measure
+    from softtargets.fidelity.own import OwnSelection
     from softtargets.fidelity.plots import write_plots
     from softtargets.store.files import make_directory, write_file
 
@@ -98,6 +111,7 @@ def fidelity_command(
             f"{'with' if options['inputs'] else 'without'} --input",
             next_step="softtargets fidelity --help tells both forms.",
         )
+    _check_output(output)
     teacher = TransformersTeacher(
         TeacherConfig(name=str(name), dtype=options["dtype"], device=options["device"])
     )
@@ -106,25 +120,54 @@ def fidelity_command(
         if is_store
         else _read_windows(teacher, options["inputs"], options["sequence_length"])
     )
+    own = None
+    if is_store and not compare_selections:
+        own = OwnSelection.of(Store.open(store_or_teacher))
     started = time.monotonic()
     make_directory(output)
     about = {"teacher": teacher.name, "windows": len(windows), "quick": quick}
+    about["selection"] = what = _what(own)
+    echo(f"Measured: {what}")
     results: dict[str, Any] = {}
     for section, rows in measure(
         teacher,
         windows,
         QUICK if quick else LARGE,
-        only or SECTIONS,
+        only or (SECTIONS if own is None else OWN_SECTIONS),
         on_progress=lambda text: echo(f"[{time.monotonic() - started:6.0f} s] {text}", err=True),
+        own=own,
     ):
         results[section] = rows
         # After every section, as the next may take hours.
         write_file(output / "fidelity.json", json.dumps(about | results, indent=1).encode())
-        write_file(output / "fidelity.md", markdown(results).encode())
+        write_file(output / "fidelity.md", f"{what}\n\n{markdown(results)}".encode())
         plots = write_plots(output, results)
         console.print(_table(section, rows))
     paths = [output / "fidelity.md", output / "fidelity.json", *plots]
     echo(f"Written: {', '.join(map(str, paths))}")
+
+
+def _check_output(output: Path) -> None:
+    """Check that nothing is there that would be overwritten."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise StoreError(
+            str(output),
+            expected="an empty directory, or nothing yet",
+            found="something else",
+            next_step="Choose another output directory.",
+        )
+
+
+def _what(own: OwnSelection | None) -> str:
+    if own is None:
+        return "Several selections, compared with each other."
+    from softtargets.cli.selection import selection_text
+
+    grid = ", ".join(f"{one:g}" for one in own.temperatures)
+    return (
+        f"The store's own selection: {selection_text(own.selection)}, temperatures {grid}, "
+        f"--values {own.values}. The sections bias, students and frozen-noise compare several."
+    )
 
 
 def _read_windows(teacher: Any, inputs: tuple[Path, ...], length: int) -> list[TokenWindow]:

@@ -2,3 +2,5 @@
 
 SECTIONS = ("reconstruction", "gradients", "bias", "students", "frozen-noise")
 """What is measured, in this order."""
+OWN_SECTIONS = SECTIONS[:2]
+"""What is measured of a store's own selection."""

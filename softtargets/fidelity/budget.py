@@ -18,6 +18,7 @@ from softtargets.fidelity.gradients import compare_gradients
 from softtargets.fidelity.reconstruction import Candidate
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.store.schema import Compression
+from softtargets.train.choices import check_choice, check_number
 from softtargets.train.sparse import Tail
 
 TAILS: dict[str, Tail] = {"topk": "bucket", "sampled": "sampled", "hybrid": "sampled"}
@@ -57,6 +58,7 @@ def fit_selections(sample: TeacherSample, budget: float, storage: Storage) -> li
     what is lost without them does not, and stands last. None may fit. Draws from the whole
     vocabulary have no pinned ids, and are left out beside them.
     """
+    check_number("budget", budget, low=0, with_ends=False)
     few = sample.first(_FITTED_POSITIONS)
     kinds = [kind for kind in TAILS if kind != "sampled" or not storage.pins.num_entries]
     fits = {kind: fit_to_budget(few, kind, budget, storage) for kind in kinds}
@@ -102,6 +104,7 @@ def fit_to_budget(
 
 def sized(kind: str, size: int, storage: Storage) -> Selection:
     """Return a selection of a kind that keeps about so many entries, beside what is pinned."""
+    check_choice("kind", kind, TAILS)
     if kind == "topk":
         return TopK(k=size, pins=storage.pins)
     if kind == "sampled":

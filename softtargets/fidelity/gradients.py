@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from softtargets.capture.draws import draw, uniforms
+from softtargets.capture.selection import Values
 from softtargets.fidelity.reconstruction import Candidate, targets_of
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.train.divergences import ForwardKL
@@ -41,11 +42,23 @@ class GradientError:
 
 
 def compare_gradients(
-    sample: TeacherSample, chosen: Sequence[Candidate], sizes: Sequence[int]
+    sample: TeacherSample,
+    chosen: Sequence[Candidate],
+    sizes: Sequence[int],
+    *,
+    temperature: float = 1.0,
+    temperatures: tuple[float, ...] = (1.0,),
+    values: Values = "steps",
 ) -> list[GradientError]:
-    """Compare gradients summed over the first positions of the sample, for rising sizes."""
-    windows = sample.capture({str(one.selection): one.selection for one in chosen})
-    flat = {one.name: targets_of(windows[str(one.selection)], one.tail, 1.0) for one in chosen}
+    """Compare gradients summed over the first positions of the sample, for rising sizes.
+
+    Targets are captured in a grid of temperatures, and compared at one of them.
+    """
+    selections = {str(one.selection): one.selection for one in chosen}
+    windows = sample.capture(selections, temperatures, values)
+    flat = {
+        one.name: targets_of(windows[str(one.selection)], one.tail, temperature) for one in chosen
+    }
     generator = torch.Generator().manual_seed(0)
     width = sample.hidden_ND.shape[1]
     projection_DF = torch.randn((width, _FEATURES), generator=generator) / math.sqrt(width)
@@ -60,7 +73,9 @@ def compare_gradients(
             if start == stop:
                 continue
             part = slice(start - rows.start, stop - rows.start)
-            _add_gradients(flat, sums, logits_CV[part].cpu(), features_CF[part], start)
+            # Of the loss at T, up to the constant T: that of the scaled logits at 1.
+            own_CV = logits_CV[part].cpu() / temperature
+            _add_gradients(flat, sums, own_CV, features_CF[part], start)
             done = stop
             if stop in sizes:
                 results += [

@@ -19,9 +19,11 @@ from softtargets.fidelity.arms import (
     judge,
 )
 from softtargets.fidelity.gradients import compare_gradients, find_bias
+from softtargets.fidelity.own import OwnSelection
 from softtargets.fidelity.reconstruction import Candidate, candidates, reconstruct
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.fidelity.students import Recipe, gradient_difference
+from softtargets.train.choices import check_choice
 from softtargets.window import TokenWindow
 
 BUDGETS = (20.0, 36.0, 80.0)
@@ -69,25 +71,46 @@ def measure(
     setting: Setting,
     sections: Sequence[str] = SECTIONS,
     on_progress: Callable[[str], None] = lambda _: None,
+    *,
+    own: OwnSelection | None = None,
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield the name of each section when it is measured, and its rows as JSON objects.
 
+    With `own`, a store's selection, reconstruction and gradients are of that alone.
+
     Raises:
-        InputError: there is too little text.
+        InputError: there is too little text, or a section has another name.
         TeacherError: the model cannot be run, or its stored hidden states do not give what it
             gives online.
     """
+    for section in sections:
+        check_choice("section", section, SECTIONS)
     teacher.load()
     if "reconstruction" in sections:
         on_progress("reconstruction")
         sample = _read(teacher, windows, setting.reconstruction_positions)
-        found = reconstruct(sample, candidates(), (1.0, 2.0))
+        if own is None:
+            found = reconstruct(sample, candidates(), (1.0, 2.0))
+        else:
+            # A bucket has no distribution over single ids.
+            chosen = [one for one in own.candidates if one.tail != "bucket"]
+            found = reconstruct(sample, chosen, own.temperatures, values=own.values, as_stored=True)
         yield "reconstruction", [asdict(one) for one in found]
     if "gradients" in sections:
         on_progress("gradients")
         sample = _read(teacher, windows, setting.gradient_positions)
         sizes = [64 * 4**power for power in range(5) if 64 * 4**power <= len(sample)]
-        errors = compare_gradients(sample, _gradient_candidates(), sizes)
+        if own is None:
+            errors = compare_gradients(sample, _gradient_candidates(), sizes)
+        else:
+            errors = compare_gradients(
+                sample,
+                own.candidates,
+                sizes,
+                temperature=own.temperature,
+                temperatures=own.temperatures,
+                values=own.values,
+            )
         yield "gradients", [asdict(one) for one in errors]
     if "bias" in sections:
         on_progress("bias")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK, TopP
+from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK, TopP, Values
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.stream.batch import BatchTargets
 from softtargets.stream.collate import collate
-from softtargets.train.sparse import SparseTargets, Tail, sparse_targets
+from softtargets.train.sparse import SparseTargets, Tail, check_tail, sparse_targets
 from softtargets.window import Window
 
 _LOWEST = -1e4
@@ -27,6 +27,9 @@ class Candidate:
     name: str
     selection: Selection
     tail: Tail
+
+    def __post_init__(self) -> None:
+        check_tail(self.tail)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +85,25 @@ def candidates() -> tuple[Candidate, ...]:
 
 
 def reconstruct(
-    sample: TeacherSample, chosen: Sequence[Candidate], temperatures: tuple[float, ...]
+    sample: TeacherSample,
+    chosen: Sequence[Candidate],
+    temperatures: tuple[float, ...],
+    *,
+    values: Values = "steps",
+    as_stored: bool = False,
 ) -> list[Reconstruction]:
     """Compare candidates with the full distributions at each temperature.
 
-    Each is captured at that temperature alone, and without the label's logit.
+    Each is captured at that temperature alone; as stored, in the grid of all of them.
     """
     results = []
     for temperature in temperatures:
-        selections = {str(one.selection): _at(one.selection, temperature) for one in chosen}
-        windows = sample.capture(selections, (temperature,))
+        selections = {
+            str(one.selection): one.selection if as_stored else _at(one.selection, temperature)
+            for one in chosen
+        }
+        grid = temperatures if as_stored else (temperature,)
+        windows = sample.capture(selections, grid, values)
         sizes = {name: bytes_per_token(own) for name, own in windows.items()}
         flat = {
             one.name: targets_of(

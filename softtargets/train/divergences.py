@@ -8,12 +8,14 @@ log-sum inequality), so on sparse targets each is a lower bound of what it is on
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from softtargets.errors import InputError
+from softtargets.train.choices import check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,33 @@ class SkewReverseKL:
 
 
 Divergence = ForwardKL | ReverseKL | JSD | SkewKL | SkewReverseKL
+DivergenceName = Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl"]
+_NAMED: Mapping[str, type[Divergence]] = {
+    "forward_kl": ForwardKL,
+    "reverse_kl": ReverseKL,
+    "jsd": JSD,
+    "skew_kl": SkewKL,
+    "skew_reverse_kl": SkewReverseKL,
+}
+
+
+def as_divergence(divergence: Divergence | DivergenceName) -> Divergence:
+    """Return the divergence that is meant: itself, or that of a name with its default number.
+
+    Raises:
+        InputError: it is neither; the message lists the names.
+    """
+    if isinstance(divergence, Divergence):
+        return divergence
+    known: Any = divergence
+    if isinstance(known, str) and known in _NAMED:
+        return _NAMED[known]()
+    raise InputError(
+        "divergence",
+        expected=f"one of {', '.join(map(repr, _NAMED))}, or an object such as JSD(beta=0.1)",
+        found=repr(known),
+        next_step="softtargets.train has ForwardKL, ReverseKL, JSD, SkewKL and SkewReverseKL.",
+    )
 
 
 def needs_mass_everywhere(divergence: Divergence) -> bool:
@@ -115,11 +144,11 @@ def _log_mix(log_p: torch.Tensor, log_q: torch.Tensor, share: float) -> torch.Te
 
 
 def _check_share(where: str, value: float, *, ends: bool) -> None:
-    holds = 0 <= value <= 1 if ends else 0 < value < 1
-    if not holds:
-        raise InputError(
-            where,
-            expected="a number from 0 to 1" if ends else "a number between 0 and 1",
-            found=f"{value}",
-            next_step="0.5 and 0.1 are what the papers use for JSD and skew KL.",
-        )
+    check_number(
+        where,
+        value,
+        low=0,
+        high=1,
+        with_ends=ends,
+        next_step="0.5 and 0.1 are what the papers use for JSD and skew KL.",
+    )

@@ -64,8 +64,19 @@ class OutputHead:
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
     ) -> OutputHead:
-        """Return an output head that is not in a store yet; see `OutputHead.of`."""
+        """Return an output head that is not in a store yet; see `OutputHead.of`.
+
+        Raises:
+            InputError: the dtype is none of floating-point numbers.
+        """
         dtype = getattr(torch, head.dtype) if dtype is None else dtype
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise InputError(
+                "OutputHead, dtype",
+                expected="a floating-point dtype, such as torch.bfloat16",
+                found=repr(dtype),
+                next_step="Leave it away for the teacher's own.",
+            )
         weight_VD, bias_V = torch.from_numpy(head.weight_VD), None
         if head.bias_V is not None:
             bias_V = torch.from_numpy(head.bias_V).to(device, dtype)
@@ -161,9 +172,7 @@ def full_targets(
     )
 
 
-def check_full(
-    batch: Batch, tail: Tail | None, head: OutputHead | None, temperature: float
-) -> OutputHead:
+def check_full(batch: Batch, tail: Tail | None, head: OutputHead | None) -> OutputHead:
     """Return the output head that goes with a batch and tail "full".
 
     Raises:
@@ -197,13 +206,6 @@ def check_full(
             expected=f"one on the batch's device, {device}",
             found=f"one on {head.weight_VD.device}",
             next_step="Pass OutputHead.of(store, device=...).",
-        )
-    if not 0 < temperature < float("inf"):
-        raise InputError(
-            "temperature",
-            expected="a positive number",
-            found=f"{temperature}",
-            next_step="With tail='full' it need not be one of the grid.",
         )
     return head
 

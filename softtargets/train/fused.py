@@ -18,7 +18,8 @@ import torch
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
-from softtargets.train.divergences import Divergence, ForwardKL
+from softtargets.train.choices import check_whole_number
+from softtargets.train.divergences import Divergence, DivergenceName, ForwardKL
 from softtargets.train.full import OutputHead
 from softtargets.train.head_gradients import HeadGradients
 from softtargets.train.losses import Objective, check_student, make_objective
@@ -37,7 +38,7 @@ def fused_distillation_loss(
     ce_weight: float = 0.0,
     *,
     head_bias: torch.Tensor | None = None,
-    divergence: Divergence = _FORWARD_KL,
+    divergence: Divergence | DivergenceName = _FORWARD_KL,
     tail: Tail | None = None,
     confidence_power: float = 0.0,
     num_targets: float | torch.Tensor | None = None,
@@ -74,7 +75,11 @@ def fused_distillation_loss(
         batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
     objective.check_ids(len(head_weight))
-    if chunk_size is None:
+    if chunk_size is not None:
+        check_whole_number(
+            "chunk_size", chunk_size, least=1, next_step="Leave it away for the default."
+        )
+    else:
         chunk_size = max(1, CHUNK_ELEMENTS // _num_tensors(objective) // len(head_weight))
     hidden_ND = hidden_states.flatten(0, 1).index_select(0, objective.places_N)
     arguments = hidden_ND, head_weight, head_bias, objective, chunk_size, _dtype(hidden_ND)

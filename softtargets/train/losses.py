@@ -15,9 +15,16 @@ from torch.nn import functional
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch, BatchTargets
 from softtargets.stream.logits_size import check_logits_size
-from softtargets.train.divergences import Divergence, ForwardKL
+from softtargets.train.choices import check_number, check_temperature
+from softtargets.train.divergences import (
+    Divergence,
+    DivergenceName,
+    ForwardKL,
+    as_divergence,
+)
+from softtargets.train.entropy import estimated_entropy
 from softtargets.train.full import FullTargets, OutputHead, check_full, full_targets
-from softtargets.train.sparse import SparseTargets, Tail, choose_tail, sparse_targets
+from softtargets.train.sparse import SparseTargets, Tail, check_tail, choose_tail, sparse_targets
 
 _FORWARD_KL = ForwardKL()
 
@@ -28,7 +35,7 @@ def distillation_loss(
     temperature: float = 1.0,
     ce_weight: float = 0.0,
     *,
-    divergence: Divergence = _FORWARD_KL,
+    divergence: Divergence | DivergenceName = _FORWARD_KL,
     tail: Tail | None = None,
     confidence_power: float = 0.0,
     num_targets: float | torch.Tensor | None = None,
@@ -40,7 +47,8 @@ def distillation_loss(
         + ce_weight * cross-entropy on the labels at temperature 1.
 
     The factor T^2 keeps the gradient's scale over temperatures (Hinton et al. 2015, section 2.1).
-    A batch without a single target gives 0.
+    A batch without a single target gives 0. `distillation_floor` is the value for a student that is
+    the teacher.
 
     Args:
         student_logits: [B, L, V] for the batch's input ids; position t predicts token t + 1.
@@ -48,14 +56,16 @@ def distillation_loss(
         temperature: one of the store's grid; any with tail "full", or with "renormalize" where
             the grid is empty.
         ce_weight: from 0 to 1.
-        divergence: D, for example `ReverseKL()` or `JSD(0.5)`.
+        divergence: D, for example `ReverseKL()`, `JSD(0.5)` or one of the names of
+            `DivergenceName`, such as "reverse_kl".
         tail: what stands for the ids that are not kept. "bucket": they are one more outcome, so
             that the head is exact and the student shapes its tail itself. "sampled": the drawn ids
-            with their unbiased weights; the value is then a cross-entropy, see
-            `SparseTargets.losses`. "uniform": each has the same share. "label": the label has it
-            all. "renormalize": there is none, and the kept entries are scaled up, which is biased:
-            for comparison only. "full": all ids are kept, for the distribution is recomputed from
-            the store's hidden states by `teacher_head`; ids that only the student has get none of
+            with their unbiased weights; the value is then the forward KL up to an estimate of the
+            teacher's entropy, see `softtargets.train.entropy`. "uniform": each has the same share.
+            "label": the label has it all. "renormalize": there is none, and the kept entries are
+            scaled up, which is biased: for comparison only. "full": all ids are kept, for the
+            distribution is recomputed from the store's hidden states by `teacher_head`; ids that
+            only the student has get none of
             it, see `FullTargets.dense_losses`. By default "sampled" if there are samples,
             else "bucket".
         confidence_power: w = p^power, p the probability of the teacher's top entry at T: above 0
@@ -159,26 +169,24 @@ def make_objective(
     batch: Batch,
     temperature: float,
     ce_weight: float,
-    divergence: Divergence,
+    divergence: Divergence | DivergenceName,
     tail: Tail | None,
     confidence_power: float,
     num_targets: float | torch.Tensor | None,
     teacher_head: OutputHead | None,
 ) -> Objective:
     """Return what `distillation_loss` judges a student's logits by, with its arguments."""
-    if not 0 <= ce_weight <= 1:
-        raise InputError(
-            "ce_weight",
-            expected="a number from 0 to 1",
-            found=f"{ce_weight}",
-            next_step="0 is distillation alone, 1 is cross-entropy alone.",
-        )
+    divergence = as_divergence(divergence)
+    check_tail(tail)
+    check_temperature(temperature)
+    check_weight(ce_weight)
+    check_number("confidence_power", confidence_power)
     if tail == "full" or teacher_head is not None:
-        teacher_head = check_full(batch, tail, teacher_head, temperature)
+        teacher_head = check_full(batch, tail, teacher_head)
     places_N = batch["target_mask"].flatten().nonzero()[:, 0]
     # A target at position t belongs to the label of token t + 1.
     labels_N = batch["labels"].roll(-1, dims=1).flatten()[places_N]
-    number = max(1, len(places_N)) if num_targets is None else num_targets
+    number = _number_of(num_targets, len(places_N))
     weights_N = None
     if ce_weight < 1:
         weights_N = torch.ones(len(places_N), device=places_N.device)
@@ -191,6 +199,9 @@ def make_objective(
         is_all = tail == "renormalize" and not batch["temperatures"]
         found = (batch.renormalized_targets if is_all else batch.soft_targets)(temperature)
         targets = sparse_targets(found, places_N, labels_N, tail)
+        if tail == "sampled" and weights_N is not None:
+            entropy_N = estimated_entropy(batch, found, places_N, temperature)
+            targets = replace(targets, entropy_N=entropy_N)
         if weights_N is not None and confidence_power != 0:
             weights_N *= _confidence(found, places_N) ** confidence_power
     return Objective(
@@ -202,6 +213,35 @@ def make_objective(
         weights_N=weights_N,
         ce_weight=ce_weight / number if ce_weight > 0 else None,
     )
+
+
+def check_weight(ce_weight: float) -> None:
+    """Check the share of cross-entropy.
+
+    Raises:
+        InputError: it is none.
+    """
+    check_number(
+        "ce_weight",
+        ce_weight,
+        low=0,
+        high=1,
+        next_step="0 is distillation alone, 1 is cross-entropy alone.",
+    )
+
+
+def _number_of(num_targets: float | torch.Tensor | None, own_targets: int) -> float | torch.Tensor:
+    """Return what the sum over the targets is divided by."""
+    if num_targets is not None:
+        check_number(
+            "num_targets",
+            num_targets,
+            low=0,
+            with_ends=own_targets == 0,
+            next_step="Pass the targets of the whole step, or leave it away for the batch's own.",
+        )
+    # A sum over no targets is 0, whatever it is divided by.
+    return max(1, own_targets) if num_targets is None or own_targets == 0 else num_targets
 
 
 def _confidence(targets: BatchTargets, places_N: torch.Tensor) -> torch.Tensor:

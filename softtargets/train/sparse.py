@@ -6,16 +6,25 @@ Shapes: N positions with a target, E entries, V vocabulary, K kept entries, S sa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch, BatchTargets
-from softtargets.train.divergences import Divergence, is_linear, needs_mass_everywhere
+from softtargets.train.choices import check_choice
+from softtargets.train.divergences import (
+    Divergence,
+    DivergenceName,
+    ForwardKL,
+    as_divergence,
+    is_linear,
+    needs_mass_everywhere,
+)
 
 Tail = Literal["bucket", "uniform", "label", "renormalize", "sampled", "full"]
 
+_FORWARD_KL = ForwardKL()
 _LARGEST_LOG_HEAD = -1e-7
 """The student's head is taken to leave at least this much, so that log(1 - head) stays finite."""
 SMALLEST_LOG_REST = -24 * 0.6931471805599453
@@ -35,6 +44,8 @@ class SparseTargets:
     tail: Tail
     """What becomes of that probability: with uniform every other id has a share of it; else it is
     one outcome more, and none unless the tail is a bucket."""
+    entropy_N: torch.Tensor | None = None
+    """The teacher's entropy, estimated; with sampled, None leaves the cross-entropy as it is."""
 
     def rows(self, chosen: slice) -> SparseTargets:
         """Return some positions."""
@@ -43,6 +54,7 @@ class SparseTargets:
             ids_NE=self.ids_NE[chosen],
             log_targets_NE=self.log_targets_NE[chosen],
             log_rest_N=self.log_rest_N[chosen],
+            entropy_N=None if self.entropy_N is None else self.entropy_N[chosen],
         )
 
     def losses(
@@ -53,14 +65,15 @@ class SparseTargets:
         Only these two decide it: the logits of the entries and the logsumexp, both divided by the
         temperature. Its gradient follows from theirs, see `softtargets.train.fused`.
 
-        With sampled targets it is the cross-entropy -sum t_hat log s, which has the gradient of
-        forward KL: the teacher's entropy, which KL has less, cannot be told from samples.
+        With sampled targets it is the cross-entropy -sum t_hat log s, less the teacher's entropy:
+        a constant, without which the gradient is the same to the bit.
         """
         log_s_NE = student_NE - logsumexp_N[:, None]
         is_none_NE = self.log_targets_NE == -torch.inf
         if self.tail == "sampled":
             surprise_NE = -log_s_NE.masked_fill(is_none_NE, 0)
-            return (self.log_targets_NE.exp() * surprise_NE).sum(dim=1)
+            cross_N = (self.log_targets_NE.exp() * surprise_NE).sum(dim=1)
+            return cross_N if self.entropy_N is None else cross_N - self.entropy_N
         # Equal log-probabilities make a term of 0; to mask the term itself would not keep an
         # infinite one out of the gradient.
         terms_NE = divergence.terms(
@@ -97,13 +110,29 @@ class SparseTargets:
         return self.log_rest_N
 
 
-def choose_tail(batch: Batch, tail: Tail | None, divergence: Divergence) -> Tail:
+def check_tail(tail: Tail | None) -> None:
+    """Check that a tail is one of the names, or left to the store.
+
+    Raises:
+        InputError: it is not.
+    """
+    if tail is not None:
+        check_choice("tail", tail, get_args(Tail))
+
+
+def choose_tail(
+    batch: Batch,
+    tail: Tail | None = None,
+    divergence: Divergence | DivergenceName = _FORWARD_KL,
+) -> Tail:
     """Return what becomes of the tail, by default that which suits the store.
 
     Raises:
         InputError: the store does not have what the tail needs, or the divergence is unsound with
             it; the message says why.
     """
+    divergence = as_divergence(divergence)
+    check_tail(tail)
     has_head, has_samples = "tail_mass" in batch, "sample_ids" in batch
     if tail is None:
         tail = "sampled" if has_samples and is_linear(divergence) else "bucket"

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import Draws, Hybrid, Sampled, TopK, rescore
+from softtargets.capture import (
+    Corpus,
+    Draws,
+    Hybrid,
+    Sampled,
+    TopK,
+    Windowing,
+    build,
+    rescore,
+)
 from softtargets.errors import IdentityError, InputError
 from softtargets.packing import pack
 from softtargets.store import Store, verify
@@ -17,8 +26,9 @@ from softtargets.store.writer import StoreWriter
 from softtargets.targets import SoftTargets
 from softtargets.window import Window
 from tests.cli.test_commands import run
-from tests.fakes import ByteTokenizer, FakeTeacher, build_store
+from tests.fakes import ByteTokenizer, FakeTeacher, build_config, build_store, write_corpus
 from tests.golden import GOLDEN
+from tests.train.dense import largest_tensor
 
 
 class Noisy(FakeTeacher):
@@ -150,6 +160,25 @@ def test_draws_of_other_positions_are_found_out(tmp_path: Path) -> None:
     shifted = rescore(rewrite(store, tmp_path / "sums", shift).root, FakeTeacher(), 20)
     assert not shifted.holds
     assert shifted.temperatures[0].stored.largest > 0.01
+
+
+def test_whole_vocabularies_exist_for_few_positions_at_once(tmp_path: Path) -> None:
+    """A window of 100 tokens has 26 million logits with Gemma 3's vocabulary; a build makes 16."""
+    teacher = FakeTeacher(vocab_size=262_144)
+    corpus = Corpus(paths=(write_corpus(tmp_path / "long.jsonl", ["Twas brillig. " * 7]),))
+    config = build_config(
+        tmp_path,
+        corpus=corpus,
+        windowing=Windowing(sequence_length=100),
+        selection=Hybrid(k=4),
+        temperatures=(1.0,),
+    )
+    build(config, teacher)
+    reports = []
+    largest = largest_tensor(lambda: reports.append(rescore(config.output, teacher, 1)))
+    assert reports[0].holds
+    assert reports[0].num_positions > 90
+    assert largest <= 1 << 23
 
 
 def test_another_teacher_or_tokenizer_is_refused(store: Store) -> None:

@@ -303,6 +303,19 @@ def test_fidelity_of_a_teacher_and_of_its_store(
         assert {row["num_positions"] for row in data["gradients"]} >= {64, 256}
         assert "| draws | 200 |" in (tmp_path / name / "fidelity.md").read_text()
         assert (tmp_path / name / "gradients.png").stat().st_size > 10_000
+    data = json.loads((tmp_path / "of-store" / "fidelity.json").read_text())
+    own = "The store's own selection: --select hybrid --top-k 8 --draws 16, temperatures "
+    assert data["selection"].startswith(own)
+    assert own in (tmp_path / "of-store" / "fidelity.md").read_text()
+    names = {row["name"] for row in data["gradients"]}
+    assert names == {"top 8 and 16 draws, sampled", "top 8 and 16 draws, bucket"}
+    data = json.loads((tmp_path / "of-teacher" / "fidelity.json").read_text())
+    assert len({row["name"] for row in data["gradients"]}) == 10
+    before = (tmp_path / "of-store" / "fidelity.md").read_bytes()
+    refused = run(*of_store, "--output", tmp_path / "of-store", *options)
+    assert refused.exit_code == 1
+    assert "expected an empty directory, or nothing yet" in refused.output
+    assert (tmp_path / "of-store" / "fidelity.md").read_bytes() == before
 
 
 @pytest.mark.parametrize(

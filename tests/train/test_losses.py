@@ -11,6 +11,7 @@ from softtargets import collate, distillation_loss
 from softtargets.errors import InputError, TemperatureError
 from softtargets.stream import Batch
 from softtargets.train import JSD, ForwardKL, ReverseKL, SkewKL, fused_distillation_loss
+from softtargets.train.entropy import estimated_entropy
 from softtargets.train.sparse import SparseTargets
 from softtargets.window import Window
 from tests.windows import KINDS, make_window
@@ -167,7 +168,10 @@ def test_options_out_of_range_are_refused(rng: np.random.Generator) -> None:
 
 
 def test_drawn_ids_count_with_their_weights(rng: np.random.Generator) -> None:
-    """-sum t_hat log s: c / N without a head, exact entries and R c / N with one."""
+    """-sum t_hat log s: c / N without a head, exact entries and R c / N with one.
+
+    The teacher's entropy is taken off, which `tests/train/test_entropy.py` is about.
+    """
     for kind in ("sampled", "hybrid"):
         windows = [make_window(rng, KINDS[kind], num_tokens=length)[0] for length in (5, 9)]
         batch = collate(windows)
@@ -186,7 +190,9 @@ def test_drawn_ids_count_with_their_weights(rng: np.random.Generator) -> None:
             t_hat_TV.scatter_add_(1, torch.from_numpy(own.ids_TK).long(), head_TK)
             torch.testing.assert_close(t_hat_TV.sum(1), torch.ones(len(own)).double())
             values.append(-(t_hat_TV * log_s_TV[: len(own)]).sum(dim=1))
-        found = distillation_loss(logits, batch)
+        places_N = batch["target_mask"].flatten().nonzero()[:, 0]
+        entropy_N = estimated_entropy(batch, batch.soft_targets(), places_N, 1.0)
+        found = distillation_loss(logits, batch) + entropy_N.mean()
         torch.testing.assert_close(found.double(), torch.cat(values).mean(), atol=1e-5, rtol=1e-5)
 
 
