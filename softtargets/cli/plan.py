@@ -20,13 +20,13 @@ from softtargets.cli.conversation import conversation_text, describe_stretches, 
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
 from softtargets.cli.selection import selection_text
-from softtargets.cli.tables import key_value_table, left_out_text
+from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.report.texts import bytes_text
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
-    from softtargets.capture import Estimate
+    from softtargets.capture import Estimate, Windowing
 
 
 @click.command("plan")
@@ -92,7 +92,7 @@ def plan_command(
     if budget is not None:
         console.print(budget_table(fits, budget))
         echo(RANKED_BY, "")
-    console.print(key_value_table(title, rows(found)))
+    console.print(key_value_table(title, rows(found, config.windowing)))
     if stretches:
         first = f"{corpus.first.source}, document {corpus.first.document_ids[0]}"
         echo("", f"{first}, as the teacher reads it, targets in [[double brackets]]:")
@@ -108,12 +108,12 @@ def describe(found: Estimate) -> dict[str, Any]:
     return dataclasses.asdict(found) | {name: getattr(found, name) for name in derived}
 
 
-def rows(found: Estimate) -> dict[str, str]:
+def rows(found: Estimate, windowing: Windowing) -> dict[str, str]:
     """Return the rows of the table."""
     corpus = found.corpus
     return {
         "documents": f"{corpus['documents']:,}",
-        "windows": f"{corpus['windows']:,}, {plural(corpus['tokens'], 'token')}",
+        "windows": windows_text(windowing, corpus),
         "left out": left_out_text(corpus),
         "targets": f"{found.num_targets:,}",
         "units": f"{found.num_units:,}",

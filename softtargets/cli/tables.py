@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from softtargets.cli.terminal import cell
 from softtargets.texts import plural
+
+if TYPE_CHECKING:
+    from softtargets.capture import Windowing
 
 
 def key_value_table(title: str, rows: Mapping[str, str]) -> Table:
@@ -37,3 +41,14 @@ def left_out_text(corpus: Mapping[str, int]) -> str:
     ]
     parts = [plural(corpus[name], one, many) for name, one, many in counts if corpus.get(name)]
     return ", ".join(parts) or "nothing"
+
+
+def windows_text(windowing: Windowing, corpus: Mapping[str, int]) -> str:
+    """Return how many windows there are, and how the documents became them."""
+    most = plural(windowing.sequence_length, "token")
+    how = {
+        "split": f"documents are cut after {most}",
+        "truncate": f"the first {most} of each document",
+        "pack": f"documents share a window of up to {most}",
+    }[windowing.kind]
+    return f"{corpus['windows']:,}, {plural(corpus['tokens'], 'token')}: {how}"
