@@ -1,5 +1,8 @@
 """One exception tree. A message says where, what was expected, what was found, what to do next.
 
+What the system refuses is no value that could have been another: the message then says what could
+not be done, and the system's reason.
+
 Much of what messages say comes from files and clients of others. Every part of one is made safe
 here: it is printable, no URL in it has credentials, and it is not longer than people read.
 """
@@ -8,6 +11,7 @@ from softtargets.texts import shortened, shown
 
 _MOST_SHOWN = 2000
 """Characters of a part of a message."""
+_EXPECTED_OF_SYSTEM = "no error of the system"
 
 
 class SoftTargetsError(Exception):
@@ -18,23 +22,36 @@ class SoftTargetsError(Exception):
         expected: what would have been right.
         found: what was there instead.
         next_step: what the reader can do about it.
+        failed: what could not be done, such as "cannot be read", when the system is why; `found` is
+            then what the system says.
     """
 
     def __init__(
-        self, where: str, *, expected: str = "", found: str = "", next_step: str = ""
+        self,
+        where: str,
+        *,
+        expected: str = "",
+        found: str = "",
+        next_step: str = "",
+        failed: str = "",
     ) -> None:
         # torch's DataLoader raises a worker's error anew from its type and one text, a traceback.
-        is_text = not expected
+        is_text = not expected and not failed
         self.where = "\n".join(map(shown, where.split("\n"))) if is_text else _part(where)
-        self.expected = _part(expected)
+        self.expected = _part(expected or (_EXPECTED_OF_SYSTEM if failed else ""))
         self.found = _part(found)
         self.next_step = _part(next_step)
-        said = f"{self.where}: expected {self.expected}; found {self.found}. {self.next_step}"
+        self.failed = _part(failed)
+        what = f"expected {self.expected}; found {self.found}"
+        if failed:
+            what = f"{self.failed}: {self.found}"
+        said = f"{self.where}: {what}. {self.next_step}"
         super().__init__(self.where if is_text else said)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process boundaries (DataLoader workers); keyword-only fields need help.
-        return _rebuild, (type(self), self.where, self.expected, self.found, self.next_step)
+        parts = (self.where, self.expected, self.found, self.next_step, self.failed)
+        return _rebuild, (type(self), *parts)
 
 
 def _part(text: str) -> str:
@@ -42,9 +59,19 @@ def _part(text: str) -> str:
 
 
 def _rebuild(
-    kind: type[SoftTargetsError], where: str, expected: str, found: str, next_step: str
+    kind: type[SoftTargetsError],
+    where: str,
+    expected: str,
+    found: str,
+    next_step: str,
+    failed: str,
 ) -> SoftTargetsError:
-    return kind(where, expected=expected, found=found, next_step=next_step)
+    return kind(where, expected=expected, found=found, next_step=next_step, failed=failed)
+
+
+def error_text(error: BaseException) -> str:
+    """Return what an error of the system says, without the path, or its type if it is silent."""
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 class InputError(SoftTargetsError, ValueError):

@@ -38,3 +38,8 @@ def shortened(text: str, most: int = MOST_SHOWN) -> str:
         return text
     half = (most - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun; `nouns` is the plural if it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from softtargets.errors import InputError
 from softtargets.targets import Int32
 
 
@@ -64,7 +66,19 @@ def tokens_by_id(tokenizer: Any) -> dict[int, str]:
 
 
 def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """Return the hash of the content of a tokenizer of transformers, and its size."""
+    """Return the hash of the content of a tokenizer of transformers, and its size.
+
+    Raises:
+        InputError: it is none, for example the name of one.
+    """
+    if not hasattr(tokenizer, "get_vocab"):
+        is_name = isinstance(tokenizer, str | os.PathLike)
+        raise InputError(
+            "tokenizer",
+            expected="a tokenizer of transformers",
+            found=repr(tokenizer) if is_name else type(tokenizer).__name__,
+            next_step="Load it with transformers.AutoTokenizer.from_pretrained, and pass that.",
+        )
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())

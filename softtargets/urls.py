@@ -53,6 +53,13 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return isinstance(path, str) and _URL.match(path) is not None
 
 
+def names_path(name: str) -> bool:
+    """Return whether a name can only be meant as a path, and not as an id on a hub, org/name."""
+    has_sign = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
+    # Path.exists raises for names that are too long.
+    return has_sign or os.path.exists(name)  # noqa: PTH110
+
+
 def schemes(url: str) -> list[str]:
     """Return the schemes of a URL, or of all in a chain."""
     return [part.partition(":")[0].lower() for part in _LINK.split(url)]

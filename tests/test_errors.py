@@ -36,3 +36,11 @@ def test_a_traceback_of_another_process_keeps_its_lines() -> None:
     text = f"Caught StoreError in worker 0.\nOriginal Traceback:\n  {'x' * 3000}\n\x1b[31m"
     assert str(StoreError(text)) == text.replace("\x1b", "\\x1b")
     assert str(StoreError(str(StoreError(text)))) == str(StoreError(text))
+
+
+def test_what_the_system_refuses_is_told_as_what_failed() -> None:
+    error = StoreError("a/b", failed="cannot be read", found="Permission denied", next_step="Ask.")
+    assert str(error) == "a/b: cannot be read: Permission denied. Ask."
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    # Whoever makes another message of its parts has both.
+    assert (error.expected, error.found) == ("no error of the system", "Permission denied")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from softtargets.texts import printable, shortened
+from softtargets.texts import plural, printable, shortened
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,12 @@ def test_a_long_text_keeps_both_ends() -> None:
     assert found.startswith("aaa")
     assert found.endswith("bbb")
     assert shortened("a" * 400) == "a" * 400
+
+
+def test_one_of_something_is_no_plural() -> None:
+    assert [plural(number, "shard") for number in (0, 1, 2000)] == [
+        "0 shards", "1 shard", "2,000 shards",
+    ]  # fmt: skip
+    assert plural(2, "window without targets", "windows without targets") == (
+        "2 windows without targets"
+    )

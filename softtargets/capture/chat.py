@@ -16,8 +16,7 @@ from softtargets.texts import shortened
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
-
-_TEMPLATE_ERRORS = (
+TEMPLATE_ERRORS = (
     TemplateError,
     TypeError,
     LookupError,
@@ -43,22 +42,21 @@ def encode_conversation(
         CorpusError: there is no template, it refuses the messages, or it changes earlier turns when
             later ones are added, so that nobody can say where a turn is.
     """
-    template = conversation.chat_template or tokenizer.chat_template
-    if template is None:
+    if not conversation.chat_template and tokenizer.chat_template is None:
         raise CorpusError(
             where,
             expected="a chat template in the tokenizer",
             found="none",
             next_step="Pass one with --chat-template FILE.",
         )
-    renderer = _Renderer(tokenizer, conversation)
+    renderer = Renderer(tokenizer, conversation)
     try:
         if conversation.train_on == "all":
             return _encode(tokenizer, renderer.text())[0], None
-        if isinstance(template, str) and _GENERATION_TAG.search(template):
-            return _encode_marked(renderer)
+        if has_generation_tags(tokenizer, conversation):
+            return encode_marked(renderer)
         return _encode_turns(renderer, where)
-    except _TEMPLATE_ERRORS as error:
+    except TEMPLATE_ERRORS as error:
         raise CorpusError(
             where,
             expected="messages that the chat template takes",
@@ -68,8 +66,14 @@ def encode_conversation(
         ) from error
 
 
+def has_generation_tags(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> bool:
+    """Return whether the template of a conversation marks what the assistant writes."""
+    template = conversation.chat_template or tokenizer.chat_template
+    return isinstance(template, str) and _GENERATION_TAG.search(template) is not None
+
+
 @dataclass(frozen=True, slots=True)
-class _Renderer:
+class Renderer:
     """A tokenizer's chat template, and a conversation for it."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -89,12 +93,13 @@ class _Renderer:
         )
 
 
-def _encode_marked(renderer: _Renderer) -> tuple[list[int], list[bool]]:
+def encode_marked(renderer: Renderer) -> tuple[list[int], list[bool]]:
+    """Return the ids of a conversation, and which of them the template's tags mark."""
     encoded = renderer.apply(return_dict=True, return_assistant_tokens_mask=True)
     return encoded["input_ids"], [bool(one) for one in encoded["assistant_masks"]]
 
 
-def _encode_turns(renderer: _Renderer, where: str) -> tuple[list[int], list[bool]]:
+def _encode_turns(renderer: Renderer, where: str) -> tuple[list[int], list[bool]]:
     text = renderer.text()
     turns = list(_turns(renderer, text, where))
     ids, spans = _encode(renderer.tokenizer, text)
@@ -103,7 +108,7 @@ def _encode_turns(renderer: _Renderer, where: str) -> tuple[list[int], list[bool
     ]
 
 
-def _turns(renderer: _Renderer, text: str, where: str) -> Iterator[tuple[int, int]]:
+def _turns(renderer: Renderer, text: str, where: str) -> Iterator[tuple[int, int]]:
     """Yield where the text of each of the assistant's turns begins and ends."""
     for place, message in enumerate(renderer.conversation.messages):
         if message["role"] != "assistant":
@@ -111,6 +116,8 @@ def _turns(renderer: _Renderer, text: str, where: str) -> Iterator[tuple[int, in
         before = renderer.text(place, prompts=True)
         until = renderer.text(place + 1)
         if not text.startswith(until) or not until.startswith(before):
+            if text.startswith(until) and until == renderer.text(place):
+                continue  # Nothing is written of this turn, so nothing of it is a target.
             raise CorpusError(
                 where,
                 expected="a chat template that leaves earlier turns as they are, or marks the "

@@ -26,7 +26,7 @@ from softtargets.capture.records import (
     raise_invalid,
     without_nulls,
 )
-from softtargets.errors import CorpusError, SoftTargetsError
+from softtargets.errors import CorpusError, SoftTargetsError, error_text
 from softtargets.limits import Limit
 from softtargets.store.files import hash_file
 from softtargets.store.growth import check_growth
@@ -323,14 +323,15 @@ def _file_errors(path: Path) -> Iterator[None]:
     ) as error:
         if isinstance(error, SoftTargetsError):
             raise
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise _unusable(path, shortened(text.splitlines()[0])) from error
+        text = shortened(error_text(error).splitlines()[0])
+        raise _unusable(path, text, is_of_system=bool(getattr(error, "errno", None))) from error
 
 
-def _unusable(path: Path, found: str) -> CorpusError:
+def _unusable(path: Path, found: str, *, is_of_system: bool = False) -> CorpusError:
     return CorpusError(
         str(path),
         expected="a readable file",
+        failed="cannot be read" if is_of_system else "",
         found=found,
         next_step="Check the path, its permissions and that it is complete.",
     )

@@ -26,7 +26,7 @@ from softtargets.errors import CorpusError, SoftTargetsError
 from softtargets.limits import Limit
 from softtargets.store.layouts.arrow_stream import check_stream
 from softtargets.texts import shortened
-from softtargets.urls import is_url, redacted
+from softtargets.urls import is_url, names_path, redacted
 
 STATE_LIMIT = Limit(variable="SOFTTARGETS_MAX_STATE_BYTES", default=10_000_000, unit="bytes")
 
@@ -112,6 +112,14 @@ class DatasetCorpus(RecordFields):
                 next_step="Pass the id alone, as org/name; files are read with --input.",
             )
         root = Path(self.dataset)
+        if not root.is_dir() and names_path(self.dataset):
+            raise CorpusError(
+                f"--dataset {self.dataset}",
+                expected="a directory that save_to_disk wrote",
+                found="a file" if root.exists() else "no such directory",
+                next_step="Check the path. A dataset on the Hugging Face Hub is named org/name; "
+                "data files are read with --input.",
+            )
         if not root.is_dir():
             return None
         directory = root / self.split if (root / "dataset_dict.json").is_file() else root

@@ -1,4 +1,8 @@
-"""What a build would take, from reading the whole corpus and scoring a sample of its windows."""
+"""What a build would take, from reading the whole corpus and scoring a sample of its windows.
+
+The teacher reads the sample about three times: a first batch that is not timed, the sample itself,
+and its forward pass alone. So by default the sample is a small share of the corpus.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,33 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from softtargets.capture.build import BuildConfig, describe_build, read_output_head
 from softtargets.capture.plan import SOME_WINDOW, read_windows
-from softtargets.capture.score import Scorer, pack_windows
+from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.windows import COUNTS
+from softtargets.capture.unused import UnusedPart, UnusedTally
+from softtargets.capture.windows import stored_counts
 from softtargets.errors import CorpusError, InputError
 from softtargets.kinds import TargetSchema
 from softtargets.store.manifest import fingerprint_of
+from softtargets.store.schema import Compression
 from softtargets.store.shard import encode_shard
-from softtargets.window import TokenWindow
+from softtargets.texts import plural
+from softtargets.window import TokenWindow, Window, cut_windows
+
+SAMPLE_WINDOWS = 16
+"""Most windows that are scored unless a number is asked for."""
+_SAMPLE_TOKENS = 8192
+"""No window more is scored after so many tokens."""
+_SAMPLE_SHARE = 1 / 16
+"""Nor after this share of the corpus."""
+_MOST_SPEEDS = 4
+"""Parts of the sample whose speeds are compared: very small ones would say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,27 +48,53 @@ class Estimate:
     corpus: dict[str, int]
     """Counts of documents, windows, tokens, and of what would be left out."""
     num_units: int
+    num_targets: int
+    """Of the whole corpus."""
     sample_windows: int
     sample_tokens: int
     bytes_per_token: float
-    """Size of the sample's shard."""
+    """Size of the sample's rows, as `shard_size` has it."""
+    footer_bytes: int
+    """Size of the footers of all shards."""
     head_bytes: int
     """Size of the teacher's output head, if it is stored."""
     tokens_per_second: float
-    """Of scoring, packing and encoding the sample; without what loads the teacher."""
+    """Of scoring, packing and encoding the sample; without what loads the teacher, and without a
+    first batch, which takes longer."""
+    slowest_tokens_per_second: float
+    fastest_tokens_per_second: float
+    """Of parts of the sample."""
     online_tokens_per_second: float
     """Of the teacher's forward pass alone, over the same windows: what a student that is trained
     with the teacher beside it pays in every epoch."""
+    unused: tuple[UnusedPart, ...] = ()
+    """What the chat template does not write of the conversations."""
 
     @property
     def num_bytes(self) -> float:
         """Return the size of the store."""
-        return self.bytes_per_token * self.corpus["tokens"] + self.head_bytes
+        rows = self.bytes_per_token * self.corpus["tokens"]
+        return rows + self.footer_bytes + self.head_bytes
+
+    @property
+    def bytes_per_target(self) -> float:
+        """Return the size of the rows for each target, where `bytes_per_token` has each token."""
+        return self.bytes_per_token * self.corpus["tokens"] / self.num_targets
 
     @property
     def hours(self) -> float:
         """Return how long the build takes."""
         return self.corpus["tokens"] / self.tokens_per_second / 3600
+
+    @property
+    def least_hours(self) -> float:
+        """Return how long it takes at the speed of the fastest part of the sample."""
+        return self.corpus["tokens"] / self.fastest_tokens_per_second / 3600
+
+    @property
+    def most_hours(self) -> float:
+        """Return how long it takes at the speed of the slowest part of the sample."""
+        return self.corpus["tokens"] / self.slowest_tokens_per_second / 3600
 
     @property
     def online_hours(self) -> float:
@@ -72,14 +114,25 @@ class CorpusSample:
     counts: dict[str, int]
     """Documents, windows, tokens, and what would be left out."""
     num_units: int
+    num_targets: int
     windows: list[TokenWindow]
     """Each window of the corpus is among them with the same probability."""
+    first: TokenWindow
+    """The first window of the corpus."""
+    unused: tuple[UnusedPart, ...]
+    """What the chat template does not write of the conversations."""
 
 
 def estimate(
-    config: BuildConfig, teacher: Teacher, *, sample_windows: int = 16, seed: int = 0
+    config: BuildConfig, teacher: Teacher, *, sample_windows: int | None = None, seed: int = 0
 ) -> Estimate:
     """Read the corpus, score a random sample of its windows, and write nothing.
+
+    Args:
+        config: of the build.
+        teacher: that it runs.
+        sample_windows: how many are scored; None takes at most 16, and few of a small corpus.
+        seed: of the sample.
 
     Raises:
         InputError: an option is out of range.
@@ -100,85 +153,190 @@ def estimate_from(config: BuildConfig, teacher: Teacher, corpus: CorpusSample) -
     targets = TargetSchema.from_dict(identity["targets"])
     teacher.load()
     scorer = Scorer(teacher, config.selection, targets, config.batch_tokens)
-    # What is done for the first time takes longer.
-    list(scorer.score(sample[:1]))
-    started = time.perf_counter()
-    windows = pack_windows(sample, scorer.score(sample), targets)
-    content, _ = encode_shard(
-        windows, targets, fingerprint_of(identity), 0, compression=config.compression, run={}
-    )
-    seconds = time.perf_counter() - started
-    online_seconds = _time_forward(teacher, sample)
     num_tokens = sum(len(window) for window in sample)
+    measured = _measure(scorer, sample, targets, config)
     return Estimate(
         fingerprint=fingerprint_of(identity),
         corpus=corpus.counts,
         num_units=corpus.num_units,
+        num_targets=corpus.num_targets,
         sample_windows=len(sample),
         sample_tokens=num_tokens,
-        bytes_per_token=len(content) / num_tokens,
+        bytes_per_token=measured.size.bytes_per_token,
+        footer_bytes=measured.size.footer_bytes * corpus.num_units,
         head_bytes=0
         if targets.output_head is None
         else targets.vocab_size * targets.features[0].vector_bytes,
-        tokens_per_second=num_tokens / seconds,
-        online_tokens_per_second=num_tokens / online_seconds,
+        tokens_per_second=measured.speed,
+        slowest_tokens_per_second=min(measured.speeds),
+        fastest_tokens_per_second=max(measured.speeds),
+        online_tokens_per_second=num_tokens / _time_forward(teacher, sample),
+        unused=corpus.unused,
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSize:
+    """How large a shard of some windows is."""
+
+    bytes_per_token: float
+    """Of its rows, every column of them."""
+    footer_bytes: int
+    """A shard of the default size has one for many times as many windows as a sample has."""
+
+
+def shard_size(windows: Sequence[Window], compression: Compression = "zstd") -> ShardSize:
+    """Return the size of some windows in a shard."""
+    schema = windows[0].packed.schema
+    _, entry = encode_shard(windows, schema, "0" * 64, 0, compression=compression, run={})
+    num_bytes = sum(row_group.num_bytes for row_group in entry.row_groups)
+    num_tokens = sum(len(window) for window in windows)
+    return ShardSize(bytes_per_token=num_bytes / num_tokens, footer_bytes=entry.footer_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """What a sample takes, in bytes and in time."""
+
+    size: ShardSize
+    speed: float
+    """Tokens per second."""
+    speeds: Sequence[float]
+    """Of parts of the sample, two or more."""
+
+
+def _measure(
+    scorer: Scorer, sample: Sequence[TokenWindow], targets: TargetSchema, config: BuildConfig
+) -> _Measured:
+    """Score, pack and encode a sample, and time it without its first batch, which warms up."""
+    list(scorer.score(next(cut_windows(sample, config.batch_tokens))))
+    batches, seconds = _time_batches(scorer, sample)
+    started = time.perf_counter()
+    size = shard_size(pack_windows(sample, batches, targets), config.compression)
+    num_tokens = sum(len(window) for window in sample)
+    packing_seconds = (time.perf_counter() - started) / num_tokens
+    if len(batches) == 1:
+        again, more_seconds = _time_batches(scorer, sample)
+        batches, seconds = batches + again, seconds + more_seconds
+        num_tokens *= 2
+    return _Measured(
+        size=size,
+        speed=1 / (sum(seconds) / num_tokens + packing_seconds),
+        speeds=_speeds(batches, seconds, packing_seconds),
+    )
+
+
+def _time_batches(
+    scorer: Scorer, sample: Sequence[TokenWindow]
+) -> tuple[list[ScoredBatch], list[float]]:
+    """Score a sample; return its batches and the seconds that each took."""
+    batches, times = [], [time.perf_counter()]
+    for batch in scorer.score(sample):
+        batches.append(batch)
+        times.append(time.perf_counter())
+    return batches, np.diff(times).tolist()
+
+
+def _speeds(
+    batches: Sequence[ScoredBatch], seconds: Sequence[float], packing_seconds: float
+) -> list[float]:
+    """Return tokens per second of parts of what was timed, each of several batches if need be.
+
+    Args:
+        batches: what was scored, in order.
+        seconds: that each took.
+        packing_seconds: what packing and encoding a token takes.
+    """
+    tokens = [batch.num_tokens for batch in batches]
+    part_tokens = sum(tokens) / _MOST_SPEEDS
+    # A part ends with the batch that reaches another fourth of the tokens.
+    parts = [int(total / part_tokens - 1e-9) for total in accumulate(tokens)]
+    speeds = []
+    for part in sorted(set(parts)):
+        places = [place for place, own in enumerate(parts) if own == part]
+        num_tokens = sum(tokens[place] for place in places)
+        taken = sum(seconds[place] for place in places) + packing_seconds * num_tokens
+        speeds.append(num_tokens / taken)
+    return speeds
+
+
 def sample_corpus(
-    config: BuildConfig, teacher: Teacher, num_windows: int = 16, seed: int = 0
+    config: BuildConfig, teacher: Teacher, num_windows: int | None = None, seed: int = 0
 ) -> CorpusSample:
     """Read a corpus and keep a random sample of its windows (reservoir sampling).
+
+    Args:
+        config: of the build.
+        teacher: whose tokenizer reads the corpus.
+        num_windows: how many windows; None takes at most 16, and no more after a sixteenth of the
+            corpus or 8,192 tokens.
+        seed: of the sample.
 
     Raises:
         InputError: no window is asked for.
         CorpusError: the input is wrong.
     """
-    if num_windows < 1:
+    most = SAMPLE_WINDOWS if num_windows is None else num_windows
+    if most < 1:
         raise InputError(
             "--sample",
             expected="a positive number of windows",
-            found=str(num_windows),
-            next_step="16 tell enough.",
+            found=str(most),
+            next_step="Leave it away to score little.",
         )
     rng = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
+    unused = UnusedTally()
     sample: list[TokenWindow] = []
-    num_units = tokens = 0
-    windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts)
+    first: TokenWindow | None = None
+    num_units = num_targets = tokens = 0
+    windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts, unused)
     for number, window in enumerate(windows):
+        first = first or window
+        num_targets += len(window.target_positions_T)
         num_units += tokens == 0
         tokens += len(window)
         if tokens >= config.unit_tokens:
             tokens = 0
-        if number < num_windows:
+        if number < most:
             sample.append(window)
-        elif (place := int(rng.integers(number + 1))) < num_windows:
+        elif (place := int(rng.integers(number + 1))) < most:
             sample[place] = window
-    if not sample:
+    if first is None:
         raise CorpusError(
             config.corpus.name,
             expected=SOME_WINDOW,
-            found=f"{counts['documents']} documents, none with that many",
+            found=f"{plural(counts['documents'], 'document')}, none with that many",
             next_step="Check the input and --text-field.",
         )
+    if num_windows is None:
+        sample = _few(sample, counts["tokens"], rng)
     return CorpusSample(
-        counts={name: counts[name] for name in COUNTS}, num_units=num_units, windows=sample
+        counts=stored_counts(counts),
+        num_units=num_units,
+        num_targets=num_targets,
+        windows=sample,
+        first=first,
+        unused=unused.parts,
     )
+
+
+def _few(
+    sample: Sequence[TokenWindow], corpus_tokens: int, rng: np.random.Generator
+) -> list[TokenWindow]:
+    """Return as many windows of a sample as tell enough, in random order."""
+    mixed = [sample[place] for place in rng.permutation(len(sample))]
+    return next(cut_windows(mixed, int(min(_SAMPLE_TOKENS, corpus_tokens * _SAMPLE_SHARE)) or 1))
 
 
 @torch.inference_mode()
 def _time_forward(teacher: Teacher, sample: Sequence[TokenWindow]) -> float:
     """Return the seconds of the forward pass over the sample, a window at a time."""
-
-    def run(window: TokenWindow) -> Any:
-        ids_1L = torch.from_numpy(window.input_ids_L.astype("int64"))[None].to(teacher.device)
-        return teacher.logits(teacher.hidden_states(ids_1L)[0])
-
-    run(sample[0])
+    # The sample was scored before: nothing is done for the first time.
     started = time.perf_counter()
     for window in sample:
-        logits_LV = run(window)
+        ids_1L = torch.from_numpy(window.input_ids_L.astype("int64"))[None].to(teacher.device)
+        logits_LV = teacher.logits(teacher.hidden_states(ids_1L)[0])
     # Copying one number waits for the device.
     float(logits_LV[0, 0])
     return time.perf_counter() - started

@@ -25,12 +25,13 @@ from softtargets.capture.datasets import DatasetCorpus
 from softtargets.capture.records import raise_invalid
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.tokenizer import Tokenizer
-from softtargets.capture.windows import COUNTS, Windowing
+from softtargets.capture.unused import UnusedTally
+from softtargets.capture.windows import PARTLY_WRITTEN, Windowing, stored_counts
 from softtargets.errors import CorpusError, FormatError
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.json_object import parse_object
 from softtargets.store.tree import Tree
-from softtargets.texts import shortened
+from softtargets.texts import plural, shortened
 from softtargets.window import TokenWindow, cut_windows
 
 AnyCorpus = Corpus | DatasetCorpus
@@ -73,9 +74,20 @@ class Plan:
 
 
 def read_windows(
-    corpus: AnyCorpus, windowing: Windowing, tokenizer: Tokenizer, counts: Counter[str]
+    corpus: AnyCorpus,
+    windowing: Windowing,
+    tokenizer: Tokenizer,
+    counts: Counter[str],
+    unused: UnusedTally,
 ) -> Iterator[TokenWindow]:
-    """Yield every window of a corpus; what is left out is counted, invalid documents logged.
+    """Yield every window of a corpus; what is left out is counted and logged.
+
+    Args:
+        corpus: what is read.
+        windowing: how it is cut.
+        tokenizer: the teacher's.
+        counts: is added to.
+        unused: told what the chat template does not write, and logged at the end.
 
     Raises:
         CorpusError: a file is wrong; or a document, unless the corpus skips those.
@@ -87,13 +99,16 @@ def read_windows(
             _log.warning("Left out: %s", error)
 
     on_invalid = skip if corpus.on_invalid == "skip" else raise_invalid
-    return windowing.windows(
+    yield from windowing.windows(
         corpus.documents(on_invalid),
         tokenizer,
         counts,
         lists_positions=corpus.lists_positions,
         on_invalid=on_invalid,
+        on_unused=unused.add,
     )
+    counts[PARTLY_WRITTEN] = unused.num_documents
+    unused.warn()
 
 
 def make_plan(
@@ -107,7 +122,7 @@ def make_plan(
     tree = Tree(work)
     tree.make_directory("plan")
     counts: Counter[str] = Counter()
-    windows = read_windows(corpus, windowing, teacher.tokenizer, counts)
+    windows = read_windows(corpus, windowing, teacher.tokenizer, counts, UnusedTally())
     units = []
     for number, group in enumerate(cut_windows(windows, unit_tokens)):
         table = pa.table(encode_tokens(group))
@@ -120,11 +135,10 @@ def make_plan(
         raise CorpusError(
             corpus.name,
             expected=SOME_WINDOW,
-            found=f"{counts['documents']} documents, none with that many",
+            found=f"{plural(counts['documents'], 'document')}, none with that many",
             next_step="Check the input and --text-field.",
         )
-    corpus_counts = {name: counts[name] for name in COUNTS}
-    plan = Plan(units=tuple(units), corpus=corpus_counts, teacher=teacher.name)
+    plan = Plan(units=tuple(units), corpus=stored_counts(counts), teacher=teacher.name)
     tree.write(_PLAN, json.dumps(asdict(plan)).encode())
     return plan
 

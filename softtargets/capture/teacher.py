@@ -21,7 +21,7 @@ from softtargets.capture.tokenizer import Tokenizer, TransformersTokenizer
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.files import hash_bytes, hash_file
 from softtargets.targets import DType, HeadWeights
-from softtargets.urls import is_url, redacted
+from softtargets.urls import is_url, names_path, redacted
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -360,6 +360,13 @@ def _locate(config: TeacherConfig) -> tuple[Path, str | None]:
                 next_step="Pass the directory that model.save_pretrained wrote, or a Hub id.",
             )
         return directory, None
+    if names_path(config.name):
+        raise TeacherError(
+            f"--teacher {config.name}",
+            expected="a model directory",
+            found="a file" if directory.exists() else "no such directory",
+            next_step="Check the path. A model on the Hugging Face Hub is named org/name.",
+        )
     try:
         found = Path(snapshot_download(config.name, revision=config.revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -15,6 +16,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from softtargets.capture.chat import encode_conversation
 from softtargets.capture.records import Conversation
+from softtargets.capture.unused import UnusedParts
 from softtargets.errors import TeacherError
 from softtargets.tokenizer import Vocabulary, describe_tokenizer, tokens_by_id
 
@@ -59,6 +61,15 @@ class Tokenizer(Protocol):
         ...
 
 
+@runtime_checkable
+class ChatTokenizer(Protocol):
+    """A tokenizer that can also say what its chat template does not write."""
+
+    def unused_parts(self, conversation: Conversation) -> tuple[str, ...]:
+        """Return names of the parts of a conversation that leave no trace in its ids."""
+        ...
+
+
 class TransformersTokenizer:
     """A tokenizer loaded by transformers."""
 
@@ -98,6 +109,14 @@ class TransformersTokenizer:
     ) -> tuple[list[int], list[bool] | None]:
         """Return the ids of a conversation, and which are the assistant's; None for no matter."""
         return encode_conversation(self._tokenizer, conversation, where)
+
+    def unused_parts(self, conversation: Conversation) -> tuple[str, ...]:
+        """Return names of the parts of a conversation that the chat template does not write."""
+        return self._unused.of(conversation)
+
+    @cached_property
+    def _unused(self) -> UnusedParts:
+        return UnusedParts(self._tokenizer)
 
     def describe_chat(self) -> dict[str, Any]:
         """Return the hash of the tokenizer's chat template."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from softtargets.capture.records import Conversation, Document, OnInvalid, raise_invalid
-from softtargets.capture.tokenizer import Tokenizer
+from softtargets.capture.tokenizer import ChatTokenizer, Tokenizer
 from softtargets.errors import CorpusError, InputError
 from softtargets.targets import Bool, Int32
 from softtargets.window import TokenWindow, hash_window
@@ -28,10 +28,21 @@ COUNTS = (
 )
 """What is counted of a corpus; in the manifest as `corpus`."""
 
+PARTLY_WRITTEN = "partly_written_documents"
+"""Counted beside them, when there are any: conversations of which the chat template does not write
+all."""
+
+OnUnused = Callable[[Document, Sequence[str]], None]
+"""Called with each conversation and the parts of it that the chat template does not write."""
+
 _TOKENIZE_AT_ONCE = 256
 """Documents given to the tokenizer together, so that it can use every core."""
 _TOKENIZE_CHARACTERS = 1_000_000
 """No more are given to it after so many characters: it takes some 200 bytes for each."""
+
+
+_Tokenized = tuple[Document, Int32, Bool | None]
+"""A document, its ids [L], and which of them are targets; None means all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +101,7 @@ class Windowing:
         *,
         lists_positions: bool = False,
         on_invalid: OnInvalid = raise_invalid,
+        on_unused: OnUnused = lambda *_: None,
     ) -> Iterator[TokenWindow]:
         """Yield every window once, in the order of the corpus.
 
@@ -104,8 +116,10 @@ class Windowing:
             lists_positions: list the positions that are targets, instead of giving every position
                 one and masking the others.
             on_invalid: called for a document that the tokenizer refuses.
+            on_unused: called for a conversation, if the tokenizer can say what it does not write.
         """
-        for pieces in self._groups(self._pieces(documents, tokenizer, counts, on_invalid)):
+        tokenized = _tokenized(documents, tokenizer, on_invalid, on_unused)
+        for pieces in self._groups(self._pieces(tokenized, counts)):
             window = _window(pieces, lists_positions=lists_positions)
             counts["windows"] += 1
             counts["tokens"] += len(window)
@@ -131,16 +145,10 @@ class Windowing:
         if group:
             yield group
 
-    def _pieces(
-        self,
-        documents: Iterable[Document],
-        tokenizer: Tokenizer,
-        counts: Counter[str],
-        on_invalid: OnInvalid,
-    ) -> Iterator[_Piece]:
+    def _pieces(self, tokenized: Iterable[_Tokenized], counts: Counter[str]) -> Iterator[_Piece]:
         """Yield the pieces that have something to learn from, each once."""
         seen: set[bytes] = set()
-        for document, ids_L, is_target_L in _tokenized(documents, tokenizer, on_invalid):
+        for document, ids_L, is_target_L in tokenized:
             counts["documents"] += 1
             counts["empty_documents"] += len(ids_L) == 0
             for offset in self._offsets(len(ids_L)):
@@ -209,10 +217,20 @@ def _window(pieces: Sequence[_Piece], *, lists_positions: bool) -> TokenWindow:
     )
 
 
+def stored_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return what of the counts a manifest keeps."""
+    stored = {name: counts.get(name, 0) for name in COUNTS}
+    # Only where there are any, so that other stores stay the same bytes.
+    return stored | {name: counts[name] for name in (PARTLY_WRITTEN,) if counts.get(name)}
+
+
 def _tokenized(
-    documents: Iterable[Document], tokenizer: Tokenizer, on_invalid: OnInvalid
-) -> Iterator[tuple[Document, Int32, Bool | None]]:
-    """Yield documents with their ids [L], and which of them are targets, None meaning all."""
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    on_invalid: OnInvalid,
+    on_unused: OnUnused,
+) -> Iterator[_Tokenized]:
+    """Yield documents with their ids, and which of them are targets."""
     for batch in _batches(documents):
         texts = [document.content for document in batch if isinstance(document.content, str)]
         encoded = iter(tokenizer.encode_batch(texts) if texts else ())
@@ -224,6 +242,8 @@ def _tokenized(
                 elif isinstance(document.content, Conversation):
                     where = f"{document.source}, document {document.document_id}"
                     ids, is_target = tokenizer.encode_conversation(document.content, where)
+                    if isinstance(tokenizer, ChatTokenizer):
+                        on_unused(document, tokenizer.unused_parts(document.content))
                 else:
                     ids = _known(document, document.content, tokenizer)
             except CorpusError as error:

@@ -16,9 +16,10 @@ from rich.progress import Progress as ProgressBar
 
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
-from softtargets.cli.tables import key_value_table, left_out_text
+from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo
 from softtargets.report.texts import bytes_text
+from softtargets.texts import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +88,8 @@ def commit_command(store: Path) -> None:
 
     committed = commit(store)
     size = bytes_text(committed.num_bytes)
-    echo(f"{store}: {len(committed):,} windows, {committed.num_positions:,} targets, {size}.")
+    windows, targets = plural(len(committed), "window"), plural(committed.num_positions, "target")
+    echo(f"{store}: {windows}, {targets}, {size}.")
     echo(f"fingerprint {committed.fingerprint}")
 
 
@@ -104,7 +106,7 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
         corpus = store.manifest.corpus
         rows = {
             "documents": f"{corpus['documents']:,}",
-            "windows": f"{len(store):,}",
+            "windows": windows_text(config.windowing, corpus),
             "left out": left_out_text(corpus),
             "targets": f"{store.num_positions:,}",
             "size": f"{bytes_text(store.num_bytes)}, "
@@ -122,7 +124,7 @@ def _run_range(
 
     with _watching(console, config, teacher) as show:
         result = build_range(config, teacher, start, stop, show)
-    done = f"{result.num_done:,} of {result.num_units:,} units are done"
+    done = f"{result.num_done:,} of {plural(result.num_units, 'unit')} are done"
     if result.num_done < result.num_units:
         echo(f"Units {start} to {(stop or result.num_units) - 1}: done. In all {done}.")
     else:

@@ -9,6 +9,7 @@ import click
 from softtargets.cli.paths import OUTPUT
 from softtargets.cli.terminal import echo
 from softtargets.store import Store, filter_store, merge_stores, split_store
+from softtargets.texts import plural
 
 
 @click.command("merge")
@@ -49,4 +50,5 @@ def filter_command(store: str, output: Path, sources: tuple[str, ...], trained_o
 
 def say_store(store: Store) -> None:
     """Print where a store is and how large."""
-    echo(f"{store.root}: {len(store):,} windows, {store.num_positions:,} targets")
+    windows, targets = plural(len(store), "window"), plural(store.num_positions, "target")
+    echo(f"{store.root}: {windows}, {targets}")

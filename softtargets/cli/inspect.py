@@ -15,12 +15,12 @@ from softtargets.errors import InputError
 from softtargets.report.facts import grid_of
 from softtargets.report.predictions import Predictions
 from softtargets.report.reading import Reading
-from softtargets.report.texts import number_text, percent_text, plural
+from softtargets.report.texts import number_text, percent_text
 from softtargets.report.tokens import TokenNames
 from softtargets.report.windows import find_window, sound
 from softtargets.store import Store
 from softtargets.targets import temperature_index
-from softtargets.texts import shown
+from softtargets.texts import plural, shown
 from softtargets.window import Window
 
 PIPE_WIDTH = 120

@@ -23,6 +23,7 @@ from softtargets.store.layouts import (
 )
 from softtargets.store.layouts.compression import CONFIG_NAME
 from softtargets.store.layouts.imports import Layout
+from softtargets.texts import plural
 
 
 @click.command("export")
@@ -72,7 +73,7 @@ def export_command(store: str, output: Path, layout: str, **options: Any) -> Non
     else:
         _check_given(given, "--to distillkit", ("value_format", "top_k", "without_draws"))
         directory = export_distillkit(store, output, **given)
-    echo(f"{directory}: {layout} layout, {len(Store.open(store)):,} windows")
+    echo(f"{directory}: {layout} layout, {plural(len(Store.open(store)), 'window')}")
 
 
 @click.command("import")

@@ -10,20 +10,23 @@ import click
 from rich.console import Console
 
 from softtargets.cli.budget import (
+    RANKED_BY,
     budget_table,
     check_budget_options,
     describe_fits,
     fit_budget,
 )
+from softtargets.cli.conversation import conversation_text, describe_stretches, read_stretches
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
 from softtargets.cli.selection import selection_text
-from softtargets.cli.tables import key_value_table, left_out_text
-from softtargets.cli.terminal import echo_json
+from softtargets.cli.tables import key_value_table, left_out_text, windows_text
+from softtargets.cli.terminal import echo, echo_json
 from softtargets.report.texts import bytes_text
+from softtargets.texts import plural
 
 if TYPE_CHECKING:
-    from softtargets.capture import Estimate
+    from softtargets.capture import Estimate, Windowing
 
 
 @click.command("plan")
@@ -34,7 +37,11 @@ if TYPE_CHECKING:
     help="As for build, so that its options can be pasted; nothing is written there.",
 )
 @build_options
-@click.option("--sample", default=16, show_default=True, help="Windows that are scored to measure.")
+@click.option(
+    "--sample",
+    type=int,
+    help="Windows that are scored to measure.  [default: 16, and fewer of a small corpus]",
+)
 @click.option(
     "--budget-bytes-per-token",
     type=click.FloatRange(min=0, min_open=True),
@@ -46,7 +53,7 @@ def plan_command(
     context: click.Context,
     /,
     output: Path | None,
-    sample: int,
+    sample: int | None,
     budget_bytes_per_token: float | None,
     as_json: bool,
     **options: Any,
@@ -54,7 +61,8 @@ def plan_command(
     """Say what a build would take, before it is begun: size, time, and when it pays.
 
     Takes the options of build. The whole corpus is read and tokenised, and a random sample of its
-    windows is scored on this machine; nothing is written.
+    windows is scored on this machine; nothing is written. Of a corpus of conversations one is
+    printed as the teacher reads it, with the tokens that are targets in [[double brackets]].
     """
     from softtargets.capture import estimate_from, sample_corpus
 
@@ -68,37 +76,58 @@ def plan_command(
         config = dataclasses.replace(config, selection=fits[0].selection)
         title = f"A build with {selection_text(config.selection)}"
     found = estimate_from(config, teacher, corpus)
+    if budget is not None:
+        # The size that the selection was chosen by, of the same windows; in other batches the
+        # teacher's numbers differ by rounding.
+        found = dataclasses.replace(found, bytes_per_token=fits[0].bytes_per_token)
+    stretches = []
+    if config.corpus.messages_field is not None:
+        stretches = read_stretches(corpus.first, teacher.tokenizer.vocabulary())
     if as_json:
-        fitted = {} if budget is None else {"selections": describe_fits(fits)}
-        echo_json(describe(found) | fitted)
+        fitted = {"selections": describe_fits(fits), "ranked_by": RANKED_BY} if fits else {}
+        talk = {"conversation": describe_stretches(stretches)} if stretches else {}
+        echo_json(describe(found) | fitted | talk)
         return
     console = Console(highlight=False)
     if budget is not None:
-        console.print(budget_table(fits, budget), "")
-    console.print(key_value_table(title, rows(found)))
+        console.print(budget_table(fits, budget))
+        echo(RANKED_BY, "")
+    console.print(key_value_table(title, rows(found, config.windowing)))
+    if stretches:
+        first = f"{corpus.first.source}, document {corpus.first.document_ids[0]}"
+        echo("", f"{first}, as the teacher reads it, targets in [[double brackets]]:")
+        console.print(conversation_text(stretches))
 
 
 def describe(found: Estimate) -> dict[str, Any]:
     """Return an estimate as JSON."""
-    derived = ("num_bytes", "hours", "online_hours", "break_even_epochs")
+    derived = (
+        "num_bytes", "bytes_per_target", "hours", "least_hours", "most_hours", "online_hours",
+        "break_even_epochs",
+    )  # fmt: skip
     return dataclasses.asdict(found) | {name: getattr(found, name) for name in derived}
 
 
-def rows(found: Estimate) -> dict[str, str]:
+def rows(found: Estimate, windowing: Windowing) -> dict[str, str]:
     """Return the rows of the table."""
     corpus = found.corpus
     return {
         "documents": f"{corpus['documents']:,}",
-        "windows": f"{corpus['windows']:,}, {corpus['tokens']:,} tokens",
+        "windows": windows_text(windowing, corpus),
         "left out": left_out_text(corpus),
+        "targets": f"{found.num_targets:,}",
         "units": f"{found.num_units:,}",
-        "size": f"{bytes_text(found.num_bytes)}, {found.bytes_per_token:.1f} bytes a token",
-        "time": f"{hours_text(found.hours)} in one process on this machine, "
-        f"{found.tokens_per_second:,.0f} tokens/s",
+        "size": f"{bytes_text(found.num_bytes)}: {found.bytes_per_token:.1f} bytes a token, "
+        f"{found.bytes_per_target:.1f} bytes a target",
+        "time": f"{hours_text(found.hours)} in one process on this machine "
+        f"({hours_text(found.least_hours)} to {hours_text(found.most_hours)}), "
+        f"{found.tokens_per_second:,.0f} tokens/s ({found.slowest_tokens_per_second:,.0f} to "
+        f"{found.fastest_tokens_per_second:,.0f})",
         "break-even": f"a teacher beside the student runs {hours_text(found.online_hours)} in "
         f"every epoch of every student: {found.break_even_epochs:.2f} epochs cost as much as this "
         "build",
-        "measured on": f"{found.sample_windows:,} random windows, {found.sample_tokens:,} tokens",
+        "measured on": f"{plural(found.sample_windows, 'random window')} with "
+        f"{plural(found.sample_tokens, 'token')}, after a first batch that is not timed",
         "fingerprint": found.fingerprint,
     }
 

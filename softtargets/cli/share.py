@@ -10,6 +10,7 @@ from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import echo
 from softtargets.report.texts import bytes_text
 from softtargets.store import Store
+from softtargets.texts import plural
 
 
 @click.command("card")
@@ -58,7 +59,8 @@ def push_command(
         store, repository, revision=revision, private=private, message=message, replace=replace
     )
     if result.num_files:
-        echo(f"{result.url}: {result.num_files:,} files, {bytes_text(result.num_bytes)} pushed.")
+        files, size = plural(result.num_files, "file"), bytes_text(result.num_bytes)
+        echo(f"{result.url}: {files}, {size} pushed.")
     else:
         echo(f"{result.url}: all files are there already.")
     _say_unstated(result.unstated_licences)
@@ -96,9 +98,9 @@ def pull_command(repository: str, directory: Path, revision: str | None) -> None
             bar.update(done - bar.pos)
 
         result = pull(repository, directory, revision=revision, on_file=show)
-    fetched = f"{result.num_files:,} files, {bytes_text(result.num_bytes)} fetched"
+    fetched = f"{plural(result.num_files, 'file')}, {bytes_text(result.num_bytes)} fetched"
     echo(
-        f"{directory}: {len(result.store):,} windows, every checksum holds; "
+        f"{directory}: {plural(len(result.store), 'window')}, every checksum holds; "
         f"{fetched if result.num_files else 'all files were there already'}."
     )
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from softtargets.cli.terminal import cell
+from softtargets.texts import plural
+
+if TYPE_CHECKING:
+    from softtargets.capture import Windowing
 
 
 def key_value_table(title: str, rows: Mapping[str, str]) -> Table:
@@ -22,12 +27,28 @@ def key_value_table(title: str, rows: Mapping[str, str]) -> Table:
 def left_out_text(corpus: Mapping[str, int]) -> str:
     """Return what of a corpus gave no target, as far as there is any."""
     counts = [
-        ("invalid_documents", "invalid documents"),
-        ("repeated_windows", "repeated windows"),
-        ("untargeted_windows", "windows without targets"),
-        ("single_tokens", "single tokens"),
-        ("empty_documents", "empty documents"),
-        ("truncated_tokens", "truncated tokens"),
+        ("invalid_documents", "invalid document", ""),
+        ("repeated_windows", "repeated window", ""),
+        ("untargeted_windows", "window without targets", "windows without targets"),
+        ("single_tokens", "single token", ""),
+        ("empty_documents", "empty document", ""),
+        ("truncated_tokens", "truncated token", ""),
+        (
+            "partly_written_documents",
+            "conversation in part, by the chat template",
+            "conversations in part, by the chat template",
+        ),
     ]
-    parts = [f"{corpus[name]:,} {text}" for name, text in counts if corpus.get(name)]
+    parts = [plural(corpus[name], one, many) for name, one, many in counts if corpus.get(name)]
     return ", ".join(parts) or "nothing"
+
+
+def windows_text(windowing: Windowing, corpus: Mapping[str, int]) -> str:
+    """Return how many windows there are, and how the documents became them."""
+    most = plural(windowing.sequence_length, "token")
+    how = {
+        "split": f"documents are cut after {most}",
+        "truncate": f"the first {most} of each document",
+        "pack": f"documents share a window of up to {most}",
+    }[windowing.kind]
+    return f"{corpus['windows']:,}, {plural(corpus['tokens'], 'token')}: {how}"

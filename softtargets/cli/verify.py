@@ -12,6 +12,7 @@ from rich.table import Table
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
+from softtargets.texts import plural
 
 if TYPE_CHECKING:
     from softtargets.capture.rescore import RescoreReport
@@ -110,9 +111,10 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
 
 def print_rescoring(store: Store, report: RescoreReport) -> None:
     """Print what came out of a comparison with the teacher."""
+    windows, targets = plural(report.num_windows, "window"), plural(report.num_positions, "target")
     table = Table(
-        title=f"{report.num_windows:,} windows, {report.num_positions:,} targets, in nats: mean of "
-        "the largest difference of log-probabilities, and KL"
+        title=f"{windows}, {targets}, in nats: mean of the largest difference of "
+        "log-probabilities, and KL"
     )
     columns = ("temperature", "stored to live", "live to live", "may add", "KL stored", "KL live")
     for column in (*columns, "KL of the top k", "draws off", ""):
@@ -142,8 +144,8 @@ def print_verification(store: Store, report: VerifyReport, *, fast: bool = False
     """Print what came out of verifying a store."""
     where = store.location
     checked = (
-        f"{report.num_shards:,} shards, {report.num_windows:,} windows and "
-        f"{report.num_positions:,} targets"
+        f"{plural(report.num_shards, 'shard')}, {plural(report.num_windows, 'window')} and "
+        f"{plural(report.num_positions, 'target')}"
     )
     if report.is_sound:
         if fast:
@@ -152,7 +154,7 @@ def print_verification(store: Store, report: VerifyReport, *, fast: bool = False
             echo(f"{where} is sound: {checked} checked.")
         return
     number = len(report.problems)
-    echo(f"{where} is damaged: {number} problem{'s' * (number != 1)} in {checked} read.")
+    echo(f"{where} is damaged: {plural(number, 'problem')} in {checked} read.")
     for problem in report.problems[:MOST_SHOWN]:
         echo(f"- {problem.where}: expected {problem.expected}; found {problem.found}.")
     if number > MOST_SHOWN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from softtargets.capture.selection import (
     MOST_DRAWS,
@@ -25,6 +26,9 @@ TAILS: dict[str, Tail] = {"topk": "bucket", "sampled": "sampled", "hybrid": "sam
 """The kinds of selections that are compared, and how their tails are read."""
 _FITTED_POSITIONS = 1024
 """Enough to tell sizes, which are means, to some percent."""
+_MOST_FITS = 4
+"""How often they are fitted anew so that all positions use a budget up."""
+_USED_UP = 0.97
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +63,8 @@ def fit_selections(sample: TeacherSample, budget: float, storage: Storage) -> li
     vocabulary have no pinned ids, and are left out beside them.
     """
     check_number("budget", budget, low=0, with_ends=False)
-    few = sample.first(_FITTED_POSITIONS)
     kinds = [kind for kind in TAILS if kind != "sampled" or not storage.pins.num_entries]
-    fits = {kind: fit_to_budget(few, kind, budget, storage) for kind in kinds}
+    fits = {kind: _fit_to_all(sample, kind, budget, storage) for kind in kinds}
     found = {kind: fit for kind, fit in fits.items() if fit is not None}
     chosen = [
         Candidate(name=kind, selection=selection, tail=TAILS[kind])
@@ -85,21 +88,68 @@ def fit_to_budget(
 ) -> tuple[Selection, float] | None:
     """Return the largest selection of a kind within a budget, and its bytes a token.
 
-    Sizes grow with what is kept, so doubling and then halving finds it. None when none fits.
+    None when none fits.
     """
-    most = min(sample.teacher.vocab_size - storage.pins.num_entries - 1, MOST_DRAWS)
-    best, fitting, size = None, 0, 1
-    too_large: int | None = None
-    while fitting < size:
-        selection = sized(kind, size, storage)
-        windows = sample.capture({"": selection}, storage.temperatures, storage.values)[""]
-        own = bytes_per_token(windows, storage.compression)
-        if own <= budget:
-            best, fitting = (selection, own), size
-        else:
-            too_large = size
-        size = min(2 * fitting, most) if too_large is None else (fitting + too_large) // 2
-    return best
+    measure = _Sizes(sample, kind, storage)
+    size = measure.largest_within(budget)
+    return None if size is None else (sized(kind, size, storage), measure[size])
+
+
+def _fit_to_all(
+    sample: TeacherSample, kind: str, budget: float, storage: Storage
+) -> tuple[Selection, float] | None:
+    """Return what `fit_to_budget` does, about: it looks at few positions, and sizes at all.
+
+    What the first positions cost differs from what all do, so another budget is fitted to them.
+    """
+    few, all_ = (_Sizes(one, kind, storage) for one in (sample.first(_FITTED_POSITIONS), sample))
+    best: int | None = None
+    aim = budget
+    for attempt in count():
+        size = few.largest_within(aim)
+        if size is None or size == best:
+            break
+        is_within = all_[size] <= budget
+        if is_within and (best is None or size > best):
+            best = size
+        # One that is well within may be too small; one that is too large must not be the last.
+        if (is_within and all_[size] > _USED_UP * budget) or (attempt >= _MOST_FITS and best):
+            break
+        aim = few[size] * budget / all_[size]
+    return None if best is None else (sized(kind, best, storage), all_[best])
+
+
+class _Sizes:
+    """Bytes a token of a kind of selections on a sample, by what is kept; each measured once."""
+
+    def __init__(self, sample: TeacherSample, kind: str, storage: Storage) -> None:
+        self._sample = sample
+        self._kind = kind
+        self._storage = storage
+        self._known: dict[int, float] = {}
+        self._most = min(sample.teacher.vocab_size - storage.pins.num_entries - 1, MOST_DRAWS)
+
+    def __getitem__(self, size: int) -> float:
+        if size not in self._known:
+            selection, storage = sized(self._kind, size, self._storage), self._storage
+            captured = self._sample.capture({"": selection}, storage.temperatures, storage.values)
+            self._known[size] = bytes_per_token(captured[""], storage.compression)
+        return self._known[size]
+
+    def largest_within(self, budget: float) -> int | None:
+        """Return the largest size within a budget; None when none is.
+
+        Sizes grow with what is kept, so doubling and then halving finds it.
+        """
+        fitting, size = 0, 1
+        too_large: int | None = None
+        while fitting < size:
+            if self[size] <= budget:
+                fitting = size
+            else:
+                too_large = size
+            size = min(2 * fitting, self._most) if too_large is None else (fitting + too_large) // 2
+        return fitting or None
 
 
 def sized(kind: str, size: int, storage: Storage) -> Selection:

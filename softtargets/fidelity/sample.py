@@ -13,6 +13,7 @@ import torch
 
 from softtargets.capture.build import hidden_state_parts
 from softtargets.capture.draws import uniforms
+from softtargets.capture.estimate import shard_size
 from softtargets.capture.score import plan_batches
 from softtargets.capture.segments import hidden_states, segments_of
 from softtargets.capture.select import select
@@ -22,7 +23,6 @@ from softtargets.capture.teacher import Teacher
 from softtargets.kinds import TargetSchema
 from softtargets.packing import pack
 from softtargets.store.schema import Compression
-from softtargets.store.shard import encode_shard
 from softtargets.train.full import OutputHead
 from softtargets.window import TokenWindow, Window
 
@@ -196,7 +196,4 @@ def bytes_per_token(windows: Sequence[Window], compression: Compression = "zstd"
 
     The footer is left out: a shard of the default size has one for many times as many.
     """
-    schema = windows[0].packed.schema
-    _, entry = encode_shard(windows, schema, "0" * 64, 0, compression=compression, run={})
-    size = sum(row_group.num_bytes for row_group in entry.row_groups)
-    return size / sum(len(window) for window in windows)
+    return shard_size(windows, compression).bytes_per_token

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from softtargets.kinds import TargetSchema
-from softtargets.report.texts import bytes_text, list_text, plural
+from softtargets.report.texts import bytes_text, list_text
 from softtargets.store import Store
-from softtargets.texts import shown
+from softtargets.texts import plural, shown
 
 
 def summary(store: Store) -> dict[str, str]:

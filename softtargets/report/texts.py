@@ -41,8 +41,3 @@ def list_text(names: Sequence[str], most: int = 5) -> str:
     """Return names with commas between them, the first few if there are many."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def plural(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -23,10 +23,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from softtargets.errors import InputError, StoreError
+from softtargets.errors import InputError, StoreError, error_text
 from softtargets.store.files import checksum, make_directory
 from softtargets.store.lock import LockGoneError, hold_lock
-from softtargets.store.tree import TEMPORARY, Tree, error_text
+from softtargets.store.tree import TEMPORARY, Tree
 
 CACHE_BYTES = 16 << 30
 """The limit by default: 16 GiB."""
@@ -117,7 +117,7 @@ class RangeCache:
                 is_right = os.fstat(file.fileno()).st_size == len(piece)
                 return is_right and file.readinto(piece) == len(piece)
             except OSError as error:
-                raise self._error("to read what it wrote", error) from error
+                raise self._error("what it wrote cannot be read", error) from error
 
     def write(self, key: str, piece: memoryview) -> None:
         """Keep a range, deleting those used longest ago if there is no room.
@@ -141,7 +141,7 @@ class RangeCache:
                 return  # The directory was deleted meanwhile, and this range with it.
             except OSError as error:
                 temporary.unlink(missing_ok=True)
-                raise self._error(f"room for {len(piece):,} bytes", error) from error
+                raise self._error(f"{len(piece):,} bytes cannot be written", error) from error
 
     @contextmanager
     def fetching(self, key: str) -> Iterator[None]:
@@ -206,10 +206,10 @@ class RangeCache:
                     self._make()
             yield descriptor
 
-    def _error(self, expected: str, error: OSError) -> StoreError:
+    def _error(self, failed: str, error: OSError) -> StoreError:
         return StoreError(
             f"cache {self.directory}",
-            expected=expected,
+            failed=failed,
             found=error_text(error),
             next_step="Make room or permit writing there, choose another cache_dir on a local "
             "disk, or leave cache_dir away.",

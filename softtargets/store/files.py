@@ -9,8 +9,8 @@ from pathlib import Path
 
 import xxhash
 
-from softtargets.errors import InputError, StoreError
-from softtargets.store.tree import Tree, error_text
+from softtargets.errors import InputError, StoreError, error_text
+from softtargets.store.tree import Tree
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -42,7 +42,7 @@ def make_directory(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise StoreError(
             str(path),
-            expected="a directory that can be created",
+            failed="the directory cannot be created",
             found=error_text(error),
             next_step="Choose another directory, or permit writing to this one.",
         ) from error
@@ -55,16 +55,21 @@ def check_root(root: Path) -> None:
         StoreError: it is something else, or cannot be reached.
     """
     try:
-        found = "" if stat.S_ISDIR(root.stat().st_mode) else "a file"
+        is_directory = stat.S_ISDIR(root.stat().st_mode)
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        found = error_text(error)
-    if found:
+        raise StoreError(
+            str(root),
+            failed="the directory cannot be reached",
+            found=error_text(error),
+            next_step="Choose another directory.",
+        ) from error
+    if not is_directory:
         raise StoreError(
             str(root),
             expected="a directory, or nothing yet",
-            found=found,
+            found="a file",
             next_step="Choose another directory.",
         )
 

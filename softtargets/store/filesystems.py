@@ -198,7 +198,7 @@ def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
     except OSError as error:
         raise StoreError(
             redacted(url),
-            expected="a place that can be reached",
+            failed="the place cannot be reached",
             found=secrets.said(error),
             next_step="Check the URL, the credentials and the network, and run it again.",
         ) from secrets.cause(error)

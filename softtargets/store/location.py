@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 from urllib.parse import unquote
 
-from softtargets.errors import CorruptionError, InputError, StoreError
+from softtargets.errors import CorruptionError, InputError, StoreError, error_text
 from softtargets.store.files import checksum
 from softtargets.store.manifest import RESTORE
 from softtargets.store.shard_table import ShardEntry
-from softtargets.store.tree import Tree, error_text
+from softtargets.store.tree import Tree
 from softtargets.urls import is_url, redacted
 
 
@@ -177,7 +177,11 @@ def _as_damage(error: StoreError) -> StoreError:
     if getattr(error.__cause__, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return error
     return CorruptionError(
-        error.where, expected=error.expected, found=error.found, next_step=error.next_step
+        error.where,
+        expected=error.expected,
+        found=error.found,
+        next_step=error.next_step,
+        failed=error.failed,
     )
 
 
@@ -210,7 +214,7 @@ class PlainFile:
         except OSError as error:
             raise CorruptionError(
                 f"{self.where}, {part}",
-                expected=f"{len(piece):,} bytes that can be read",
+                failed=f"{len(piece):,} bytes cannot be read",
                 found=error_text(error),
                 next_step=RESTORE,
             ) from error

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from softtargets.errors import BusyError, StoreError
-from softtargets.store.tree import Tree, error_text
+from softtargets.errors import BusyError, StoreError, error_text
+from softtargets.store.tree import Tree
 from softtargets.store.waiting import Waiting, described, this_process, way_on
 
 _MOST_BYTES = 512
@@ -74,7 +74,7 @@ def _take(tree: Tree, path: str, shared: bool, wait_for: str | None, note_at: in
         except OSError as error:
             raise StoreError(
                 tree.where(path),
-                expected="a file that can be written",
+                failed="cannot be written",
                 found=error_text(error),
                 next_step="Free some space, or permit the write.",
             ) from error

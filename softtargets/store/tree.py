@@ -21,7 +21,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from uuid import uuid4
 
-from softtargets.errors import StoreError
+from softtargets.errors import StoreError, error_text
 
 TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
 """How the name of what is being written ends; nobody else gives such names."""
@@ -60,7 +60,7 @@ class Tree:
         Raises:
             StoreError: it is a link, no file, or cannot be read.
         """
-        with self._errors(path, "a file that can be read"):
+        with self._errors(path, "cannot be read"):
             try:
                 with self._parent(path) as (parent, name):
                     return os.fdopen(self._open(path, parent, name, os.O_RDONLY), "rb")
@@ -73,7 +73,7 @@ class Tree:
         Raises:
             StoreError: it is a link, no file, or cannot be written.
         """
-        with self._errors(path, "a file that can be written"):
+        with self._errors(path, "cannot be written"):
             try:
                 with self._parent(path) as (parent, name):
                     flags = os.O_RDWR | os.O_CREAT
@@ -83,7 +83,7 @@ class Tree:
 
     def is_same(self, path: str, descriptor: int) -> bool:
         """Return whether a file that was opened is still the one of this path."""
-        with self._errors(path, "a file that can be read"):
+        with self._errors(path, "cannot be read"):
             try:
                 with self._parent(path) as (parent, name):
                     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -100,7 +100,7 @@ class Tree:
         file = self.open(path)
         if file is None:
             return None
-        with file, self._errors(path, "a file that can be read"):
+        with file, self._errors(path, "cannot be read"):
             return file.read()
 
     def hash(self, path: str) -> str | None:
@@ -112,7 +112,7 @@ class Tree:
         file = self.open(path)
         if file is None:
             return None
-        with file, self._errors(path, "a file that can be read"):
+        with file, self._errors(path, "cannot be read"):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def size(self, path: str) -> int | None:
@@ -121,7 +121,7 @@ class Tree:
         Raises:
             StoreError: it is a link, no file, or cannot be reached.
         """
-        with self._errors(path, "a file that can be read"):
+        with self._errors(path, "cannot be read"):
             try:
                 with self._parent(path) as (parent, name):
                     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
@@ -136,7 +136,7 @@ class Tree:
         Raises:
             StoreError: it is a link, no directory, or cannot be read.
         """
-        with self._errors(directory, "a directory that can be read"):
+        with self._errors(directory, "cannot be read"):
             try:
                 with self._directory(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
                     return sorted(os.listdir(descriptor))  # noqa: PTH208
@@ -157,7 +157,7 @@ class Tree:
         Raises:
             StoreError: a part of the path is a link or no directory, or the system refused.
         """
-        with self._errors(path, "a directory that can be created"):
+        with self._errors(path, "cannot be created"):
             parts = path.split("/")
             for number in range(len(parts)):
                 with (
@@ -181,7 +181,7 @@ class Tree:
             "run the same command again to continue."
         )
         with (
-            self._errors(path, f"to write {len(content):,} bytes", next_step),
+            self._errors(path, f"{len(content):,} bytes cannot be written", next_step),
             self._parent(path) as (parent, name),
         ):
             self._check_replaceable(path, parent, name)
@@ -208,7 +208,7 @@ class Tree:
         """
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         with (
-            self._errors(directory, "to make what was written durable"),
+            self._errors(directory, "what was written cannot be made durable"),
             self._directory(directory, flags) as descriptor,
         ):
             os.fsync(descriptor)
@@ -221,7 +221,7 @@ class Tree:
                 system refused.
         """
         with (
-            self._errors(new, "a file that can be moved here"),
+            self._errors(new, "no file can be moved there"),
             self._parent(old) as (old_parent, old_name),
             self._parent(new) as (new_parent, new_name),
         ):
@@ -239,7 +239,7 @@ class Tree:
         """
         is_directory = self.is_directory(path)
         with (
-            self._errors(path, "to be removed"),
+            self._errors(path, "cannot be removed"),
             # Another process may remove the same meanwhile.
             suppress(FileNotFoundError),
             self._parent(path) as (parent, name),
@@ -255,7 +255,7 @@ class Tree:
 
     def _mode(self, path: str) -> int:
         """Return the mode of what is there, of a link its own; 0 if nothing is."""
-        with self._errors(path, "a file that can be read"):
+        with self._errors(path, "cannot be read"):
             try:
                 with self._parent(path) as (parent, name):
                     return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
@@ -320,7 +320,7 @@ class Tree:
         )
 
     @contextmanager
-    def _errors(self, path: str, expected: str, next_step: str = "") -> Iterator[None]:
+    def _errors(self, path: str, failed: str, next_step: str = "") -> Iterator[None]:
         """Raise what the system raises within as StoreError."""
         try:
             yield
@@ -328,12 +328,7 @@ class Tree:
         except (OSError, ValueError) as error:
             raise StoreError(
                 self.where(path),
-                expected=expected,
+                failed=failed,
                 found=error_text(error),
                 next_step=next_step or "Permit it, or put the file somewhere else.",
             ) from error
-
-
-def error_text(error: OSError | ValueError) -> str:
-    """Return what the system says, without the path."""
-    return str(getattr(error, "strerror", None) or error)

@@ -33,6 +33,7 @@ from softtargets.store.versions import FORMAT_VERSION, check_version
 from softtargets.store.vocabulary import VOCABULARY_NAME
 
 REQUEST = "work/request.json"
+PLAN = "work/plan.json"
 LOCK = "work/lock"
 WORKERS_LOCK = "work/workers.lock"
 PLAN_LOCK = "work/plan.lock"
@@ -68,6 +69,8 @@ class Workplace:
         self.tree = Tree(root)
         self.identity = identity
         self.fingerprint = fingerprint_of(identity)
+        self._is_new = False
+        """Whether the directory was not there before."""
         self._found = Leftovers(tree=self.tree, directories=(*_WORK_DIRECTORIES, "shards", ""))
 
     @property
@@ -77,7 +80,7 @@ class Workplace:
 
     @contextmanager
     def entered(self, *, shared: bool) -> Iterator[None]:
-        """Create the directory or continue in it.
+        """Create the directory or continue in it; what fails before it is planned leaves nothing.
 
         Args:
             shared: beside others that share it too, or keeping all others out.
@@ -90,13 +93,20 @@ class Workplace:
         with ExitStack() as stack:
             while not self._enter(stack, shared):
                 pass
-            yield
+            try:
+                yield
+            except BaseException:
+                # Others that share it may be at work.
+                if not shared:
+                    self._remove_useless()
+                raise
 
     def _enter(self, stack: ExitStack, shared: bool) -> bool:
         """Enter unless another build ends meanwhile; then it is to be tried again."""
         self._check()
         if self.is_complete and not self._has_leftovers():
             return True
+        self._is_new |= not self.tree.root.exists()
         make_directory(self.tree.root)
         self.tree.make_directory("work")
         try:
@@ -143,10 +153,21 @@ class Workplace:
         self._found.remove(_LEFTOVERS)
 
     def clean(self) -> None:
-        """Remove `work` from a store that is committed; what is not ours stays, and is named."""
+        """Remove `work`, which a store that is committed needs no more; what is not ours stays."""
         work = Leftovers(tree=self.tree, directories=_WORK_DIRECTORIES)
         work.remove(_WORK, last=(LOCK, REQUEST, "work"))
         work.warn_of_others(_WORK)
+
+    def _remove_useless(self) -> None:
+        """Remove what was made, if nothing of it would save a build that goes on any work."""
+        tree = self.tree
+        is_useful = tree.is_file(PLAN) or tree.names("work/records") or tree.names("shards")
+        if self.is_complete or is_useful:
+            return
+        self.clean()
+        tree.remove("shards")
+        if self._is_new and not tree.names(""):
+            tree.root.rmdir()
 
     def _request_text(self) -> bytes:
         request = {

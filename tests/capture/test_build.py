@@ -197,7 +197,7 @@ def test_a_directory_with_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="a directory, or nothing yet; found a file"):
         build(dataclasses.replace(config, output=tmp_path / "file"), FakeTeacher())
-    with pytest.raises(StoreError, match="a directory, or nothing yet; found Not a directory"):
+    with pytest.raises(StoreError, match="the directory cannot be reached: Not a directory"):
         build(dataclasses.replace(config, output=tmp_path / "file" / "store"), FakeTeacher())
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from softtargets.capture import Corpus, build, estimate
+from softtargets.capture import Corpus, Windowing, build, estimate
 from softtargets.errors import CorpusError, InputError
 from softtargets.store import Store
 from tests.cli.test_commands import run
@@ -23,6 +25,74 @@ def test_it_counts_what_the_build_makes_and_writes_nothing(tmp_path: Path) -> No
     assert found.fingerprint == store.fingerprint
     assert found.sample_windows == len(store)
     assert found.sample_tokens == found.corpus["tokens"]
+
+
+def test_targets_are_counted_and_sizes_given_for_both(tmp_path: Path) -> None:
+    """With overlap and single tokens a target is no token."""
+    windowing = Windowing(sequence_length=16, overlap=4)
+    config = build_config(tmp_path, windowing=windowing, unit_tokens=10_000)
+    found = estimate(config, FakeTeacher(), sample_windows=1000)
+    store = build(config, FakeTeacher()).store
+    assert found.num_targets == store.num_positions < found.corpus["tokens"]
+    rows = found.bytes_per_token * found.corpus["tokens"]
+    assert found.bytes_per_target * found.num_targets == pytest.approx(rows)
+    stored = sum(one.num_bytes for shard in store.manifest.shards for one in shard.row_groups)
+    assert rows == pytest.approx(stored)
+    assert found.num_bytes == pytest.approx(store.num_bytes, rel=0.01)
+
+
+class CountingTeacher(FakeTeacher):
+    """Counts the tokens that it reads."""
+
+    num_read = 0
+
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        self.num_read += input_ids_BL.numel()
+        return super().hidden_states(input_ids_BL)
+
+
+def test_little_of_a_small_corpus_is_scored(tmp_path: Path) -> None:
+    """Planning a dozen windows used to take twice what building them does."""
+    texts = [f"{number:016}" for number in range(12)]
+    corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
+    teacher = CountingTeacher()
+    found = estimate(build_config(tmp_path, corpus=corpus), teacher)
+    assert (found.sample_windows, found.corpus["windows"]) == (1, 12)
+    assert teacher.num_read <= found.corpus["tokens"] / 3
+
+
+def test_a_large_corpus_gives_sixteen_windows_unless_they_are_long(tmp_path: Path) -> None:
+    texts = [f"{number:016}" for number in range(300)]
+    corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
+    found = estimate(build_config(tmp_path, corpus=corpus), FakeTeacher())
+    assert found.sample_windows == 16
+    texts = [f"{number:03}" * 1000 for number in range(60)]
+    corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
+    windowing = Windowing(sequence_length=3000)
+    found = estimate(build_config(tmp_path, corpus=corpus, windowing=windowing), FakeTeacher())
+    assert found.sample_windows == 3
+
+
+class WarmingTeacher(FakeTeacher):
+    """Takes a second for the first sequences that it reads, as kernels are compiled then."""
+
+    is_warm = False
+
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        if not self.is_warm:
+            time.sleep(1)
+            self.is_warm = True
+        return super().hidden_states(input_ids_BL)
+
+
+def test_what_is_done_first_is_not_timed_and_the_rest_has_a_range(tmp_path: Path) -> None:
+    found = estimate(build_config(tmp_path), WarmingTeacher(), sample_windows=8)
+    assert found.slowest_tokens_per_second > found.sample_tokens / 1
+    slowest, fastest = found.slowest_tokens_per_second, found.fastest_tokens_per_second
+    assert slowest <= found.tokens_per_second <= fastest
+    assert found.least_hours <= found.hours <= found.most_hours
+    one = estimate(build_config(tmp_path), FakeTeacher(), sample_windows=1)
+    assert one.slowest_tokens_per_second < one.fastest_tokens_per_second
 
 
 @pytest.mark.slow
@@ -67,10 +137,13 @@ def test_a_budget_finds_a_selection_whose_store_has_that_size(
     found = json.loads(run("plan", *options, *budget, "--json").output)
     chosen, *others = found["selections"]
     assert len(others) == 2
+    assert 20 < chosen["bytes_per_token"] == found["bytes_per_token"] <= 24
+    assert "angle between two gradients" in found["ranked_by"]
     table = run("plan", *options, *budget)
     assert table.exit_code == 0, table.output
     assert f"A build with {chosen['options']}" in table.output
     assert "Selections within 24 bytes a token" in table.output
+    assert "Ranked by the angle" in table.output
     for one in found["selections"]:
         kept = one["options"].split()
         seed = ["--seed", "5"] if "--draws" in kept else []

@@ -188,7 +188,7 @@ def foreign_output(directory: Path, arguments: list[str | Path]) -> list[str | P
     [
         (
             replace("--input", "{dir}/nowhere.txt"),
-            "nowhere.txt: expected a readable file; found No",
+            "nowhere.txt: cannot be read: No such file or directory. Check the path",
         ),
         (write("bad.jsonl", b'{"text": "fine"}\n{"text"\n'), "bad.jsonl, line 2: expected a JSON"),
         (write("empty.txt", b""), "expected at least one document of two tokens"),
@@ -202,6 +202,12 @@ def foreign_output(directory: Path, arguments: list[str | Path]) -> list[str | P
             replace("--teacher", "no/such-model"),
             "an id on the Hugging Face Hub that can be reached",
         ),
+        (
+            replace("--teacher", "./nopeteacher"),
+            "--teacher ./nopeteacher: expected a model directory; found no such directory.",
+        ),
+        (replace("--teacher", "a/b/c"), "expected a model directory; found no such directory."),
+        (replace("--teacher", "{dir}/corpus.jsonl"), "expected a model directory; found a file."),
         (replace("--unit-tokens", "100", "--device", "tpu9"), "--device"),
         (replace("--unit-tokens", "100", "--attention", "magic"), "with magic attention"),
         (foreign_output, "among them 'notes.md'"),
@@ -215,9 +221,11 @@ def test_bad_input_gets_one_clear_paragraph(
     text = result.stderr
     assert text.startswith("Error: ")
     assert message in text
-    assert "; found " in text
     assert "Traceback" not in result.output
     assert len(text.strip().splitlines()) == 1
+    # A plan is kept: the same command goes on from it.
+    output = tmp_path / "store"
+    assert (output / "work" / "plan.json").is_file() or not output.exists()
 
 
 def test_another_fingerprint_is_refused_and_the_store_stays(

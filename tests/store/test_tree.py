@@ -116,7 +116,7 @@ def test_a_link_that_appears_after_the_look_is_not_followed(
         (self.root / path).symlink_to("secret")
 
     monkeypatch.setattr(Tree, "_check_replaceable", look)
-    with pytest.raises(StoreError, match="here: expected a file that can be read; found Too many"):
+    with pytest.raises(StoreError, match="here: cannot be read: Too many"):
         tree.read("here")
 
 
@@ -161,7 +161,7 @@ def test_a_write_that_fails_leaves_nothing(tree: Tree, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(StoreError, match="expected to write 3 bytes; found No space left"):
+    with pytest.raises(StoreError, match="here: 3 bytes cannot be written: No space left"):
         tree.write("here", b"new")
     assert tree.names("") == ["here", "inner"]
     assert tree.read("here") == b"here"

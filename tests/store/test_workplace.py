@@ -10,13 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from softtargets.capture import BuildConfig, TopK, build, build_range
+from softtargets.capture import BuildConfig, Corpus, TopK, build, build_range
 from softtargets.capture.build import describe_build
-from softtargets.errors import IdentityError, SoftTargetsError, StoreError
+from softtargets.errors import (
+    CorpusError,
+    IdentityError,
+    SoftTargetsError,
+    StoreError,
+    TeacherError,
+)
 from softtargets.store import Store, filter_store, merge_stores, split_store, verify
 from softtargets.store.writer import StoreWriter
+from softtargets.tokenizer import Vocabulary
 from tests.capture.test_resume import StopError, stop_after_units
-from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
+from tests.fakes import (
+    TEXTS,
+    ByteTokenizer,
+    FakeTeacher,
+    build_config,
+    build_store,
+    shard_bytes,
+    write_corpus,
+)
 from tests.trees import snapshot
 
 FOREIGN = (
@@ -232,3 +247,47 @@ def test_a_path_that_cannot_be_is_an_error_of_ours(tmp_path: Path, store: Store,
     for output in (tmp_path / name, tmp_path / name / "deeper"):
         with pytest.raises(SoftTargetsError):
             filter_store(store.root, output, trained_only=True)
+
+
+@pytest.mark.parametrize("had_directory", [False, True])
+def test_a_build_that_fails_before_it_is_planned_leaves_nothing(
+    tmp_path: Path, had_directory: bool
+) -> None:
+    corpus = Corpus(paths=(write_corpus(tmp_path / "bad.jsonl", [*TEXTS, "\ud800"]),))
+    config = build_config(tmp_path, corpus=corpus)
+    if had_directory:
+        config.output.mkdir()
+    with pytest.raises(CorpusError):
+        build(config, FakeTeacher())
+    assert config.output.exists() == had_directory
+    if had_directory:
+        assert not any(config.output.iterdir())
+
+
+def test_a_build_that_fails_keeps_what_is_not_its_own(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+
+    class Interrupted(ByteTokenizer):
+        def vocabulary(self) -> Vocabulary:
+            put(config.output, "work/notes")
+            raise KeyboardInterrupt
+
+    teacher = FakeTeacher()
+    teacher.tokenizer = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        build(config, teacher)
+    assert (config.output / "work" / "notes").is_file()
+    assert not (config.output / "shards").exists()
+
+
+def test_a_build_that_fails_after_it_is_planned_goes_on(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+
+    class Unloadable(FakeTeacher):
+        def load(self) -> None:
+            raise TeacherError("it", failed="cannot be loaded", found="no", next_step="Wait.")
+
+    with pytest.raises(TeacherError):
+        build(config, Unloadable())
+    assert (config.output / "work" / "plan.json").is_file()
+    assert build(config, FakeTeacher()).store.root == config.output

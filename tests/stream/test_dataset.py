@@ -657,3 +657,8 @@ def test_values_that_are_none_reach_no_student(
     with pytest.warns(RuntimeWarning, match=column):
         assert len(list(dataset)) == len(dataset)
     assert 0 < dataset.stats().skipped_windows < len(store)
+
+
+def test_the_name_of_a_tokenizer_is_none(store: Store) -> None:
+    with pytest.raises(InputError, match="tokenizer: expected a tokenizer of transformers; found"):
+        SoftTargetDataset(store.root, tokenizer="teacher")
