@@ -18,7 +18,7 @@ from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
 from softtargets.cli.tables import key_value_table, left_out_text
 from softtargets.cli.terminal import echo
-from softtargets.report.texts import bytes_text
+from softtargets.report.summary import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,8 +86,8 @@ def commit_command(store: Path) -> None:
     from softtargets.capture import commit
 
     committed = commit(store)
-    size = bytes_text(committed.num_bytes)
-    echo(f"{store}: {len(committed):,} windows, {committed.num_positions:,} targets, {size}.")
+    echo(f"{store}: {len(committed):,} windows, {committed.num_positions:,} targets.")
+    echo(f"size {size_text(committed)}")
     echo(f"fingerprint {committed.fingerprint}")
 
 
@@ -107,8 +107,7 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
             "windows": f"{len(store):,}",
             "left out": left_out_text(corpus),
             "targets": f"{store.num_positions:,}",
-            "size": f"{bytes_text(store.num_bytes)}, "
-            f"{store.num_bytes / store.num_positions:.1f} bytes a target",
+            "size": size_text(store),
             "fingerprint": store.fingerprint,
         }
         console.print(key_value_table(str(config.output), rows))

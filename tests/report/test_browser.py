@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from softtargets.report.page import report
 from softtargets.store import Store
 from softtargets.window import Window
 from tests.fakes import build_store
+from tests.golden import write_store
 from tests.report.hostile import hostile_store
+from tests.windows import KINDS, make_vocabulary, make_window
 
 pytestmark = pytest.mark.slow
 
@@ -165,6 +168,38 @@ def test_nothing_is_clipped_or_overlaps(
     assert pixels.shape[1] == size[0]
     assert len(np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]))) > 200
     assert (pixels[1, 1].mean() < 128) == (scheme == "dark")
+
+
+def test_no_word_of_the_page_is_outside_a_phone(show: Shown, tmp_path: Path) -> None:
+    """Nor in something that scrolls sideways; with long names and every column of numbers."""
+    rng, schema = np.random.default_rng(0), KINDS["hybrid"]
+    windows = [
+        replace(
+            make_window(rng, schema, num_tokens=60)[0],
+            source=f"a-rather-long-directory/of-conversations/part-{number:05}.jsonl.zst",
+            document_ids=("a" * 90, "b"),
+        )
+        for number in range(4)
+    ]
+    store = write_store(tmp_path / "store", schema, [windows], vocabulary=make_vocabulary())
+    page = show(store, PHONE)
+    token(page, 3).evaluate("one => one.click()")
+    assert page.locator("#prediction").is_visible()
+    for temperature in ("1", "2"):
+        page.get_by_role("radio", name=temperature, exact=True).check()
+        outside = """all => all.filter(one => one.checkVisibility())
+            .filter(one => one.getBoundingClientRect().right > innerWidth + 0.5
+                || one.scrollLeft > 0
+                || (one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0
+                    && getComputedStyle(one).display !== "inline"
+                    && !one.classList.contains("choice")))
+            .map(one => one.outerHTML.slice(0, 120))"""
+        assert page.locator("body, body *:not(option)").evaluate_all(outside) == []
+    rows = page.locator(".sources tbody tr")
+    assert rows.count() == 4
+    assert "perplexity" in rows.first.locator("td").nth(3).evaluate(
+        "one => getComputedStyle(one, '::before').content"
+    )
 
 
 def test_hostile_text_does_not_run(show: Shown, tmp_path: Path) -> None:
