@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from softtargets.report.examples import MOST_CANDIDATES
 from softtargets.report.page import report
@@ -20,28 +19,24 @@ from softtargets.store import Store
 from softtargets.window import Window
 from tests.fakes import build_store
 from tests.golden import write_store
+from tests.report.chromium import PHONE, open_browser, outside
 from tests.report.hostile import hostile_store
 from tests.windows import KINDS, make_vocabulary, make_window
 
 pytestmark = pytest.mark.slow
 
-WIDE, PHONE = (1280, 900), (390, 844)
+WIDE = (1280, 900)
 Shown = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium or Playwright's own, without a network."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        path = path or playwright.chromium.executable_path
-        if not Path(path).exists():
+    """Chromium, which is there wherever CI runs."""
+    with open_browser() as browser:
+        if browser is None:
             give_up = pytest.fail if os.environ.get("CI") else pytest.skip
             give_up("No browser: apt-get install chromium, or playwright install chromium")
-        arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"]
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -187,14 +182,7 @@ def test_no_word_of_the_page_is_outside_a_phone(show: Shown, tmp_path: Path) -> 
     assert page.locator("#prediction").is_visible()
     for temperature in ("1", "2"):
         page.get_by_role("radio", name=temperature, exact=True).check()
-        outside = """all => all.filter(one => one.checkVisibility())
-            .filter(one => one.getBoundingClientRect().right > innerWidth + 0.5
-                || one.scrollLeft > 0
-                || (one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0
-                    && getComputedStyle(one).display !== "inline"
-                    && !one.classList.contains("choice")))
-            .map(one => one.outerHTML.slice(0, 120))"""
-        assert page.locator("body, body *:not(option)").evaluate_all(outside) == []
+        assert outside(page) == []
     rows = page.locator(".sources tbody tr")
     assert rows.count() == 4
     assert "perplexity" in rows.first.locator("td").nth(3).evaluate(
