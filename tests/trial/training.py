@@ -155,7 +155,8 @@ def main(name: str, run: str, directory: Path, chats: str, texts: str, teacher: 
     else:
         losses = train_by_trainer(name, directory, is_resumed, chats, texts, teacher)
     print("losses", *(f"{loss:.3f}" for loss in losses))
-    if not losses[-1] < losses[0]:
+    # Of the two steps of a resumed run the windows decide which loss is lower.
+    if not is_resumed and not losses[-1] < losses[0]:
         sys.exit("the loss does not fall")
 
 
