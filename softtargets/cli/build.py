@@ -18,7 +18,7 @@ from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo
-from softtargets.report.texts import bytes_text
+from softtargets.report.summary import size_text
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def commit_command(store: Path) -> None:
     from softtargets.capture import commit
 
     committed = commit(store)
-    size = bytes_text(committed.num_bytes)
     windows, targets = plural(len(committed), "window"), plural(committed.num_positions, "target")
-    echo(f"{store}: {windows}, {targets}, {size}.")
+    echo(f"{store}: {windows}, {targets}.")
+    echo(f"size {size_text(committed)}")
     echo(f"fingerprint {committed.fingerprint}")
 
 
@@ -109,8 +109,7 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
             "windows": windows_text(config.windowing, corpus),
             "left out": left_out_text(corpus),
             "targets": f"{store.num_positions:,}",
-            "size": f"{bytes_text(store.num_bytes)}, "
-            f"{store.num_bytes / store.num_positions:.1f} bytes a target",
+            "size": size_text(store),
             "fingerprint": store.fingerprint,
         }
         console.print(key_value_table(str(config.output), rows))

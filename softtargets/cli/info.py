@@ -14,6 +14,7 @@ from softtargets.report.sizes import ColumnSizes, column_sizes, meaning
 from softtargets.report.summary import summary
 from softtargets.report.texts import bytes_text, percent_text
 from softtargets.store import Store
+from softtargets.store.sizes import store_sizes
 
 _MOST_SOURCES = 20
 
@@ -25,7 +26,7 @@ _MOST_SOURCES = 20
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def info_command(store: str, detail: bool, as_json: bool) -> None:
-    """Say what a store holds and what made it, from its manifest alone.
+    """Say what a store holds and what made it, without reading its shards.
 
     With --detail also the bytes of each column and the windows of each input file.
     """
@@ -45,7 +46,11 @@ def info_command(store: str, detail: bool, as_json: bool) -> None:
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """Return everything `info` knows of the manifest, as JSON."""
+    """Return everything `info` knows without reading a shard, as JSON.
+
+    `num_bytes` is the size of the shards, `total_bytes` that of all files.
+    """
+    sizes = store_sizes(store)
     return {
         "path": str(store.location),
         "fingerprint": store.fingerprint,
@@ -56,6 +61,8 @@ def describe(store: Store) -> dict[str, Any]:
         "num_positions": store.num_positions,
         "num_bytes": store.num_bytes,
         "bytes_per_position": store.num_bytes / store.num_positions,
+        "total_bytes": sizes.total,
+        "file_bytes": sizes.files,
         "corpus": dict(store.manifest.corpus),
         "identity": dict(store.manifest.identity),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,15 +22,27 @@ def teacher_directory() -> Path:
     Raises:
         TeacherError: the package with the model, or what reads it, is not installed.
     """
-    directory = _cache() / NAME
+    return convert_once(NAME, lambda _: find_gguf())
+
+
+def convert_once(name: str, find: Callable[[Path], Path]) -> Path:
+    """Return a GGUF model as a transformers directory, converted once into the user's cache.
+
+    Args:
+        name: of the directory.
+        find: returns the GGUF file; it may write one into the directory that it is given.
+
+    Raises:
+        TeacherError: what reads such files is not installed.
+    """
+    directory = _cache() / name
     if not directory.is_dir():
-        gguf = find_gguf()
         _check_readers()
         make_directory(directory.parent)
         # A new directory, so that what is removed is this process's own.
-        with TemporaryDirectory(prefix=f"{NAME}-", dir=directory.parent) as temporary:
-            converted = Path(temporary) / NAME
-            _convert(gguf, converted)
+        with TemporaryDirectory(prefix=f"{name}-", dir=directory.parent) as temporary:
+            converted = Path(temporary) / name
+            _convert(find(Path(temporary)), converted)
             if not directory.is_dir():
                 converted.replace(directory)
     return directory

@@ -101,7 +101,12 @@ def keep_highest(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
             for temperature in schema.temperatures
         ]
         tail_mass_TG = (tail_mass_TG + np.stack(dropped, axis=1)).astype(np.float32)
-    return replace(packed, schema=schema, head=_keep(head, k), tail_mass_TG=tail_mass_TG)
+    return replace(
+        packed,
+        schema=replace(packed.schema, head=schema.head),
+        head=_keep(head, k),
+        tail_mass_TG=tail_mass_TG,
+    )
 
 
 def _keep(head: PackedHead, k: int) -> PackedHead:

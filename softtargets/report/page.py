@@ -25,6 +25,7 @@ from softtargets.report.texts import bytes_text, number_text, percent_text
 from softtargets.report.tokens import TokenNames
 from softtargets.report.windows import find_window, sampled, sound
 from softtargets.store import Store
+from softtargets.store.sizes import StoreSizes, store_sizes
 from softtargets.texts import shown
 
 DEFAULT_WINDOWS = 1000
@@ -92,17 +93,19 @@ def report(
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": True}
     environment.filters |= {"bytes": bytes_text, "percent": percent_text, "shown": shown}
-    sizes = column_sizes(store)
+    sizes = store_sizes(store)
     return environment.get_template("report.html").render(
         name=shown(str(store.location).rstrip("/").rpartition("/")[2]),
         summary=summary(store),
         temperatures=[f"{one:g}" for one in statistics.temperatures],
         statistics=statistics,
-        headlines=_headlines(store, statistics),
+        headlines=_headlines(store, statistics, sizes),
         figures=_figures(statistics),
         notes=_notes(statistics),
         sources=list(statistics.sources.items())[:MOST_SOURCES],
+        source_columns=_source_columns(statistics),
         source_numbers=partial(_source_numbers, statistics),
+        columns=column_sizes(store),
         sizes=sizes,
         meaning=meaning,
         examples=examples.windows,
@@ -120,15 +123,15 @@ def _rounding(schema: TargetSchema) -> str:
     return f"Candidates are within {schema.head.step / 2:g} nat; the label's own numbers are exact."
 
 
-def _headlines(store: Store, statistics: Statistics) -> list[Headline]:
-    per_target = store.num_bytes / store.num_positions
+def _headlines(store: Store, statistics: Statistics, sizes: StoreSizes) -> list[Headline]:
+    per_target = sizes.shards / store.num_positions
     found = [
         Headline(name="windows", values=(f"{len(store):,}",), hint=""),
         Headline(name="targets", values=(f"{store.num_positions:,}",), hint=""),
         Headline(
             name="bytes a target",
             values=(number_text(per_target),),
-            hint=f"{bytes_text(store.num_bytes)} in all",
+            hint=f"{bytes_text(sizes.shards)} of the {bytes_text(sizes.total)} in all",
         ),
     ]
     total = statistics.total
@@ -218,6 +221,14 @@ def _notes(statistics: Statistics) -> list[str]:
         for name, counts in named
         if counts is not None and np.count_nonzero(counts) == 1
     ]
+
+
+def _source_columns(statistics: Statistics) -> list[str]:
+    """Return the names of the cells of `_source_numbers`."""
+    columns = ["windows", "targets"]
+    columns += ["mean tail mass"] if statistics.tail_mass else []
+    columns += ["perplexity"] if statistics.surprise else []
+    return columns + (["top-1 agreement"] if statistics.has_top else [])
 
 
 def _source_numbers(statistics: Statistics, sums: Sums) -> list[tuple[str, ...]]:

@@ -8,11 +8,13 @@ from typing import Any
 from softtargets.kinds import TargetSchema
 from softtargets.report.texts import bytes_text, list_text
 from softtargets.store import Store
+from softtargets.store.manifest import MANIFEST_NAME
+from softtargets.store.sizes import store_sizes
 from softtargets.texts import plural, shown
 
 
 def summary(store: Store) -> dict[str, str]:
-    """Return the lines by their names, from a store's manifest alone; what it says is escaped."""
+    """Return the lines by their names, of which shards are not read; what is foreign is escaped."""
     identity, targets = store.manifest.identity, store.targets
     corpus = store.manifest.corpus
     files = list_text(list(_file_names(identity["corpus"])))
@@ -29,8 +31,7 @@ def summary(store: Store) -> dict[str, str]:
         rows["selection"] = _selection(identity["selection"])
     rows |= {
         "temperatures": _temperatures(targets, identity.get("imported", {})),
-        "size": f"{bytes_text(store.num_bytes)} in {plural(len(store.manifest.shards), 'shard')}, "
-        f"{store.num_bytes / store.num_positions:.1f} bytes a target",
+        "size": size_text(store),
         "fingerprint": store.fingerprint,
         "format": f"{store.manifest.format_version}, by {store.manifest.created_by}",
     }
@@ -40,6 +41,20 @@ def summary(store: Store) -> dict[str, str]:
     if steps:
         rows["derived"] = ", then ".join(steps)
     return {name: shown(text) for name, text in rows.items()}
+
+
+def size_text(store: Store) -> str:
+    """Return what a store takes, and what of it grows with the targets."""
+    sizes = store_sizes(store)
+    parts = [
+        f"{bytes_text(sizes.shards)} in {plural(len(store.manifest.shards), 'shard')}, "
+        f"{sizes.shards / store.num_positions:.1f} bytes a target",
+        f"{MANIFEST_NAME} {bytes_text(sizes.manifest)}",
+    ]
+    if sizes.fixed:
+        files = ", ".join(f"{name} {bytes_text(size)}" for name, size in sizes.fixed.items())
+        parts.append(f"fixed {bytes_text(sum(sizes.fixed.values()))} ({files})")
+    return f"{bytes_text(sizes.total)}: {'; '.join(parts)}"
 
 
 def _teacher(store: Store) -> dict[str, str]:

@@ -17,6 +17,7 @@ from softtargets.store.codec import Row, row_of
 from softtargets.store.schema import grid_columns, id_columns
 from softtargets.stream.attention import attention_mask
 from softtargets.stream.batch import IGNORE_INDEX, Batch
+from softtargets.stream.common_targets import common_targets, first_difference
 from softtargets.stream.world import collator_error
 from softtargets.targets import Bool, Int32
 from softtargets.window import Window
@@ -28,23 +29,39 @@ def collate(windows: Sequence[Window]) -> Batch:
     """Return windows as one batch; the `collate_fn` for a DataLoader.
 
     Raises:
-        InputError: there are no windows, they come from stores of different schemas, or their
-            targets are not those of the next token with a head or samples, or have other features
-            than the last hidden states.
+        InputError: there are no windows, they come from stores that `Mixture` would not mix, or
+            their targets are not those of the next token with a head or samples, or have other
+            features than the last hidden states.
     """
-    schemas = {window.packed.schema for window in windows}
-    if len(schemas) != 1:
+    schemas = list(dict.fromkeys(window.packed.schema for window in windows))
+    if not schemas:
         raise InputError(
             "collate",
-            expected="one or more windows of the same schema",
-            found=f"{len(windows)} windows of {len(schemas)} schemas",
-            next_step="Collate windows of one store.",
+            expected="one or more windows",
+            found="0 windows",
+            next_step="Leave out batches without windows.",
         )
-    return collate_rows([row_of(window) for window in windows], schemas.pop())
+    common = schemas[0]
+    for schema in schemas[1:]:
+        difference = first_difference(common, schema)
+        if difference is not None:
+            raise InputError(
+                "collate",
+                expected=f"{difference.field} {difference.expected!r}, as the first window has",
+                found=f"{len(windows)} windows of {len(schemas)} schemas, one with "
+                f"{difference.found!r}",
+                next_step=difference.next_step,
+            )
+        common = common_targets(common, schema)
+    return collate_rows([row_of(window) for window in windows], common)
 
 
 def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
-    """Return rows of a store as one batch.
+    """Return rows as one batch.
+
+    Args:
+        rows: of a store, or of several.
+        schema: what the batch holds of their targets, see `common_targets`.
 
     Raises:
         InputError: batches do not hold such targets, see `collate`.
@@ -82,15 +99,17 @@ class _Frame:
         self._bounds = [row.bounds("mask") for row in rows]
         """Where the cells of columns of targets begin and end."""
         lengths = {stop - start for start, stop in self._bounds}
-        self._is_listed = "target_positions" in rows[0].columns
-        self._same_length = None if self._is_listed or len(lengths) > 1 else lengths.pop()
+        self._are_listed = ["target_positions" in row.columns for row in rows]
+        """Whose targets are not simply the first positions; a mixture has rows of both kinds."""
+        self._same_length = None if any(self._are_listed) or len(lengths) > 1 else lengths.pop()
 
     @property
     def target_places_T(self) -> Int32:
         """Return where the targets of all rows stand in a flattened [B, L]."""
         places = []
-        for number, (row, (start, stop)) in enumerate(zip(self.rows, self._bounds, strict=True)):
-            own = row.cell("target_positions") if self._is_listed else np.arange(stop - start)
+        rows = zip(self.rows, self._bounds, self._are_listed, strict=True)
+        for number, (row, (start, stop), is_listed) in enumerate(rows):
+            own = row.cell("target_positions") if is_listed else np.arange(stop - start)
             places.append(own + number * self.shape[1])
         return np.concatenate(places)
 
@@ -121,17 +140,17 @@ class _Frame:
         return padded
 
     def _place(self, padded: Array, name: str, fill: float) -> None:
-        cells = zip(self.rows, self._bounds, strict=True)
+        cells = zip(self.rows, self._bounds, self._are_listed, strict=True)
         if self._same_length is not None:
             # The usual case, in one call instead of several for every row.
-            own = [row.columns[name][None, start:stop] for row, (start, stop) in cells]
+            own = [row.columns[name][None, start:stop] for row, (start, stop), _ in cells]
             np.concatenate(own, out=padded[:, : self._same_length])
             padded[:, self._same_length :] = fill
             return
         padded[:] = fill
-        for own_L, (row, (start, stop)) in zip(padded, cells, strict=True):
+        for own_L, (row, (start, stop), is_listed) in zip(padded, cells, strict=True):
             cell_T = row.columns[name][start:stop]
-            if self._is_listed:
+            if is_listed:
                 own_L[row.cell("target_positions")] = cell_T
             else:
                 own_L[: len(cell_T)] = cell_T

@@ -32,7 +32,7 @@ class Items:
     """
 
     def __init__(self, mixture: Mixture, schema: TargetSchema, *, as_rows: bool) -> None:
-        self._stores, self._stored = mixture.stores, mixture.targets
+        self._stores = mixture.stores
         self._schema = schema
         self._read = self._read_rows if as_rows else self._read_windows
 
@@ -71,12 +71,12 @@ class Items:
         raise error
 
     def _read_windows(self, store: Store, ref: RowGroupRef) -> list[Window]:
-        windows = store.read_row_group(ref)
-        if self._schema is self._stored:
+        windows, stored = store.read_row_group(ref), store.targets
+        if (stored.head, stored.temperatures) == (self._schema.head, self._schema.temperatures):
             return windows
         return [replace(window, packed=narrow(window.packed, self._schema)) for window in windows]
 
     def _read_rows(self, store: Store, ref: RowGroupRef) -> list[Row]:
-        if self._schema.head == self._stored.head:
+        if self._schema.head == store.targets.head:
             return store.read_rows(ref)  # Columns of other temperatures go into no batch.
         return [row_of(window) for window in self._read_windows(store, ref)]

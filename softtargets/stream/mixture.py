@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from softtargets.errors import IdentityError, InputError
+from softtargets.kinds import TargetSchema
 from softtargets.store.location import ReadCounts
 from softtargets.store.store import Store
+from softtargets.stream.common_targets import Difference, common_targets, first_difference
 from softtargets.stream.order import Places, ShuffleQuality, shuffle_quality
 
 
@@ -24,8 +26,13 @@ class Mixture:
     one. In every 1,024 places of an epoch (more, where a share is below 1 / 1,024) each store has
     its share, less than two windows off, in random order.
 
+    A batch may hold windows of any of the stores, of conversations and of texts alike. Stores may
+    differ in their teachers, the length of their windows, which positions have a target, metadata,
+    compression and format version. Of temperatures a batch has those that all stores have, and
+    label logits if all of them do. In all else that is stored of a target they must agree.
+
     Args:
-        stores: stores of the same targets and tokenizer, or their paths.
+        stores: stores of the same kind of targets and one tokenizer, or their paths.
         weights: what share of an epoch's windows each gives, relative to the others; by default as
             many as it has, so that an epoch has every window once.
         epoch_windows: windows of an epoch; by default as many as all stores have.
@@ -48,9 +55,12 @@ class Mixture:
         total = sum(sizes) if epoch_windows is None else epoch_windows
         self.counts = _share_out(total, sizes if weights is None else weights, len(sizes))
         """Windows that an epoch has of each store."""
+        targets = self.stores[0].targets
         for store in self.stores[1:]:
-            _check_same(self.stores[0], store)
-        self.targets = self.stores[0].targets
+            _check_fits(targets, self.stores[0], store)
+            targets = common_targets(targets, store.targets)
+        self.targets = targets
+        """What a batch holds: temperatures that all stores have, label logits if all have them."""
 
     @property
     def fingerprint(self) -> str:
@@ -123,16 +133,21 @@ def _tokenizer_hash(store: Store) -> str:
     return found
 
 
-def _check_same(first: Store, other: Store) -> None:
-    """Check that a batch may hold windows of both stores."""
-    expected, found = (
-        {**one.targets.to_dict(), "tokenizer": _tokenizer_hash(one)} for one in (first, other)
-    )
-    for field, value in expected.items():
-        if found[field] != value:
-            raise IdentityError(
-                f"Mixture, {field} of {other.location}",
-                expected=f"{value!r}, as {first.location} has",
-                found=f"{found[field]!r}",
-                next_step="Mix stores that were built alike; their teachers may differ.",
-            )
+def _check_fits(targets: TargetSchema, first: Store, other: Store) -> None:
+    """Check that a batch may hold windows of a store beside what the stores before it have."""
+    difference = first_difference(targets, other.targets)
+    if difference is None and _tokenizer_hash(first) != _tokenizer_hash(other):
+        difference = Difference(
+            field="tokenizer",
+            expected=_tokenizer_hash(first),
+            found=_tokenizer_hash(other),
+            next_step="Mix stores whose teachers have one tokenizer: the token ids must mean the "
+            "same.",
+        )
+    if difference is not None:
+        raise IdentityError(
+            f"Mixture, {difference.field} of {other.location}",
+            expected=f"{difference.expected!r}, as {first.location} has",
+            found=f"{difference.found!r}",
+            next_step=difference.next_step,
+        )

@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from softtargets.report.examples import MOST_CANDIDATES
 from softtargets.report.page import report
 from softtargets.store import Store
 from softtargets.window import Window
 from tests.fakes import build_store
+from tests.golden import write_store
+from tests.report.chromium import PHONE, open_browser, outside
 from tests.report.hostile import hostile_store
+from tests.windows import KINDS, make_vocabulary, make_window
 
 pytestmark = pytest.mark.slow
 
-WIDE, PHONE = (1280, 900), (390, 844)
+WIDE = (1280, 900)
 Shown = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium or Playwright's own, without a network."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as playwright:
-        path = path or playwright.chromium.executable_path
-        if not Path(path).exists():
+    """Chromium, which is there wherever CI runs."""
+    with open_browser() as browser:
+        if browser is None:
             give_up = pytest.fail if os.environ.get("CI") else pytest.skip
             give_up("No browser: apt-get install chromium, or playwright install chromium")
-        arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"]
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -165,6 +163,31 @@ def test_nothing_is_clipped_or_overlaps(
     assert pixels.shape[1] == size[0]
     assert len(np.unique(pixels @ np.array([1 << 16, 1 << 8, 1]))) > 200
     assert (pixels[1, 1].mean() < 128) == (scheme == "dark")
+
+
+def test_no_word_of_the_page_is_outside_a_phone(show: Shown, tmp_path: Path) -> None:
+    """Nor in something that scrolls sideways; with long names and every column of numbers."""
+    rng, schema = np.random.default_rng(0), KINDS["hybrid"]
+    windows = [
+        replace(
+            make_window(rng, schema, num_tokens=60)[0],
+            source=f"a-rather-long-directory/of-conversations/part-{number:05}.jsonl.zst",
+            document_ids=("a" * 90, "b"),
+        )
+        for number in range(4)
+    ]
+    store = write_store(tmp_path / "store", schema, [windows], vocabulary=make_vocabulary())
+    page = show(store, PHONE)
+    token(page, 3).evaluate("one => one.click()")
+    assert page.locator("#prediction").is_visible()
+    for temperature in ("1", "2"):
+        page.get_by_role("radio", name=temperature, exact=True).check()
+        assert outside(page) == []
+    rows = page.locator(".sources tbody tr")
+    assert rows.count() == 4
+    assert "perplexity" in rows.first.locator("td").nth(3).evaluate(
+        "one => getComputedStyle(one, '::before').content"
+    )
 
 
 def test_hostile_text_does_not_run(show: Shown, tmp_path: Path) -> None:
