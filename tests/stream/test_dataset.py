@@ -4,8 +4,8 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -446,13 +446,14 @@ def test_a_row_group_that_does_not_come_is_an_error(
     read, comes, came = Store.read_row_group, threading.Event(), list[bool]()
 
     def slowly(self: Store, ref: Any) -> Any:
-        if ref.shard == 2:
-            came.append(comes.wait(60))
+        if ref.shard == 0:
+            came.append(comes.wait())
         return read(self, ref)
 
     monkeypatch.setattr(Store, "read_row_group", slowly)
     dataset = SoftTargetDataset(store, stall_timeout=0.2, shuffle_groups=1)
-    with pytest.raises(StoreError, match=r"shard 2, row group 0: expected to be read"):
+    # The first of all, so that none is waited for that only takes its time.
+    with pytest.raises(StoreError, match=r"shard 0, row group 0: expected to be read"):
         list(dataset)
     assert dataset.stats().stall_seconds >= 0.2
     # Whoever catches it need not wait for what does not come.
@@ -460,7 +461,7 @@ def test_a_row_group_that_does_not_come_is_an_error(
     comes.set()
     for thread in threading.enumerate():
         if thread.name.startswith("softtargets-"):
-            thread.join(10)
+            thread.join()
     assert came == [True]
 
 
@@ -471,9 +472,7 @@ from softtargets import SoftTargetDataset
 stream = iter(SoftTargetDataset({str(store.root)!r}, batch_size=2, shuffle_groups=1))
 next(stream)
 """
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "")
 
 
@@ -572,20 +571,20 @@ def test_an_iteration_keeps_the_epoch_it_began_with(store: Store) -> None:
 
 
 def test_at_most_two_blocks_are_read_ahead(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    read, done = Store.read_row_group, []
+    submit, done = ThreadPoolExecutor.submit, []
 
-    def count(self: Store, ref: Any) -> Any:
+    def count(self: ThreadPoolExecutor, read: Any, ref: Any) -> Any:
+        """Count what the threads are asked to read, whether or not they are as far."""
         done.append(ref)
-        return read(self, ref)
+        return submit(self, read, ref)
 
-    monkeypatch.setattr(Store, "read_row_group", count)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", count)
     groups = iter(store.row_groups)
     ahead, left = 0, 0
     delivered = 0
     for _ in SoftTargetDataset(store, shuffle_groups=1):
         if left == 0:
             left, delivered = next(groups).num_windows, delivered + 1
-            time.sleep(0.02)  # The thread would go on, if it might.
         left -= 1
         ahead = max(ahead, len(done) - delivered)
     assert len(done) == len(store.row_groups) > 3
