@@ -240,18 +240,6 @@ def test_reading_commands_explain_what_is_no_store(tmp_path: Path, command: str)
     assert "pip install --upgrade softtargets" in run(command, tmp_path).stderr
 
 
-def test_a_terminal_gets_a_bar_with_speed_and_time_left() -> None:
-    from softtargets.capture import Progress
-    from softtargets.cli.build import _progress_text
-
-    progress = Progress(
-        num_windows=30, num_tokens=3000, all_windows=100, all_tokens=10_000, tokens_before=1000,
-        bytes_per_token=130.4,
-    )  # fmt: skip
-    text = _progress_text(progress, seconds=4.0)
-    assert text == "30 of 100 windows, 500 tokens/s, 130 bytes/token, 0:00:14 left"
-
-
 STOP_AFTER_THREE = """
 import sys, threading
 from softtargets.capture.progress import Tally
