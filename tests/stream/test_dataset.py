@@ -47,8 +47,14 @@ def loaded_ids(dataset: SoftTargetDataset, num_workers: int, batch_size: int = 3
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("world_size", "num_workers"),
+    [
+        *((world_size, 0) for world_size in (1, 2, 3, 5)),
+        (2, 2),
+        *(pytest.param(world_size, 2, marks=pytest.mark.slow) for world_size in (1, 3, 5)),
+    ],
+)
 def test_every_window_exactly_once_over_ranks_and_workers(
     store: Store, shuffle: bool, world_size: int, num_workers: int
 ) -> None:
@@ -385,25 +391,29 @@ def leave_a_stale_one(store: Store, other: Store) -> None:
 FAULTS = (flip_a_bit, truncate, remove, swap, leave_a_stale_one)
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store of other temperatures, which is only read."""
+    return build_store(tmp_path_factory.mktemp("other"), temperatures=(2.0, 3.0))
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_damage_is_raised_and_never_skipped(
-    store: Store, tmp_path: Path, fault: Callable[..., None], num_workers: int, shuffle: bool
+    store: Store, other: Store, fault: Callable[..., None], num_workers: int, shuffle: bool
 ) -> None:
-    (tmp_path / "other").mkdir()
-    fault(store, build_store(tmp_path / "other", temperatures=(2.0, 3.0)))
+    fault(store, other)
     with pytest.raises(CorruptionError, match=r"unit-00000[12]\.parquet"):
         loaded_ids(SoftTargetDataset(store, shuffle=shuffle), num_workers)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_only_what_is_damaged_is_skipped_if_asked(
-    store: Store, tmp_path: Path, fault: Callable[..., None]
+    store: Store, other: Store, fault: Callable[..., None]
 ) -> None:
-    (tmp_path / "other").mkdir()
     sound = ids(SoftTargetDataset(store, shuffle=True))
-    fault(store, build_store(tmp_path / "other", temperatures=(2.0, 3.0)))
+    fault(store, other)
     dataset = SoftTargetDataset(store, shuffle=True, on_error="skip")
     with pytest.warns(RuntimeWarning, match="Windows are skipped"):
         found = ids(dataset)
