@@ -89,11 +89,16 @@ def step_display(console: Console, what: str, steps: int) -> Iterator[Callable[[
     if not console.is_terminal:
         done = 0
 
+        def text() -> str:
+            return f"{what}: {done} of {steps} steps"
+
         def note(step: int) -> None:
             nonlocal done
             done = step
 
-        with lines(lambda: f"{what}: {done} of {steps} steps"):
+        # At once, too: what came before may have said nothing for as long as a line may take.
+        echo(text())
+        with lines(text):
             yield note
         return
     with ProgressBar(console=console, transient=True) as bar:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from queue import SimpleQueue
 
 import pytest
@@ -44,7 +46,13 @@ def test_a_build_that_stands_still_is_heard_of(said: SimpleQueue[str]) -> None:
         assert next_other(said, "planning").startswith("30 of 100 windows, ")
 
 
-def test_a_training_is_heard_of(said: SimpleQueue[str]) -> None:
+def test_a_training_is_heard_of_from_the_start(
+    said: SimpleQueue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(progress, "LOG_SECONDS", 1e6)
+        with step_display(Console(file=io.StringIO()), "Training", 9):
+            assert said.get() == "Training: 0 of 9 steps"
     with step_display(Console(file=io.StringIO()), "Training", 9) as show:
         assert said.get() == "Training: 0 of 9 steps"
         show(4)
@@ -74,3 +82,25 @@ def test_a_terminal_gets_a_bar_with_speed_and_time_left() -> None:
     with build_display(Console(file=terminal, force_terminal=True, width=100)) as show:
         show(THIRTY)
     assert "30 of 100 windows, " in terminal.getvalue()
+
+
+BARS = """
+import sys
+from softtargets.cli import main
+
+try:
+    main(["info", "nowhere"])
+except SystemExit:
+    from tqdm.auto import tqdm
+
+    list(tqdm(range(3)))
+"""
+
+
+@pytest.mark.slow
+def test_other_libraries_draw_no_bars() -> None:
+    """The conversion of the demo's teacher draws one by this very name."""
+    done = subprocess.run([sys.executable, "-c", BARS], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "it/s" not in done.stderr
+    assert "nowhere" in done.stderr
