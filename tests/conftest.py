@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +37,26 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quick_collections() -> None:
+    """Keep what was imported out of garbage collection, which lack of memory makes a build do."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what `build_store` makes."""
+    directory = tmp_path_factory.mktemp("built")
+    build_store(directory)
+    return directory
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A small store of the fake teacher, fresh for every test."""
-    return build_store(tmp_path)
+def store(_built: Path, tmp_path: Path) -> Store:
+    """A small store of the fake teacher, a copy of its own for every test."""
+    shutil.copytree(_built, tmp_path, dirs_exist_ok=True)
+    return Store.open(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")

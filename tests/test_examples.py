@@ -29,7 +29,7 @@ def run(command: list[str], stop_after: int | None = None) -> subprocess.Complet
     if stop_after is not None:
         environment["STOP_AFTER"] = str(stop_after)
     return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *command], env=environment, capture_output=True, text=True
     )
 
 

@@ -34,6 +34,7 @@ def test_the_benchmark_for_a_card_makes_a_table_on_the_cpu() -> None:
     assert all(row.startswith("|") and row.count("|") == 3 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_without_a_card_it_is_said_and_nothing_passes_for_run() -> None:
     found = run("tests.gpu.card")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as ProgressBar
 
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
+from softtargets.cli.progress import build_display
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo
 from softtargets.report.summary import size_text
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
 
     from softtargets.capture import BuildConfig, BuildResult, Progress
     from softtargets.capture.teacher import Teacher
-
-LOG_SECONDS = 60
-"""How often a line is printed where there is no terminal to draw a bar on."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
@@ -138,51 +133,8 @@ def _watching(
     name = config.corpus.name
     echo(f"Building {config.output}: {teacher.name} on {teacher.device} reads {name}.")
     try:
-        with _progress_display(console) as show:
+        with build_display(console) as show:
             yield show
     except KeyboardInterrupt:
         echo("Interrupted. The shards done so far are kept: run the same command to continue.")
         raise click.exceptions.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def _progress_display(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Yield what draws progress: a bar on a terminal, a line now and then elsewhere."""
-    started = time.monotonic()
-    if not console.is_terminal:
-        last_line = started
-
-        def print_line(progress: Progress) -> None:
-            nonlocal last_line
-            if time.monotonic() - last_line >= LOG_SECONDS:
-                last_line = time.monotonic()
-                echo(_progress_text(progress, last_line - started))
-
-        yield print_line
-        return
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-    with ProgressBar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("planning", total=None)
-
-        def draw(progress: Progress) -> None:
-            text = _progress_text(progress, time.monotonic() - started)
-            bar.update(
-                task, description=text, total=progress.all_tokens, completed=progress.num_tokens
-            )
-
-        yield draw
-
-
-def _progress_text(progress: Progress, seconds: float) -> str:
-    """Return windows, tokens/s, bytes/token and time left, as far as they are known."""
-    parts = [f"{progress.num_windows:,} of {progress.all_windows:,} windows"]
-    done_now = progress.num_tokens - progress.tokens_before
-    if done_now:
-        speed = done_now / seconds
-        parts.append(f"{speed:,.0f} tokens/s")
-    if progress.bytes_per_token is not None:
-        parts.append(f"{progress.bytes_per_token:.0f} bytes/token")
-    if done_now:
-        left = int((progress.all_tokens - progress.num_tokens) / speed)
-        parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
-    return ", ".join(parts)

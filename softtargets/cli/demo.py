@@ -7,19 +7,18 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from softtargets.cli.build import run_build
 from softtargets.cli.info import print_info
 from softtargets.cli.paths import OUTPUT
+from softtargets.cli.progress import lines, step_display
 from softtargets.cli.terminal import echo
 from softtargets.cli.verify import print_verification
 from softtargets.store import verify
@@ -63,7 +62,8 @@ def demo_command(output: Path) -> None:
     console = Console(highlight=False)
     console.rule("1. Teacher and text", align="left")
     echo("Converting the teacher once, if it is not in the cache yet ...")
-    directory = teacher_directory()
+    with lines(lambda: "Still converting the teacher ..."):
+        directory = teacher_directory()
     train, held_out_path = write_corpus(output)
     echo(f"Teacher: {directory}", f"Text:    {train}, with {held_out_path.name} kept aside")
 
@@ -91,7 +91,8 @@ def demo_command(output: Path) -> None:
     teacher.load()
     documents = Corpus(paths=(held_out_path,), id_field="id").documents()
     windows = windowing.windows(documents, teacher.tokenizer, Counter())
-    held_out = HeldOut.score(list(windows), teacher)
+    with lines(lambda: "The teacher still reads the held-out text ..."):
+        held_out = HeldOut.score(list(windows), teacher)
     recipe = Recipe()
     echo(
         f"Each starts from the same weights and takes the same {recipe.steps} batches; both are "
@@ -99,7 +100,7 @@ def demo_command(output: Path) -> None:
     )
     students = []
     for name, ce_weight in (("plain cross-entropy", 1.0), ("soft targets", 0.0)):
-        with _step_display(console, name, recipe.steps) as on_step:
+        with step_display(console, f"Training on {name}", recipe.steps) as on_step:
             students.append(
                 train_student(
                     name, store, held_out, ce_weight=ce_weight, recipe=recipe, on_step=on_step
@@ -127,17 +128,6 @@ def _program() -> str:
     if shutil.which("softtargets"):
         return "softtargets"
     return os.path.relpath(Path(sys.executable).with_name("softtargets"))
-
-
-@contextmanager
-def _step_display(console: Console, name: str, steps: int) -> Iterator[Callable[[int], None]]:
-    if not console.is_terminal:
-        echo(f"Training the student on {name} ...")
-        yield lambda _: None
-        return
-    with ProgressBar(console=console, transient=True) as bar:
-        task = bar.add_task(f"training on {name}", total=steps)
-        yield lambda step: bar.update(task, completed=step)
 
 
 def _students_table(students: Sequence[Trained]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,8 @@ def _shown_errors() -> Iterator[None]:
 @click.version_option(package_name="softtargets", prog_name="softtargets")
 def main() -> None:
     """Compute a teacher's soft targets once, store them exactly, stream them to any student."""
+    # Other libraries draw bars, some where no terminal is. Read when a command first imports tqdm.
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 for _command in (

@@ -9,7 +9,9 @@ from pydoc_data.topics import topics
 from softtargets.store.files import make_directory, write_file
 
 HELD_OUT_EVERY = 8
-"""Each eighth topic is kept from training."""
+"""Each eighth topic, from the first on, is kept from training."""
+TRAIN_EVERY = 2
+"""Each second topic, from the second on, is trained on: all of them would take twice as long."""
 
 
 def write_corpus(directory: Path) -> tuple[Path, Path]:
@@ -18,7 +20,7 @@ def write_corpus(directory: Path) -> tuple[Path, Path]:
     names = sorted(topics)
     held_out = names[::HELD_OUT_EVERY]
     held_out_texts = {topics[name] for name in held_out}
-    train = [name for name in names if topics[name] not in held_out_texts]
+    train = [name for name in names[1::TRAIN_EVERY] if topics[name] not in held_out_texts]
     paths = directory / "train.jsonl", directory / "held-out.jsonl"
     for path, chosen in zip(paths, (train, held_out), strict=True):
         lines = [json.dumps({"id": name, "text": topics[name]}) + "\n" for name in chosen]

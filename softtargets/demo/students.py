@@ -27,7 +27,7 @@ _EVALUATE_POSITIONS = 256
 class Recipe:
     """How a student is trained; both are trained in the same way."""
 
-    steps: int = 90
+    steps: int = 72
     batch_size: int = 4
     evaluations: int = 3
     learning_rate: float = 3e-3

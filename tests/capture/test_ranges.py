@@ -15,6 +15,7 @@ from softtargets.capture import BuildConfig, Progress, build, build_range, commi
 from softtargets.errors import BusyError, IdentityError, InputError, StoreError
 from softtargets.store import Store, verify
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
+from tests.processes import Gate, held
 
 
 @pytest.fixture
@@ -136,11 +137,10 @@ def test_a_unit_of_a_process_that_dies_is_taken_by_another(
     assert shard_bytes(commit(config.output).root) == expected
 
 
-def hold_a_unit(config: BuildConfig, ready: Any, release: Any) -> None:
+def hold_a_unit(config: BuildConfig, gate: Gate) -> None:
     def wait(progress: Progress) -> None:
         if progress.num_tokens:
-            ready.set()
-            release.wait(60)
+            gate()
 
     build_range(config, FakeTeacher(), 0, 1, wait)
 
@@ -150,24 +150,17 @@ def test_a_unit_that_another_holds_is_waited_for_and_others_are_done_meanwhile(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
     config = build_config(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    process = start(hold_a_unit, config, ready, release)
-    assert ready.wait(60)
-    with pytest.raises(BusyError, match=rf"by process {process.pid} on "):
-        build(config, FakeTeacher())
-    with pytest.raises(BusyError, match=rf"by process {process.pid} on "):
-        commit(config.output)
-    seen: list[int] = []
+    with held(hold_a_unit, config) as process:
+        with pytest.raises(BusyError, match=rf"by process {process.pid} on "):
+            build(config, FakeTeacher())
+        with pytest.raises(BusyError, match=rf"by process {process.pid} on "):
+            commit(config.output)
 
-    def watch(progress: Progress) -> None:
-        seen.append(progress.num_windows)
-        if len(list((config.output / "work" / "records").iterdir())) == len(expected) - 1:
-            release.set()
+        def watch(_: Progress) -> None:
+            if len(list((config.output / "work" / "records").iterdir())) == len(expected) - 1:
+                process.open_gate()
 
-    assert build_range(config, FakeTeacher(), 0, None, watch).num_done == len(expected)
-    process.join()
-    assert process.exitcode == 0
+        assert build_range(config, FakeTeacher(), 0, None, watch).num_done == len(expected)
     assert shard_bytes(commit(config.output).root) == expected
 
 

@@ -8,23 +8,21 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from softtargets.capture import BuildConfig, Progress, TopK, build
+from softtargets.capture import BuildConfig, TopK, build
 from softtargets.capture.build import describe_build
-from softtargets.errors import (
-    BusyError,
-    SoftTargetsError,
-    StoreError,
-)
+from softtargets.errors import BusyError, StoreError
 from softtargets.kinds import HeadSchema
 from softtargets.store import Store, verify
 from softtargets.store.tree import Tree
 from softtargets.store.writer import StoreWriter
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
+from tests.processes import Gate, held
 
 
 class StopError(Exception):
@@ -166,15 +164,11 @@ def test_a_build_without_a_finished_unit_may_begin_anew_otherwise(
     assert Store.open(config.output).targets.head == HeadSchema(max_entries=5)
 
 
-def _build_within(config: BuildConfig, most_bytes: int, answer: Any) -> None:
+def _build_within(config: BuildConfig, most_bytes: int) -> None:
     # The kernel refuses writes past the limit, as a full disk refuses them.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
-    try:
-        build(config, FakeTeacher())
-        answer.put(None)
-    except SoftTargetsError as error:
-        answer.put(error)
+    build(config, FakeTeacher())
 
 
 @pytest.mark.slow
@@ -184,12 +178,8 @@ def test_a_write_the_system_refuses_loses_nothing(tmp_path: Path) -> None:
     sizes = [shard.num_bytes for shard in whole.manifest.shards]
     limit = max(sizes) - 1
     config = build_config(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    answer = context.Queue()
-    process = context.Process(target=_build_within, args=(config, limit, answer))
-    process.start()
-    error = answer.get(timeout=60)
-    process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        error = process.submit(_build_within, config, limit).exception()
     assert isinstance(error, StoreError)
     assert f"unit-{sizes.index(max(sizes)):06d}.parquet: expected to write" in str(error)
     assert "File too large" in str(error)
@@ -201,27 +191,18 @@ def test_a_write_the_system_refuses_loses_nothing(tmp_path: Path) -> None:
     assert shard_bytes(config.output) == shard_bytes(whole.root)
 
 
-def _hold(config: BuildConfig, ready: Any, release: Any) -> None:
-    def wait(_: Progress) -> None:
-        ready.set()
-        release.wait(60)
-
-    build(config, FakeTeacher(), wait)
+def _hold(config: BuildConfig, gate: Gate) -> None:
+    build(config, FakeTeacher(), lambda _: gate())
 
 
 @pytest.mark.slow
 def test_a_second_build_is_told_who_holds_the_store(tmp_path: Path) -> None:
     config = build_config(tmp_path)
-    context = multiprocessing.get_context("spawn")
-    ready, release = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(config, ready, release))
-    process.start()
-    assert ready.wait(60)
-    with pytest.raises(BusyError, match=rf"found one by process {process.pid} on "):
+    with (
+        held(_hold, config) as process,
+        pytest.raises(BusyError, match=rf"found one by process {process.pid} on "),
+    ):
         build(config, FakeTeacher())
-    release.set()
-    process.join()
-    assert process.exitcode == 0
     assert verify(config.output).is_sound
 
 

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,35 +248,39 @@ def test_reading_commands_explain_what_is_no_store(tmp_path: Path, command: str)
     assert "pip install --upgrade softtargets" in run(command, tmp_path).stderr
 
 
-def test_a_terminal_gets_a_bar_with_speed_and_time_left() -> None:
-    from softtargets.capture import Progress
-    from softtargets.cli.build import _progress_text
+STOP_AFTER_THREE = """
+import sys, threading
+from softtargets.capture.progress import Tally
+from softtargets.cli import main
 
-    progress = Progress(
-        num_windows=30, num_tokens=3000, all_windows=100, all_tokens=10_000, tokens_before=1000,
-        bytes_per_token=130.4,
-    )  # fmt: skip
-    text = _progress_text(progress, seconds=4.0)
-    assert text == "30 of 100 windows, 500 tokens/s, 130 bytes/token, 0:00:14 left"
+shards, write = [], Tally.write
+
+def write_and_wait(tally, entry):
+    write(tally, entry)
+    shards.append(entry)
+    if len(shards) == 3:
+        print("three are done", flush=True)
+        threading.Event().wait()
+
+Tally.write = write_and_wait
+main(sys.argv[1:])
+"""
 
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     tmp_path: Path, build_arguments: list[str | Path]
 ) -> None:
-    write_corpus(tmp_path / "corpus.jsonl", [f"{n} {text}" for n in range(100) for text in TEXTS])
-    command = [sys.executable, "-m", "softtargets", *map(str, build_arguments)]
+    command = [sys.executable, "-c", STOP_AFTER_THREE, *map(str, build_arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    records = tmp_path / "store" / "work" / "records"
-    while process.poll() is None and len(list(records.glob("*.json"))) < 3:
-        time.sleep(0.005)
+    assert process.stdout is not None
+    assert "three are done\n" in process.stdout
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate()
     assert process.returncode == 130, output
     assert "run the same command to continue" in output
     assert "Traceback" not in output
-    done = len(list(records.glob("*.json")))
-    assert done >= 3
+    assert len(list((tmp_path / "store" / "work" / "records").glob("*.json"))) >= 3
     assert not (tmp_path / "store" / "manifest.json").exists()
     assert run("info", tmp_path / "store").exit_code == 1
     assert run(*build_arguments).exit_code == 0

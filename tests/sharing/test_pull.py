@@ -189,6 +189,8 @@ def environment(hub: Hub, tmp_path: Path, token: str | None = None) -> dict[str,
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
+        # A server that is slow, or holds an answer back, is not given up.
+        "HF_HUB_DOWNLOAD_TIMEOUT": "3600",
     }
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,31 +146,22 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert not temporary.exists()
 
 
-def fill(directory: Path, start: int, most: int, results: multiprocessing.Queue[int]) -> None:
+def fill(directory: Path, start: int, most: int) -> int:
+    """Keep and find ranges; return how much the cache held at most."""
     cache = RangeCache(directory, most)
     largest = 0
     for number in range(start, start + 60):
         keep(cache, number % 80)
         find(cache, (number * 7) % 80)
         largest = max(largest, held_bytes(cache))
-    results.put(largest)
+    return largest
 
 
 @pytest.mark.slow
 def test_three_processes_keep_to_the_limit(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    processes = [
-        context.Process(target=fill, args=(tmp_path, start, 20_000, results))
-        for start in (0, 20, 40)
-    ]
-    for process in processes:
-        process.start()
-    largest = [results.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    assert max(largest) <= 20_000
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as processes:
+        running = [processes.submit(fill, tmp_path, start, 20_000) for start in (0, 20, 40)]
+        assert max(one.result() for one in running) <= 20_000
     assert 15_000 < held_bytes(RangeCache(tmp_path, 20_000)) <= 20_000
     cache = RangeCache(tmp_path, 20_000)
     assert all(find(cache, number) is not False for number in range(80))

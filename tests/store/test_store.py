@@ -56,25 +56,24 @@ def test_a_window_is_found_by_its_id(store: Store) -> None:
 @pytest.mark.parametrize("start", [0, 1, 7, 11, 27, 28])
 @pytest.mark.parametrize("stop", [0, 1, 7, 8, 20, 28, None])
 def test_a_slice_is_read_from_its_own_row_groups(
-    tmp_path: Path, start: int, stop: int | None
+    store: Store, start: int, stop: int | None
 ) -> None:
-    whole = build_store(tmp_path)
-    ids = [window.window_id for window in whole]
+    ids = [window.window_id for window in store]
     assert len(ids) == 28
     end = len(ids) if stop is None else stop
-    for ref in whole.row_groups:
+    for ref in store.row_groups:
         if (
             not start < end
             or ref.first_window >= end
             or ref.first_window + ref.num_windows <= start
         ):
             # What is not asked for may be gone.
-            (whole.root / whole.manifest.shards[ref.shard].path).unlink(missing_ok=True)
+            (store.root / store.manifest.shards[ref.shard].path).unlink(missing_ok=True)
     if start > end:
         with pytest.raises(InputError, match="0 <= start <= stop <= 28; found start"):
-            whole.windows(start, stop)
+            store.windows(start, stop)
     else:
-        assert [window.window_id for window in whole.windows(start, stop)] == ids[start:end]
+        assert [window.window_id for window in store.windows(start, stop)] == ids[start:end]
 
 
 def test_repr_says_what_is_in_it(store: Store) -> None:

@@ -1,0 +1,59 @@
+"""A process that stops where a test wants it, so that no test hopes to be quicker than another."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+
+class Gate:
+    """Where a process waits the first time it comes by, until the test opens it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection: Connection | None = connection
+
+    def __call__(self) -> None:
+        """Tell the test that the gate is reached, and wait; once it is open, do nothing."""
+        if self._connection is None:
+            return
+        self._connection.send_bytes(b"reached")
+        try:
+            self._connection.recv_bytes()
+        except EOFError:  # The test has let go of its end.
+            self._connection = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A process before its gate."""
+
+    pid: int
+    open_gate: Callable[[], None]
+
+
+@contextmanager
+def held(target: Callable[..., None], *arguments: Any) -> Iterator[Held]:
+    """Run `target(*arguments, gate)` in a new process; yield when it has reached its gate.
+
+    Afterwards the gate is open, and the process has ended well.
+
+    Raises:
+        EOFError: it ended before it reached its gate.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=target, args=(*arguments, Gate(there)))
+    process.start()
+    there.close()
+    try:
+        here.recv_bytes()
+        assert process.pid is not None
+        yield Held(pid=process.pid, open_gate=here.close)
+    finally:
+        here.close()
+        process.join()
+    assert process.exitcode == 0
