@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "kinds": {"errors"},
     "targets": {"errors"},
     "packing": {"errors", "kinds", "targets"},
-    "tokenizer": {"targets"},
+    "tokenizer": {"errors", "targets"},
     "window": {"packing", "targets"},
     "store": BELOW_ALL,
     "report": BELOW_ALL | {"store"},

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from softtargets.errors import BusyError, IdentityError, StoreError
+from softtargets.errors import BusyError, IdentityError, SoftTargetsError, StoreError
 from softtargets.store.card import CARD_NAME
 from softtargets.store.files import check_root, make_directory
 from softtargets.store.json_object import parse_object
@@ -95,8 +95,8 @@ class Workplace:
                 pass
             try:
                 yield
-            except BaseException:
-                # Others that share it may be at work.
+            except SoftTargetsError:
+                # Others that share it may be at work. What is interrupted otherwise goes on later.
                 if not shared:
                     self._remove_useless()
                 raise

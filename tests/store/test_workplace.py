@@ -267,14 +267,14 @@ def test_a_build_that_fails_before_it_is_planned_leaves_nothing(
 def test_a_build_that_fails_keeps_what_is_not_its_own(tmp_path: Path) -> None:
     config = build_config(tmp_path)
 
-    class Interrupted(ByteTokenizer):
+    class Refusing(ByteTokenizer):
         def vocabulary(self) -> Vocabulary:
             put(config.output, "work/notes")
-            raise KeyboardInterrupt
+            raise TeacherError("it", failed="cannot be read", found="no", next_step="Wait.")
 
     teacher = FakeTeacher()
-    teacher.tokenizer = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
+    teacher.tokenizer = Refusing()
+    with pytest.raises(TeacherError):
         build(config, teacher)
     assert (config.output / "work" / "notes").is_file()
     assert not (config.output / "shards").exists()
