@@ -238,15 +238,15 @@ def _vectors(rng: np.random.Generator, num_rows: int, feature: FeatureSchema) ->
 def select_in_numpy(
     logits_TV: np.ndarray, labels_T: np.ndarray, k: int, temperatures: tuple[float, ...]
 ) -> SoftTargets:
-    """Return top-k targets by sorting everything in float64: the reference of `TopK.select`."""
+    """Return top-k targets, in float64: the reference of `TopK.select`."""
     wide_TV = logits_TV.astype(np.float64)
-    ids_TV = np.argsort(-wide_TV, axis=1, kind="stable")
-    ids_TK = ids_TV[:, :k]
+    ids_TK = np.stack([_highest(wide_V, k) for wide_V in wide_TV])
     tail_mass_TG = np.empty((len(logits_TV), len(temperatures)), np.float32)
     for index, temperature in enumerate(temperatures):
         weights_TV = np.exp((wide_TV - wide_TV.max(axis=1, keepdims=True)) / temperature)
-        tail_T = np.take_along_axis(weights_TV, ids_TV[:, k:], axis=1).sum(axis=1)
-        tail_mass_TG[:, index] = tail_T / weights_TV.sum(axis=1)
+        sum_T = weights_TV.sum(axis=1)
+        np.put_along_axis(weights_TV, ids_TK, 0, axis=1)
+        tail_mass_TG[:, index] = weights_TV.sum(axis=1) / sum_T
     label_logit_T = np.take_along_axis(logits_TV, labels_T[:, None], axis=1)[:, 0]
     logits_TK = np.take_along_axis(logits_TV, ids_TK, axis=1)
     return SoftTargets(
@@ -258,6 +258,13 @@ def select_in_numpy(
         label_logit_T=label_logit_T,
         label_rank_T=(logits_TV > label_logit_T[:, None]).sum(axis=1).astype(np.int32),
     )
+
+
+def _highest(values_V: np.ndarray, k: int) -> np.ndarray:
+    """Return the places of the k highest values, equal ones by rising place."""
+    least = np.partition(values_V, len(values_V) - k)[len(values_V) - k] if k else np.inf
+    places = np.flatnonzero(values_V >= least)
+    return places[np.argsort(-values_V[places], kind="stable")[:k]]
 
 
 def _labels(tokens: TokenWindow, schema: TargetSchema) -> Int32:

@@ -247,6 +247,7 @@ def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
         build(build_config(tmp_path, corpus=Corpus(paths=(path,))), FakeTeacher())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab_size", [256, 49_152, 151_936, 262_144])
 def test_vocabularies_of_any_size(tmp_path: Path, vocab_size: int) -> None:
     class Wide(FakeTeacher):

@@ -144,6 +144,7 @@ class Damaged(FakeTeacher):
         return logits_NV
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["topk", "topp", "sampled", "hybrid", "hybrid, pinned"])

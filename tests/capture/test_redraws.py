@@ -73,6 +73,7 @@ def excess(
     return float((off_V[is_tail_V] / error_V[is_tail_V]).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", ["steps", "float32"])
 @pytest.mark.parametrize("temperature", GRID)
 @pytest.mark.parametrize(

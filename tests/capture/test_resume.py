@@ -105,6 +105,7 @@ def num_writes(config: BuildConfig) -> int:
     return 2 * (6 + 3 * len(Store.open(config.output).manifest.shards))
 
 
+@pytest.mark.slow
 def test_an_exception_at_any_write_shows_the_old_state_or_the_new(tmp_path: Path) -> None:
     crashes = 0
     while True:

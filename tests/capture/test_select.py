@@ -300,6 +300,7 @@ def test_many_draws_are_those_that_few_at_once_are(
     assert torch.equal(draw(weights_NV, uniforms_ND), expected_ND)
 
 
+@pytest.mark.slow
 def test_only_so_many_draws_have_their_block_in_memory_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -394,6 +394,7 @@ def assert_alike(one: TransformersTeacher, other: TransformersTeacher) -> None:
         assert_near(logits_NV, other.logits(other_BLD.flatten(0, 1)), NOISE["float32"])
 
 
+@pytest.mark.slow
 def test_hidden_states_come_from_the_compiled_decoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +416,7 @@ def test_hidden_states_come_from_the_compiled_decoder(
     assert num_runs == 4
 
 
+@pytest.mark.slow
 def test_a_decoder_that_does_not_compile_is_a_typed_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

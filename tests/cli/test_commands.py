@@ -294,6 +294,7 @@ def test_an_interrupted_build_says_so_to_other_commands(tmp_path: Path) -> None:
     assert "found an unfinished build" in run("info", store.root).stderr
 
 
+@pytest.mark.slow
 def test_fidelity_of_a_teacher_and_of_its_store(
     tmp_path: Path, build_arguments: list[str | Path], tiny_teacher: Path
 ) -> None:

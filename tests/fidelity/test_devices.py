@@ -79,6 +79,7 @@ def learned(sample: TeacherSample) -> list[float]:
 MEASURES = [reconstructed, compared_gradients, learned]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", MEASURES)
 def test_everything_is_measured_where_the_teacher_is(
     tmp_path: Path, measure: Callable[[TeacherSample], list[float]]

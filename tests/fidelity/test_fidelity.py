@@ -122,6 +122,7 @@ def test_distances_are_those_of_the_dense_definition(
     assert found.bytes_per_token == bytes_per_token(windows)
 
 
+@pytest.mark.slow
 def test_a_budget_is_used_up_and_not_exceeded(tmp_path: Path) -> None:
     sample = make_sample(tmp_path, num_documents=20)
     for kind in ("topk", "sampled", "hybrid"):
@@ -163,12 +164,14 @@ def test_the_noise_of_samples_averages_out_and_a_bias_does_not(tmp_path: Path) -
     assert ratios["renormalised"] > 1.1
 
 
+@pytest.mark.slow
 def test_bias_is_seen_where_there_is_one(tmp_path: Path) -> None:
     results = find_bias(make_sample(tmp_path, num_documents=5), num_redraws=200)
     assert [one.is_unbiased for one in results] == [True, True, True, True, False]
     assert [one.is_meant_to_fail for one in results] == [False] * 4 + [True]
 
 
+@pytest.mark.slow
 def test_the_best_of_what_fits_comes_first(tmp_path: Path) -> None:
     sample = make_sample(tmp_path, num_documents=20)
     fits = fit_selections(sample, 15, Storage())

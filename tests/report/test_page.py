@@ -79,6 +79,7 @@ def test_a_store_behind_a_url_has_the_same_page(store: Store, bucket: Bucket) ->
     assert report(Store.open(bucket.copy(store))) == report(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_the_command_writes_it(tmp_path: Path, kind: str) -> None:
     root = make_store(tmp_path / "store", kind).root

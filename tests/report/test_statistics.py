@@ -130,6 +130,7 @@ def test_sources_add_up_to_all(store: Store) -> None:
     assert found.total.num_targets == store.num_positions
 
 
+@pytest.mark.slow
 def test_what_a_kind_does_not_tell_is_left_away(tmp_path: Path) -> None:
     found = {kind: measure(make_store(tmp_path / kind, kind), 100) for kind in KINDS}
     assert {kind for kind, one in found.items() if not one.tail_mass} == {

@@ -112,6 +112,7 @@ def test_a_window_that_takes_far_more_to_compute_with_is_refused(
     assert len(Store.open(root).read_rows(Store.open(root).row_groups[0])) == 1
 
 
+@pytest.mark.slow
 def test_a_vocabulary_whose_tokens_begin_like_those_before_is_refused(root: Path) -> None:
     tokens = ("y" * 20_000,) * 10_000
     ids_N = np.arange(len(tokens), dtype=np.int32)

@@ -71,6 +71,7 @@ def test_plain_brings_every_kind_back(kind: str, tmp_path: Path) -> None:
     assert (back.manifest.teacher, back.manifest.corpus) == ("invented", store.manifest.corpus)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TRIPS))
 @pytest.mark.parametrize("kind", ["topk", "float32", "packed", "chat", "hybrid"])
 def test_a_trip_costs_what_it_is_said_to_cost(kind: str, name: str, tmp_path: Path) -> None:

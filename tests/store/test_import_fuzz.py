@@ -13,6 +13,7 @@ from tests.store.import_fuzz import LAYOUTS, fuzz, sound_import
 TRIES = 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_changed_imports_are_refused_or_sound(
     layout: str, store: Store, tmp_path: Path, rng: np.random.Generator

@@ -21,6 +21,7 @@ from tests.attacks.unpacking import forge_number, one_row
 from tests.layouts import FULL, LOGITS, LOGPROBS, listed, write_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "brotli", "lz4"])
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("dictionary", [True, False])

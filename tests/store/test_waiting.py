@@ -85,6 +85,7 @@ def test_a_plan_is_waited_for_aloud(
     assert f"'kill -9 {stopped.pid}'" in told
 
 
+@pytest.mark.slow
 def test_a_unit_is_waited_for_aloud(soon: None, tmp_path: Path) -> None:
     config = build_config(tmp_path)
     build_range(config, FakeTeacher(), 0, 1)

@@ -397,6 +397,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return build_store(tmp_path_factory.mktemp("other"), temperatures=(2.0, 3.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -455,6 +456,7 @@ def test_damaged_row_groups_are_skipped_counted_and_reported_if_asked(store: Sto
     assert sum(sum(one) for one in counts) == len(store)
 
 
+@pytest.mark.slow
 def test_a_row_group_that_does_not_come_is_an_error(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,6 +142,7 @@ def test_a_mixed_batch_is_laid_out_anew_like_the_batches_it_is_made_of(tmp_path:
                 assert torch.equal(packed[name][row, here], own[name][0]), name
 
 
+@pytest.mark.slow
 def test_resuming_a_mixture_of_both_kinds_loses_and_doubles_nothing(tmp_path: Path) -> None:
     mixture = Mixture(two_stores(tmp_path, KINDS["hybrid"]), [1, 2], epoch_windows=20)
     counts = fuzz_resume(mixture, num_cases=25, max_workers=0, seed=0)

@@ -116,6 +116,7 @@ def test_a_server_that_is_gone_is_never_skipped(store: Store, bucket: Bucket) ->
     assert not isinstance(caught.value, CorruptionError)
 
 
+@pytest.mark.slow
 def test_a_row_group_that_does_not_come_stalls_with_an_error(
     store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options", "shape"),
     [(*one, (300, 24, 4)) for one in OPTIONS] + [(*OPTIONS[0], (517, 33, 100))],
