@@ -61,13 +61,14 @@ $(VENV)/.trial: $(VENV)/.installed
 	@touch $@
 
 # The tests look at reports in a browser: the one that is there, else Debian's where it may be
-# installed, else Playwright's own.
+# installed, else Playwright's own. What drives it needs libatomic, which a bare Debian lacks.
 SUDO = $$([ "$$(id -u)" = 0 ] || echo sudo -n)
 $(VENV)/.browser: $(VENV)/.installed
-	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || \
+	@{ $(BIN)/playwright --version > /dev/null 2>&1 && \
+	  { command -v chromium || command -v chromium-browser; } > /dev/null; } || \
 	  { echo "Installing Chromium, for the tests of the report ..."; \
 	    { $(SUDO) apt-get update -qq && \
-	      $(SUDO) apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1; } || \
+	      $(SUDO) apt-get install -y -qq --no-install-recommends chromium libatomic1; } > /dev/null 2>&1; } || \
 	  $(BIN)/playwright install chromium > /dev/null 2>&1 || \
 	  echo "No browser can be installed here: the tests that need one are skipped."
 	@touch $@

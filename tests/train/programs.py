@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from softtargets import SoftTargetDataset
 from tests.train.runs import TRAINERS, make_student, open_dataset, rank
@@ -42,6 +43,9 @@ def main() -> None:
     torch.set_num_threads(1)
     result = PROGRAMS[name](*json.loads(arguments))
     (Path(directory) / f"{name}-{rank()}.json").write_text(json.dumps(result))
+    if distributed.is_initialized():
+        # A process that ends while its group's threads run may be aborted.
+        distributed.destroy_process_group()
 
 
 def misuses(store: str) -> dict[str, str]:
