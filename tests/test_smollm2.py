@@ -13,7 +13,14 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from softtargets import SoftTargetDataset, Store, collate, distillation_loss, verify
+from softtargets import (
+    SoftTargetDataset,
+    Store,
+    collate,
+    distillation_loss,
+    student_inputs,
+    verify,
+)
 from softtargets.capture import (
     BuildConfig,
     Corpus,
@@ -136,7 +143,7 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(
     store, model = built
     batch = next(iter(DataLoader(SoftTargetDataset(store), batch_size=4, collate_fn=collate)))
     with torch.inference_mode():
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits = model(**student_inputs(batch)).logits
     for temperature in TEMPERATURES:
         loss = distillation_loss(logits, batch, temperature=temperature).item()
         assert 0 <= loss < 2e-3

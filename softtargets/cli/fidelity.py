@@ -14,7 +14,7 @@ from rich.table import Table
 
 from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import cell, echo
-from softtargets.errors import InputError, StoreError
+from softtargets.errors import InputError
 from softtargets.fidelity import OWN_SECTIONS, SECTIONS
 from softtargets.store import Store
 
@@ -58,7 +58,8 @@ _COLUMNS = {
     "--only",
     multiple=True,
     type=click.Choice(SECTIONS),
-    help="Measure this alone; repeat for more.  [default: all]",
+    help="Measure this alone; repeat for more.  [default: all; of a STORE's own selection, "
+    "reconstruction and gradients]",
 )
 @click.option(
     "--compare-selections",
@@ -92,7 +93,7 @@ def fidelity_command(
     from softtargets.fidelity.measure import LARGE, QUICK, measure
     from softtargets.fidelity.own import OwnSelection
     from softtargets.fidelity.plots import write_plots
-    from softtargets.store.files import make_directory, write_file
+    from softtargets.store.files import check_is_new, make_directory, write_file
 
     transformers_logging.disable_progress_bar()
     console = Console(highlight=False, width=120)
@@ -111,7 +112,7 @@ def fidelity_command(
             f"{'with' if options['inputs'] else 'without'} --input",
             next_step="softtargets fidelity --help tells both forms.",
         )
-    _check_output(output)
+    check_is_new(output)
     teacher = TransformersTeacher(
         TeacherConfig(name=str(name), dtype=options["dtype"], device=options["device"])
     )
@@ -145,17 +146,6 @@ def fidelity_command(
         console.print(_table(section, rows))
     paths = [output / "fidelity.md", output / "fidelity.json", *plots]
     echo(f"Written: {', '.join(map(str, paths))}")
-
-
-def _check_output(output: Path) -> None:
-    """Check that nothing is there that would be overwritten."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise StoreError(
-            str(output),
-            expected="an empty directory, or nothing yet",
-            found="something else",
-            next_step="Choose another output directory.",
-        )
 
 
 def _what(own: OwnSelection | None) -> str:

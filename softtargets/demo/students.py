@@ -16,7 +16,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.fidelity.students import learning_rate_factor, make_student
 from softtargets.store import Store
 from softtargets.stream import SoftTargetDataset, collate
-from softtargets.train import distillation_loss
+from softtargets.train import distillation_loss, student_inputs
 from softtargets.window import TokenWindow
 
 _EVALUATE_POSITIONS = 256
@@ -123,9 +123,7 @@ def train_student(
         dataset.set_epoch(epoch)
         for batch in loader:
             started = time.perf_counter()
-            logits_BLV = student(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).logits
+            logits_BLV = student(**student_inputs(batch)).logits
             loss = distillation_loss(logits_BLV, batch, ce_weight=ce_weight)
             loss.backward()
             optimizer.step()

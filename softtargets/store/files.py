@@ -48,6 +48,21 @@ def make_directory(path: Path) -> None:
         ) from error
 
 
+def check_is_new(directory: Path) -> None:
+    """Check that nothing is where a command is to write a directory.
+
+    Raises:
+        StoreError: something is.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise StoreError(
+            str(directory),
+            expected="an empty directory, or nothing yet",
+            found="something else",
+            next_step="Choose another output directory.",
+        )
+
+
 def check_root(root: Path) -> None:
     """Check that a directory to write to is one, or nothing yet.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +24,9 @@ _OUTSIDE = """all => all.filter(one => one.checkVisibility())
 @contextmanager
 def open_browser() -> Iterator[Browser | None]:
     """Yield Debian's Chromium or Playwright's own, without a network; None where there is none."""
+    if not _has_driver():
+        yield None
+        return
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     with sync_playwright() as playwright:
         path = path or playwright.chromium.executable_path
@@ -32,6 +37,12 @@ def open_browser() -> Iterator[Browser | None]:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()
+
+
+def _has_driver() -> bool:
+    """Return whether what drives a browser runs: it needs a library that not every system has."""
+    command = [sys.executable, "-m", "playwright", "--version"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def outside(page: Page) -> list[str]:

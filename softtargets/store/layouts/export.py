@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from softtargets.errors import StoreError
-from softtargets.store.files import make_directory, write_file
+from softtargets.store.files import check_is_new, make_directory, write_file
 from softtargets.store.layouts.axolotl import axolotl_columns, axolotl_config
 from softtargets.store.layouts.compression import CONFIG_NAME, Compression, ValueFormat
 from softtargets.store.layouts.distillkit import distillkit_columns, distillkit_config
@@ -175,13 +174,7 @@ def _about(store: Store) -> dict[str, Any]:
 
 
 def _new_directory(directory: Path) -> Path:
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise StoreError(
-            str(directory),
-            expected="an empty directory, or nothing yet",
-            found="something else",
-            next_step="Choose another output directory.",
-        )
+    check_is_new(directory)
     make_directory(directory)
     return directory
 
