@@ -90,7 +90,7 @@ def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
     *commands, _ = code_blocks("docs/building.md", "sh")
-    assert len(commands) == 3
+    assert len(commands) == 4
     for code in commands:
         run_block("sh", code, workplace)
     [student] = code_blocks("docs/building.md", "python")
