@@ -112,7 +112,7 @@ def test_the_commands_of_the_page_on_formats_run(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_the_code_of_the_pages_on_targets_loading_and_trainers_runs(workplace: Path) -> None:
-    build, fidelity, _ = code_blocks("docs/targets.md", "sh")
+    build, *_, fidelity, _ = code_blocks("docs/targets.md", "sh")
     run_block("sh", build, workplace)
     assert Store.open(workplace / "hybrid-store").targets.samples is not None
     [losses] = code_blocks("docs/targets.md", "python")
