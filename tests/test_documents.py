@@ -70,10 +70,12 @@ def test_readme_opens_with_two_commands_that_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
+def test_the_code_of_readme_seeing_and_format_runs(workplace: Path) -> None:
     for code in code_blocks("README.md", "sh")[1:]:
         output = run_block("sh", code, workplace)
         assert "my-store is sound" in output
+    [seeing] = code_blocks("docs/seeing.md", "sh")
+    run_block("sh", seeing, workplace)
     for code in code_blocks("README.md", "python"):
         run_block("python", code, workplace)
     reader, queries = code_blocks("schemas/FORMAT.md", "python")
