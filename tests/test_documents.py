@@ -106,7 +106,7 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_formats_run(workplace: Path) -> None:
-    [commands] = code_blocks("docs/formats.md", "sh")
+    commands, _ = code_blocks("docs/formats.md", "sh")
     assert "imported-store is sound" in run_block("sh", commands, workplace)
     same, original = (Store.open(workplace / name) for name in ("same-store", "topk-store"))
     assert same.window_ids() == original.window_ids()
