@@ -1,5 +1,6 @@
-"""The Trainer of transformers: python examples/hf_trainer.py STORE DIRECTORY. Again to go on.
+"""Train with the Trainer of transformers: python examples/hf_trainer.py STORE DIRECTORY.
 
+Run it again to go on.
 In several processes: torchrun --nproc-per-node 2 examples/hf_trainer.py STORE DIRECTORY
 """
 

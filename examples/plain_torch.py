@@ -1,5 +1,6 @@
-"""A loop of one's own: python examples/plain_torch.py STORE CHECKPOINT. Run it again to go on.
+"""Train with a loop of your own: python examples/plain_torch.py STORE CHECKPOINT.
 
+Run it again to go on.
 In several processes: torchrun --nproc-per-node 2 examples/plain_torch.py STORE CHECKPOINT
 """
 

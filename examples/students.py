@@ -1,4 +1,4 @@
-"""What the examples have in common: a small student for a store."""
+"""Make a small student for a store, as all examples do."""
 
 from __future__ import annotations
 

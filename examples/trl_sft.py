@@ -1,4 +1,7 @@
-"""SFTTrainer of TRL: python examples/trl_sft.py STORE DIRECTORY TOKENIZER. Again to go on."""
+"""Train with the SFTTrainer of TRL: python examples/trl_sft.py STORE DIRECTORY TOKENIZER.
+
+Run it again to go on.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""accelerate: python examples/with_accelerate.py STORE DIRECTORY. Run it again to go on.
+"""Train with accelerate: python examples/with_accelerate.py STORE DIRECTORY.
 
+Run it again to go on.
 In several processes: torchrun --nproc-per-node 2 examples/with_accelerate.py STORE DIRECTORY
 """
 

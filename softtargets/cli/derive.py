@@ -16,9 +16,9 @@ from softtargets.texts import plural
 @click.argument("stores", metavar="STORE_OR_URL...", nargs=-1, required=True)
 @click.option("--output", required=True, type=OUTPUT, help="Directory of the merged store.")
 def merge_command(stores: tuple[str, ...], output: Path) -> None:
-    """Merge stores that were made in the same way from different text.
+    """Merge stores of different texts.
 
-    A window that occurs again is left out.
+    The stores must be made in the same way. A window that occurs again is omitted.
     """
     say_store(merge_stores(stores, output))
 
@@ -31,7 +31,7 @@ def merge_command(stores: tuple[str, ...], output: Path) -> None:
     "--fraction", default=0.05, show_default=True, help="Share of windows for validation."
 )
 def split_command(store: str, train: Path, validation: Path, fraction: float) -> None:
-    """Split a store in two by the hash of each window."""
+    """Split a store in two, by the hash of each window."""
     for part in split_store(store, train, validation, fraction=fraction):
         say_store(part)
 
@@ -39,12 +39,10 @@ def split_command(store: str, train: Path, validation: Path, fraction: float) ->
 @click.command("filter")
 @click.argument("store", metavar="STORE_OR_URL")
 @click.option("--output", required=True, type=OUTPUT, help="Directory of the new store.")
-@click.option("--source", "sources", multiple=True, help="Input file to keep; repeat for more.")
-@click.option(
-    "--trained-only", is_flag=True, help="Leave out windows without a target to train on."
-)
+@click.option("--source", "sources", multiple=True, help="Input file to keep. Repeat for more.")
+@click.option("--trained-only", is_flag=True, help="Omit windows without a target to train on.")
 def filter_command(store: str, output: Path, sources: tuple[str, ...], trained_only: bool) -> None:
-    """Keep some of a store's windows."""
+    """Write a store of some of a store's windows."""
     say_store(filter_store(store, output, sources=sources or None, trained_only=trained_only))
 
 

@@ -37,13 +37,13 @@ _COLUMNS = {
 
 @click.command("fidelity")
 @click.argument("store_or_teacher", metavar="STORE_OR_TEACHER")
-@click.option("--teacher", metavar="DIR_OR_ID", help="The teacher of a STORE.")
+@click.option("--teacher", metavar="DIR_OR_ID", help="Teacher of a STORE.")
 @click.option(
     "--input",
     "inputs",
     multiple=True,
     type=INPUT,
-    help="Text for a TEACHER: files, as for build; repeat for more.",
+    help="File with text for a TEACHER, as for build. Repeat for more.",
 )
 @click.option("--sequence-length", default=128, show_default=True, help="Tokens of a window.")
 @click.option(
@@ -51,27 +51,32 @@ _COLUMNS = {
     type=click.Choice(["bfloat16", "float16", "float32"]),
     default="bfloat16",
     show_default=True,
-    help="Number format the teacher runs in.",
+    help="Number format in which the teacher runs.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
+)
 @click.option(
     "--only",
     multiple=True,
     type=click.Choice(SECTIONS),
-    help="Measure this alone; repeat for more.  [default: all; of a STORE's own selection, "
+    help="Measure this section alone. Repeat for more.  [default: all; of a STORE's own selection, "
     "reconstruction and gradients]",
 )
 @click.option(
     "--compare-selections",
     is_flag=True,
-    help="Of a STORE: compare other selections on its text, instead of measuring its own.",
+    help="Compare other selections on the text of a STORE, instead of measuring its own.",
 )
-@click.option("--quick/--large", default=True, help="Minutes on two cores, or hours on a GPU.")
+@click.option("--quick/--large", default=True, help="Take minutes on two cores, or hours on a GPU.")
 @click.option(
     "--output",
     required=True,
     type=OUTPUT,
-    help="Empty or new directory for tables (Markdown), JSON and plots.",
+    help="Directory for tables (Markdown), JSON and plots. It must be empty or new.",
 )
 def fidelity_command(
     store_or_teacher: str,
@@ -81,11 +86,13 @@ def fidelity_command(
     output: Path,
     **options: Any,
 ) -> None:
-    """Measure what every selection loses: of distributions, of gradients, and of students.
+    """Measure what selections lose.
 
-    Of a teacher with some text it compares ways to keep less than the full distribution. Of a store
-    with its teacher it measures what the store keeps: distributions and gradients, unless --only
-    asks for the other sections, which always compare several selections.
+    With a teacher and some text, the command compares ways to keep less than the full distribution.
+    It measures what they lose of distributions, gradients and students.
+
+    With a store and its teacher, it measures how well the store keeps distributions and gradients.
+    --only asks for other sections, which always compare several selections.
     """
     from transformers.utils import logging as transformers_logging
 

@@ -21,14 +21,13 @@ _MOST_SOURCES = 20
 
 @click.command("info")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option(
-    "--detail", is_flag=True, help="Also say what bytes and windows are of; reads footers."
-)
+@click.option("--detail", is_flag=True, help="Also tell bytes by column and windows by input file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def info_command(store: str, detail: bool, as_json: bool) -> None:
-    """Say what a store holds and what made it, without reading its shards.
+    """Say what a store holds and what made it.
 
-    With --detail also the bytes of each column and the windows of each input file.
+    The command reads no shard. With --detail, it reads the shards' footers, and also tells the
+    bytes of each column and the windows of each input file.
     """
     opened = Store.open(store)
     if as_json:

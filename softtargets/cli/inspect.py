@@ -31,9 +31,19 @@ _AT_LENGTH = 20
 
 @click.command("inspect")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option("--window", "window_id", metavar="ID", help="Id of a window, or how it begins.")
+@click.option(
+    "--window",
+    "window_id",
+    metavar="ID",
+    help="Id of a window, or how the id begins.  [default: the first window]",
+)
 @click.option("--position", type=int, metavar="N", help="Show the token at this place at length.")
-@click.option("--temperature", type=float, metavar="T", help="One of the store's; else its first.")
+@click.option(
+    "--temperature",
+    type=float,
+    metavar="T",
+    help="Temperature, which must be one of the store's.  [default: its first]",
+)
 @click.option("--list", "as_list", is_flag=True, help="Print the ids of all windows instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def inspect_command(
@@ -44,10 +54,7 @@ def inspect_command(
     as_list: bool,
     as_json: bool,
 ) -> None:
-    """Show a window token by token: what came, and what the teacher expected before it.
-
-    Without --window it is the first of the store.
-    """
+    """Show a window, and what the teacher expected at each token."""
     opened = Store.open(store)
     if as_list:
         echo(*opened.window_ids())

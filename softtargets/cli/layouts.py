@@ -34,32 +34,32 @@ from softtargets.texts import plural
     "layout",
     required=True,
     type=click.Choice(["plain", "axolotl", "distillkit"]),
-    help="plain: Parquet with nested lists of everything. axolotl: a dataset prepared for its KD "
-    "trainer. distillkit: its compressed columns, with their configuration.",
+    help="plain: nested lists of everything, in Parquet. axolotl: a dataset that is prepared for "
+    "its KD trainer. distillkit: its compressed columns, with their configuration.",
 )
 @click.option(
     "--temperature",
     type=float,
-    help="axolotl: temperature of the softmax, one of the store's; by default 1.",
+    help="axolotl: temperature of the softmax, which must be one of the store's.  [default: 1]",
 )
 @click.option(
     "--log-probabilities",
     "values",
     type=click.Choice(["renormalised", "full"]),
-    help="axolotl: over the kept entries, as it prepares them itself, or the whole vocabulary's; "
-    "by default renormalised.",
+    help="axolotl: whether probabilities are over the kept entries, as it prepares them itself, or "
+    "over the whole vocabulary.  [default: renormalised]",
 )
 @click.option(
     "--value-format",
     type=click.Choice(["float32", "float16"]),
-    help="distillkit: number format of the log-probabilities; by default float32.",
+    help="distillkit: number format of the log-probabilities.  [default: float32]",
 )
-@click.option("--top-k", type=int, help="axolotl, distillkit: entries to write; by default all.")
+@click.option("--top-k", type=int, help="axolotl, distillkit: entries to write.  [default: all]")
 @click.option(
     "--without-draws",
     is_flag=True,
     default=None,
-    help="axolotl, distillkit: leave out the draws of a store, and with them its unbiasedness.",
+    help="axolotl, distillkit: omit the draws of a store. Its targets are then biased.",
 )
 def export_command(store: str, output: Path, layout: str, **options: Any) -> None:
     """Write a store in a layout that other trainers read."""
@@ -83,45 +83,48 @@ def export_command(store: str, output: Path, layout: str, **options: Any) -> Non
     "layout",
     required=True,
     type=click.Choice(["plain", "axolotl", "distillkit", "token-logits"]),
-    help="plain: what 'softtargets export --to plain' wrote. axolotl: target_logprobs, or "
-    "logprobs, with target_token_ids. distillkit: compressed columns. token-logits: token_ids with "
+    help="plain: what 'softtargets export --to plain' wrote. axolotl: target_logprobs or logprobs, "
+    "with target_token_ids. distillkit: compressed columns. token-logits: token_ids with "
     "top_values.",
 )
 @click.option("--output", required=True, type=OUTPUT, help="Directory of the store.")
 @click.option(
     "--values-are",
     type=click.Choice(["full", "renormalised", "logits"]),
-    help="Log-probabilities of the whole vocabulary's softmax (the tail is what they leave), of "
-    "the kept entries alone (there is no tail), or logits (nor here). Not for plain.",
+    help="full: log-probabilities over the whole vocabulary, so the tail is what they leave. "
+    "renormalised: log-probabilities over the kept entries alone. logits: logits. The last two "
+    "leave the tail unknown. Not for plain.",
 )
-@click.option("--temperature", type=float, help="Of that softmax.")
+@click.option("--temperature", type=float, help="Temperature of the softmax of the values.")
 @click.option("--vocab-size", type=int, help="Width of the teacher's output, padding included.")
 @click.option(
-    "--tokenizer", type=INPUT, help="Directory of the teacher's tokenizer; unknown otherwise."
+    "--tokenizer",
+    type=INPUT,
+    help="Directory of the teacher's tokenizer. Without it the tokenizer is unknown.",
 )
-@click.option("--teacher", help="Name of the teacher; unknown otherwise.")
-@click.option("--license", "license_", help="Licence of the targets, to be kept with them.")
+@click.option("--teacher", help="Name of the teacher. Without it the teacher is unknown.")
+@click.option("--license", "license_", help="Licence of the targets, which the store keeps.")
 @click.option(
     "--alignment",
     type=click.Choice(["current", "legacy"]),
-    help="axolotl: whether row j is about token j + 1, or, as prepared until 0.18.0, about token "
-    "j; by default current.",
+    help="axolotl: current if row j is about token j + 1, legacy if it is about token j, as "
+    "prepared until 0.18.0.  [default: current]",
 )
 @click.option(
     "--compression-config",
     type=INPUT,
-    help=f"distillkit: YAML that the files were captured with; by default {CONFIG_NAME} beside "
-    "them.",
+    help="distillkit: YAML that the files were captured with.  "
+    f"[default: {CONFIG_NAME} beside them]",
 )
 @click.option(
     "--values",
     type=click.Choice(["steps", "float32"]),
-    help="Logits in steps of 1/16 nat, the default, or lossless. Not for plain.",
+    help="steps: logits in steps of 1/16 nat. float32: lossless. Not for plain.  [default: steps]",
 )
 def import_command(inputs: tuple[Path, ...], layout: str, output: Path, **options: Any) -> None:
     """Make a store of targets that other tools have stored.
 
-    What the files don't say has to be stated, and stays unknown otherwise: nothing is guessed.
+    State what the files do not say. What you do not state stays unknown, and nothing is guessed.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if layout == "plain":

@@ -52,7 +52,7 @@ def _shown_errors() -> Iterator[None]:
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="softtargets", prog_name="softtargets")
 def main() -> None:
-    """Compute a teacher's soft targets once, store them exactly, stream them to any student."""
+    """Run a teacher over your text once, store its soft targets, and train any student on them."""
     # Other libraries draw bars, some where no terminal is. Read when a command first imports tqdm.
     os.environ.setdefault("TQDM_DISABLE", "1")
 

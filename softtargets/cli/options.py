@@ -21,7 +21,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
-        "--teacher", required=True, metavar="DIR_OR_ID", help="Model directory, or a Hub id."
+        "--teacher",
+        required=True,
+        metavar="DIR_OR_ID",
+        help="Directory of a model, or its id on the Hugging Face Hub.",
     ),
     click.option(
         "--input",
@@ -29,13 +32,14 @@ _OPTIONS = (
         multiple=True,
         metavar="FILE",
         type=INPUT,
-        help="What to score: .txt, .jsonl (each also .gz or .zst) or .parquet, or a pattern such "
-        "as 'data/*.jsonl'; more may follow.",
+        help="File to read: .txt, .jsonl (each also .gz or .zst) or .parquet. Or a pattern such as "
+        "'data/*.jsonl'. More files may follow.",
     ),
     click.option(
         "--dataset",
         metavar="DIR_OR_ID",
-        help="Instead of --input: a dataset that save_to_disk wrote, or a Hub id, streamed.",
+        help="Dataset to read instead of --input. It is a directory of save_to_disk, or a Hub id, "
+        "which is streamed.",
     ),
     click.option("--split", default="train", show_default=True, help="Split of the --dataset."),
     click.option("--dataset-config", help="Configuration of a --dataset on the Hub."),
@@ -47,10 +51,10 @@ _OPTIONS = (
         multiple=True,
         default=(1.0,),
         show_default=True,
-        help="A temperature at which the tail mass is stored; repeat for more.",
+        help="Temperature at which to store the tail mass. Repeat for more.",
     ),
     click.option(
-        "--sequence-length", default=1024, show_default=True, help="Most tokens in a window."
+        "--sequence-length", default=1024, show_default=True, help="Most tokens of a window."
     ),
     click.option(
         "--window",
@@ -58,46 +62,60 @@ _OPTIONS = (
         type=click.Choice(["split", "truncate", "pack"]),
         default="split",
         show_default=True,
-        help="Cut long documents into windows; or keep the first of each; or put short documents "
-        "into one window, where the teacher reads each by itself.",
+        help="split: cut long documents into windows. truncate: keep the first window of each. "
+        "pack: put short documents into one window, where the teacher reads each by itself.",
     ),
     click.option(
         "--overlap",
         default=0,
         show_default=True,
-        help="Tokens of context that a window repeats from the one before; not trained on again.",
+        help="Tokens of context that each window repeats from the one before. They are not trained "
+        "on again.",
     ),
     click.option(
         "--dtype",
         type=click.Choice(["bfloat16", "float16", "float32"]),
         default="bfloat16",
         show_default=True,
-        help="Number format the teacher runs in.",
+        help="Number format in which the teacher runs.",
     ),
     click.option(
-        "--attention", default="sdpa", show_default=True, help="Attention implementation."
+        "--attention",
+        default="sdpa",
+        show_default=True,
+        help="Attention implementation of transformers.",
     ),
     click.option(
-        "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps."
+        "--device",
+        default="auto",
+        show_default=True,
+        help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
     ),
     click.option(
         "--compile",
         is_flag=True,
-        help="Run the decoder through torch.compile, which takes minutes to begin with. Its "
+        help="Run the decoder through torch.compile, which takes minutes at the start. Its "
         "rounding differs, so it is part of the fingerprint.",
     ),
-    click.option("--revision", help="Branch, tag or commit of a Hub id."),
-    click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model."),
-    click.option("--text-field", default="text", show_default=True, help="Field with the text."),
+    click.option("--revision", help="Branch, tag or commit of a teacher on the Hub."),
     click.option(
-        "--input-ids-field", help="Field with token ids of the teacher's tokenizer, not a text."
+        "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
     ),
-    click.option("--messages-field", help="Field with a conversation, not a text."),
-    click.option("--tools-field", help="Field with the tools of a conversation."),
+    click.option(
+        "--text-field", default="text", show_default=True, help="Field that has the text."
+    ),
+    click.option(
+        "--input-ids-field",
+        help="Field that has token ids of the teacher's tokenizer, if records have no text.",
+    ),
+    click.option(
+        "--messages-field", help="Field that has a conversation, if records have no text."
+    ),
+    click.option("--tools-field", help="Field that has the tools of a conversation."),
     click.option(
         "--chat-template",
         type=LocalPath("a local file", exists=True, dir_okay=False),
-        help="File with a Jinja template, instead of the tokenizer's own.",
+        help="File with a Jinja template to use instead of the tokenizer's own.",
     ),
     click.option(
         "--train-on",
@@ -107,53 +125,55 @@ _OPTIONS = (
         help="Which tokens of a conversation are targets.",
     ),
     click.option(
-        "--id-field", help="Field with a document's id; its number in the file otherwise."
+        "--id-field",
+        help="Field that has a document's id. By default its number in the file is taken.",
     ),
     click.option(
         "--metadata-field",
         "metadata_fields",
         multiple=True,
-        help="Field to keep beside a document's id; repeat for more.",
+        help="Field to keep beside a document's id. Repeat for more.",
     ),
     click.option(
         "--on-invalid",
         type=click.Choice(["stop", "skip"]),
         default="stop",
         show_default=True,
-        help="What to do at a record that cannot be read; those that are skipped are counted.",
+        help="Whether to stop at a record that cannot be read, or to skip and count it.",
     ),
     click.option(
         "--values",
         type=click.Choice(["steps", "float32"]),
         default="steps",
         show_default=True,
-        help="Kept logits in steps of 1/16 nat and drawn ones in steps of 1/64, or lossless.",
+        help="steps: kept logits in steps of 1/16 nat, and drawn ones in steps of 1/64. float32: "
+        "lossless.",
     ),
     click.option(
         "--hidden-states",
         is_flag=True,
-        help="Also keep the teacher's last hidden states and its output head, from which the full "
-        "distribution is recomputed at any temperature.",
+        help="Also keep the teacher's last hidden states and its output head. They give the full "
+        "distribution at any temperature.",
     ),
     click.option(
         "--compression",
         type=click.Choice(["zstd", "lz4"]),
         default="zstd",
         show_default=True,
-        help="Of the shards: zstd is smaller, lz4 is read faster.",
+        help="Compression of the shards. zstd makes them smaller, lz4 is read faster.",
     ),
     click.option(
-        "--unit-tokens", default=65_536, show_default=True, help="Tokens of a shard, at least."
+        "--unit-tokens", default=65_536, show_default=True, help="Fewest tokens of a shard."
     ),
     click.option(
-        "--batch-tokens", default=4096, show_default=True, help="Tokens of a forward pass, at most."
+        "--batch-tokens", default=4096, show_default=True, help="Most tokens of a forward pass."
     ),
     click.option(
         "--workers",
         default=1,
         show_default=True,
-        help="Processes that run units; with several CUDA devices each takes one in turn. On a "
-        "CPU one process uses all cores already.",
+        help="Processes that run units. With several CUDA devices each takes one in turn. On a CPU "
+        "one process uses all cores already.",
     ),
     click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=INPUT),
 )

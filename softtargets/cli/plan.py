@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     "--output",
     metavar="STORE",
     type=OUTPUT,
-    help="As for build, so that its options can be pasted; nothing is written there.",
+    help="The --output of build, so that its options can be pasted. Nothing is written there.",
 )
 @build_options
 @click.option(
     "--sample",
     type=int,
-    help="Windows that are scored to measure.  [default: 16, and fewer of a small corpus]",
+    help="Windows that the teacher reads, to measure.  [default: 16, and fewer of a small corpus]",
 )
 @click.option(
     "--budget-bytes-per-token",
     type=click.FloatRange(min=0, min_open=True),
-    help="Find what to keep within so many bytes: fits the selections to the sample.",
+    help="Find what to keep within so many bytes per token, on the sample.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.pass_context
@@ -58,11 +58,12 @@ def plan_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Say what a build would take, before it is begun: size, time, and when it pays.
+    """Say what a build would take, before it starts.
 
-    Takes the options of build. The whole corpus is read and tokenised, and a random sample of its
-    windows is scored on this machine; nothing is written. Of a corpus of conversations one is
-    printed as the teacher reads it, with the tokens that are targets in [[double brackets]].
+    The command prints the size of the store, the time it takes, and when it pays. Pass the options
+    of build. The command reads and tokenises the whole corpus, and runs the teacher on a random
+    sample of its windows on this machine. It writes nothing. If the corpus has conversations, it
+    prints one as the teacher reads it, with the targets in [[double brackets]].
     """
     from softtargets.capture import estimate_from, sample_corpus
 

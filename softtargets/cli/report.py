@@ -27,7 +27,7 @@ from softtargets.store.files import write_file
     type=click.IntRange(1),
     default=1000,
     show_default=True,
-    help="Windows that statistics are of at most, evenly spread over the store.",
+    help="Most windows to take statistics of, evenly spread over the store.",
 )
 @click.option(
     "--examples",
@@ -35,21 +35,22 @@ from softtargets.store.files import write_file
     type=click.IntRange(0),
     default=3,
     show_default=True,
-    help="Windows that are shown, evenly spread over the store.",
+    help="Windows to show, evenly spread over the store.",
 )
 @click.option(
     "--window",
     "window_ids",
     multiple=True,
     metavar="ID",
-    help="Window to show instead, by its id or the beginning of it; repeat for more.",
+    help="Window to show instead, by its id or how that begins. Repeat for more.",
 )
 def report_command(
     store: str, output: Path, most_windows: int, num_examples: int, window_ids: tuple[str, ...]
 ) -> None:
-    """Write one HTML page that shows a store: what it is, its statistics, example windows.
+    """Write an HTML page that shows a store.
 
-    The page needs no network and no other file.
+    The page tells what the store is, and has statistics and example windows. It needs no network
+    and no other file.
     """
     from softtargets.report.page import report
     from softtargets.report.texts import bytes_text

@@ -19,37 +19,37 @@ SELECTION_OPTIONS = (
     click.option(
         "--select",
         type=click.Choice(["topk", "topp", "sampled", "hybrid"]),
-        help="What is kept: the highest logits, or the fewest that reach a mass, or draws with "
-        "counts, or the highest logits and draws from the rest.  [default: hybrid; topk when "
-        "--top-k is given without --draws]",
+        help="What to keep. topk: the highest logits. topp: the fewest highest logits that reach "
+        "--top-p. sampled: draws with counts. hybrid: the highest logits, and draws from the rest."
+        "  [default: hybrid; topk when --top-k is given without --draws]",
     ),
     click.option(
         "--top-k",
         type=int,
-        help="Entries kept exactly at each position; the most of them for topp.  [default: 16 for "
-        "hybrid, else 64]",
+        help="How many of the highest logits to keep at each position. With topp, the most.  "
+        "[default: 16 for hybrid, else 64]",
     ),
-    click.option("--top-p", type=float, help="Mass that topp reaches.  [default: 0.98]"),
-    click.option("--min-k", type=int, help="Entries that topp keeps at least.  [default: 1]"),
+    click.option("--top-p", type=float, help="Probability for topp to reach.  [default: 0.98]"),
+    click.option("--min-k", type=int, help="Fewest logits for topp to keep.  [default: 1]"),
     click.option(
         "--draws",
         type=int,
-        help="Draws at each position.  [default: 16 for hybrid, 32 for sampled]",
+        help="How many ids to draw at each position.  [default: 16 for hybrid, 32 for sampled]",
     ),
-    click.option("--seed", type=int, help="Of the draws.  [default: 0]"),
+    click.option("--seed", type=int, help="Seed of the draws.  [default: 0]"),
     click.option(
         "--select-temperature",
         type=float,
-        help="Temperature of the grid at which topp takes the mass or ids are drawn.  [default: 1, "
-        "or the first if 1 is not in the grid]",
+        help="Which --temperature ids are drawn at, and topp adds up probabilities at.  [default: "
+        "1, or the first --temperature if 1 is none of them]",
     ),
     click.option(
         "--pin",
         "pins",
         multiple=True,
         metavar="label|eos|ID",
-        help="Id that is always kept exactly: the label, the tokenizer's end of text, or any; "
-        "repeat for more.",
+        help="Id to keep exactly at every position: the label, the tokenizer's end of text, or a "
+        "number. Repeat for more.",
     ),
     click.option(
         "--label-logits/--no-label-logits",

@@ -19,12 +19,13 @@ from softtargets.texts import plural
     "--fidelity",
     type=INPUT,
     metavar="FILE",
-    help="What 'verify --rescore --json' printed for this store, to be shown as a table.",
+    help="What 'verify --rescore --json' printed for this store. The card shows it as a table.",
 )
 def card_command(store: Path, fidelity: Path | None) -> None:
-    """Write or renew a store's README.md, its card on the Hugging Face Hub.
+    """Write or renew the card of a store.
 
-    What is generated stands between marks; everything else in the file is yours and stays.
+    The card is README.md, which the Hugging Face Hub shows. What is generated stands between
+    marks. Everything else in the file is yours and stays.
     """
     from softtargets.sharing import unstated_licences, write_card
 
@@ -37,9 +38,11 @@ def card_command(store: Path, fidelity: Path | None) -> None:
 @click.argument("store", metavar="STORE", type=INPUT)
 @click.argument("repository", metavar="ORG/NAME")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--revision", "--branch", metavar="BRANCH", help="Branch; main by default.")
+@click.option(
+    "--revision", "--branch", metavar="BRANCH", help="Branch to push to.  [default: main]"
+)
 @click.option("--message", help="Message of the commit.")
-@click.option("--replace", is_flag=True, help="Delete another store that is there.")
+@click.option("--replace", is_flag=True, help="Delete another store that is there already.")
 def push_command(
     store: Path,
     repository: str,
@@ -48,10 +51,11 @@ def push_command(
     message: str | None,
     replace: bool,
 ) -> None:
-    """Push a store to a dataset repository of the Hugging Face Hub.
+    """Push a store to the Hugging Face Hub.
 
-    The store is checked first. Run it again after an interruption: what was sent is not sent again,
-    and nobody sees a store whose shards are missing.
+    The store becomes a dataset repository, and is checked first. After an interruption, run the
+    command again. What was sent is not sent again, and nobody sees a store whose shards are
+    missing.
     """
     from softtargets.sharing import push
 
@@ -82,11 +86,12 @@ def push_command(
 @click.command("pull")
 @click.argument("repository", metavar="ORG/NAME[@REVISION]")
 @click.argument("directory", metavar="DIR", type=OUTPUT)
-@click.option("--revision", help="Branch, tag or commit; main by default.")
+@click.option("--revision", help="Branch, tag or commit.  [default: main]")
 def pull_command(repository: str, directory: Path, revision: str | None) -> None:
-    """Pull a store from the Hugging Face Hub and check every file of it.
+    """Pull a store from the Hugging Face Hub.
 
-    Run it again after an interruption: it continues. Until all is there, the directory is no store.
+    Every file is checked. After an interruption, run the command again, and it continues. Until all
+    files are there, the directory is no store.
     """
     from softtargets.sharing import hide_client_progress, pull
 

@@ -22,18 +22,23 @@ MOST_SHOWN = 20
 
 @click.command("verify")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option("--fast", is_flag=True, help="Check sizes and footers only; read no targets.")
+@click.option("--fast", is_flag=True, help="Check sizes and footers only, and read no targets.")
 @click.option(
     "--rescore",
     "num_windows",
     type=int,
     metavar="N",
-    help="Also run the teacher over N random windows again and compare; needs --teacher.",
+    help="Also run the teacher over N random windows again and compare. Needs --teacher.",
 )
-@click.option("--teacher", metavar="DIR_OR_ID", help="The teacher that the store was built from.")
-@click.option("--revision", help="Branch, tag or commit of a Hub id.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N, mps.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that comes with the model.")
+@click.option("--teacher", metavar="DIR_OR_ID", help="Teacher that the store was built from.")
+@click.option("--revision", help="Branch, tag or commit of a teacher on the Hub.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
     store: str,
@@ -43,12 +48,15 @@ def verify_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Read a whole store and check every checksum, count and invariant.
+    """Check every checksum, count and invariant of a store.
 
-    With --rescore, the stored targets are compared with the live teacher's, beside what the teacher
-    itself varies by in batches of other windows, and what keeping only some entries loses.
+    The command reads the whole store, or less with --fast.
 
-    Exits with 0 only when everything holds.
+    With --rescore, the command also compares the stored targets with those of the live teacher. It
+    shows by how much the teacher itself varies when its batches have other windows, and what
+    keeping only some entries loses.
+
+    The exit code is 0 only when everything holds.
     """
     if (num_windows is None) != (teacher is None):
         raise click.UsageError("--rescore and --teacher go together.")
