@@ -209,7 +209,7 @@ def test_the_plain_layout_has_the_same_numbers(store: Store, tmp_path: Path) -> 
             np.testing.assert_allclose(total, 1, atol=1e-5)
         assert targets.label_rank_T is not None
         assert row["label_rank"] == targets.label_rank_T.tolist()
-    [file] = directory.glob("*.parquet")
+    file = next(directory.glob("[!_]*.parquet"))
     metadata = json.loads(pq.read_schema(file).metadata[b"softtargets"])
     assert metadata["fingerprint"] == store.fingerprint
     with pytest.raises(StoreError, match="an empty directory, or nothing yet"):
