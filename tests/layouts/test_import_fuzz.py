@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from softtargets import Store
-from tests.store.import_fuzz import LAYOUTS, fuzz, sound_import
+from tests.layouts.import_fuzz import LAYOUTS, fuzz, sound_import
 
 TRIES = 60
 

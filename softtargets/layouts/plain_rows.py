@@ -9,12 +9,8 @@ import pyarrow as pa
 
 from softtargets.errors import CorpusError, InputError
 from softtargets.kinds import TargetSchema, temperature_text
-from softtargets.packing import kept_entries, pack
-from softtargets.store.codec import decode_tokens
-from softtargets.store.consistency import Origin
-from softtargets.store.invariants import check_window
-from softtargets.store.layouts.files import check_row_cells
-from softtargets.store.layouts.lists import (
+from softtargets.layouts.input_files import check_row_cells
+from softtargets.layouts.lists import (
     Array,
     Int64,
     Kind,
@@ -23,6 +19,10 @@ from softtargets.store.layouts.lists import (
     read_lists,
     read_nested,
 )
+from softtargets.packing import kept_entries, pack
+from softtargets.store.codec import decode_tokens
+from softtargets.store.consistency import Origin
+from softtargets.store.invariants import check_window
 from softtargets.store.schema import grid_columns, token_columns
 from softtargets.targets import Float32, Samples, SoftTargets
 from softtargets.window import TokenWindow, Window

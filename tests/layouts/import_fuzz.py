@@ -1,6 +1,7 @@
 """Imports made from sound ones by chance: other types, other numbers, other encodings, other bytes.
 
-`python -m tests.store.import_fuzz 1000` tries so many for each layout and prints what came of them.
+`python -m tests.layouts.import_fuzz 1000 0` tries so many for each layout, by a seed, and prints
+what came of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import SoftTargetsError
+from softtargets.layouts.axolotl import Axolotl
+from softtargets.layouts.distillkit import DistillKit
+from softtargets.layouts.distillkit_compression import CONFIG_NAME, Compression
+from softtargets.layouts.token_logits import TokenLogits
 from softtargets.store import (
     Store,
     export_axolotl,
@@ -30,9 +35,7 @@ from softtargets.store import (
     import_plain,
     verify,
 )
-from softtargets.store.layouts import Axolotl, Compression, DistillKit, TokenLogits
-from softtargets.store.layouts.compression import CONFIG_NAME
-from tests.layouts import FULL, LOGITS, RENORMALISED, token_logits
+from tests.layouts.readers import FULL, LOGITS, RENORMALISED, token_logits
 
 LAYOUTS = ("plain", "axolotl", "distillkit", "token-logits")
 Rng = np.random.Generator

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from softtargets.errors import CorpusError, CorruptionError, FormatError, InputError
+from softtargets.layouts.axolotl import Axolotl
+from softtargets.layouts.distillkit import DistillKit
+from softtargets.layouts.distillkit_compression import Compression
 from softtargets.store import (
     Stated,
     Store,
@@ -21,9 +24,8 @@ from softtargets.store import (
     import_plain,
     verify,
 )
-from softtargets.store.layouts import Axolotl, Compression, DistillKit
 from tests.fakes import build_store
-from tests.layouts import FULL, LOGPROBS, RENORMALISED, listed, write_rows
+from tests.layouts.readers import FULL, LOGPROBS, RENORMALISED, listed, write_rows
 
 BAD_ROWS = {
     "ids out of the vocabulary": (
