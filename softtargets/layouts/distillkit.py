@@ -80,7 +80,7 @@ class DistillKit(ListedLayout):
 
     @classmethod
     def of(
-        cls, paths: Sequence[str | Path], compression_config: str | Path | None = None
+        cls, paths: Sequence[str | Path], *, compression_config: str | Path | None = None
     ) -> DistillKit:
         """Return the layout of some files, by the configuration beside them or another.
 
