@@ -96,7 +96,7 @@ class Conformance:
         assert layout.reads or layout.writes
         for direction in ("reads", "writes"):
             way: Way | None = getattr(layout, direction)
-            assert ways(direction).get(case.name) == way  # type: ignore[arg-type]
+            assert ways(direction).get(case.name) == way
             assert way is None or way.summary.endswith(".")
 
     def test_its_options_are_its_keywords(self, case: Case) -> None:
@@ -117,7 +117,7 @@ class Conformance:
         """The command line has one of each name."""
         for direction in ("reads", "writes"):
             own = options_of(getattr(case.layout, direction))
-            for way in ways(direction).values():  # type: ignore[arg-type]
+            for way in ways(direction).values():
                 shared = own.keys() & options_of(way).keys()
                 assert all(own[name] == options_of(way)[name] for name in shared)
             assert all(option.help.endswith(".") for option in own.values())
@@ -239,8 +239,9 @@ class Conformance:
             for option in case.layout.reads.options:
                 if option.is_required:
                     others = [one for one in case.arguments() if option.spelled not in one]
-                    arguments = ["--from", name, "--output", tmp_path / "no", *others]
-                    refused = run("import", written, *arguments)
+                    refused = run(
+                        "import", written, "--from", name, "--output", tmp_path / "no", *others
+                    )
                     assert f"--from {name} needs {option.spelled}" in refused.stderr
             assert not (tmp_path / "no").exists()
 
