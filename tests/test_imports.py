@@ -6,11 +6,13 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import softtargets
+from softtargets import store
 
 ROOT = Path(softtargets.__file__).parent
 BELOW_ALL = {
@@ -36,6 +38,7 @@ MAY_IMPORT = {
     "tokenizer": {"errors", "targets"},
     "window": {"packing", "targets"},
     "store": BELOW_ALL,
+    "layouts": BELOW_ALL | {"store"},
     "report": BELOW_ALL | {"store"},
     "capture": BELOW_ALL | {"store"},
     "sharing": BELOW_ALL | {"store"},
@@ -44,10 +47,15 @@ MAY_IMPORT = {
     "fidelity": BELOW_ALL | {"store", "capture", "stream", "train"},
     "demo": BELOW_ALL | {"store", "capture", "stream", "train", "fidelity"},
     "cli": BELOW_ALL
-    | {"store", "capture", "stream", "train", "fidelity", "demo", "sharing", "report"},
+    | {"store", "layouts", "capture", "stream", "train", "fidelity", "demo", "sharing", "report"},
     "__init__": BELOW_ALL | {"store", "stream", "train"},
     "__main__": {"cli"},
 }
+LAZY = {
+    "store/iterable_dataset.py": {"layouts"},
+    "store/layouts/__init__.py": {"layouts"},
+}
+"""Files of a room below another that give names of it to whoever asks, and not before."""
 ADAPTERS = {
     "train/accelerate.py": {"accelerate"},
     "train/hf_place.py": {"transformers"},
@@ -60,10 +68,10 @@ HOMES = {
     "torch": {"capture", "stream", "train", "fidelity", "demo"},
     "transformers": {"capture", "fidelity", "demo", "cli"},
     "huggingface_hub": {"capture", "sharing"},
-    "pyarrow": {"store", "capture"},
+    "pyarrow": {"store", "layouts", "capture"},
     "fsspec": {"store"},
     "tenacity": {"store"},
-    "yaml": {"sharing", "store"},
+    "yaml": {"sharing", "store", "layouts"},
     "jsonschema_rs": {"store"},
     "click": {"cli"},
     "datasets": {"capture", "store/iterable_dataset"},
@@ -96,7 +104,8 @@ def misplaced(path: Path) -> list[str]:
     for name in imports(path):
         top, *rest = name.split(".")
         if top == "softtargets":
-            if rest and rest[0] not in MAY_IMPORT[own] | {own}:
+            lazy = LAZY.get(path.relative_to(ROOT).as_posix(), set())
+            if rest and rest[0] not in MAY_IMPORT[own] | {own} | lazy:
                 wrong.append(name)
             adapter = f"{'/'.join(rest)}.py"
             if adapter in ADAPTERS and path.relative_to(ROOT).as_posix() not in ADAPTERS:
@@ -122,6 +131,31 @@ def test_the_walk_sees_a_wrong_import(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_store_opens_without_torch() -> None:
     script = "import sys, softtargets; softtargets.Store; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_layouts_are_imported_when_asked_for() -> None:
+    """Neither with a store nor by the commands; one by its name, without the others."""
+    script = """
+import sys
+import softtargets.store, softtargets.stream, softtargets.cli.main
+found = [name for name in sys.modules if name.startswith("softtargets.layouts")]
+assert not found, found
+from softtargets.layouts import find_layout
+find_layout("plain")
+assert not {f"softtargets.layouts.{name}" for name in ("axolotl", "distillkit")} & set(sys.modules)
+from softtargets.store import export_axolotl
+assert "softtargets.layouts.axolotl" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_names_of_layouts_are_found_where_they_were() -> None:
+    old = import_module("softtargets.store.layouts")
+    for name in {*store.__all__} & {*old.__all__}:
+        assert getattr(store, name) is getattr(old, name)
+    assert {"Stated", "export_plain", "import_lists"} < {*store.__all__} & {*old.__all__}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = store.nothing
 
 
 def test_every_public_name_resolves() -> None:

@@ -24,7 +24,7 @@ from softtargets.capture.records import (
 )
 from softtargets.errors import CorpusError, SoftTargetsError
 from softtargets.limits import Limit
-from softtargets.store.layouts.arrow_stream import check_stream
+from softtargets.store.arrow_stream import check_stream
 from softtargets.texts import shortened
 from softtargets.urls import is_url, names_path, redacted
 

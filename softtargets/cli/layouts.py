@@ -1,191 +1,119 @@
-"""`softtargets export` and `import`: layouts of other tools."""
+"""`softtargets export` and `import`: layouts of other tools, by what the registry says of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from softtargets.cli.derive import say_store
-from softtargets.cli.paths import INPUT, OUTPUT
+from softtargets.cli.paths import INPUT, OUTPUT, LocalPath
 from softtargets.cli.terminal import echo
-from softtargets.errors import InputError
-from softtargets.store import Store, export_axolotl, export_distillkit, export_plain
-from softtargets.store.layouts import (
-    Axolotl,
-    Compression,
-    DistillKit,
-    Stated,
-    TokenLogits,
-    import_lists,
-    import_plain,
-)
-from softtargets.store.layouts.compression import CONFIG_NAME
-from softtargets.store.layouts.imports import Layout
+from softtargets.store import Store
 from softtargets.texts import plural
 
+if TYPE_CHECKING:
+    from softtargets.layouts.layout import Option
+    from softtargets.layouts.registry import Direction
 
-@click.command("export")
+
+class _LayoutCommand(click.Command):
+    """A command with the layouts that go one way, and the options of each.
+
+    They are looked up when it is run or asked for help, since that imports all layouts.
+    """
+
+    def __init__(self, *arguments: Any, direction: Direction, flag: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._direction: Direction = direction
+        self._flag = flag
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the command's parameters, then the choice of a layout, then the layouts' own."""
+        from softtargets.layouts.registry import ways
+
+        found = ways(self._direction)
+        choice = click.Option(
+            [self._flag, "layout"],
+            required=True,
+            type=click.Choice(list(found)),
+            help=" ".join(f"{name}: {way.summary}" for name, way in found.items()),
+        )
+        owners: dict[Option, list[str]] = {}
+        for name, way in found.items():
+            for option in way.options:
+                owners.setdefault(option, []).append(name)
+        own = [_parameter(option, layouts) for option, layouts in owners.items()]
+        *others, help_option = super().get_params(ctx)
+        return [*others, choice, *own, help_option]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command with those options that are given.
+
+        Raises:
+            UsageError: one that the layout cannot do without is not.
+        """
+        from softtargets.layouts.registry import ways
+
+        ctx.params = {name: value for name, value in ctx.params.items() if value is not None}
+        layout = ctx.params["layout"]
+        for option in ways(self._direction)[layout].options:
+            if option.is_required and option.name not in ctx.params:
+                raise click.UsageError(f"{self._flag} {layout} needs {option.spelled}.", ctx)
+        return super().invoke(ctx)
+
+
+class _TokenizerDirectory(LocalPath):
+    """A directory that a tokenizer is loaded from."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the tokenizer.
+
+        Raises:
+            InputError: the path is a URL.
+            TeacherError: it holds no tokenizer.
+        """
+        from softtargets.capture.tokenizer import TransformersTokenizer
+
+        directory = super().convert(value, param, ctx)
+        return TransformersTokenizer(directory, trust_remote_code=False)
+
+
+def _parameter(option: Option, layouts: list[str]) -> click.Option:
+    """Return a layout's option as one of the command, which has it for all that take it."""
+    from softtargets.layouts.stated import Tokenizer
+
+    kinds: dict[type, Any] = {Path: INPUT, Tokenizer: _TokenizerDirectory(INPUT.expected)}
+    kind = click.Choice(option.choices) if option.choices else kinds.get(option.kind, option.kind)
+    return click.Option(
+        [option.spelled, option.name],
+        type=kind,
+        is_flag=option.kind is bool,
+        default=None,
+        help=f"{', '.join(layouts)}: {option.help}",
+    )
+
+
+@click.command("export", cls=_LayoutCommand, direction="writes", flag="--to")
 @click.argument("store", metavar="STORE_OR_URL")
 @click.argument("output", type=OUTPUT)
-@click.option(
-    "--to",
-    "layout",
-    required=True,
-    type=click.Choice(["plain", "axolotl", "distillkit"]),
-    help="plain: nested lists of everything, in Parquet. axolotl: a dataset that is prepared for "
-    "its KD trainer. distillkit: its compressed columns, with their configuration.",
-)
-@click.option(
-    "--temperature",
-    type=float,
-    help="axolotl: temperature of the softmax, which must be one of the store's.  [default: 1]",
-)
-@click.option(
-    "--log-probabilities",
-    "values",
-    type=click.Choice(["renormalised", "full"]),
-    help="axolotl: whether probabilities are over the kept entries, as it prepares them itself, or "
-    "over the whole vocabulary.  [default: renormalised]",
-)
-@click.option(
-    "--value-format",
-    type=click.Choice(["float32", "float16"]),
-    help="distillkit: number format of the log-probabilities.  [default: float32]",
-)
-@click.option("--top-k", type=int, help="axolotl, distillkit: entries to write.  [default: all]")
-@click.option(
-    "--without-draws",
-    is_flag=True,
-    default=None,
-    help="axolotl, distillkit: omit the draws of a store. Its targets are then biased.",
-)
 def export_command(store: str, output: Path, layout: str, **options: Any) -> None:
     """Write a store in a layout that other trainers read."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if layout == "plain":
-        _check_given(given, "--to plain", ())
-        directory = export_plain(store, output)
-    elif layout == "axolotl":
-        _check_given(given, "--to axolotl", ("temperature", "values", "top_k", "without_draws"))
-        directory = export_axolotl(store, output, **given)
-    else:
-        _check_given(given, "--to distillkit", ("value_format", "top_k", "without_draws"))
-        directory = export_distillkit(store, output, **given)
+    from softtargets.layouts.registry import export_store
+
+    directory = export_store(layout, store, output, **options)
     echo(f"{directory}: {layout} layout, {plural(len(Store.open(store)), 'window')}")
 
 
-@click.command("import")
+@click.command("import", cls=_LayoutCommand, direction="reads", flag="--from")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=INPUT)
-@click.option(
-    "--from",
-    "layout",
-    required=True,
-    type=click.Choice(["plain", "axolotl", "distillkit", "token-logits"]),
-    help="plain: what 'softtargets export --to plain' wrote. axolotl: target_logprobs or logprobs, "
-    "with target_token_ids. distillkit: compressed columns. token-logits: token_ids with "
-    "top_values.",
-)
 @click.option("--output", required=True, type=OUTPUT, help="Directory of the store.")
-@click.option(
-    "--values-are",
-    type=click.Choice(["full", "renormalised", "logits"]),
-    help="full: log-probabilities over the whole vocabulary, so the tail is what they leave. "
-    "renormalised: log-probabilities over the kept entries alone. logits: logits. The last two "
-    "leave the tail unknown. Not for plain.",
-)
-@click.option("--temperature", type=float, help="Temperature of the softmax of the values.")
-@click.option("--vocab-size", type=int, help="Width of the teacher's output, padding included.")
-@click.option(
-    "--tokenizer",
-    type=INPUT,
-    help="Directory of the teacher's tokenizer. Without it the tokenizer is unknown.",
-)
-@click.option("--teacher", help="Name of the teacher. Without it the teacher is unknown.")
-@click.option("--license", "license_", help="Licence of the targets, which the store keeps.")
-@click.option(
-    "--alignment",
-    type=click.Choice(["current", "legacy"]),
-    help="axolotl: current if row j is about token j + 1, legacy if it is about token j, as "
-    "prepared until 0.18.0.  [default: current]",
-)
-@click.option(
-    "--compression-config",
-    type=INPUT,
-    help="distillkit: YAML that the files were captured with.  "
-    f"[default: {CONFIG_NAME} beside them]",
-)
-@click.option(
-    "--values",
-    type=click.Choice(["steps", "float32"]),
-    help="steps: logits in steps of 1/16 nat. float32: lossless. Not for plain.  [default: steps]",
-)
-def import_command(inputs: tuple[Path, ...], layout: str, output: Path, **options: Any) -> None:
+def import_command(inputs: tuple[Path, ...], output: Path, layout: str, **options: Any) -> None:
     """Make a store of targets that other tools have stored.
 
     State what the files do not say. What you do not state stays unknown, and nothing is guessed.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if layout == "plain":
-        _check_given(given, "--from plain", ())
-        say_store(import_plain(inputs, output))
-        return
-    foreign = {"axolotl": "compression_config", "distillkit": "alignment"}.get(layout)
-    absent = {foreign} if foreign else {"compression_config", "alignment"}
-    _check_given(given, f"--from {layout}", tuple(set(options) - absent))
-    for name in ("values_are", "vocab_size"):
-        if name not in given:
-            raise click.UsageError(f"--from {layout} needs {_option(name)}.")
-    store = import_lists(
-        inputs,
-        output,
-        _parse_layout(layout, inputs, given),
-        _parse_stated(given),
-        values=given.get("values", "steps"),
-    )
-    say_store(store)
+    from softtargets.layouts.registry import import_store
 
-
-def _parse_layout(name: str, inputs: tuple[Path, ...], given: dict[str, Any]) -> Layout:
-    if name == "axolotl":
-        return Axolotl(alignment=given.get("alignment", "current"))
-    if name == "token-logits":
-        return TokenLogits()
-    first = inputs[0] if inputs[0].is_dir() else inputs[0].parent
-    path = given.get("compression_config", first / CONFIG_NAME)
-    return DistillKit(compression=Compression.read(path))
-
-
-def _parse_stated(given: dict[str, Any]) -> Stated:
-    described, vocabulary = None, None
-    if "tokenizer" in given:
-        from softtargets.capture.tokenizer import TransformersTokenizer
-
-        tokenizer = TransformersTokenizer(given["tokenizer"], trust_remote_code=False)
-        described, vocabulary = tokenizer.describe(), tokenizer.vocabulary()
-    return Stated(
-        values=given["values_are"],
-        temperature=given.get("temperature"),
-        vocab_size=given["vocab_size"],
-        teacher=given.get("teacher"),
-        tokenizer=described,
-        vocabulary=vocabulary,
-        license=given.get("license_"),
-    )
-
-
-def _check_given(given: dict[str, Any], where: str, known: tuple[str, ...]) -> None:
-    wrong = [_option(name) for name in given if name not in known]
-    if wrong:
-        raise InputError(
-            where,
-            expected="options of this layout",
-            found=", ".join(wrong),
-            next_step="Leave them away; --help says which layout an option is for.",
-        )
-
-
-def _option(name: str) -> str:
-    names = {"license_": "--license"}
-    return names.get(name, f"--{name.replace('_', '-')}")
+    say_store(import_store(layout, inputs, output, **options))

@@ -1,18 +1,26 @@
-"""What is on disk. Opens, checks and copies stores without torch or transformers."""
+"""What is on disk. Opens, checks and copies stores without torch or transformers.
+
+What has to do with layouts of other tools is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from softtargets.store.derive import filter_store, merge_stores, split_store
 from softtargets.store.invariants import Problem
-from softtargets.store.layouts import (
-    Stated,
-    export_axolotl,
-    export_distillkit,
-    export_plain,
-    import_lists,
-    import_plain,
-)
 from softtargets.store.store import Store
 from softtargets.store.verify import VerifyReport, verify
 from softtargets.store.view import StoreView
+
+if TYPE_CHECKING:
+    from softtargets.store.layouts import (
+        Stated,
+        export_axolotl,
+        export_distillkit,
+        export_plain,
+        import_lists,
+        import_plain,
+    )
 
 __all__ = [
     "Problem",
@@ -30,3 +38,9 @@ __all__ = [
     "split_store",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("softtargets.store.layouts"), name)

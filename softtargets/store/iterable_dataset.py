@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from softtargets.store.layouts.plain import plain_table
+from softtargets.layouts.plain_table import plain_table
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.store.store import Store
 

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import zstandard
 from markdown_it import MarkdownIt
 
+from softtargets.layouts.distillkit_compression import CONFIG_NAME
 from softtargets.sharing import unstated_licences
 from softtargets.store.card import CARD_NAME
-from softtargets.store.layouts.compression import CONFIG_NAME
 from tests.attacks.attack import Attack, Outcome, command
 from tests.attacks.unpacking import forge_number, one_row
 from tests.fakes import build_store, byte_tokenizer
-from tests.layouts import listed, write_rows
+from tests.layouts.readers import listed, write_rows
 
 _TO = ("--output", "store", "--vocab-size", "300", "--values-are", "full", "--temperature", "1")
 _AXOLOTL = command("import", "rows.parquet", "--from", "axolotl", *_TO)

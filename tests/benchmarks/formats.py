@@ -19,6 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.layouts.axolotl import Axolotl
+from softtargets.layouts.distillkit import DistillKit
+from softtargets.layouts.distillkit_compression import CONFIG_NAME, Compression
+from softtargets.layouts.sequences import HeadView, TokenSequence, Values
 from softtargets.store import (
     Stated,
     Store,
@@ -28,9 +32,6 @@ from softtargets.store import (
     import_lists,
     import_plain,
 )
-from softtargets.store.layouts import Axolotl, Compression, DistillKit
-from softtargets.store.layouts.compression import CONFIG_NAME
-from softtargets.store.layouts.sequences import HeadView, TokenSequence, Values
 from tests.benchmarks.layouts import make_store
 
 

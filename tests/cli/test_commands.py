@@ -38,7 +38,7 @@ def test_every_command_and_every_option_has_help() -> None:
         result = run(name, "--help")
         assert result.exit_code == 0
         assert command.help
-        for parameter in command.params:
+        for parameter in command.get_params(click.Context(command)):
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
     assert set(main.commands) == {

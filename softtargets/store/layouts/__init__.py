@@ -1,13 +1,12 @@
-"""Stores in the layouts of other people's trainers, and stores of them; see docs/formats.md."""
+"""Where layouts were at first: their names are found here still, and in `softtargets.store`."""
 
-from softtargets.store.layouts.axolotl import Axolotl
-from softtargets.store.layouts.compression import Compression
-from softtargets.store.layouts.distillkit import DistillKit
-from softtargets.store.layouts.entries import Stated
-from softtargets.store.layouts.export import export_axolotl, export_distillkit, export_plain
-from softtargets.store.layouts.imports import import_lists
-from softtargets.store.layouts.plain_store import import_plain
-from softtargets.store.layouts.token_logits import TokenLogits
+from softtargets.layouts.axolotl import Axolotl, export_axolotl
+from softtargets.layouts.distillkit import DistillKit, export_distillkit
+from softtargets.layouts.distillkit_compression import Compression
+from softtargets.layouts.listed_import import import_lists
+from softtargets.layouts.plain import export_plain, import_plain
+from softtargets.layouts.stated import Stated
+from softtargets.layouts.token_logits import TokenLogits
 
 __all__ = [
     "Axolotl",

@@ -20,6 +20,10 @@ from softtargets.errors import (
     InputError,
     TemperatureError,
 )
+from softtargets.layouts.axolotl import Axolotl
+from softtargets.layouts.distillkit import DistillKit
+from softtargets.layouts.distillkit_compression import Compression
+from softtargets.layouts.token_logits import TokenLogits
 from softtargets.store import (
     Stated,
     Store,
@@ -31,14 +35,21 @@ from softtargets.store import (
     merge_stores,
     verify,
 )
-from softtargets.store.layouts import Axolotl, Compression, DistillKit, TokenLogits
 from softtargets.store.writer import StoreWriter
 from softtargets.stream import Mixture
 from tests.benchmarks.formats import TRIPS, measure
 from tests.cli.test_commands import run
 from tests.fakes import TEXTS, build_store, byte_tokenizer, shard_bytes, write_corpus
 from tests.golden import arrays_of, make_store, write_store
-from tests.layouts import FULL, LOGITS, LOGPROBS, RENORMALISED, listed, token_logits, write_rows
+from tests.layouts.readers import (
+    FULL,
+    LOGITS,
+    LOGPROBS,
+    RENORMALISED,
+    listed,
+    token_logits,
+    write_rows,
+)
 from tests.plain_reader import read_store
 from tests.windows import KINDS, make_window
 
@@ -368,7 +379,7 @@ def test_a_tokenizer_that_is_unknown_is_not_the_students(tmp_path: Path) -> None
 
 
 def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softtargets.store.layouts.imports.UNIT_TOKENS", 40)
+    monkeypatch.setattr("softtargets.layouts.listed_import.UNIT_TOKENS", 40)
     path = write_rows(tmp_path / "rows.parquet", listed(100))
     whole = import_lists([path], tmp_path / "whole", Axolotl(), FULL)
     assert len(whole.manifest.shards) == 10

@@ -1,6 +1,7 @@
 """Imports made from sound ones by chance: other types, other numbers, other encodings, other bytes.
 
-`python -m tests.store.import_fuzz 1000` tries so many for each layout and prints what came of them.
+`python -m tests.layouts.import_fuzz 1000 0` tries so many for each layout, by a seed, and prints
+what came of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -21,20 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import SoftTargetsError
-from softtargets.store import (
-    Store,
-    export_axolotl,
-    export_distillkit,
-    export_plain,
-    import_lists,
-    import_plain,
-    verify,
-)
-from softtargets.store.layouts import Axolotl, Compression, DistillKit, TokenLogits
-from softtargets.store.layouts.compression import CONFIG_NAME
-from tests.layouts import FULL, LOGITS, RENORMALISED, token_logits
+from softtargets.layouts import import_store
+from softtargets.layouts.distillkit_compression import CONFIG_NAME
+from softtargets.store import Store, verify
+from tests.layouts.cases import CASES
 
-LAYOUTS = ("plain", "axolotl", "distillkit", "token-logits")
 Rng = np.random.Generator
 
 ODD: tuple[Any, ...] = (
@@ -64,26 +55,12 @@ class Sound:
 
     def read(self, path: Path, output: Path) -> Store:
         """Import a file as this layout."""
-        if self.layout == "plain":
-            return import_plain([path], output)
-        if self.layout == "axolotl":
-            return import_lists([path], output, Axolotl(), RENORMALISED)
-        if self.layout == "token-logits":
-            return import_lists([path], output, TokenLogits(), LOGITS)
-        compression = Compression.read(path.parent / CONFIG_NAME)
-        return import_lists([path], output, DistillKit(compression=compression), FULL)
+        return import_store(self.layout, [path], output, **CASES[self.layout].reading)
 
 
 def sound_import(layout: str, store: Store, directory: Path) -> Sound:
-    """Return an export of a store as a layout; of token-logits, which is not written, some rows."""
-    if layout == "token-logits":
-        return Sound(layout, pa.table(token_logits()), b"")
-    export: Callable[..., Path] = {
-        "plain": export_plain,
-        "axolotl": export_axolotl,
-        "distillkit": export_distillkit,
-    }[layout]
-    written = export(store.root, directory)
+    """Return what the tool of a layout would write of a store."""
+    written = CASES[layout].written(store, directory)
     table = pq.read_table(sorted(written.rglob("part-*.parquet"))[0])
     config = written / CONFIG_NAME
     return Sound(layout, table, config.read_bytes() if config.is_file() else b"")
@@ -285,7 +262,7 @@ def main() -> None:
     from tests.fakes import build_store
 
     tries, seed = int(sys.argv[1]), int(sys.argv[2])
-    for layout in sys.argv[3:] or LAYOUTS:
+    for layout in sys.argv[3:] or CASES:
         directory = Path(tempfile.mkdtemp())
         store = build_store(directory)
         sound = sound_import(layout, store, directory / "written")

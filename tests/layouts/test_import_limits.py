@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from softtargets.errors import CorpusError, InputError, LimitError
+from softtargets.layouts.axolotl import Axolotl
+from softtargets.layouts.distillkit_compression import Compression
+from softtargets.layouts.lists import nested_lists
 from softtargets.store import Store, export_plain, import_lists, import_plain, verify
-from softtargets.store.layouts import Axolotl, Compression
-from softtargets.store.layouts.lists import nested_lists
 from softtargets.store.parquet_pages import ParquetPages
 from softtargets.store.parquet_rows import find_rows
 from tests.attacks.unpacking import forge_number, one_row
-from tests.layouts import FULL, LOGITS, LOGPROBS, listed, write_rows
+from tests.layouts.readers import FULL, LOGITS, LOGPROBS, listed, write_rows
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from softtargets import Store
-from tests.store.import_fuzz import LAYOUTS, fuzz, sound_import
+from tests.layouts.cases import CASES
+from tests.layouts.import_fuzz import fuzz, sound_import
 
 TRIES = 60
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CASES)
 def test_changed_imports_are_refused_or_sound(
     layout: str, store: Store, tmp_path: Path, rng: np.random.Generator
 ) -> None:

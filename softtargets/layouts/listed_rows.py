@@ -6,12 +6,14 @@ S documents.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from softtargets.errors import CorpusError
-from softtargets.store.layouts.lists import Array, Int64
+from softtargets.layouts.lists import Array, Int64, Kind, read_lists, read_nested
 from softtargets.targets import Bool, Float64
 
 IGNORE_INDEX = -100
@@ -66,6 +68,8 @@ class ListsOfRow:
     input_ids_L: Array
     attention_L: Array | None
     """0 for padding, else the number of the token's segment; None when all are of one."""
+    labels_L: Array | None
+    """None when all tokens are trained on."""
     counts_N: Int64
     """How many values each position has."""
     ids: tuple[Int64, Array]
@@ -123,6 +127,28 @@ class ListsOfRow:
             f"{num_lists}",
         )
 
+    def check_labels(self) -> Array | None:
+        """Return the labels, if there are any, checked to be one for every token.
+
+        Raises:
+            CorpusError: there are others.
+        """
+        if self.labels_L is not None:
+            num_tokens, num_labels = len(self.input_ids_L), len(self.labels_L)
+            self.check(num_labels == num_tokens, f"{num_tokens} labels", f"{num_labels}")
+        return self.labels_L
+
+    def labelled_next(self) -> Bool | None:
+        """Return which tokens' targets are trained on, by the label of the token after each.
+
+        Raises:
+            CorpusError: there is not a label for every token.
+        """
+        labels_L = self.check_labels()
+        if labels_L is None:
+            return None
+        return np.append(labels_L[1:] != IGNORE_INDEX, np.False_)[: len(labels_L)]
+
     def targets_with(self, chosen_E: Bool, shift: int) -> Bool:
         """Return which tokens [L] have a target with one of some entries."""
         at_E = self._targets(shift)[chosen_E]
@@ -162,14 +188,34 @@ class ListsOfRow:
         return int(at[0]), int(at[-1]) + 1, np.diff([0, *changes, len(at)])
 
 
-def shifted_labels(row: ListsOfRow, labels_L: Array) -> Bool:
-    """Return which tokens' targets are trained on, by the label of the token after each.
+def read_rows(
+    batch: pa.RecordBatch, where: str, first: int, *, ids: str, values: str, kind: Kind = "numbers"
+) -> Iterator[ListsOfRow]:
+    """Yield the rows of a part of a file, whose first row has the number `first`.
+
+    They have `input_ids`, the columns of lists of lists that `ids` and `values` name, and `labels`
+    and `attention_mask` where these are there. Values are of a kind.
 
     Raises:
-        CorpusError: there is not a label for every token.
+        CorpusError: a column is missing or of another type.
+        LimitError: a row is longer than it is trusted to be.
     """
-    num_tokens = len(row.input_ids_L)
-    row.check(len(labels_L) == num_tokens, f"{num_tokens} labels", f"{len(labels_L)}")
-    is_trained_L = np.zeros(num_tokens, np.bool_)
-    is_trained_L[:-1] = labels_L[1:] != IGNORE_INDEX
-    return is_trained_L
+    tokens = read_lists(batch, "input_ids", where)
+    id_lists = read_nested(batch, ids, where)
+    value_lists = read_nested(batch, values, where, kind)
+    labels, attention = (
+        read_lists(batch, name, where) if name in batch.schema.names else None
+        for name in ("labels", "attention_mask")
+    )
+    for number in range(batch.num_rows):
+        counts_N, values_E = value_lists.row(number)
+        yield ListsOfRow(
+            where=f"{where}, row {first + number}",
+            input_ids_L=tokens.row(number),
+            attention_L=None if attention is None else attention.row(number),
+            labels_L=None if labels is None else labels.row(number),
+            counts_N=counts_N,
+            ids=id_lists.row(number),
+            values_E=values_E,
+            rounding=value_lists.rounding,
+        )

@@ -21,7 +21,7 @@ from softtargets.window import Window
 from tests.cli.test_commands import run
 from tests.fakes import FakeTeacher, build_store
 from tests.golden import make_store, write_store
-from tests.layouts import (
+from tests.layouts.readers import (
     Row,
     Target,
     axolotl_targets,

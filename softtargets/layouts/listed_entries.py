@@ -5,21 +5,16 @@ Shapes: L tokens, T = L - 1 targets, E entries of all targets, K entries of a ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema
+from softtargets.layouts.listed_rows import ListedRow
+from softtargets.layouts.lists import Int64
+from softtargets.layouts.stated import Stated
 from softtargets.packing import kept_entries, pack
-from softtargets.store.layouts.lists import Int64
-from softtargets.store.layouts.rows import ListedRow
-from softtargets.targets import Float32, Float64, SoftTargets
-from softtargets.tokenizer import Vocabulary
-from softtargets.urls import without_credentials
+from softtargets.targets import Bool, Float32, Float64, SoftTargets
 from softtargets.window import TokenWindow, Window, hash_window
 
 SOFTMAX_ERROR = 1e-5
@@ -27,57 +22,6 @@ SOFTMAX_ERROR = 1e-5
 
 _LARGEST = 2.0**25
 """Of a logit: neighbours further apart could not be counted in steps."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stated:
-    """What lists of entries do not say, so that somebody has to state it.
-
-    Raises:
-        InputError: the parts do not fit each other.
-    """
-
-    values: Literal["full", "renormalised", "logits"]
-    """What the numbers are: log-probabilities of the softmax over the whole vocabulary, of one over
-    the kept entries alone, or logits before any temperature."""
-    temperature: float | None = None
-    """Of the softmax; None for logits."""
-    vocab_size: int
-    """Width of the teacher's output, padding included."""
-    teacher: str | None = None
-    """What people call it."""
-    tokenizer: Mapping[str, Any] | None = None
-    """`describe_tokenizer` of the teacher's."""
-    vocabulary: Vocabulary | None = None
-    """The tokenizer's tokens, to be stored beside the targets."""
-    license: str | None = None
-    """Of the targets, for whoever gets the store."""
-
-    def __post_init__(self) -> None:
-        temperature = self.temperature
-        is_sound = temperature is None or temperature > 0
-        if (self.values == "logits") != (temperature is None) or not is_sound:
-            raise InputError(
-                "temperature",
-                expected="that of the softmax, above 0, for log-probabilities; none for logits",
-                found=f"{temperature}, for values that are {self.values}",
-                next_step="State what the numbers are: --values-are and --temperature.",
-            )
-        name = self.teacher or ""
-        if without_credentials(name) != name:
-            raise InputError(
-                "teacher",
-                expected="a name that everybody who gets the store may read",
-                found="a URL with credentials or options",
-                next_step="Name the teacher without them.",
-            )
-        if self.vocab_size < 1:
-            raise InputError(
-                "vocab_size",
-                expected="the width of the teacher's output",
-                found=f"{self.vocab_size}",
-                next_step="Its config.json has it as vocab_size.",
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,11 +126,32 @@ def make_window(
     row: ListedRow, entries: Entries, schema: TargetSchema, source: str, document_id: str
 ) -> Window:
     """Return a row as a window of a store; without targets where it has no entries."""
-    assert schema.head is not None
     has_entries_T = entries.counts_T > 0
     positions_T = None
     if schema.positions == "listed":
         positions_T = np.flatnonzero(has_entries_T).astype(np.int32)
+    input_ids_L = row.input_ids_L.astype(np.int32)
+    segment_lengths_S = row.segment_lengths_S.astype(np.int32)
+    mask_T: Bool = row.mask_T[has_entries_T]
+    document_ids = [document_id]
+    if len(segment_lengths_S) > 1:
+        document_ids = [f"{document_id}.{number}" for number in range(len(segment_lengths_S))]
+    tokens = TokenWindow(
+        window_id=hash_window(input_ids_L, segment_lengths_S, mask_T, positions_T=positions_T),
+        input_ids_L=input_ids_L,
+        segment_lengths_S=segment_lengths_S,
+        mask_T=mask_T,
+        document_ids=tuple(document_ids),
+        offset=0,
+        source=source,
+        positions_T=positions_T,
+    )
+    return Window.of(tokens, pack(_targets(entries, has_entries_T, schema), schema))
+
+
+def _targets(entries: Entries, has_entries_T: Bool, schema: TargetSchema) -> SoftTargets:
+    """Return the targets that have entries."""
+    assert schema.head is not None
     counts_T = entries.counts_T[has_entries_T].astype(np.int32)
     kept_TK = kept_entries(counts_T, schema.head.max_entries)
     ids_TK = np.zeros(kept_TK.shape, np.int32)
@@ -196,27 +161,10 @@ def make_window(
     if schema.temperatures:
         assert entries.tail_mass_T is not None
         tail_mass_TG[:, 0] = entries.tail_mass_T[has_entries_T]
-    targets = SoftTargets(
+    return SoftTargets(
         ids_TK=ids_TK,
         logits_TK=logits_TK,
         num_entries_T=counts_T,
         tail_mass_TG=tail_mass_TG,
         temperatures=schema.temperatures,
     )
-    input_ids_L = row.input_ids_L.astype(np.int32)
-    segment_lengths_S = row.segment_lengths_S.astype(np.int32)
-    mask_T: npt.NDArray[np.bool_] = row.mask_T[has_entries_T]
-    tokens = TokenWindow(
-        window_id=hash_window(input_ids_L, segment_lengths_S, mask_T, positions_T=positions_T),
-        input_ids_L=input_ids_L,
-        segment_lengths_S=segment_lengths_S,
-        mask_T=mask_T,
-        document_ids=tuple(
-            f"{document_id}.{number}" if len(segment_lengths_S) > 1 else document_id
-            for number in range(len(segment_lengths_S))
-        ),
-        offset=0,
-        source=source,
-        positions_T=positions_T,
-    )
-    return Window.of(tokens, pack(targets, schema))

@@ -9,12 +9,8 @@ import pyarrow as pa
 
 from softtargets.errors import CorpusError, InputError
 from softtargets.kinds import TargetSchema, temperature_text
-from softtargets.packing import kept_entries, pack
-from softtargets.store.codec import decode_tokens
-from softtargets.store.consistency import Origin
-from softtargets.store.invariants import check_window
-from softtargets.store.layouts.files import check_row_cells
-from softtargets.store.layouts.lists import (
+from softtargets.layouts.input_files import check_row_cells
+from softtargets.layouts.lists import (
     Array,
     Int64,
     Kind,
@@ -23,6 +19,10 @@ from softtargets.store.layouts.lists import (
     read_lists,
     read_nested,
 )
+from softtargets.packing import kept_entries, pack
+from softtargets.store.codec import decode_tokens
+from softtargets.store.consistency import Origin
+from softtargets.store.invariants import check_window
 from softtargets.store.schema import grid_columns, token_columns
 from softtargets.targets import Float32, Samples, SoftTargets
 from softtargets.window import TokenWindow, Window
@@ -75,64 +75,87 @@ class PlainRows:
 
     def _targets(self, number: int, tokens: TokenWindow, where: str) -> SoftTargets:
         schema, num = self._schema, len(tokens.mask_T)
-
-        def flat(name: str) -> Array:
-            found = self._flat[name].row(number)
-            _check_length(found, num, where, name)
-            return found
-
-        def nested(name: str, num_lists: int = num) -> tuple[Int64, Array]:
-            counts_T, values = self._nested[name].row(number)
-            _check_length(counts_T, num_lists, where, name)
-            return counts_T, values
-
-        grid = [flat(name).astype(np.float32) for name in grid_columns(schema)]
+        grid = [
+            self._numbers(name, number, num, where).astype(np.float32)
+            for name in grid_columns(schema)
+        ]
         grid_TG = np.stack(grid, axis=1) if grid else np.empty((num, 0), np.float32)
-        ids_TK, logits_TK = np.empty((num, 0), np.int32), np.empty((num, 0), np.float32)
-        counts_T = np.zeros(num, np.int64)
-        if schema.head is not None:
-            counts_T, ids_E = nested("ids")
-            value_counts_T, values_E = nested(_values_name(schema))
-            _check_same(counts_T, value_counts_T, schema.head.max_entries, where)
-            check_row_cells(where, num, schema.head.max_entries)
-            ids_TK = _spread(ids_E, counts_T, schema.head.max_entries, 0).astype(np.int32)
-            logits_TK = _spread(values_E, counts_T, schema.head.max_entries, -np.inf)
-            if schema.temperatures:
-                top_T1 = flat("top_logit")[:, None].astype(np.float64)
-                below_TK = logits_TK - np.where(counts_T > 0, logits_TK[:, 0], 0)[:, None]
-                logits_TK = top_T1 + schema.temperatures[0] * below_TK
         has_logsumexp = schema.head is None and bool(schema.temperatures)
+        labels: dict[str, Array] = {}
+        if schema.label_logits:
+            labels = {
+                "label_logit_T": self._numbers("label_logit", number, num, where).astype(
+                    np.float32
+                ),
+                "label_rank_T": self._numbers("label_rank", number, num, where).astype(np.int32),
+            }
+        class_logits_TC = None
+        if schema.num_classes:
+            class_logits_TC = self._square("class_logits", schema.num_classes, number, num, where)
+        num_rows = {"tokens": len(tokens), "targets": num, "window": 1}
         return SoftTargets(
-            ids_TK=ids_TK,
-            logits_TK=logits_TK.astype(np.float32),
-            num_entries_T=counts_T.astype(np.int32),
+            **self._entries(number, num, where),
             tail_mass_TG=np.ones_like(grid_TG) if schema.head is None else grid_TG,
             temperatures=schema.temperatures,
             logsumexp_TG=grid_TG if has_logsumexp else None,
-            label_logit_T=flat("label_logit").astype(np.float32) if schema.label_logits else None,
-            label_rank_T=flat("label_rank").astype(np.int32) if schema.label_logits else None,
             samples=self._samples(number, num, where),
-            class_logits_TC=_square(*nested("class_logits"), schema.num_classes, where)
-            if schema.num_classes
-            else None,
+            class_logits_TC=class_logits_TC,
             features={
-                one.name: _square(
-                    *nested(
-                        f"feature_{one.name}",
-                        {"tokens": len(tokens), "targets": num, "window": 1}[one.rows],
-                    ),
-                    one.width,
-                    where,
+                one.name: self._square(
+                    f"feature_{one.name}", one.width, number, num_rows[one.rows], where
                 )
                 for one in schema.features
             },
+            **labels,
         )
+
+    def _numbers(self, name: str, number: int, num: int, where: str) -> Array:
+        """Return a row's list, one number for each target."""
+        found = self._flat[name].row(number)
+        _check_length(found, num, where, name)
+        return found
+
+    def _lists(self, name: str, number: int, num: int, where: str) -> tuple[Int64, Array]:
+        """Return how long each of a row's lists is, and what is in them."""
+        counts, values = self._nested[name].row(number)
+        _check_length(counts, num, where, name)
+        return counts, values
+
+    def _square(self, name: str, width: int, number: int, num: int, where: str) -> Float32:
+        """Return a row's vectors, all of the same width."""
+        counts, values = self._lists(name, number, num, where)
+        if not (counts == width).all():
+            found = f"{sorted(set(counts.tolist()))[:5]}"
+            raise _broken(where, f"vectors of {width} numbers", found)
+        return values.reshape(num, width).astype(np.float32)
+
+    def _entries(self, number: int, num: int, where: str) -> dict[str, Array]:
+        """Return `num_entries_T`, `ids_TK` and `logits_TK`, empty where the head is."""
+        schema = self._schema
+        ids_TK, logits_TK = np.empty((num, 0)), np.empty((num, 0))
+        counts_T = np.zeros(num, np.int64)
+        if schema.head is not None:
+            width = schema.head.max_entries
+            counts_T, ids_E = self._lists("ids", number, num, where)
+            value_counts_T, values_E = self._lists(_values_name(schema), number, num, where)
+            _check_same(counts_T, value_counts_T, width, where)
+            check_row_cells(where, num, width)
+            ids_TK = _spread(ids_E, counts_T, width, 0)
+            logits_TK = _spread(values_E, counts_T, width, -np.inf)
+            if schema.temperatures:
+                top_T = self._numbers("top_logit", number, num, where).astype(np.float64)
+                below_TK = logits_TK - np.where(counts_T > 0, logits_TK[:, 0], 0)[:, None]
+                logits_TK = top_T[:, None] + schema.temperatures[0] * below_TK
+        return {
+            "num_entries_T": counts_T.astype(np.int32),
+            "ids_TK": ids_TK.astype(np.int32),
+            "logits_TK": logits_TK.astype(np.float32),
+        }
 
     def _samples(self, number: int, num: int, where: str) -> Samples | None:
         if self._schema.samples is None:
             return None
-        num_samples_T, ids_S = self._nested["sample_ids"].row(number)
-        _check_length(num_samples_T, num, where, "sample_ids")
+        num_samples_T, ids_S = self._lists("sample_ids", number, num, where)
         others = {}
         for name in ("sample_counts", "sample_logits"):
             if name in self._nested:
@@ -210,12 +233,6 @@ def _spread(values_E: Array, counts_T: Int64, width: int, fill: float) -> Array:
     spread_TK = np.full(kept_TK.shape, fill, np.float64)
     spread_TK[kept_TK] = values_E
     return spread_TK
-
-
-def _square(counts_R: Int64, values: Array, width: int, where: str) -> Float32:
-    if not (counts_R == width).all():
-        raise _broken(where, f"vectors of {width} numbers", f"{sorted(set(counts_R.tolist()))[:5]}")
-    return values.reshape(len(counts_R), width).astype(np.float32)
 
 
 def _broken(where: str, expected: str, found: str) -> CorpusError:

@@ -101,15 +101,6 @@ def read_numbers(batch: pa.RecordBatch, name: str, where: str) -> Array:
     return _values(column, where, name)
 
 
-def read_optional(batch: pa.RecordBatch, name: str, where: str) -> Lists | None:
-    """Return a column of lists of numbers, or None where there is no column of this name.
-
-    Raises:
-        CorpusError: it is something else.
-    """
-    return read_lists(batch, name, where) if name in batch.schema.names else None
-
-
 def read_nested(
     batch: pa.RecordBatch, name: str, where: str, kind: Kind = "integers"
 ) -> NestedLists:

@@ -19,8 +19,8 @@ from softtargets.store.store import Store
 from softtargets.targets import Bool, Float64, Int32, SoftTargets, temperature_index
 from softtargets.window import Window
 
-Values = Literal["full", "renormalised"]
-"""Log-probabilities of the whole vocabulary's softmax, or of one over the kept entries alone."""
+Values = Literal["renormalised", "full"]
+"""Log-probabilities over the kept entries alone, or of the whole vocabulary's softmax."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError
 from softtargets.kinds import TargetSchema
+from softtargets.layouts.input_files import METADATA_KEY, list_files, open_files
+from softtargets.layouts.lists import read_lists, read_numbers
 from softtargets.limits import Limit
-from softtargets.store.layouts.files import METADATA_KEY, list_files, open_files
-from softtargets.store.layouts.lists import read_lists, read_numbers
 from softtargets.targets import HeadWeights
 
 

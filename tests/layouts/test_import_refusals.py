@@ -11,19 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from softtargets.errors import CorpusError, CorruptionError, FormatError, InputError
+from softtargets.layouts.axolotl import Axolotl
+from softtargets.layouts.distillkit import DistillKit
+from softtargets.layouts.distillkit_compression import Compression
 from softtargets.store import (
     Stated,
     Store,
-    export_axolotl,
     export_distillkit,
     export_plain,
     import_lists,
     import_plain,
     verify,
 )
-from softtargets.store.layouts import Axolotl, Compression, DistillKit
 from tests.fakes import build_store
-from tests.layouts import FULL, LOGPROBS, RENORMALISED, listed, write_rows
+from tests.layouts.cases import CASES
+from tests.layouts.readers import FULL, LOGPROBS, RENORMALISED, listed, write_rows
 
 BAD_ROWS = {
     "ids out of the vocabulary": (
@@ -132,21 +134,17 @@ def test_bytes_of_another_configuration_are_refused(store: Store, tmp_path: Path
 DAMAGES = 45
 
 
-@pytest.mark.parametrize("layout", ["plain", "axolotl", "distillkit"])
+@pytest.mark.parametrize("layout", CASES)
 def test_damaged_files_are_refused_or_change_nothing(
     layout: str, store: Store, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     """Bits flipped, files cut, zeros: an error that names the file, and no traceback of pyarrow."""
-    export: Any = {"axolotl": export_axolotl, "distillkit": export_distillkit}.get(
-        layout, export_plain
-    )
-    written = export(store.root, tmp_path / "written")
-    path = sorted(written.rglob("part-*.parquet"))[0]
+    case = CASES[layout]
+    written = case.written(store, tmp_path / "written")
+    path, *others = sorted(written.rglob("part-*.parquet"))
+    for other in others:
+        other.unlink()
     sound = path.read_bytes()
-    readers: dict[str, Any] = {
-        "axolotl": (Axolotl(), RENORMALISED),
-        "distillkit": (DistillKit(compression=Compression(d=300, k=8, exact_k=8)), FULL),
-    }
     refused = 0
     for number in range(DAMAGES):
         content = bytearray(sound)
@@ -160,10 +158,7 @@ def test_damaged_files_are_refused_or_change_nothing(
             content[at : at + 100] = bytes(len(content[at : at + 100]))
         path.write_bytes(content)
         try:
-            if layout == "plain":
-                import_plain([path], tmp_path / f"{number}")
-            else:
-                import_lists([path], tmp_path / f"{number}", *readers[layout])
+            case.read([written], tmp_path / f"{number}")
         except (CorpusError, FormatError, InputError) as error:
             refused += 1
             assert str(path) in str(error) or isinstance(error, InputError)
