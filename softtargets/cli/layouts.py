@@ -157,7 +157,7 @@ def _parse_layout(name: str, inputs: tuple[Path, ...], given: dict[str, Any]) ->
 def _parse_stated(given: dict[str, Any]) -> Stated:
     described, vocabulary = None, None
     if "tokenizer" in given:
-        from softtargets.capture.tokenizer import TransformersTokenizer
+        from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 
         tokenizer = TransformersTokenizer(given["tokenizer"], trust_remote_code=False)
         described, vocabulary = tokenizer.describe(), tokenizer.vocabulary()

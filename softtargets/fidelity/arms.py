@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK
+from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, Selection, TopK
 from softtargets.fidelity.budget import TAILS, Storage, fit_to_budget
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.fidelity.students import (

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from softtargets.capture.selection import (
+from softtargets.capture.keep.selection import (
     Draws,
     Hybrid,
     Pins,

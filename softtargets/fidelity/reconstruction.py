@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK, TopP, Values
+from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, Selection, TopK, TopP, Values
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.stream.batch import BatchTargets
 from softtargets.stream.collate import collate
@@ -96,7 +97,7 @@ def reconstruct(
 
     Each is captured at that temperature alone; as stored, in the grid of all of them.
     """
-    results = []
+    results: list[Reconstruction] = []
     for temperature in temperatures:
         selections = {
             str(one.selection): one.selection if as_stored else _at(one.selection, temperature)
@@ -104,31 +105,38 @@ def reconstruct(
         }
         grid = temperatures if as_stored else (temperature,)
         windows = sample.capture(selections, grid, values)
-        sizes = {name: bytes_per_token(own) for name, own in windows.items()}
-        flat = {
-            one.name: targets_of(
-                windows[str(one.selection)], one.tail, temperature, sample.teacher.device
-            )
-            for one in chosen
-        }
-        totals = _compare(sample, flat, temperature)
-        for one in chosen:
-            total = totals[one.name]
-            kl, variation, entropy = (total.sums_3 / len(sample)).tolist()
-            results.append(
-                Reconstruction(
-                    name=one.name,
-                    temperature=temperature,
-                    bytes_per_token=sizes[str(one.selection)],
-                    num_entries=_num_entries(flat[one.name]),
-                    tail_mass=_tail_mass(windows[str(one.selection)], temperature),
-                    kl=kl,
-                    total_variation=variation,
-                    mean_variation=0.5 * total.difference_V.abs().sum().item() / len(sample),
-                    entropy_error=entropy,
-                )
-            )
+        results += _reconstruct_at(sample, chosen, windows, temperature)
     return results
+
+
+def _reconstruct_at(
+    sample: TeacherSample,
+    chosen: Sequence[Candidate],
+    windows: Mapping[str, Sequence[Window]],
+    temperature: float,
+) -> Iterator[Reconstruction]:
+    """Yield how far candidates are from the full distribution, from windows by selection."""
+    sizes = {name: bytes_per_token(own) for name, own in windows.items()}
+    device = sample.teacher.device
+    flat = {
+        one.name: targets_of(windows[str(one.selection)], one.tail, temperature, device)
+        for one in chosen
+    }
+    totals = _compare(sample, flat, temperature)
+    for one in chosen:
+        total = totals[one.name]
+        kl, variation, entropy = (total.sums_3 / len(sample)).tolist()
+        yield Reconstruction(
+            name=one.name,
+            temperature=temperature,
+            bytes_per_token=sizes[str(one.selection)],
+            num_entries=_num_entries(flat[one.name]),
+            tail_mass=_tail_mass(windows[str(one.selection)], temperature),
+            kl=kl,
+            total_variation=variation,
+            mean_variation=0.5 * total.difference_V.abs().sum().item() / len(sample),
+            entropy_error=entropy,
+        )
 
 
 def targets_of(
@@ -147,7 +155,8 @@ def targets_of(
             for row, window in enumerate(windows)
         ]
     ).to(device)
-    labels_N = batch["input_ids"].roll(-1, dims=1).flatten()[places_N]
+    labels = np.concatenate([window.labels_T for window in windows])
+    labels_N = torch.from_numpy(labels.astype(np.int64)).to(device)
     return sparse_targets(targets, places_N, labels_N, tail)
 
 
