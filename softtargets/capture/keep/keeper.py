@@ -15,14 +15,14 @@ from softtargets.capture.segments import Segment
 
 
 class Workspace:
-    """float32 memory for chunks of logits, none of which is larger than the first.
+    """float32 memory for chunks of logits: always the same, unless a larger one comes.
 
-    It is always the same memory. A new tensor of this size costs as much time as the selection
-    itself: the system maps its pages one by one.
+    On the host a new tensor of this size costs as much time as the selection itself: the system
+    maps its pages one by one.
     """
 
     def __init__(self) -> None:
-        self._tensors: list[torch.Tensor] = []
+        self._tensors: dict[int, torch.Tensor] = {}
 
     def copy(self, logits_CV: torch.Tensor) -> torch.Tensor:
         """Return a chunk in float32, which may be overwritten."""
@@ -33,9 +33,10 @@ class Workspace:
         return self._rows(1, logits_CV)
 
     def _rows(self, number: int, logits_CV: torch.Tensor) -> torch.Tensor:
-        if len(self._tensors) == number:
-            self._tensors.append(torch.empty_like(logits_CV, dtype=torch.float32))
-        return self._tensors[number][: len(logits_CV)]
+        mine = self._tensors.get(number)
+        if mine is None or len(mine) < len(logits_CV):
+            mine = self._tensors[number] = torch.empty_like(logits_CV, dtype=torch.float32)
+        return mine[: len(logits_CV)]
 
 
 class Keeper:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from softtargets.capture.keep.keeper import Keeper
+from softtargets.capture.keep.keeper import Keeper, Workspace
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep, check_selection
 from softtargets.capture.segments import Segment, check_ids
@@ -78,13 +79,19 @@ class LocalTeacher(Teacher):
         for the device, which takes no time beside the batch.
         """
         hidden_ND = self.read(segments)
-        keeper = Keeper(keep, segments, self.device)
+        # Other devices have allocators that give the same memory again.
+        workspace = self._workspace if self.device.type == "cpu" else None
+        keeper = Keeper(keep, segments, self.device, workspace)
         for rows, logits_CV in self.chunks(hidden_ND, SELECTING):
             keeper.add(rows, logits_CV)
         selected = keeper.selected()
         if keep.hidden_states:
             selected = replace(selected, hidden_ND=hidden_ND)
         return selected.cpu()
+
+    @cached_property
+    def _workspace(self) -> Workspace:
+        return Workspace()
 
     @torch.inference_mode()
     def read(self, segments: Sequence[Segment]) -> torch.Tensor:
