@@ -46,12 +46,16 @@ class _Reservoir:
 
     def __init__(self, most: int, rng: np.random.Generator) -> None:
         self.kept: list[TokenWindow] = []
+        self.first: TokenWindow | None = None
+        self.num_targets = 0
         self._most = most
         self._rng = rng
         self._num_seen = 0
 
     def add(self, window: TokenWindow) -> None:
         """Keep a window, or not."""
+        self.first = self.first or window
+        self.num_targets += len(window.mask_T)
         if self._num_seen < self._most:
             self.kept.append(window)
         elif (place := int(self._rng.integers(self._num_seen + 1))) < self._most:
@@ -78,16 +82,13 @@ def sample_corpus(
     rng = np.random.default_rng(seed)
     reservoir = _Reservoir(_checked(num_windows), rng)
     counts, unused = Counter[str](), UnusedTally()
-    first: TokenWindow | None = None
-    num_units = num_targets = 0
+    num_units = 0
     windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts, unused)
     for unit in cut_windows(windows, config.unit_tokens):
-        first = first or unit[0]
         num_units += 1
         for window in unit:
-            num_targets += len(window.mask_T)
             reservoir.add(window)
-    if first is None:
+    if reservoir.first is None:
         raise CorpusError(
             config.corpus.name,
             expected=SOME_WINDOW,
@@ -98,9 +99,9 @@ def sample_corpus(
     return CorpusSample(
         counts=stored_counts(counts),
         num_units=num_units,
-        num_targets=num_targets,
+        num_targets=reservoir.num_targets,
         windows=_few(sample, counts["tokens"], rng) if num_windows is None else sample,
-        first=first,
+        first=reservoir.first,
         unused=unused.parts,
     )
 

@@ -21,11 +21,12 @@ from softtargets.fidelity.arms import (
 )
 from softtargets.fidelity.gradients import compare_gradients, find_bias
 from softtargets.fidelity.own import OwnSelection
-from softtargets.fidelity.reconstruction import Candidate, candidates, reconstruct
+from softtargets.fidelity.reconstruction import Candidate, candidate, candidates, reconstruct
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.fidelity.students import Recipe, gradient_difference
 from softtargets.targets import Float64
 from softtargets.train.choices import check_choice
+from softtargets.train.sparse import Tail
 from softtargets.window import TokenWindow
 
 BUDGETS = (20.0, 36.0, 80.0)
@@ -246,22 +247,9 @@ def _read(teacher: Teacher, windows: Sequence[TokenWindow], most: int) -> Teache
 
 
 def _gradient_candidates() -> tuple[Candidate, ...]:
-    found = []
-    for k in (16, 64):
-        for tail, name in (
-            ("bucket", "bucket"),
-            ("label", "label"),
-            ("renormalize", "renormalised"),
-        ):
-            found.append(Candidate(name=f"top {k}, {name}", selection=TopK(k=k), tail=tail))  # type: ignore[arg-type]
-    found += [
-        Candidate(name=f"{num} draws", selection=Sampled(draws=Draws(num=num)), tail="sampled")
-        for num in (32, 128)
-    ]
-    found += [
-        Candidate(
-            name=f"top {k} and {k} draws", selection=Hybrid(k=k, draws=Draws(num=k)), tail="sampled"
-        )
-        for k in (8, 16)
-    ]
-    return tuple(found)
+    tails: tuple[Tail, ...] = ("bucket", "label", "renormalize")
+    return (
+        *(candidate(TopK(k=k), tail) for k in (16, 64) for tail in tails),
+        *(candidate(Sampled(draws=Draws(num=num)), "sampled") for num in (32, 128)),
+        *(candidate(Hybrid(k=k, draws=Draws(num=k)), "sampled") for k in (8, 16)),
+    )

@@ -54,35 +54,36 @@ class Reconstruction:
     """Mean absolute difference of the entropies in nats."""
 
 
+def selection_name(selection: Selection) -> str:
+    """Return a selection in a few words."""
+    if isinstance(selection, TopP):
+        return f"top p {selection.p:g} of {selection.k}"
+    parts = [f"top {selection.k}"] if selection.k else []
+    if selection.draws is not None:
+        parts.append(f"{selection.draws.num} draws")
+    return " and ".join(parts)
+
+
+def candidate(selection: Selection, tail: Tail) -> Candidate:
+    """Return a selection and how its tail is read, named by both."""
+    name = selection_name(selection)
+    if tail != "sampled":
+        name += f", {'renormalised' if tail == 'renormalize' else tail}"
+    return Candidate(name=name, selection=selection, tail=tail)
+
+
 def candidates() -> tuple[Candidate, ...]:
     """Return the selections that are compared by default."""
-    tails: dict[str, Tail] = {
-        "uniform": "uniform",
-        "label": "label",
-        "renormalised": "renormalize",
-    }
-    found = [
-        Candidate(name=f"top {k}, {name}", selection=TopK(k=k), tail=tail)
-        for name, tail in tails.items()
-        for k in (8, 16, 32, 64, 128)
-    ]
-    found += [
-        Candidate(name=f"top p {p:g}, uniform", selection=TopP(p=p), tail="uniform")
-        for p in (0.9, 0.98)
-    ]
-    found += [
-        Candidate(name=f"{num} draws", selection=Sampled(draws=Draws(num=num)), tail="sampled")
-        for num in (8, 32, 64, 128)
-    ]
-    found += [
-        Candidate(
-            name=f"top {k} and {num} draws",
-            selection=Hybrid(k=k, draws=Draws(num=num)),
-            tail="sampled",
-        )
-        for k, num in ((4, 4), (8, 8), (16, 16), (32, 32))
-    ]
-    return tuple(found)
+    tails: tuple[Tail, ...] = ("uniform", "label", "renormalize")
+    return (
+        *(candidate(TopK(k=k), tail) for tail in tails for k in (8, 16, 32, 64, 128)),
+        *(
+            Candidate(name=f"top p {p:g}, uniform", selection=TopP(p=p), tail="uniform")
+            for p in (0.9, 0.98)
+        ),
+        *(candidate(Sampled(draws=Draws(num=num)), "sampled") for num in (8, 32, 64, 128)),
+        *(candidate(Hybrid(k=k, draws=Draws(num=k)), "sampled") for k in (4, 8, 16, 32)),
+    )
 
 
 def reconstruct(
