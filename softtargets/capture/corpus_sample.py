@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +71,8 @@ def sample_corpus(
     Args:
         config: of the build.
         teacher: whose tokenizer reads the corpus.
-        num_windows: how many windows; None takes at most 16, and no more after a sixteenth of the
-            corpus or 8,192 tokens.
+        num_windows: None takes at most 16, and no more after a sixteenth of the corpus or 8,192
+            tokens.
         seed: of the sample.
 
     Raises:
@@ -84,8 +84,7 @@ def sample_corpus(
     counts, unused = Counter[str](), UnusedTally()
     num_units = 0
     windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts, unused)
-    for unit in cut_windows(windows, config.unit_tokens):
-        num_units += 1
+    for num_units, unit in enumerate(cut_windows(windows, config.unit_tokens), start=1):
         for window in unit:
             reservoir.add(window)
     if reservoir.first is None:
@@ -95,12 +94,12 @@ def sample_corpus(
             found=f"{plural(counts['documents'], 'document')}, none with that many",
             next_step="Check the input and --text-field.",
         )
-    sample = reservoir.kept
+    sample = reservoir.kept if num_windows is not None else _few(reservoir.kept, counts, rng)
     return CorpusSample(
         counts=stored_counts(counts),
         num_units=num_units,
         num_targets=reservoir.num_targets,
-        windows=_few(sample, counts["tokens"], rng) if num_windows is None else sample,
+        windows=sample,
         first=reservoir.first,
         unused=unused.parts,
     )
@@ -121,8 +120,9 @@ def _checked(num_windows: int | None) -> int:
 
 
 def _few(
-    sample: Sequence[TokenWindow], corpus_tokens: int, rng: np.random.Generator
+    sample: Sequence[TokenWindow], counts: Mapping[str, int], rng: np.random.Generator
 ) -> list[TokenWindow]:
     """Return as many windows of a sample as tell enough, in random order."""
     mixed = [sample[place] for place in rng.permutation(len(sample))]
-    return next(cut_windows(mixed, int(min(_SAMPLE_TOKENS, corpus_tokens * _SAMPLE_SHARE)) or 1))
+    num_tokens = int(min(_SAMPLE_TOKENS, counts["tokens"] * _SAMPLE_SHARE))
+    return next(cut_windows(mixed, num_tokens or 1))
