@@ -42,7 +42,7 @@ class CorpusSample:
 
 
 class _Reservoir:
-    """Keeps some of the windows that come one by one, each with the same probability."""
+    """Keeps some of the windows that come unit by unit, each with the same probability."""
 
     def __init__(self, most: int, rng: np.random.Generator) -> None:
         self.kept: list[TokenWindow] = []
@@ -52,15 +52,16 @@ class _Reservoir:
         self._rng = rng
         self._num_seen = 0
 
-    def add(self, window: TokenWindow) -> None:
-        """Keep a window, or not."""
-        self.first = self.first or window
-        self.num_targets += len(window.mask_T)
-        if self._num_seen < self._most:
-            self.kept.append(window)
-        elif (place := int(self._rng.integers(self._num_seen + 1))) < self._most:
-            self.kept[place] = window
-        self._num_seen += 1
+    def add(self, windows: Sequence[TokenWindow]) -> None:
+        """Keep each window, or not."""
+        for window in windows:
+            self.first = self.first or window
+            self.num_targets += len(window.mask_T)
+            if self._num_seen < self._most:
+                self.kept.append(window)
+            elif (place := int(self._rng.integers(self._num_seen + 1))) < self._most:
+                self.kept[place] = window
+            self._num_seen += 1
 
 
 def sample_corpus(
@@ -84,9 +85,9 @@ def sample_corpus(
     counts, unused = Counter[str](), UnusedTally()
     num_units = 0
     windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts, unused)
-    for num_units, unit in enumerate(cut_windows(windows, config.unit_tokens), start=1):
-        for window in unit:
-            reservoir.add(window)
+    for unit in cut_windows(windows, config.unit_tokens):
+        num_units += 1
+        reservoir.add(unit)
     if reservoir.first is None:
         raise CorpusError(
             config.corpus.name,
