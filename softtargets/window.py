@@ -52,6 +52,13 @@ class TokenWindow:
             return self.positions_T
         return np.arange(len(self.mask_T), dtype=np.int32)
 
+    @property
+    def labels_T(self) -> Int32:
+        """Return the label of every target: the next input id, or what is listed instead."""
+        if self.label_ids_T is not None:
+            return self.label_ids_T
+        return self.input_ids_L[self.target_positions_T + 1]
+
     def __len__(self) -> int:
         return len(self.input_ids_L)
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from softtargets.capture import BuildConfig, Corpus, TopK, Windowing, build
+from softtargets.capture import BuildConfig, Corpus, LocalTeacher, TopK, Windowing, build
 from softtargets.capture.records import Conversation
+from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.store import Store
 from softtargets.targets import HeadWeights
 from softtargets.tokenizer import Vocabulary
@@ -72,17 +73,17 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-class FakeTeacher:
+class FakeTeacher(LocalTeacher):
     """A causal function with random weights: the mean of what was read so far, times a head."""
 
     name = "fake"
     device = torch.device("cpu")
+    tokenizer: Tokenizer = ByteTokenizer()
 
     def __init__(self, vocab_size: int = 300, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.vocab_size = vocab_size
         self.seed = seed
-        self.tokenizer = ByteTokenizer()
         self._embedding_VD = torch.randn((vocab_size, 16), generator=generator)
         self._head_DV = 2 * torch.randn((16, vocab_size), generator=generator)
         self.num_loads = 0

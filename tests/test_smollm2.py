@@ -31,8 +31,8 @@ from softtargets.capture import (
     build,
     rescore,
 )
-from softtargets.capture.score import plan_batches
-from softtargets.demo.teacher import teacher_directory
+from softtargets.capture.batches import plan_batches
+from softtargets.demo.smollm import teacher_directory
 from softtargets.report.page import report
 from softtargets.report.statistics import measure as statistics_of
 from softtargets.window import Window

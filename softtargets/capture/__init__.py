@@ -9,18 +9,16 @@ from softtargets.capture.build import (
     commit,
 )
 from softtargets.capture.corpus import Corpus
-from softtargets.capture.datasets import DatasetCorpus
-from softtargets.capture.estimate import (
-    CorpusSample,
-    Estimate,
-    estimate,
-    estimate_from,
-    sample_corpus,
-)
+from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
+from softtargets.capture.dataset_corpus import DatasetCorpus
+from softtargets.capture.estimate import Estimate, estimate, estimate_from
+from softtargets.capture.keep.selection import Draws, Hybrid, Pins, Sampled, TopK, TopP
 from softtargets.capture.progress import Progress
 from softtargets.capture.rescore import RescoreReport, rescore
-from softtargets.capture.selection import Draws, Hybrid, Pins, Sampled, TopK, TopP
-from softtargets.capture.teacher import TeacherConfig, TransformersTeacher
+from softtargets.capture.teacher import Teacher
+from softtargets.capture.teachers.local import LocalTeacher
+from softtargets.capture.teachers.model_files import TeacherConfig
+from softtargets.capture.teachers.pretrained import TransformersTeacher
 from softtargets.capture.windows import Windowing
 
 __all__ = [
@@ -32,11 +30,13 @@ __all__ = [
     "Draws",
     "Estimate",
     "Hybrid",
+    "LocalTeacher",
     "Pins",
     "Progress",
     "RangeResult",
     "RescoreReport",
     "Sampled",
+    "Teacher",
     "TeacherConfig",
     "TopK",
     "TopP",

@@ -8,20 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from softtargets.capture.keep.selection import (
+    Hybrid,
+    Keep,
+    Selection,
+    Values,
+    check_temperatures,
+    describe_selection,
+    schema_parts,
+)
 from softtargets.capture.memory import enough_memory, free_memory
 from softtargets.capture.plan import AnyCorpus, Plan, make_plan, read_plan
 from softtargets.capture.progress import Progress, Tally
 from softtargets.capture.queue import UnitQueue
 from softtargets.capture.score import Scorer
-from softtargets.capture.select import check_temperatures
-from softtargets.capture.selection import (
-    Hybrid,
-    Selection,
-    Values,
-    check_selection,
-    describe_selection,
-    schema_parts,
-)
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import run_queue
 from softtargets.capture.windows import Windowing
@@ -228,7 +228,14 @@ def describe_build(
         CorpusError, TeacherError: a file or the model cannot be read.
     """
     temperatures = check_temperatures(config.temperatures)
-    check_selection(config.selection, teacher.vocab_size, temperatures)
+    teacher.check(
+        Keep(
+            selection=config.selection,
+            temperatures=temperatures,
+            label_logits=config.label_logits,
+            hidden_states=config.hidden_states,
+        )
+    )
     for option, value in (
         ("--unit-tokens", config.unit_tokens),
         ("--batch-tokens", config.batch_tokens),

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
@@ -15,9 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from softtargets.capture.compressed import open_input
+from softtargets.capture.input_files import (
+    check_files,
+    describe_file,
+    expand_path,
+    file_errors,
+    file_kind,
+)
 from softtargets.capture.records import (
     DOCUMENT_LIMIT,
     Document,
@@ -26,12 +29,11 @@ from softtargets.capture.records import (
     raise_invalid,
     without_nulls,
 )
-from softtargets.errors import CorpusError, SoftTargetsError, error_text
+from softtargets.errors import CorpusError
 from softtargets.limits import Limit
-from softtargets.store.files import hash_file
 from softtargets.store.growth import check_growth
 from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
-from softtargets.texts import is_utf8, shortened
+from softtargets.texts import shortened
 
 UNPACKED_LIMIT = Limit(
     variable="SOFTTARGETS_MAX_CORPUS_BYTES", default=1 << 24, unit="unpacked bytes"
@@ -44,8 +46,6 @@ _PIECE_BYTES = 1 << 20
 _ROW_BYTES = 256
 _EMPTY_BYTES = 16
 """What a record and an empty line count at least: those without content take time, too."""
-
-_KINDS = (".txt", ".jsonl", ".parquet")
 
 _Parse = Callable[[], Document | None]
 """Parses one record that was read; None when there is nothing in it."""
@@ -73,7 +73,7 @@ class Corpus(RecordFields):
         Raises:
             CorpusError: a pattern matches none.
         """
-        return tuple(file for path in self.paths for file in _expand(path))
+        return tuple(file for path in self.paths for file in expand_path(path))
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the documents, for the identity: names and hashes in order.
@@ -81,7 +81,7 @@ class Corpus(RecordFields):
         Raises:
             CorpusError: a file is missing, unreadable, or of an unknown kind.
         """
-        self._check_files()
+        check_files(self.files)
         return {"files": [describe_file(path) for path in self.files], **self.describe_fields()}
 
     def documents(self, on_invalid: OnInvalid = raise_invalid) -> Iterator[Document]:
@@ -91,7 +91,7 @@ class Corpus(RecordFields):
             CorpusError: a file cannot be read; or, from `on_invalid`, naming the line or row that
                 is wrong.
         """
-        self._check_files()
+        check_files(self.files)
         unpacked = _Unpacked()
         readers = {
             ".txt": self._text_file,
@@ -99,9 +99,9 @@ class Corpus(RecordFields):
             ".parquet": self._parquet_rows,
         }
         for path in self.files:
-            with _file_errors(path):
+            with file_errors(path):
                 unpacked.add_file(path)
-                for parse in readers[_kind(path)](path, unpacked):
+                for parse in readers[file_kind(path)](path, unpacked):
                     try:
                         document = parse()
                     except CorpusError as error:
@@ -109,24 +109,6 @@ class Corpus(RecordFields):
                     else:
                         if document is not None:
                             yield document
-
-    def _check_files(self) -> None:
-        for path in self.files:
-            with _file_errors(path):
-                # A pipe gives its content once, and it is read twice: to hash it, and to use it.
-                if path.exists() and not path.is_file() and not path.is_dir():
-                    raise _unusable(path, "a pipe or a device")
-                with open(path, "rb"):
-                    pass
-                if not is_utf8(path.name):
-                    raise _unusable(path, "a file name that is no UTF-8")
-                if _kind(path) not in _KINDS:
-                    raise CorpusError(
-                        str(path),
-                        expected="a name ending in .txt, .jsonl (both also .gz, .zst) or .parquet",
-                        found=f"'{''.join(path.suffixes)}'",
-                        next_step="Rename or convert it.",
-                    )
 
     def _text_file(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
         most = DOCUMENT_LIMIT.value
@@ -224,34 +206,6 @@ def check_columns(fields: RecordFields, where: str, names: list[str]) -> None:
         )
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """Return a file's name, size and hash."""
-    return {"name": path.name, "num_bytes": path.stat().st_size, "sha256": hash_file(path)}
-
-
-def _expand(path: Path) -> list[Path]:
-    pattern = str(path)
-    if path.exists() or not glob.has_magic(pattern):
-        return [path]
-    # Path.glob would take hidden files too.
-    names = glob.glob(pattern, recursive=True)  # noqa: PTH207
-    found = sorted(path for path in map(Path, names) if path.is_file())
-    if not found:
-        raise CorpusError(
-            pattern,
-            expected="a pattern that some file matches",
-            found="none",
-            next_step="Check the pattern; ** stands for any directories.",
-        )
-    return found
-
-
-def _kind(path: Path) -> str:
-    compressed = path.suffix in (".gz", ".zst")
-    suffix = Path(path.stem).suffix if compressed else path.suffix
-    return "" if compressed and suffix == ".parquet" else suffix
-
-
 def _parse_text(content: bytes, path: Path) -> Document:
     return Document(content=_decode(content, path, 1), document_id="0", source=path.name)
 
@@ -306,32 +260,3 @@ class _Unpacked:
             if piece[-1:] == b"\n" and len(piece) < _PIECE_BYTES:
                 break
         return num_bytes
-
-
-@contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (
-        OSError,
-        EOFError,
-        MemoryError,
-        ValueError,
-        zlib.error,
-        zstandard.ZstdError,
-        pa.ArrowException,
-    ) as error:
-        if isinstance(error, SoftTargetsError):
-            raise
-        text = shortened(error_text(error).splitlines()[0])
-        raise _unusable(path, text, is_of_system=bool(getattr(error, "errno", None))) from error
-
-
-def _unusable(path: Path, found: str, *, is_of_system: bool = False) -> CorpusError:
-    return CorpusError(
-        str(path),
-        expected="a readable file",
-        failed="cannot be read" if is_of_system else "",
-        found=found,
-        next_step="Check the path, its permissions and that it is complete.",
-    )

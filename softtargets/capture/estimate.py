@@ -7,7 +7,6 @@ and its forward pass alone. So by default the sample is a small share of the cor
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,25 +15,17 @@ import numpy as np
 import torch
 
 from softtargets.capture.build import BuildConfig, describe_build, read_output_head
-from softtargets.capture.plan import SOME_WINDOW, read_windows
+from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.unused import UnusedPart, UnusedTally
-from softtargets.capture.windows import stored_counts
-from softtargets.errors import CorpusError, InputError
+from softtargets.capture.teachers.local import LocalTeacher
+from softtargets.capture.unused import UnusedPart
 from softtargets.kinds import TargetSchema
 from softtargets.store.manifest import fingerprint_of
 from softtargets.store.schema import Compression
 from softtargets.store.shard import encode_shard
-from softtargets.texts import plural
 from softtargets.window import TokenWindow, Window, cut_windows
 
-SAMPLE_WINDOWS = 16
-"""Most windows that are scored unless a number is asked for."""
-_SAMPLE_TOKENS = 8192
-"""No window more is scored after so many tokens."""
-_SAMPLE_SHARE = 1 / 16
-"""Nor after this share of the corpus."""
 _MOST_SPEEDS = 4
 """Parts of the sample whose speeds are compared: very small ones would say nothing."""
 
@@ -66,7 +57,7 @@ class Estimate:
     """Of parts of the sample."""
     online_tokens_per_second: float
     """Of the teacher's forward pass alone, over the same windows: what a student that is trained
-    with the teacher beside it pays in every epoch."""
+    with the teacher beside it pays in every epoch. Of capturing where the pass is not to be had."""
     unused: tuple[UnusedPart, ...] = ()
     """What the chat template does not write of the conversations."""
 
@@ -105,22 +96,6 @@ class Estimate:
     def break_even_epochs(self) -> float:
         """Return how many epochs of students, all together, cost as much online as the build."""
         return self.hours / self.online_hours
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusSample:
-    """What a corpus would be cut into, and some of its windows."""
-
-    counts: dict[str, int]
-    """Documents, windows, tokens, and what would be left out."""
-    num_units: int
-    num_targets: int
-    windows: list[TokenWindow]
-    """Each window of the corpus is among them with the same probability."""
-    first: TokenWindow
-    """The first window of the corpus."""
-    unused: tuple[UnusedPart, ...]
-    """What the chat template does not write of the conversations."""
 
 
 def estimate(
@@ -170,7 +145,9 @@ def estimate_from(config: BuildConfig, teacher: Teacher, corpus: CorpusSample) -
         tokens_per_second=measured.speed,
         slowest_tokens_per_second=min(measured.speeds),
         fastest_tokens_per_second=max(measured.speeds),
-        online_tokens_per_second=num_tokens / _time_forward(teacher, sample),
+        online_tokens_per_second=num_tokens / _time_forward(teacher, sample)
+        if isinstance(teacher, LocalTeacher)
+        else measured.speed,
         unused=corpus.unused,
     )
 
@@ -260,77 +237,8 @@ def _speeds(
     return speeds
 
 
-def sample_corpus(
-    config: BuildConfig, teacher: Teacher, num_windows: int | None = None, seed: int = 0
-) -> CorpusSample:
-    """Read a corpus and keep a random sample of its windows (reservoir sampling).
-
-    Args:
-        config: of the build.
-        teacher: whose tokenizer reads the corpus.
-        num_windows: how many windows; None takes at most 16, and no more after a sixteenth of the
-            corpus or 8,192 tokens.
-        seed: of the sample.
-
-    Raises:
-        InputError: no window is asked for.
-        CorpusError: the input is wrong.
-    """
-    most = SAMPLE_WINDOWS if num_windows is None else num_windows
-    if most < 1:
-        raise InputError(
-            "--sample",
-            expected="a positive number of windows",
-            found=str(most),
-            next_step="Leave it away to score little.",
-        )
-    rng = np.random.default_rng(seed)
-    counts: Counter[str] = Counter()
-    unused = UnusedTally()
-    sample: list[TokenWindow] = []
-    first: TokenWindow | None = None
-    num_units = num_targets = tokens = 0
-    windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts, unused)
-    for number, window in enumerate(windows):
-        first = first or window
-        num_targets += len(window.target_positions_T)
-        num_units += tokens == 0
-        tokens += len(window)
-        if tokens >= config.unit_tokens:
-            tokens = 0
-        if number < most:
-            sample.append(window)
-        elif (place := int(rng.integers(number + 1))) < most:
-            sample[place] = window
-    if first is None:
-        raise CorpusError(
-            config.corpus.name,
-            expected=SOME_WINDOW,
-            found=f"{plural(counts['documents'], 'document')}, none with that many",
-            next_step="Check the input and --text-field.",
-        )
-    if num_windows is None:
-        sample = _few(sample, counts["tokens"], rng)
-    return CorpusSample(
-        counts=stored_counts(counts),
-        num_units=num_units,
-        num_targets=num_targets,
-        windows=sample,
-        first=first,
-        unused=unused.parts,
-    )
-
-
-def _few(
-    sample: Sequence[TokenWindow], corpus_tokens: int, rng: np.random.Generator
-) -> list[TokenWindow]:
-    """Return as many windows of a sample as tell enough, in random order."""
-    mixed = [sample[place] for place in rng.permutation(len(sample))]
-    return next(cut_windows(mixed, int(min(_SAMPLE_TOKENS, corpus_tokens * _SAMPLE_SHARE)) or 1))
-
-
 @torch.inference_mode()
-def _time_forward(teacher: Teacher, sample: Sequence[TokenWindow]) -> float:
+def _time_forward(teacher: LocalTeacher, sample: Sequence[TokenWindow]) -> float:
     """Return the seconds of the forward pass over the sample, a window at a time."""
     # The sample was scored before: nothing is done for the first time.
     started = time.perf_counter()

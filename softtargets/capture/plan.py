@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.capture.corpus import Corpus
-from softtargets.capture.datasets import DatasetCorpus
+from softtargets.capture.dataset_corpus import DatasetCorpus
 from softtargets.capture.records import raise_invalid
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.tokenizer import Tokenizer
+from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.unused import UnusedTally
 from softtargets.capture.windows import PARTLY_WRITTEN, Windowing, stored_counts
 from softtargets.errors import CorpusError, FormatError

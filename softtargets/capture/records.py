@@ -157,18 +157,7 @@ class RecordFields:
         Raises:
             CorpusError: a field is missing or of another type.
         """
-        if not isinstance(record, Mapping):
-            raise self._wrong(where, "a record that is no object")
-        if self.content_field not in record:
-            raise self._wrong(where, _names_text(record))
-        value = record[self.content_field]
-        if self.messages_field is not None:
-            tools = None if self.tools_field is None else record.get(self.tools_field)
-            content: str | Int32 | Conversation = self._conversation(value, tools, where)
-        elif self.input_ids_field is not None:
-            content = self._token_ids(value, where)
-        else:
-            content = self._text(value, where)
+        content = self._content(record, where)
         name = number if self.id_field is None else record.get(self.id_field)
         if name is None:
             raise CorpusError(
@@ -186,6 +175,19 @@ class RecordFields:
                 for name in self.metadata_fields
             },
         )
+
+    def _content(self, record: Any, where: str) -> str | Int32 | Conversation:
+        if not isinstance(record, Mapping):
+            raise self._wrong(where, "a record that is no object")
+        if self.content_field not in record:
+            raise self._wrong(where, _names_text(record))
+        value = record[self.content_field]
+        if self.messages_field is not None:
+            tools = None if self.tools_field is None else record.get(self.tools_field)
+            return self._conversation(value, tools, where)
+        if self.input_ids_field is not None:
+            return self._token_ids(value, where)
+        return self._text(value, where)
 
     def _text(self, value: Any, where: str) -> str:
         if not isinstance(value, str):

@@ -1,14 +1,12 @@
-"""Segments: what the teacher reads as one sequence, and what it makes of a batch of them."""
+"""Segments: what a teacher reads as one sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from softtargets.capture.teacher import Teacher
 from softtargets.errors import TeacherError
 from softtargets.targets import Int32
 from softtargets.texts import shortened
@@ -39,55 +37,43 @@ class Segment:
         return len(self.input_ids_L)
 
 
-def segments_of(window: TokenWindow) -> Iterator[Segment]:
-    """Yield the segments of a window, in order; their targets together are the window's."""
-    positions_T = window.target_positions_T
+def segments_of(*windows: TokenWindow) -> list[Segment]:
+    """Return the segments of windows, in order; their targets together are the windows'."""
+    return [segment for window in windows for segment in _segments(window)]
+
+
+def _segments(window: TokenWindow) -> Iterator[Segment]:
+    positions_T, labels_T = window.target_positions_T, window.labels_T
     ends = np.cumsum(window.segment_lengths_S)
     starts = [0, *ends[:-1]]
     for start, stop, document_id in zip(starts, ends, window.document_ids, strict=True):
-        own_T = positions_T[(positions_T >= start) & (positions_T < stop)]
+        is_own_T = (positions_T >= start) & (positions_T < stop)
         yield Segment(
             window=window,
             document_id=document_id,
             start=int(start),
             input_ids_L=window.input_ids_L[start:stop],
-            positions_T=own_T - start,
-            label_ids_T=window.input_ids_L[own_T + 1],
+            positions_T=positions_T[is_own_T] - start,
+            label_ids_T=labels_T[is_own_T],
         )
 
 
-def hidden_states(teacher: Teacher, segments: Sequence[Segment]) -> torch.Tensor:
-    """Return the last hidden states [N, D] at the targets of segments, read in one batch.
+def check_ids(segments: Iterable[Segment], vocab_size: int, teacher: str) -> None:
+    """Check that a teacher knows all ids of segments.
 
     Raises:
-        TeacherError: a segment has an id that the teacher does not know.
+        TeacherError: one is not below its vocabulary size; the message names the document.
     """
     for segment in segments:
-        _check_ids(segment, teacher)
-    input_ids_BL = np.zeros((len(segments), max(map(len, segments))), np.int64)
-    for row, segment in enumerate(segments):
-        input_ids_BL[row, : len(segment)] = segment.input_ids_L
-    hidden_BLD = teacher.hidden_states(torch.from_numpy(input_ids_BL).to(teacher.device))
-    return torch.cat(
-        [
-            hidden_BLD[row, torch.from_numpy(segment.positions_T).to(teacher.device)]
-            for row, segment in enumerate(segments)
-        ]
-    )
-
-
-def _check_ids(segment: Segment, teacher: Teacher) -> None:
-    """Check ids on the host: on a GPU one without an embedding ends the whole process."""
-    is_known_L = (segment.input_ids_L >= 0) & (segment.input_ids_L < teacher.vocab_size)
-    if is_known_L.all():
-        return
-    place = int(is_known_L.argmin())
-    raise TeacherError(
-        f"{name_segments([segment])}, token {place}",
-        expected=f"ids from 0 to {teacher.vocab_size - 1}, which the teacher {teacher.name} knows",
-        found=str(segment.input_ids_L[place]),
-        next_step="Pass the teacher that the tokenizer or the token ids belong to.",
-    )
+        is_known_L = (segment.input_ids_L >= 0) & (segment.input_ids_L < vocab_size)
+        if not is_known_L.all():
+            place = int(is_known_L.argmin())
+            raise TeacherError(
+                f"{name_segments([segment])}, token {place}",
+                expected=f"ids from 0 to {vocab_size - 1}, which the teacher {teacher} knows",
+                found=str(segment.input_ids_L[place]),
+                next_step="Pass the teacher that the tokenizer or the token ids belong to.",
+            )
 
 
 def name_segments(segments: Iterable[Segment]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from softtargets.capture.records import Conversation, Document, OnInvalid, raise_invalid
-from softtargets.capture.tokenizer import ChatTokenizer, Tokenizer
+from softtargets.capture.teacher_tokenizer import ChatTokenizer, Tokenizer
 from softtargets.errors import CorpusError, InputError
 from softtargets.targets import Bool, Int32
 from softtargets.window import TokenWindow, hash_window

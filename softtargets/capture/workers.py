@@ -19,10 +19,10 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from softtargets.capture.keep.selection import Selection
 from softtargets.capture.progress import Tally
 from softtargets.capture.queue import MOST_ATTEMPTS, UnitQueue
 from softtargets.capture.score import Scorer
-from softtargets.capture.selection import Selection
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.units import UnitError, run_units
 from softtargets.errors import SoftTargetsError, StoreError

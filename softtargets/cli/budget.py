@@ -59,7 +59,7 @@ def fit_budget(
         InputError: none fits.
         TeacherError: the model cannot be run.
     """
-    from softtargets.capture.select import check_temperatures
+    from softtargets.capture.keep.selection import check_temperatures
     from softtargets.fidelity.budget import Storage, fit_selections
     from softtargets.fidelity.sample import TeacherSample
 

@@ -24,7 +24,7 @@ from softtargets.cli.verify import print_verification
 from softtargets.store import verify
 
 if TYPE_CHECKING:
-    from softtargets.demo.students import Trained
+    from softtargets.demo.learning import Trained
 
 SEQUENCE_LENGTH = 256
 
@@ -53,10 +53,10 @@ def demo_command(output: Path) -> None:
         TransformersTeacher,
         Windowing,
     )
-    from softtargets.demo.corpus import write_corpus
+    from softtargets.demo.learning import HeldOut, Recipe, train_student
     from softtargets.demo.plot import write_plot
-    from softtargets.demo.students import HeldOut, Recipe, train_student
-    from softtargets.demo.teacher import teacher_directory
+    from softtargets.demo.reference_text import write_corpus
+    from softtargets.demo.smollm import teacher_directory
 
     transformers_logging.disable_progress_bar()
     started = time.monotonic()

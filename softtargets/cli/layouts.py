@@ -74,7 +74,7 @@ class _TokenizerDirectory(LocalPath):
             InputError: the path is a URL.
             TeacherError: it holds no tokenizer.
         """
-        from softtargets.capture.tokenizer import TransformersTokenizer
+        from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 
         directory = super().convert(value, param, ctx)
         return TransformersTokenizer(directory, trust_remote_code=False)

@@ -12,8 +12,8 @@ from softtargets.errors import InputError
 
 if TYPE_CHECKING:
     from softtargets.capture import Pins
-    from softtargets.capture.selection import Selection
-    from softtargets.capture.tokenizer import Tokenizer
+    from softtargets.capture.keep.selection import Selection
+    from softtargets.capture.teacher_tokenizer import Tokenizer
 
 SELECTION_OPTIONS = (
     click.option(

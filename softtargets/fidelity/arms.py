@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK
+from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, Selection, TopK
 from softtargets.fidelity.budget import TAILS, Storage, fit_to_budget
+from softtargets.fidelity.reconstruction import candidate
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.fidelity.students import (
     MEASURES,
@@ -102,13 +103,8 @@ def arms(sample: TeacherSample, budgets: Sequence[float], k: int) -> Iterator[Ar
 
 
 def _readings(selection: Selection) -> list[tuple[str, Tail]]:
-    if isinstance(selection, TopK):
-        name = f"top {selection.k}"
-        return [(f"{name}, renormalised", "renormalize"), (f"{name}, bucket", "bucket")]
-    if isinstance(selection, Sampled):
-        return [(f"{selection.draws.num} draws", "sampled")]
-    assert isinstance(selection, Hybrid)
-    return [(f"top {selection.k} and {selection.draws.num} draws", "sampled")]
+    tails: tuple[Tail, ...] = ("renormalize", "bucket") if selection.draws is None else ("sampled",)
+    return [(candidate(selection, tail).name, tail) for tail in tails]
 
 
 def frozen_noise_arms(sample: TeacherSample, num_draws: int, num_epochs: int) -> list[Arm]:

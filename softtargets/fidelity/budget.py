@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from itertools import count
 
-from softtargets.capture.selection import (
+from softtargets.capture.keep.selection import (
     MOST_DRAWS,
     Draws,
     Hybrid,

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from softtargets.capture.draws import draw, uniforms
-from softtargets.capture.selection import Values
+from softtargets.capture.keep.sampling import draw, uniforms
+from softtargets.capture.keep.selection import Values
 from softtargets.fidelity.reconstruction import Candidate, targets_of
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.train.divergences import ForwardKL
@@ -59,9 +59,7 @@ def compare_gradients(
     flat = {
         one.name: targets_of(windows[str(one.selection)], one.tail, temperature) for one in chosen
     }
-    generator = torch.Generator().manual_seed(0)
-    width = sample.hidden_ND.shape[1]
-    projection_DF = torch.randn((width, _FEATURES), generator=generator) / math.sqrt(width)
+    projection_DF = _projection(sample.hidden_ND.shape[1])
     sums = {name: torch.zeros((sample.teacher.vocab_size, _FEATURES)) for name in (*flat, "")}
     results: list[GradientError] = []
     done = 0
@@ -82,6 +80,12 @@ def compare_gradients(
                     _error(name, stop, sums[name].flatten(), sums[""].flatten()) for name in flat
                 ]
     return results
+
+
+def _projection(width: int) -> torch.Tensor:
+    """Return what makes random features [D, F] of hidden states."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((width, _FEATURES), generator=generator) / math.sqrt(width)
 
 
 def _add_gradients(

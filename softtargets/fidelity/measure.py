@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from softtargets.capture.selection import Draws, Hybrid, Sampled, TopK
+from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, TopK
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
 from softtargets.fidelity import SECTIONS
 from softtargets.fidelity.arms import (
     HIDDEN,
     ONLINE,
+    Arm,
     arms,
     compare_students,
     frozen_noise_arms,
@@ -20,10 +21,12 @@ from softtargets.fidelity.arms import (
 )
 from softtargets.fidelity.gradients import compare_gradients, find_bias
 from softtargets.fidelity.own import OwnSelection
-from softtargets.fidelity.reconstruction import Candidate, candidates, reconstruct
+from softtargets.fidelity.reconstruction import Candidate, candidate, candidates, reconstruct
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.fidelity.students import Recipe, gradient_difference
+from softtargets.targets import Float64
 from softtargets.train.choices import check_choice
+from softtargets.train.sparse import Tail
 from softtargets.window import TokenWindow
 
 BUDGETS = (20.0, 36.0, 80.0)
@@ -86,84 +89,120 @@ def measure(
     for section in sections:
         check_choice("section", section, SECTIONS)
     teacher.load()
-    if "reconstruction" in sections:
-        on_progress("reconstruction")
-        sample = _read(teacher, windows, setting.reconstruction_positions)
-        if own is None:
-            found = reconstruct(sample, candidates(), (1.0, 2.0))
-        else:
-            # A bucket has no distribution over single ids.
-            chosen = [one for one in own.candidates if one.tail != "bucket"]
-            found = reconstruct(sample, chosen, own.temperatures, values=own.values, as_stored=True)
-        yield "reconstruction", [asdict(one) for one in found]
-    if "gradients" in sections:
-        on_progress("gradients")
-        sample = _read(teacher, windows, setting.gradient_positions)
-        sizes = [64 * 4**power for power in range(5) if 64 * 4**power <= len(sample)]
-        if own is None:
-            errors = compare_gradients(sample, _gradient_candidates(), sizes)
-        else:
-            errors = compare_gradients(
-                sample,
-                own.candidates,
-                sizes,
-                temperature=own.temperature,
-                temperatures=own.temperatures,
-                values=own.values,
-            )
-        yield "gradients", [asdict(one) for one in errors]
-    if "bias" in sections:
-        on_progress("bias")
-        tests = find_bias(_read(teacher, windows, 128))
-        yield "bias", [asdict(one) | {"is_unbiased": one.is_unbiased} for one in tests]
+    found: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "reconstruction": lambda: _reconstruction(teacher, windows, setting, own),
+        "gradients": lambda: _gradients(teacher, windows, setting, own),
+        "bias": lambda: _bias(teacher, windows),
+    }
+    for section, rows in found.items():
+        if section in sections:
+            on_progress(section)
+            yield section, rows()
     if "students" in sections or "frozen-noise" in sections:
-        yield from _measure_students(teacher, windows, setting, sections, on_progress)
+        comparison = _Students.read(teacher, windows, setting, on_progress)
+        if "students" in sections:
+            yield from comparison.on_equal_bytes()
+        if "frozen-noise" in sections:
+            yield "frozen-noise", comparison.on_repeated_draws()
 
 
-def _measure_students(
-    teacher: Teacher,
-    windows: Sequence[TokenWindow],
-    setting: Setting,
-    sections: Sequence[str],
-    on_progress: Callable[[str], None],
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    num_held_out = max(1, len(windows) // _HELD_OUT_SHARE)
-    recipe = setting.recipe
-    train = windows[:-num_held_out][: recipe.steps * recipe.batch_size]
-    on_progress(f"the teacher's hidden states of {len(train)} windows")
-    sample = TeacherSample.read(teacher, train)
-    held_out = _read(teacher, windows[-num_held_out:], setting.held_out_positions)
+def _reconstruction(
+    teacher: Teacher, windows: Sequence[TokenWindow], setting: Setting, own: OwnSelection | None
+) -> list[dict[str, Any]]:
+    sample = _read(teacher, windows, setting.reconstruction_positions)
+    if own is None:
+        found = reconstruct(sample, candidates(), (1.0, 2.0))
+    else:
+        # A bucket has no distribution over single ids.
+        chosen = [one for one in own.candidates if one.tail != "bucket"]
+        found = reconstruct(sample, chosen, own.temperatures, values=own.values, as_stored=True)
+    return [asdict(one) for one in found]
 
-    def on_student(name: str, seed: int) -> None:
-        on_progress(f"student {name}, seed {seed}")
 
-    if "students" in sections:
-        on_progress("targets at equal bytes")
-        compared = list(arms(sample, BUDGETS, EQUAL_ENTRIES))
+def _gradients(
+    teacher: Teacher, windows: Sequence[TokenWindow], setting: Setting, own: OwnSelection | None
+) -> list[dict[str, Any]]:
+    sample = _read(teacher, windows, setting.gradient_positions)
+    sizes = [64 * 4**power for power in range(5) if 64 * 4**power <= len(sample)]
+    if own is None:
+        errors = compare_gradients(sample, _gradient_candidates(), sizes)
+    else:
+        errors = compare_gradients(
+            sample,
+            own.candidates,
+            sizes,
+            temperature=own.temperature,
+            temperatures=own.temperatures,
+            values=own.values,
+        )
+    return [asdict(one) for one in errors]
+
+
+def _bias(teacher: Teacher, windows: Sequence[TokenWindow]) -> list[dict[str, Any]]:
+    tests = find_bias(_read(teacher, windows, 128))
+    return [asdict(one) | {"is_unbiased": one.is_unbiased} for one in tests]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Students:
+    """What students are trained on, and judged by."""
+
+    sample: TeacherSample
+    held_out: TeacherSample
+    setting: Setting
+    on_progress: Callable[[str], None]
+
+    @classmethod
+    def read(
+        cls,
+        teacher: Teacher,
+        windows: Sequence[TokenWindow],
+        setting: Setting,
+        on_progress: Callable[[str], None],
+    ) -> _Students:
+        """Run the teacher over what students need."""
+        num_held_out = max(1, len(windows) // _HELD_OUT_SHARE)
+        recipe = setting.recipe
+        train = windows[:-num_held_out][: recipe.steps * recipe.batch_size]
+        on_progress(f"the teacher's hidden states of {len(train)} windows")
+        return cls(
+            sample=TeacherSample.read(teacher, train),
+            held_out=_read(teacher, windows[-num_held_out:], setting.held_out_positions),
+            setting=setting,
+            on_progress=on_progress,
+        )
+
+    def on_equal_bytes(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield that hidden states give what the teacher gives online, and what arms have learned.
+
+        Raises:
+            TeacherError: they do not.
+        """
+        self.on_progress("targets at equal bytes")
+        compared = list(arms(self.sample, BUDGETS, EQUAL_ENTRIES))
         losses = {arm.name: arm.loss for arm in compared if callable(arm.loss)}
-        off = gradient_difference(losses[HIDDEN], losses[ONLINE], sample, recipe)
+        recipe = self.setting.recipe
+        off = gradient_difference(losses[HIDDEN], losses[ONLINE], self.sample, recipe)
         row = {"name": HIDDEN, "compared_with": ONLINE, "gradient_difference": off}
         yield "hidden-states", [row]
         if off > _MOST_ROUNDING:
             raise TeacherError(
-                teacher.name,
+                self.sample.teacher.name,
                 expected="stored hidden states that give the student's gradient of the teacher "
                 f"online, up to {_MOST_ROUNDING:g} of its length",
                 found=f"{off:.3g}",
                 next_step="Use --dtype float32; if it stays so, please report it.",
             )
-        measured = compare_students(
-            compared, sample, held_out, recipe, setting.num_seeds, on_student=on_student
-        )
+        measured = self._compare(compared, self.sample)
         yield "students", [asdict(one) for one in judge(compared, measured)]
-    if "frozen-noise" in sections:
+
+    def on_repeated_draws(self) -> list[dict[str, Any]]:
+        """Return what draws that are the same in every epoch cost, beside fresh ones."""
         rows = []
         for num_epochs in (1, 4, 8):
-            repeated = sample.first_windows(len(train) // num_epochs)
+            repeated = self.sample.first_windows(len(self.sample.windows) // num_epochs)
             compared = frozen_noise_arms(repeated, EQUAL_ENTRIES, num_epochs)
-            measured = compare_students(
-                compared, repeated, held_out, recipe, setting.num_seeds, on_student=on_student
-            )
+            measured = self._compare(compared, repeated)
             for arm in compared:
                 own = measured[arm.key].mean(axis=(0, 1))
                 spread = measured[arm.key].mean(axis=1).std(axis=0, ddof=1)
@@ -176,7 +215,17 @@ def _measure_students(
                         "cross_entropy": float(own[0]),
                     }
                 )
-        yield "frozen-noise", rows
+        return rows
+
+    def _compare(self, compared: Sequence[Arm], sample: TeacherSample) -> dict[str, Float64]:
+        return compare_students(
+            compared,
+            sample,
+            self.held_out,
+            self.setting.recipe,
+            self.setting.num_seeds,
+            on_student=lambda name, seed: self.on_progress(f"student {name}, seed {seed}"),
+        )
 
 
 def _read(teacher: Teacher, windows: Sequence[TokenWindow], most: int) -> TeacherSample:
@@ -198,22 +247,9 @@ def _read(teacher: Teacher, windows: Sequence[TokenWindow], most: int) -> Teache
 
 
 def _gradient_candidates() -> tuple[Candidate, ...]:
-    found = []
-    for k in (16, 64):
-        for tail, name in (
-            ("bucket", "bucket"),
-            ("label", "label"),
-            ("renormalize", "renormalised"),
-        ):
-            found.append(Candidate(name=f"top {k}, {name}", selection=TopK(k=k), tail=tail))  # type: ignore[arg-type]
-    found += [
-        Candidate(name=f"{num} draws", selection=Sampled(draws=Draws(num=num)), tail="sampled")
-        for num in (32, 128)
-    ]
-    found += [
-        Candidate(
-            name=f"top {k} and {k} draws", selection=Hybrid(k=k, draws=Draws(num=k)), tail="sampled"
-        )
-        for k in (8, 16)
-    ]
-    return tuple(found)
+    tails: tuple[Tail, ...] = ("bucket", "label", "renormalize")
+    return (
+        *(candidate(TopK(k=k), tail) for k in (16, 64) for tail in tails),
+        *(candidate(Sampled(draws=Draws(num=num)), "sampled") for num in (32, 128)),
+        *(candidate(Hybrid(k=k, draws=Draws(num=k)), "sampled") for k in (8, 16)),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from softtargets.capture.selection import (
+from softtargets.capture.keep.selection import (
     Draws,
     Hybrid,
     Pins,
@@ -17,7 +17,7 @@ from softtargets.capture.selection import (
     Values,
 )
 from softtargets.errors import InputError
-from softtargets.fidelity.reconstruction import Candidate
+from softtargets.fidelity.reconstruction import Candidate, selection_name
 from softtargets.store import Store
 from softtargets.train.sparse import Tail
 
@@ -75,16 +75,6 @@ class OwnSelection:
             Candidate(name=f"{name}, {tail}", selection=self.selection, tail=tail)
             for tail in _TAILS[self.selection.kind]
         )
-
-
-def selection_name(selection: Selection) -> str:
-    """Return a selection in a few words."""
-    if isinstance(selection, TopP):
-        return f"top p {selection.p:g} of {selection.k}"
-    parts = [f"top {selection.k}"] if selection.k else []
-    if selection.draws is not None:
-        parts.append(f"{selection.draws.num} draws")
-    return " and ".join(parts)
 
 
 def _parse(found: Mapping[str, Any]) -> Selection:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from softtargets.capture.selection import Draws, Hybrid, Sampled, Selection, TopK, TopP, Values
+from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, Selection, TopK, TopP, Values
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.stream.batch import BatchTargets
 from softtargets.stream.collate import collate
@@ -53,35 +54,36 @@ class Reconstruction:
     """Mean absolute difference of the entropies in nats."""
 
 
+def selection_name(selection: Selection) -> str:
+    """Return a selection in a few words."""
+    if isinstance(selection, TopP):
+        return f"top p {selection.p:g} of {selection.k}"
+    parts = [f"top {selection.k}"] if selection.k else []
+    if selection.draws is not None:
+        parts.append(f"{selection.draws.num} draws")
+    return " and ".join(parts)
+
+
+def candidate(selection: Selection, tail: Tail) -> Candidate:
+    """Return a selection and how its tail is read, named by both."""
+    name = selection_name(selection)
+    if tail != "sampled":
+        name += f", {'renormalised' if tail == 'renormalize' else tail}"
+    return Candidate(name=name, selection=selection, tail=tail)
+
+
 def candidates() -> tuple[Candidate, ...]:
     """Return the selections that are compared by default."""
-    tails: dict[str, Tail] = {
-        "uniform": "uniform",
-        "label": "label",
-        "renormalised": "renormalize",
-    }
-    found = [
-        Candidate(name=f"top {k}, {name}", selection=TopK(k=k), tail=tail)
-        for name, tail in tails.items()
-        for k in (8, 16, 32, 64, 128)
-    ]
-    found += [
-        Candidate(name=f"top p {p:g}, uniform", selection=TopP(p=p), tail="uniform")
-        for p in (0.9, 0.98)
-    ]
-    found += [
-        Candidate(name=f"{num} draws", selection=Sampled(draws=Draws(num=num)), tail="sampled")
-        for num in (8, 32, 64, 128)
-    ]
-    found += [
-        Candidate(
-            name=f"top {k} and {num} draws",
-            selection=Hybrid(k=k, draws=Draws(num=num)),
-            tail="sampled",
-        )
-        for k, num in ((4, 4), (8, 8), (16, 16), (32, 32))
-    ]
-    return tuple(found)
+    tails: tuple[Tail, ...] = ("uniform", "label", "renormalize")
+    return (
+        *(candidate(TopK(k=k), tail) for tail in tails for k in (8, 16, 32, 64, 128)),
+        *(
+            Candidate(name=f"top p {p:g}, uniform", selection=TopP(p=p), tail="uniform")
+            for p in (0.9, 0.98)
+        ),
+        *(candidate(Sampled(draws=Draws(num=num)), "sampled") for num in (8, 32, 64, 128)),
+        *(candidate(Hybrid(k=k, draws=Draws(num=k)), "sampled") for k in (4, 8, 16, 32)),
+    )
 
 
 def reconstruct(
@@ -96,7 +98,7 @@ def reconstruct(
 
     Each is captured at that temperature alone; as stored, in the grid of all of them.
     """
-    results = []
+    results: list[Reconstruction] = []
     for temperature in temperatures:
         selections = {
             str(one.selection): one.selection if as_stored else _at(one.selection, temperature)
@@ -104,31 +106,38 @@ def reconstruct(
         }
         grid = temperatures if as_stored else (temperature,)
         windows = sample.capture(selections, grid, values)
-        sizes = {name: bytes_per_token(own) for name, own in windows.items()}
-        flat = {
-            one.name: targets_of(
-                windows[str(one.selection)], one.tail, temperature, sample.teacher.device
-            )
-            for one in chosen
-        }
-        totals = _compare(sample, flat, temperature)
-        for one in chosen:
-            total = totals[one.name]
-            kl, variation, entropy = (total.sums_3 / len(sample)).tolist()
-            results.append(
-                Reconstruction(
-                    name=one.name,
-                    temperature=temperature,
-                    bytes_per_token=sizes[str(one.selection)],
-                    num_entries=_num_entries(flat[one.name]),
-                    tail_mass=_tail_mass(windows[str(one.selection)], temperature),
-                    kl=kl,
-                    total_variation=variation,
-                    mean_variation=0.5 * total.difference_V.abs().sum().item() / len(sample),
-                    entropy_error=entropy,
-                )
-            )
+        results += _reconstruct_at(sample, chosen, windows, temperature)
     return results
+
+
+def _reconstruct_at(
+    sample: TeacherSample,
+    chosen: Sequence[Candidate],
+    windows: Mapping[str, Sequence[Window]],
+    temperature: float,
+) -> Iterator[Reconstruction]:
+    """Yield how far candidates are from the full distribution, from windows by selection."""
+    sizes = {name: bytes_per_token(own) for name, own in windows.items()}
+    device = sample.teacher.device
+    flat = {
+        one.name: targets_of(windows[str(one.selection)], one.tail, temperature, device)
+        for one in chosen
+    }
+    totals = _compare(sample, flat, temperature)
+    for one in chosen:
+        total = totals[one.name]
+        kl, variation, entropy = (total.sums_3 / len(sample)).tolist()
+        yield Reconstruction(
+            name=one.name,
+            temperature=temperature,
+            bytes_per_token=sizes[str(one.selection)],
+            num_entries=_num_entries(flat[one.name]),
+            tail_mass=_tail_mass(windows[str(one.selection)], temperature),
+            kl=kl,
+            total_variation=variation,
+            mean_variation=0.5 * total.difference_V.abs().sum().item() / len(sample),
+            entropy_error=entropy,
+        )
 
 
 def targets_of(
@@ -147,7 +156,8 @@ def targets_of(
             for row, window in enumerate(windows)
         ]
     ).to(device)
-    labels_N = batch["input_ids"].roll(-1, dims=1).flatten()[places_N]
+    labels = np.concatenate([window.labels_T for window in windows])
+    labels_N = torch.from_numpy(labels.astype(np.int64)).to(device)
     return sparse_targets(targets, places_N, labels_N, tail)
 
 

@@ -11,30 +11,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from softtargets.capture.batches import Batches
 from softtargets.capture.build import hidden_state_parts
-from softtargets.capture.draws import uniforms
 from softtargets.capture.estimate import shard_size
-from softtargets.capture.score import plan_batches
-from softtargets.capture.segments import hidden_states, segments_of
-from softtargets.capture.select import select
-from softtargets.capture.selected import Selected
-from softtargets.capture.selection import Selection, TopK, Values, schema_parts
+from softtargets.capture.keep.keeper import Keeper, Workspace
+from softtargets.capture.keep.selected import Selected
+from softtargets.capture.keep.selection import Keep, Selection, TopK, Values, schema_parts
+from softtargets.capture.score import check_selected, pack_window
+from softtargets.capture.segments import segments_of
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.teachers.local import MEASURING, LocalTeacher, check_local
 from softtargets.kinds import TargetSchema
-from softtargets.packing import pack
 from softtargets.store.schema import Compression
 from softtargets.train.full import OutputHead
 from softtargets.window import TokenWindow, Window
-
-_CHUNK_ELEMENTS = 1 << 24
-"""Logits that are held at once, in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSample:
     """What a teacher said of some windows, whole."""
 
-    teacher: Teacher
+    teacher: LocalTeacher
     windows: Sequence[TokenWindow]
     hidden_ND: torch.Tensor
     """Its last hidden states at all targets."""
@@ -56,19 +53,19 @@ class TeacherSample:
         """Run a loaded teacher over windows.
 
         Raises:
+            InputError: it does not tell the logits of its whole vocabulary.
             TeacherError: the model cannot be run.
         """
-        segments = [segment for window in windows for segment in segments_of(window)]
+        local = check_local(teacher, "fidelity")
+        segments = segments_of(*windows)
         found: list[torch.Tensor] = [torch.empty(0)] * len(segments)
+        for places, hidden_ND in Batches(batch_tokens, local.device).run(segments, local.read):
+            lengths = [len(segments[place].positions_T) for place in places]
+            for place, part in zip(places, hidden_ND.split(lengths), strict=True):
+                found[place] = part
         with torch.inference_mode():
-            for batch in plan_batches([len(one) for one in segments], batch_tokens):
-                members = [segments[place] for place in batch]
-                lengths = [len(one.positions_T) for one in members]
-                parts = hidden_states(teacher, members).split(lengths)
-                for place, part in zip(batch, parts, strict=True):
-                    found[place] = part
             return cls(
-                teacher=teacher,
+                teacher=local,
                 windows=windows,
                 hidden_ND=torch.cat(found),
                 label_logits=label_logits,
@@ -92,16 +89,13 @@ class TeacherSample:
     @property
     def labels_N(self) -> torch.Tensor:
         """Return the ids that follow, int64."""
-        labels = [one.input_ids_L[one.target_positions_T + 1] for one in self.windows]
-        return torch.from_numpy(np.concatenate(labels).astype(np.int64))
+        labels = np.concatenate([window.labels_T for window in self.windows])
+        return torch.from_numpy(labels.astype(np.int64))
 
     def chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield rows and their float32 logits [C, V] on the teacher's device."""
-        size = max(1, _CHUNK_ELEMENTS // self.teacher.vocab_size)
-        for start in range(0, len(self), size):
-            rows = slice(start, min(start + size, len(self)))
-            # Not in inference mode, which a generator would leave switched on for its caller.
-            yield rows, self.teacher.logits(self.hidden_ND[rows]).float()
+        for rows, logits_CV in self.teacher.chunks(self.hidden_ND, MEASURING):
+            yield rows, logits_CV.float()
 
     def schema(
         self, selection: Selection, temperatures: tuple[float, ...], values: Values
@@ -146,47 +140,27 @@ class TeacherSample:
     def _select(
         self, selections: Mapping[str, Selection], temperatures: tuple[float, ...]
     ) -> dict[str, Selected]:
-        parts: dict[str, list[Selected]] = {name: [] for name in selections}
-        draws = {name: self._uniforms(selection) for name, selection in selections.items()}
-        labels_N = self.labels_N.to(self.teacher.device)
-        workspace: tuple[torch.Tensor, ...] = ()
-        for rows, logits_CV in self.chunks():
-            # Always the same memory: the system maps a new tensor's pages one by one.
-            workspace = workspace or (torch.empty_like(logits_CV), torch.empty_like(logits_CV))
-            own_CV, scratch_CV = (one[: len(logits_CV)] for one in workspace)
-            for name, selection in selections.items():
-                uniforms_ND = draws[name]
-                with torch.inference_mode():
-                    found = select(
-                        own_CV.copy_(logits_CV),
-                        labels_N[rows],
-                        selection,
-                        temperatures,
-                        uniforms_ND=None if uniforms_ND is None else uniforms_ND[rows],
-                        label_logits=self.label_logits,
-                        scratch_NV=scratch_CV,
-                    )
-                parts[name].append(found.cpu())
-                parts[name][-1].check()
-        return {name: Selected.concatenate(own) for name, own in parts.items()}
-
-    def _uniforms(self, selection: Selection) -> torch.Tensor | None:
-        if selection.draws is None:
-            return None
-        num, seed = selection.draws.num, selection.draws.seed
-        found = [
-            uniforms(segment.window.window_id, segment.start, len(segment.positions_T), num, seed)
-            for window in self.windows
-            for segment in segments_of(window)
-        ]
-        return torch.from_numpy(np.concatenate(found)).to(self.teacher.device)
+        segments, workspace = segments_of(*self.windows), Workspace()
+        keepers = {}
+        for name, selection in selections.items():
+            keep = Keep(
+                selection=selection, temperatures=temperatures, label_logits=self.label_logits
+            )
+            keepers[name] = Keeper(keep, segments, self.teacher.device, workspace)
+        with torch.inference_mode():
+            for rows, logits_CV in self.teacher.chunks(self.hidden_ND, MEASURING):
+                for keeper in keepers.values():
+                    keeper.add(rows, logits_CV)
+        found = {name: keeper.selected().cpu() for name, keeper in keepers.items()}
+        for selected in found.values():
+            check_selected(selected, segments)
+        return found
 
     def _pack(self, selected: Selected, schema: TargetSchema) -> list[Window]:
         packed, start = [], 0
         for window in self.windows:
-            stop = start + len(window.target_positions_T)
-            targets = selected.slice(start, stop).numpy(schema)
-            packed.append(Window.of(window, pack(targets, schema)))
+            stop = start + len(window.mask_T)
+            packed.append(pack_window(window, selected.slice(start, stop), schema))
             start = stop
         return packed
 

@@ -135,13 +135,7 @@ def online_loss(sample: TeacherSample) -> Loss:
         teacher_ND = TeacherSample.read(sample.teacher, windows).hidden_ND
         # An inference tensor may not take part in a graph.
         log_t_NV = sample.teacher.logits(teacher_ND).float().log_softmax(dim=1).clone()
-        ids_BL = _input_ids(windows)
-        hidden_ND = torch.cat(
-            [
-                hidden_LD[torch.from_numpy(window.target_positions_T).long()]
-                for window, hidden_LD in zip(windows, _hidden(student, ids_BL), strict=True)
-            ]
-        )
+        hidden_ND = student_hidden_states(student, windows)
         log_s_NV = student.get_output_embeddings()(hidden_ND).log_softmax(dim=1)
         total = functional.kl_div(log_s_NV, log_t_NV, reduction="sum", log_target=True)
         return total / len(hidden_ND)
@@ -188,36 +182,14 @@ def evaluate(
     The calibration error is that of all windows (15 bins of the top probability, Guo et al. 2017),
     the same in each.
     """
-    hidden_ND = torch.cat(
-        [
-            _hidden(student, _input_ids([window]))[0][
-                torch.from_numpy(window.target_positions_T).long()
-            ]
-            for window in held_out.windows
-        ]
-    )
+    hidden_ND = torch.cat([student_hidden_states(student, [one]) for one in held_out.windows])
     head, labels_N = student.get_output_embeddings(), held_out.labels_N.to(student.device)
-    parts = []
-    for rows, teacher_CV in log_probs:
-        log_t_CV = teacher_CV.to(student.device)
-        log_s_CV = head(hidden_ND[rows]).log_softmax(dim=1)
-        labels_C = labels_N[rows]
-        t_CV, s_CV = log_t_CV.exp(), log_s_CV.exp()
-        top_C = s_CV.max(dim=1)
-        parts.append(
-            torch.stack(
-                [
-                    -log_s_CV.gather(1, labels_C[:, None])[:, 0],
-                    (t_CV * (log_t_CV - log_s_CV)).sum(dim=1),
-                    1 - 0.5 * (t_CV - s_CV).abs().sum(dim=1),
-                    top_C.values,
-                    (top_C.indices == labels_C).float(),
-                ],
-                dim=1,
-            )
-        )
+    parts = [
+        _measures(head(hidden_ND[rows]), teacher_CV.to(student.device), labels_N[rows])
+        for rows, teacher_CV in log_probs
+    ]
     measured_N5 = torch.cat(parts).double().cpu().numpy()
-    lengths = [len(window.target_positions_T) for window in held_out.windows]
+    lengths = [len(window.mask_T) for window in held_out.windows]
     means_W5 = np.stack(
         [part.mean(axis=0) for part in np.split(measured_N5, np.cumsum(lengths))[:-1]]
     )
@@ -226,10 +198,39 @@ def evaluate(
     return np.stack(columns, axis=1)
 
 
+def _measures(
+    logits_CV: torch.Tensor, log_t_CV: torch.Tensor, labels_C: torch.Tensor
+) -> torch.Tensor:
+    """Return cross-entropy, KL, acceptance, top probability and whether that is right, [C, 5]."""
+    log_s_CV = logits_CV.log_softmax(dim=1)
+    t_CV, s_CV = log_t_CV.exp(), log_s_CV.exp()
+    top_C = s_CV.max(dim=1)
+    columns = (
+        -log_s_CV.gather(1, labels_C[:, None])[:, 0],
+        (t_CV * (log_t_CV - log_s_CV)).sum(dim=1),
+        1 - 0.5 * (t_CV - s_CV).abs().sum(dim=1),
+        top_C.values,
+        (top_C.indices == labels_C).float(),
+    )
+    return torch.stack(columns, dim=1)
+
+
 def _calibration_error(confidence_N: Float64, is_right_N: Float64) -> float:
     bins_N = np.minimum((confidence_N * _BINS).astype(np.int64), _BINS - 1)
     gaps = np.bincount(bins_N, weights=confidence_N - is_right_N, minlength=_BINS)
     return float(np.abs(gaps).sum() / len(confidence_N))
+
+
+def student_hidden_states(student: PreTrainedModel, windows: Sequence[TokenWindow]) -> torch.Tensor:
+    """Return a student's last hidden states [N, D] at the targets of windows, read in one batch."""
+    rows = [torch.from_numpy(window.input_ids_L).long() for window in windows]
+    hidden_BLD = _hidden(student, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
+    return torch.cat(
+        [
+            hidden_LD[torch.from_numpy(window.target_positions_T).long()]
+            for window, hidden_LD in zip(windows, hidden_BLD, strict=True)
+        ]
+    )
 
 
 def _hidden(student: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.Tensor:
@@ -238,8 +239,3 @@ def _hidden(student: PreTrainedModel, input_ids_BL: torch.Tensor) -> torch.Tenso
     outputs = decoder(input_ids=input_ids_BL.to(student.device), use_cache=False)
     hidden_BLD: torch.Tensor = outputs.last_hidden_state
     return hidden_BLD
-
-
-def _input_ids(windows: Sequence[TokenWindow]) -> torch.Tensor:
-    rows = [torch.from_numpy(window.input_ids_L).long() for window in windows]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -98,9 +98,7 @@ def facts_of(window: Window, schema: TargetSchema, targets: SoftTargets | None =
 
 def labels_of(window: TokenWindow, schema: TargetSchema) -> Int32 | None:
     """Return the label of every target [T]: the next token, or what is stored; None if unknown."""
-    if schema.predicts == "next_token":
-        return window.input_ids_L[window.target_positions_T + 1]
-    return window.label_ids_T
+    return window.labels_T if schema.predicts == "next_token" else window.label_ids_T
 
 
 def _class_facts(logits_TC: Float32, labels_T: Int32 | None) -> Facts:

@@ -25,7 +25,7 @@ import numpy as np
 
 from softtargets.kinds import TargetSchema
 from softtargets.packing import kept_entries
-from softtargets.targets import Bool, Float32, Float64, Int32, SoftTargets
+from softtargets.targets import Bool, Float32, Float64, SoftTargets
 from softtargets.window import Window
 
 Promises = Iterator[tuple[str, Bool]]
@@ -106,7 +106,7 @@ class _Parts:
         if targets.label_logit_T is not None and targets.label_rank_T is not None:
             self.label_logit_T = targets.label_logit_T.astype(np.float64)
             self.label_rank_T = targets.label_rank_T.astype(np.int64)
-            self.label_ids_T = _label_ids(window)
+            self.label_ids_T = window.labels_T
 
     @property
     def sample_position_S(self) -> Any:
@@ -151,12 +151,6 @@ def _rounding(logits_TK: Float32) -> Float64:
     """Return what rounding to float32 adds to the error of logits at most, [T]."""
     finite_TK = np.where(np.isfinite(logits_TK), np.abs(logits_TK), 0).astype(np.float64)
     return np.asarray(finite_TK.max(axis=1, initial=0) * 2.0**-23)
-
-
-def _label_ids(window: Window) -> Int32:
-    if window.label_ids_T is not None:
-        return window.label_ids_T
-    return window.input_ids_L[window.target_positions_T + 1]
 
 
 def _tail_promises(parts: _Parts) -> Promises:

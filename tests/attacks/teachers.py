@@ -12,7 +12,7 @@ import click
 import torch
 
 from softtargets.capture import Draws, Hybrid, Pins, Sampled, TopK, TopP, build
-from softtargets.capture.selection import Selection
+from softtargets.capture.keep.selection import Selection
 from softtargets.errors import SoftTargetsError
 from tests.attacks.attack import Attack, Outcome
 from tests.fakes import FakeTeacher, build_config

@@ -30,7 +30,7 @@ from softtargets.capture import (
     Windowing,
     build,
 )
-from softtargets.demo.teacher import teacher_directory
+from softtargets.demo.smollm import teacher_directory
 from softtargets.store.schema import Compression
 from tests.benchmarks.layouts import small_corpus
 from tests.benchmarks.loading import BATCH, LENGTH, repeat

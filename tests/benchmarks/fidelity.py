@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from softtargets.cli import main
-from softtargets.demo.corpus import write_corpus
-from softtargets.demo.teacher import teacher_directory
+from softtargets.demo.reference_text import write_corpus
+from softtargets.demo.smollm import teacher_directory
 
 if __name__ == "__main__":
     output, *options = sys.argv[1:]

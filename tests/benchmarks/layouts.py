@@ -35,8 +35,8 @@ from softtargets.capture import (
     Windowing,
 )
 from softtargets.capture.build import build
-from softtargets.demo.corpus import write_corpus
-from softtargets.demo.teacher import teacher_directory
+from softtargets.demo.reference_text import write_corpus
+from softtargets.demo.smollm import teacher_directory
 from softtargets.store import Store
 from softtargets.store.schema import Compression, id_columns
 from softtargets.store.writer import StoreWriter

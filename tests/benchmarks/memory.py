@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from softtargets.capture import BuildConfig, Corpus, TeacherConfig, TransformersTeacher, Windowing
 from softtargets.capture.build import build
 from softtargets.capture.plan import make_plan
-from softtargets.demo.teacher import teacher_directory
+from softtargets.demo.smollm import teacher_directory
 
 MOST_GROWTH = 1.05
 TOKENS_A_WORD = 1.4

@@ -38,15 +38,15 @@ from softtargets.capture import (
     TransformersTeacher,
     Windowing,
 )
-from softtargets.capture.selection import Selection
+from softtargets.capture.keep.selection import Selection
 from softtargets.cli.selection import selection_text
-from softtargets.demo.teacher import teacher_directory
+from softtargets.demo.smollm import teacher_directory
 from tests.benchmarks.layouts import small_corpus
 
 MOST_GROWING = 1.05
 SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid()}
 BATCH_TOKENS = 2048
-score = sys.modules["softtargets.capture.score"]
+keeper = sys.modules["softtargets.capture.keep.keeper"]
 units = sys.modules["softtargets.capture.units"]
 builds = sys.modules["softtargets.capture.build"]
 """The module: the package has a function of the same name."""
@@ -103,7 +103,7 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
         for owner, name, part in (
             (builds, "describe_build", "identity"),
             (teacher, "logits", "head"),
-            (score, "select", "select"),
+            (keeper, "select", "select"),
             (builds, "make_plan", "tokenise"),
             (units, "wait_for", "wait for writing"),
         ):

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from softtargets.capture import TeacherConfig, TransformersTeacher
-from softtargets.demo.teacher import teacher_directory
+from softtargets.demo.smollm import teacher_directory
 from softtargets.kinds import SampleSchema, TargetSchema
 from softtargets.packing import pack
 from softtargets.store import Store

@@ -32,8 +32,8 @@ from softtargets.capture import (
     Windowing,
     build,
 )
-from softtargets.capture.selection import Selection
-from softtargets.demo.teacher import teacher_directory
+from softtargets.capture.keep.selection import Selection
+from softtargets.demo.smollm import teacher_directory
 from tests.benchmarks.layouts import small_corpus
 
 STORES: tuple[tuple[str, Selection, tuple[float, ...]], ...] = (

@@ -31,7 +31,7 @@ from softtargets.capture import (
     Windowing,
     build,
 )
-from softtargets.capture.selection import Selection
+from softtargets.capture.keep.selection import Selection
 from softtargets.report.texts import bytes_text
 
 SEQUENCE_LENGTH = 1024

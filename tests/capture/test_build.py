@@ -22,8 +22,8 @@ from softtargets.capture import (
     build,
     build_range,
 )
+from softtargets.capture.keep.selection import Selection
 from softtargets.capture.plan import read_plan
-from softtargets.capture.selection import Selection
 from softtargets.errors import (
     CorpusError,
     FormatError,

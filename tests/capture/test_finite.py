@@ -21,11 +21,11 @@ from softtargets.capture import (
     Windowing,
     build,
 )
+from softtargets.capture.keep.selected import Selected
+from softtargets.capture.keep.selection import Selection
+from softtargets.capture.keep.selector import select
 from softtargets.capture.records import Document
 from softtargets.capture.score import Scorer
-from softtargets.capture.select import select
-from softtargets.capture.selected import Selected
-from softtargets.capture.selection import Selection
 from softtargets.errors import StoreError, TeacherError
 from softtargets.fidelity.sample import TeacherSample
 from tests.capture.test_score import token_windows

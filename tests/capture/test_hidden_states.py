@@ -26,7 +26,7 @@ from softtargets.capture import (
     rescore,
 )
 from softtargets.capture.build import read_output_head
-from softtargets.capture.selection import Selection
+from softtargets.capture.keep.selection import Selection
 from softtargets.errors import IdentityError, StoreError, TeacherError
 from softtargets.store import Store, verify
 from softtargets.targets import HeadWeights

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from softtargets.capture import Draws, Hybrid, Sampled, TopK
-from softtargets.capture.draws import uniforms
-from softtargets.capture.select import select
-from softtargets.capture.selection import SAMPLE_STEP, Selection, schema_parts
+from softtargets.capture.keep.sampling import uniforms
+from softtargets.capture.keep.selection import SAMPLE_STEP, Selection, schema_parts
+from softtargets.capture.keep.selector import select
 from softtargets.kinds import DEFAULT_STEP, TargetSchema
 from softtargets.packing import pack
 from softtargets.report.facts import drawn_at

@@ -13,18 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softtargets.capture import TopK, Windowing, build
+from softtargets.capture.batches import plan_batches
+from softtargets.capture.keep.selected import Selected
 from softtargets.capture.memory import free_memory
 from softtargets.capture.records import Document
-from softtargets.capture.score import Scorer, pack_windows, plan_batches
-from softtargets.capture.segments import hidden_states, segments_of
-from softtargets.capture.selected import Selected
+from softtargets.capture.score import Scorer, pack_windows
+from softtargets.capture.segments import segments_of
 from softtargets.errors import StoreError, TeacherError
 from softtargets.window import TokenWindow, Window
 from tests.fakes import TEXTS, ByteTokenizer, FakeTeacher, build_config
 from tests.windows import topk_schema
 
 SCHEMA = topk_schema(lossless=True)
-score_module = sys.modules["softtargets.capture.score"]
+batches_module = sys.modules["softtargets.capture.batches"]
 
 
 def token_windows() -> list[TokenWindow]:
@@ -176,7 +177,7 @@ def test_memory_is_given_back_when_nothing_of_the_batch_is_left(
     def free(device: torch.device) -> None:
         left.append([one for one in held if one() is not None])
 
-    monkeypatch.setattr(score_module, "free_memory", free)
+    monkeypatch.setattr(batches_module, "free_memory", free)
     list(Scorer(Holding(most_tokens=70), TopK(k=8), SCHEMA, 1000).score(token_windows()))
     assert left
     assert not any(left)
@@ -223,8 +224,8 @@ def test_ids_that_the_teacher_does_not_know_never_reach_it(bad: int) -> None:
     message = rf"^document s:{name}, token 4: expected ids from 0 to 299, .*; found {bad}\."
     with pytest.raises(TeacherError, match=message):
         score(Watched(), 1000, windows)
-    with pytest.raises(TeacherError, match=message), torch.inference_mode():
-        hidden_states(Watched(), list(segments_of(windows[2])))
+    with pytest.raises(TeacherError, match=message):
+        Watched().read(segments_of(windows[2]))
 
 
 def test_a_tokenizer_with_more_ids_than_the_teacher_is_reported_with_the_documents(

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from softtargets.capture import Draws, Hybrid, Pins, Sampled, TopK, TopP
-from softtargets.capture.draws import draw, uniforms
-from softtargets.capture.select import check_temperatures
-from softtargets.capture.select import select as select_any
-from softtargets.capture.selected import Selected
-from softtargets.capture.selection import Selection, check_selection, schema_parts
+from softtargets.capture.keep.sampling import draw, uniforms
+from softtargets.capture.keep.selected import Selected
+from softtargets.capture.keep.selection import (
+    Selection,
+    check_selection,
+    check_temperatures,
+    schema_parts,
+)
+from softtargets.capture.keep.selector import select as select_any
 from softtargets.errors import InputError, TeacherError
 from softtargets.kinds import TargetSchema
 from softtargets.packing import pack
@@ -20,7 +24,7 @@ from softtargets.targets import SoftTargets
 from tests.windows import select_in_numpy
 
 GRID = (0.5, 1.0, 2.0)
-draws_module = sys.modules["softtargets.capture.draws"]
+draws_module = sys.modules["softtargets.capture.keep.sampling"]
 
 
 def select(

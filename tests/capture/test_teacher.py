@@ -241,7 +241,7 @@ def test_what_follows_a_head_unseen_keeps_it_from_being_stored(
     family: str, load_both: LoadBoth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an architecture whose configuration calls it by another name."""
-    from softtargets.capture import head as head_module
+    from softtargets.capture.teachers import live_head as head_module
 
     teacher, _ = load_both(family, "float32")
     for names in ("_SCALES", "_DIVISORS", "_SOFTCAPS"):
@@ -345,7 +345,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(
 ) -> None:
     """On a GPU an id between the two would end the process."""
     teacher = TransformersTeacher(TeacherConfig(name=str(save("Llama")), device="cpu"))
-    monkeypatch.setattr(TransformersTeacher, "vocab_size", V + 1)
+    monkeypatch.setattr(teacher, "vocab_size", V + 1)
     with pytest.raises(TeacherError, match=r"an embedding of 98 rows, .* found 97"):
         teacher.load()
 

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from softtargets.capture.tokenizer import TransformersTokenizer
+from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.tokenizer import Vocabulary
 from tests.windows import make_vocabulary
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from softtargets.capture import Draws, Hybrid, TopK, TopP
-from softtargets.capture.select import select
-from softtargets.capture.selection import Selection
-from softtargets.capture.top import top
+from softtargets.capture.keep.selection import Selection
+from softtargets.capture.keep.selector import select
+from softtargets.capture.keep.top import top
 
 SHAPES = [(1, 1), (3, 63), (2, 64), (4, 65), (3, 128), (5, 1000), (2, 4096 + 17), (3, 12_800)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from softtargets.capture import Corpus, Windowing, build
 from softtargets.capture.records import Conversation
-from softtargets.capture.tokenizer import TransformersTokenizer
+from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.capture.unused import UnusedParts
 from tests.fakes import FakeTeacher, build_config, byte_tokenizer
 
@@ -139,9 +139,7 @@ def teacher(tmp_path: Path) -> FakeTeacher:
     tokenizer.chat_template = NO_EMPTY_TURNS
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     found = FakeTeacher()
-    found.tokenizer = TransformersTokenizer(  # type: ignore[assignment]
-        tmp_path / "tokenizer", trust_remote_code=False
-    )
+    found.tokenizer = TransformersTokenizer(tmp_path / "tokenizer", trust_remote_code=False)
     return found
 
 

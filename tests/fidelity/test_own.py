@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from softtargets.capture import Draws, Hybrid, Pins, Sampled, TopK, TopP
-from softtargets.capture.selection import Selection
+from softtargets.capture.keep.selection import Selection
 from softtargets.errors import InputError
 from softtargets.fidelity.budget import Storage, sized
 from softtargets.fidelity.measure import QUICK, measure

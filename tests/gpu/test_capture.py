@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from softtargets.capture import Hybrid, Sampled, TeacherConfig, TopK, TransformersTeacher, build
-from softtargets.capture.draws import uniforms
-from softtargets.capture.select import select
-from softtargets.capture.selection import Draws, Selection
+from softtargets.capture.keep.sampling import uniforms
+from softtargets.capture.keep.selection import Draws, Selection
+from softtargets.capture.keep.selector import select
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.store import Store
 from softtargets.store.verify import verify

@@ -9,7 +9,7 @@ import torch
 
 from softtargets import Batch, collate, distillation_loss
 from softtargets.capture import Draws, Hybrid, Sampled
-from softtargets.capture.selection import Selection
+from softtargets.capture.keep.selection import Selection
 from softtargets.errors import InputError
 from softtargets.train import choose_tail, distillation_floor, fused_distillation_loss
 from softtargets.train.entropy import entropy_of_counts, entropy_of_tail

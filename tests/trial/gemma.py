@@ -9,7 +9,7 @@ import hashlib
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-from softtargets.demo.teacher import convert_once
+from softtargets.demo.smollm import convert_once
 from softtargets.errors import TeacherError
 
 NAME = "gemma-3-270m"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from softtargets.errors import InputError
-from softtargets.kinds import HeadSchema, SampleSchema
+from softtargets.kinds import HeadSchema, SampleSchema, TargetSchema
 
 Values = Literal["steps", "float32"]
 MOST_DRAWS = 1 << 16
@@ -106,6 +107,29 @@ class Hybrid:
 Selection = TopK | TopP | Sampled | Hybrid
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """All that is kept of a position."""
+
+    selection: Selection
+    temperatures: tuple[float, ...]
+    """At which the softmax over the vocabulary is to be known."""
+    label_logits: bool = True
+    """Whether the label's logit and rank are kept."""
+    hidden_states: bool = False
+    """Whether the teacher's last hidden states are kept."""
+
+    @classmethod
+    def of(cls, selection: Selection, targets: TargetSchema) -> Keep:
+        """Return what a store with a schema needs."""
+        return cls(
+            selection=selection,
+            temperatures=targets.temperatures,
+            label_logits=targets.label_logits,
+            hidden_states=targets.output_head is not None,
+        )
+
+
 def describe_selection(selection: Selection) -> dict[str, Any]:
     """Return a selection as JSON, for the identity."""
     parts = {"kind": selection.kind, **asdict(selection)}
@@ -181,3 +205,19 @@ def _promises(
         grid = ", ".join(f"{one:g}" for one in temperatures)
         holds = drawn_at.temperature in temperatures
         yield "--select-temperature", f"one of the grid: {grid}", drawn_at.temperature, holds
+
+
+def check_temperatures(temperatures: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the grid in rising order, without doubles.
+
+    Raises:
+        InputError: it is empty, or one of them is not a positive finite number.
+    """
+    if not temperatures or not all(0 < one < math.inf for one in temperatures):
+        raise InputError(
+            "--temperature",
+            expected="one or more positive numbers",
+            found=", ".join(f"{one:g}" for one in temperatures) or "none",
+            next_step="1 and 2 serve most students.",
+        )
+    return tuple(sorted({float(one) for one in temperatures}))

@@ -14,7 +14,8 @@ import pyarrow as pa
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from softtargets.capture.corpus import check_columns, describe_file
+from softtargets.capture.corpus import check_columns
+from softtargets.capture.input_files import describe_file
 from softtargets.capture.records import (
     Document,
     OnInvalid,

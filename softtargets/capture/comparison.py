@@ -1,0 +1,231 @@
+"""How far stored targets are from a live teacher, beside what the teacher itself varies by.
+
+Shapes: T positions that are compared at once, V vocabulary, K kept entries, S draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from softtargets.kinds import TargetSchema
+from softtargets.targets import Bool, Float64, Samples, SoftTargets
+
+_ROUNDING = 1e-4
+"""How far float32 sums of a whole vocabulary may differ, in nats."""
+_MOST_DEVIATIONS = 5
+"""How many standard errors the draws' mean log-probability may be off: once in two million."""
+_LOWEST = -1e4
+"""Stands for the log of nothing, which nothing is multiplied with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distance:
+    """How far two distributions are apart, over all positions, in nats."""
+
+    largest: float
+    """Mean over positions of the largest difference between log-probabilities of kept entries; or,
+    without a head, of the difference between logsumexps."""
+    kl: float
+    """Mean KL over the kept entries and the tail as one bucket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fidelity:
+    """What was found at one temperature."""
+
+    temperature: float
+    stored: Distance
+    """The store against the live teacher."""
+    live: Distance
+    """The live teacher against itself in batches of other windows."""
+    bound: float
+    """What the stored form may add to `live.largest`: a step of the logits / T."""
+    truncation_kl: float | None
+    """KL from the full distribution to the exact head with the tail spread evenly; None without a
+    head."""
+    draws_deviation: float | None
+    """By how many standard errors the mean live log-probability of what was drawn is off its
+    expectation; None at other temperatures than the draws', and without draws."""
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the store differs by no more than the teacher and the stored form do."""
+        return (
+            self.stored.largest <= self.live.largest + self.bound
+            and abs(self.draws_deviation or 0) <= _MOST_DEVIATIONS
+        )
+
+
+class Comparison:
+    """Targets beside two live passes at one temperature, summed over positions."""
+
+    def __init__(self, schema: TargetSchema, temperature: float) -> None:
+        samples = schema.samples
+        self._schema = schema
+        self._temperature = temperature
+        self._num_draws = 0
+        if samples is not None and samples.temperature == temperature:
+            self._num_draws = samples.num_draws
+        self._num_positions = 0
+        self._stored, self._live = np.zeros(2), np.zeros(2)
+        self._truncation = 0.0
+        self._draws = np.zeros(2)
+
+    def add(self, targets: SoftTargets, logits_TV: torch.Tensor, other_TV: torch.Tensor) -> None:
+        """Compare some positions.
+
+        Args:
+            targets: theirs, see `rows_of`.
+            logits_TV: the live teacher's, of windows read alone; float64.
+            other_TV: its logits of windows read together.
+        """
+        temperature = self._temperature
+        ids_TK = torch.from_numpy(targets.ids_TK.astype(np.int64))
+        kept_TK = np.isfinite(targets.logits_TK)
+        logprobs_TV = (logits_TV / temperature).log_softmax(dim=1)
+        live = _Buckets.of(logprobs_TV, ids_TK, kept_TK)
+        other = _Buckets.of((other_TV / temperature).log_softmax(dim=1), ids_TK, kept_TK)
+        stored = _Buckets(
+            entries_TK=targets.logprobs_TK(temperature).astype(np.float64),
+            rest_T=targets.tail_logmass_T(temperature).astype(np.float64),
+            kept_TK=kept_TK,
+        )
+        stored_T, live_T = live.largest_T(stored), live.largest_T(other)
+        if targets.logsumexp_TG is not None:
+            own_T, other_T = (
+                (one / temperature).logsumexp(dim=1).numpy() for one in (logits_TV, other_TV)
+            )
+            stored_T = np.abs(targets.logsumexp_T(temperature) - own_T)
+            live_T = np.abs(other_T - own_T)
+        self._num_positions += len(targets)
+        self._stored += stored_T.sum(), live.kl_T(stored).sum()
+        self._live += live_T.sum(), live.kl_T(other).sum()
+        self._truncation += _truncation_T(logprobs_TV, live, targets).sum()
+        if self._num_draws:
+            self._draws += _deviation(targets, logprobs_TV, ids_TK, kept_TK, self._num_draws)
+
+    def fidelity(self) -> Fidelity:
+        """Return what was found."""
+        head = self._schema.head
+        deviation, variance = self._draws.tolist()
+        step = 0.0 if head is None else head.step or 0.0
+        return Fidelity(
+            temperature=self._temperature,
+            stored=self._mean(self._stored),
+            live=self._mean(self._live),
+            bound=step / self._temperature + _ROUNDING,
+            truncation_kl=None if head is None else float(self._truncation) / self._num_positions,
+            draws_deviation=deviation / max(variance, _ROUNDING) ** 0.5
+            if self._num_draws
+            else None,
+        )
+
+    def _mean(self, sums: Float64) -> Distance:
+        largest, kl = (sums / self._num_positions).tolist()
+        return Distance(largest=largest, kl=kl)
+
+
+def rows_of(targets: SoftTargets, rows: slice) -> SoftTargets:
+    """Return what some positions are compared by; label, classes and features are left out."""
+    samples = targets.samples
+    if samples is not None:
+        ends_T = np.concatenate([[0], np.cumsum(samples.num_samples_T)])
+        drawn = slice(ends_T[rows.start], ends_T[rows.stop])
+        samples = Samples(
+            num_samples_T=samples.num_samples_T[rows],
+            ids_S=samples.ids_S[drawn],
+            counts_S=samples.counts_S[drawn],
+        )
+    logsumexp_TG = targets.logsumexp_TG
+    return SoftTargets(
+        ids_TK=targets.ids_TK[rows],
+        logits_TK=targets.logits_TK[rows],
+        num_entries_T=targets.num_entries_T[rows],
+        tail_mass_TG=targets.tail_mass_TG[rows],
+        temperatures=targets.temperatures,
+        logsumexp_TG=None if logsumexp_TG is None else logsumexp_TG[rows],
+        samples=samples,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Buckets:
+    """Log-probabilities of the kept entries, and of the rest together."""
+
+    entries_TK: Float64
+    rest_T: Float64
+    kept_TK: Bool
+
+    @classmethod
+    def of(cls, logprobs_TV: torch.Tensor, ids_TK: torch.Tensor, kept_TK: Bool) -> _Buckets:
+        """Sort a whole distribution into the buckets of kept entries."""
+        is_none_TK = ~torch.from_numpy(kept_TK)
+        entries_TK = logprobs_TV.gather(1, ids_TK).masked_fill(is_none_TK, -torch.inf)
+        rest_T = _without(logprobs_TV, ids_TK, kept_TK, -torch.inf).logsumexp(dim=1)
+        return cls(entries_TK=entries_TK.numpy(), rest_T=rest_T.numpy(), kept_TK=kept_TK)
+
+    def largest_T(self, other: _Buckets) -> Float64:
+        """Return the largest difference between entries."""
+        with np.errstate(invalid="ignore"):
+            apart_TK = np.abs(self.entries_TK - other.entries_TK)
+        return np.asarray(np.where(self.kept_TK, apart_TK, 0).max(axis=1, initial=0))
+
+    def kl_T(self, other: _Buckets) -> Float64:
+        """Return KL(self || other)."""
+        with np.errstate(invalid="ignore"):
+            terms_TK = np.exp(self.entries_TK) * (self.entries_TK - other.entries_TK)
+            has_tail_T = np.isfinite(self.rest_T) & np.isfinite(other.rest_T)
+            tail_T = np.where(has_tail_T, np.exp(self.rest_T) * (self.rest_T - other.rest_T), 0)
+        return np.asarray(np.where(self.kept_TK, terms_TK, 0).sum(axis=1) + tail_T)
+
+
+def _without(
+    values_TV: torch.Tensor, ids_TK: torch.Tensor, kept_TK: Bool, value: float
+) -> torch.Tensor:
+    """Return a copy with a value at the kept entries."""
+    values_TV = values_TV.clone()
+    for row, (ids_K, kept_K) in enumerate(zip(ids_TK, kept_TK, strict=True)):
+        values_TV[row, ids_K[torch.from_numpy(kept_K)]] = value
+    return values_TV
+
+
+def _truncation_T(logprobs_TV: torch.Tensor, live: _Buckets, targets: SoftTargets) -> Float64:
+    """Return KL from the full distribution to the entries with the rest spread evenly."""
+    entropy_T = (logprobs_TV.exp() * logprobs_TV.clamp(min=_LOWEST)).sum(dim=1).numpy()
+    with np.errstate(invalid="ignore"):
+        terms_TK = np.exp(live.entries_TK) * live.entries_TK
+    head_T = np.where(live.kept_TK, terms_TK, 0).sum(axis=1)
+    num_rest_T = logprobs_TV.shape[1] - targets.num_entries_T
+    tail_T = np.exp(live.rest_T)
+    spread_T = np.where(tail_T > 0, live.rest_T - np.log(np.maximum(num_rest_T, 1)), 0)
+    return np.asarray(entropy_T - head_T - tail_T * spread_T)
+
+
+def _deviation(
+    targets: SoftTargets,
+    logprobs_TV: torch.Tensor,
+    ids_TK: torch.Tensor,
+    kept_TK: Bool,
+    num_draws: int,
+) -> tuple[float, float]:
+    """Return how far draws are off, summed over positions, and the variance of that.
+
+    It is the mean log-probability of what was drawn, less its expectation under what can be drawn.
+    """
+    assert targets.samples is not None
+    num_samples_T = targets.samples.num_samples_T
+    has_draws_T = torch.from_numpy(num_samples_T > 0)
+    weights_TV = _without(logprobs_TV.exp(), ids_TK, kept_TK, 0)
+    weights_TV /= weights_TV.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    logs_TV = logprobs_TV.clamp(min=_LOWEST)
+    mean_T = (weights_TV * logs_TV).sum(dim=1)
+    variance_T = (weights_TV * logs_TV**2).sum(dim=1) - mean_T**2
+    rows_S = torch.from_numpy(np.repeat(np.arange(len(num_samples_T)), num_samples_T))
+    drawn_S = logs_TV[rows_S, torch.from_numpy(targets.samples.ids_S.astype(np.int64))]
+    counts_S = torch.from_numpy(targets.samples.counts_S.astype(np.float64))
+    drawn = float((counts_S * drawn_S).sum()) / num_draws
+    expected = float(mean_T[has_draws_T].sum())
+    return drawn - expected, float(variance_T[has_draws_T].sum()) / num_draws

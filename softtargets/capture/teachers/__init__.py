@@ -1,0 +1,1 @@
+"""Teachers: each is a file, and has what the protocol `Teacher` asks."""

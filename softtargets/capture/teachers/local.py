@@ -1,0 +1,142 @@
+"""Teachers whose logits are tensors of this process, made in two steps so that they come in chunks.
+
+Shapes: B segments in a batch, L their tokens, N targets of all of them, one segment after another,
+C of these in a chunk, D width of the hidden states, V vocabulary.
+
+A vocabulary is wide, so logits are never made for all N at once. How many exist at a time is
+decided here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from softtargets.capture.keep.keeper import Keeper, Workspace
+from softtargets.capture.keep.selected import Selected
+from softtargets.capture.keep.selection import Keep, check_selection
+from softtargets.capture.segments import Segment, check_ids
+from softtargets.capture.teacher import Teacher
+from softtargets.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkSize:
+    """Logits that the output head makes at once, and how many of these are read at once."""
+
+    made: int
+    read: int
+    on_other_devices: int | None = None
+    """Both on devices other than a CPU, if they differ there."""
+
+    def rows(self, vocab_size: int, device: torch.device) -> tuple[int, int]:
+        """Return both as positions, at least one."""
+        made, read = self.made, self.read
+        if self.on_other_devices is not None and device.type != "cpu":
+            made = read = self.on_other_devices
+        return max(1, made // vocab_size), max(1, read // vocab_size)
+
+
+SELECTING = ChunkSize(made=1 << 24, read=1 << 22, on_other_devices=1 << 27)
+"""For a build. On a CPU enough are made for the head's matrix product to be efficient, and so few
+are read in float32, 16 MB, that they stay near its caches. On other devices a launch costs more
+than a larger tensor."""
+COMPARING = ChunkSize(made=1 << 23, read=1 << 19)
+"""For rescoring, which makes logits of two passes, as many together as a build on a CPU, and some
+ten float64 copies of what it reads, 4 MB each."""
+MEASURING = ChunkSize(made=1 << 24, read=1 << 24)
+"""For fidelity, which reads all that is made, in float32."""
+
+
+class LocalTeacher(Teacher):
+    """A teacher that has hidden states and the logits of its whole vocabulary.
+
+    What it adds to `Teacher`, rescoring and fidelity need: the whole distribution.
+    """
+
+    @abstractmethod
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states [B, L, D] of sequences padded on the right."""
+
+    @abstractmethod
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return the logits [N, V] of hidden states, in the teacher's number format."""
+
+    def check(self, keep: Keep) -> None:
+        """Check that what is to be kept fits the vocabulary; of all logits, anything can be."""
+        check_selection(keep.selection, self.vocab_size, keep.temperatures)
+
+    @torch.inference_mode()
+    def capture(self, segments: Sequence[Segment], keep: Keep) -> Selected:
+        """Return the targets of a batch of segments, one after another, on the host.
+
+        There they wait for the end of their unit, and not in the device's memory. The copy waits
+        for the device, which takes no time beside the batch.
+        """
+        hidden_ND = self.read(segments)
+        # Other devices have allocators that give the same memory again.
+        workspace = self._workspace if self.device.type == "cpu" else None
+        keeper = Keeper(keep, segments, self.device, workspace)
+        for rows, logits_CV in self.chunks(hidden_ND, SELECTING):
+            keeper.add(rows, logits_CV)
+        selected = keeper.selected()
+        if keep.hidden_states:
+            selected = replace(selected, hidden_ND=hidden_ND)
+        return selected.cpu()
+
+    @cached_property
+    def _workspace(self) -> Workspace:
+        return Workspace()
+
+    @torch.inference_mode()
+    def read(self, segments: Sequence[Segment]) -> torch.Tensor:
+        """Return the last hidden states [N, D] at the targets of segments, read in one batch.
+
+        Raises:
+            TeacherError: a segment has an id that the teacher does not know.
+        """
+        # On a GPU an id without an embedding ends the whole process.
+        check_ids(segments, self.vocab_size, self.name)
+        input_ids_BL = np.zeros((len(segments), max(map(len, segments))), np.int64)
+        for row, segment in enumerate(segments):
+            input_ids_BL[row, : len(segment)] = segment.input_ids_L
+        hidden_BLD = self.hidden_states(torch.from_numpy(input_ids_BL).to(self.device))
+        return torch.cat(
+            [
+                hidden_BLD[row, torch.from_numpy(segment.positions_T).to(self.device)]
+                for row, segment in enumerate(segments)
+            ]
+        )
+
+    def chunks(
+        self, hidden_ND: torch.Tensor, size: ChunkSize
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield rows of hidden states and their logits [C, V], in order."""
+        # Not in inference mode, which a generator would leave switched on for its caller.
+        made_rows, read_rows = size.rows(self.vocab_size, self.device)
+        for start in range(0, len(hidden_ND), made_rows):
+            logits_MV = self.logits(hidden_ND[start : start + made_rows])
+            for at in range(0, len(logits_MV), read_rows):
+                logits_CV = logits_MV[at : at + read_rows]
+                yield slice(start + at, start + at + len(logits_CV)), logits_CV
+
+
+def check_local(teacher: Teacher, where: str) -> LocalTeacher:
+    """Return a teacher that tells the logits of its whole vocabulary.
+
+    Raises:
+        InputError: it does not; `where` says who needs them.
+    """
+    if not isinstance(teacher, LocalTeacher):
+        raise InputError(
+            where,
+            expected="a teacher that runs in this process, for the logits of its whole vocabulary",
+            found=teacher.name,
+            next_step="Pass the directory of its model with --teacher.",
+        )
+    return teacher

@@ -1,0 +1,134 @@
+"""Which model of transformers is meant: its files, here or on the Hub, and its device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from softtargets.errors import InputError, TeacherError
+from softtargets.targets import DType
+from softtargets.urls import is_url, names_path, redacted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherConfig:
+    """Which model, and how it is run."""
+
+    name: str
+    """A directory, or an id on the Hugging Face Hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    dtype: DType = "bfloat16"
+    attention: str = "sdpa"
+    """The attention implementation of transformers: sdpa, eager, flash_attention_2, ..."""
+    device: str = "auto"
+    """A torch device; auto takes CUDA, then MPS, then the CPU."""
+    trust_remote_code: bool = False
+    compile: bool = False
+    """Whether the decoder runs through torch.compile, whose rounding differs a little."""
+
+
+def locate(config: TeacherConfig) -> tuple[Path, str | None]:
+    """Return the directory of the model's files, and the commit when it is from the Hub.
+
+    Raises:
+        TeacherError: there is no such model.
+    """
+    if not config.name or is_url(config.name):
+        raise TeacherError(
+            f"--teacher {redacted(config.name)}",
+            expected="a directory, or an id on the Hugging Face Hub",
+            found="a URL" if config.name else "an empty text",
+            next_step="Pass the id alone, as org/name, or copy the model to a directory.",
+        )
+    directory = Path(config.name)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise TeacherError(
+                str(directory),
+                expected="a model directory of transformers, with a config.json",
+                found="none",
+                next_step="Pass the directory that model.save_pretrained wrote, or a Hub id.",
+            )
+        return directory, None
+    if names_path(config.name):
+        raise TeacherError(
+            f"--teacher {config.name}",
+            expected="a model directory",
+            found="a file" if directory.exists() else "no such directory",
+            next_step="Check the path. A model on the Hugging Face Hub is named org/name.",
+        )
+    try:
+        found = Path(snapshot_download(config.name, revision=config.revision))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise TeacherError(
+            f"--teacher {config.name}",
+            expected="a directory, or an id on the Hugging Face Hub that can be reached",
+            found=first_line(error),
+            next_step="Check the name; without network, pass a directory.",
+        ) from error
+    return found, found.name
+
+
+@contextmanager
+def loading(name: str, expected: str) -> Iterator[None]:
+    """Report what transformers cannot load as what is wrong with a teacher.
+
+    Raises:
+        TeacherError: it cannot be loaded.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise TeacherError(
+            f"--teacher {name}",
+            expected=expected,
+            found=first_line(error),
+            next_step="Check the model directory, or try --attention eager. A model that needs "
+            "code of its own also needs --trust-remote-code.",
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first: lines up to one without a colon at its end, or its type."""
+    lines = str(error).splitlines()
+    end = next((i for i, line in enumerate(lines) if not line.endswith(":")), 0)
+    return " ".join(lines[: end + 1]) or type(error).__name__
+
+
+def pick_device(name: str) -> torch.device:
+    """Return a device by its name; auto takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(
+            "--device",
+            expected="auto, cpu, cuda, cuda:N or mps",
+            found=name,
+            next_step="Pass one of them.",
+        ) from error
+    num_cuda = torch.cuda.device_count()
+    if (device.type == "cuda" and (device.index or 0) >= num_cuda) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise InputError(
+            "--device",
+            expected=f"a device that PyTorch finds here; it finds {num_cuda} CUDA devices",
+            found=name,
+            next_step="Pass --device auto, or install the PyTorch that is made for the device.",
+        )
+    return device
