@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from softtargets.cli.paths import INPUT, LocalPath
-from softtargets.cli.selection import SELECTION_OPTIONS, parse_selection
+from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
 from softtargets.errors import InputError
 
 if TYPE_CHECKING:

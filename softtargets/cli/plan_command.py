@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from softtargets.cli.budget import (
+from softtargets.cli.budget_option import (
     RANKED_BY,
     budget_table,
     check_budget_options,
@@ -19,10 +19,10 @@ from softtargets.cli.budget import (
 from softtargets.cli.conversation import conversation_text, describe_stretches, read_stretches
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
-from softtargets.cli.selection import selection_text
+from softtargets.cli.selection_options import selection_text
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo, echo_json
-from softtargets.report.texts import bytes_text
+from softtargets.report.number_texts import bytes_text
 from softtargets.texts import plural
 
 if TYPE_CHECKING:

@@ -151,7 +151,7 @@ def fidelity_command(
 def _what(own: OwnSelection | None) -> str:
     if own is None:
         return "Several selections, compared with each other."
-    from softtargets.cli.selection import selection_text
+    from softtargets.cli.selection_options import selection_text
 
     grid = ", ".join(f"{one:g}" for one in own.temperatures)
     return (

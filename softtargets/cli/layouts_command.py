@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from softtargets.cli.derive import say_store
+from softtargets.cli.derive_command import say_store
 from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import echo
 from softtargets.errors import InputError

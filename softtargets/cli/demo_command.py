@@ -15,12 +15,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from softtargets.cli.build import run_build
-from softtargets.cli.info import print_info
+from softtargets.cli.build_command import run_build
+from softtargets.cli.info_command import print_info
 from softtargets.cli.paths import OUTPUT
-from softtargets.cli.progress import lines, step_display
+from softtargets.cli.progress_display import lines, step_display
 from softtargets.cli.terminal import echo
-from softtargets.cli.verify import print_verification
+from softtargets.cli.verify_command import print_verification
 from softtargets.store import verify
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from softtargets.errors import CorruptionError, IdentityError, StoreError
-from softtargets.sharing.files import file_hashes
 from softtargets.sharing.repository import Repository
+from softtargets.sharing.shared_files import file_hashes
 from softtargets.store import Store
 from softtargets.store.card import CARD_NAME
 from softtargets.store.files import check_root, make_directory
