@@ -26,7 +26,10 @@ from softtargets.report.number_texts import bytes_text
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
-    from softtargets.capture import Estimate, Windowing
+    from softtargets.capture import BuildConfig, Estimate, Windowing
+    from softtargets.capture.estimate import CorpusSample
+    from softtargets.capture.teacher import Teacher
+    from softtargets.fidelity.budget import Fit
 
 
 @click.command("plan")
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--budget-bytes-per-token",
+    "budget",
     type=click.FloatRange(min=0, min_open=True),
     help="Find what to keep within so many bytes: fits the selections to the sample.",
 )
@@ -54,7 +58,7 @@ def plan_command(
     /,
     output: Path | None,
     sample: int | None,
-    budget_bytes_per_token: float | None,
+    budget: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -64,22 +68,14 @@ def plan_command(
     windows is scored on this machine; nothing is written. Of a corpus of conversations one is
     printed as the teacher reads it, with the tokens that are targets in [[double brackets]].
     """
-    from softtargets.capture import estimate_from, sample_corpus
+    from softtargets.capture import sample_corpus
 
     config, teacher = parse_build(options, output or Path("planned-store"))
-    budget, fits, title = budget_bytes_per_token, [], "A build with these options"
     if budget is not None:
         check_budget_options(context, config)
     corpus = sample_corpus(config, teacher, sample)
-    if budget is not None:
-        fits = fit_budget(config, teacher, corpus.windows, budget)
-        config = dataclasses.replace(config, selection=fits[0].selection)
-        title = f"A build with {selection_text(config.selection)}"
-    found = estimate_from(config, teacher, corpus)
-    if budget is not None:
-        # The size that the selection was chosen by, of the same windows; in other batches the
-        # teacher's numbers differ by rounding.
-        found = dataclasses.replace(found, bytes_per_token=fits[0].bytes_per_token)
+    fits = [] if budget is None else fit_budget(config, teacher, corpus.windows, budget)
+    found, title = _estimate(config, teacher, corpus, fits)
     stretches = []
     if config.corpus.messages_field is not None:
         stretches = read_stretches(corpus.first, teacher.tokenizer.vocabulary())
@@ -97,6 +93,22 @@ def plan_command(
         first = f"{corpus.first.source}, document {corpus.first.document_ids[0]}"
         echo("", f"{first}, as the teacher reads it, targets in [[double brackets]]:")
         console.print(conversation_text(stretches))
+
+
+def _estimate(
+    config: BuildConfig, teacher: Teacher, corpus: CorpusSample, fits: list[Fit]
+) -> tuple[Estimate, str]:
+    """Return what a build would take, with the best of the selections that fit, and its title."""
+    from softtargets.capture import estimate_from
+
+    if not fits:
+        return estimate_from(config, teacher, corpus), "A build with these options"
+    best = fits[0]
+    found = estimate_from(dataclasses.replace(config, selection=best.selection), teacher, corpus)
+    # The size that the selection was chosen by, of the same windows; in other batches the
+    # teacher's numbers differ by rounding.
+    found = dataclasses.replace(found, bytes_per_token=best.bytes_per_token)
+    return found, f"A build with {selection_text(best.selection)}"
 
 
 def describe(found: Estimate) -> dict[str, Any]:
