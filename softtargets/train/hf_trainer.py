@@ -30,7 +30,7 @@ class DistillationTrainer(ObjectiveTrainer):
     Args:
         arguments: of the Trainer.
         options: of the Trainer; `per_device_train_batch_size` must be the dataset's. `objective` is
-            what the student is trained for; or else `loss` and `fused`, see
+            what the student is trained for. Without one, `loss` and `fused` are those of a
             `DistillationObjective`.
     """
 
