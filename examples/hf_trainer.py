@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from softtargets import SoftTargetDataset, distillation_loss
-from softtargets.train.hf_trainer import DistillationTrainer
+from softtargets.train import DistillationTrainer
 
 store, directory = sys.argv[1], Path(sys.argv[2])
 args = TrainingArguments(

@@ -16,7 +16,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from softtargets import SoftTargetDataset, distillation_loss, student_inputs
-from softtargets.train.loader import SoftTargetLoader
+from softtargets.train import SoftTargetLoader
 
 store, checkpoint = sys.argv[1], Path(sys.argv[2])
 rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

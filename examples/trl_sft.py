@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from trl import SFTConfig
 
 from softtargets import SoftTargetDataset, distillation_loss
-from softtargets.train.trl import DistillationSFTTrainer
+from softtargets.train import DistillationSFTTrainer
 
 store, directory, tokenizer = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 args = SFTConfig(

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from students import small_student
 
 from softtargets import SoftTargetDataset, distillation_loss, student_inputs
-from softtargets.train.accelerate import prepare_loader
+from softtargets.train import prepare_loader
 
 store, directory = sys.argv[1], Path(sys.argv[2])
 accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from students import small_student
 
 from softtargets import Store, distillation_loss
-from softtargets.train.lightning import DistillationModule, SoftTargetDataModule
+from softtargets.train import DistillationModule, SoftTargetDataModule
 
 store, directory = Store.open(sys.argv[1]), Path(sys.argv[2])
 module = DistillationModule(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import softtargets
-from softtargets import store
+from softtargets import store, train
 
 ROOT = Path(softtargets.__file__).parent
 BELOW_ALL = {
@@ -57,13 +58,15 @@ LAZY = {
 }
 """Files of a room below another that give names of it to whoever asks, and not before."""
 ADAPTERS = {
-    "train/accelerate.py": {"accelerate"},
+    "train/accelerate_loader.py": {"accelerate"},
+    "train/hf_objective.py": {"transformers"},
     "train/hf_place.py": {"transformers"},
     "train/hf_trainer.py": {"accelerate", "transformers"},
-    "train/lightning.py": {"lightning"},
-    "train/trl.py": {"datasets", "trl"},
+    "train/lightning_module.py": {"lightning"},
+    "train/trl_trainer.py": {"datasets", "trl"},
 }
-"""Files that may import a trainer; nothing else imports them."""
+"""Files that may import a trainer; nothing else imports them, but for types."""
+MAY_NAME_ADAPTERS = {"train/__init__.py", *ADAPTERS}
 HOMES = {
     "torch": {"capture", "stream", "train", "fidelity", "demo"},
     "transformers": {"capture", "fidelity", "demo", "cli"},
@@ -108,7 +111,7 @@ def misplaced(path: Path) -> list[str]:
             if rest and rest[0] not in MAY_IMPORT[own] | {own} | lazy:
                 wrong.append(name)
             adapter = f"{'/'.join(rest)}.py"
-            if adapter in ADAPTERS and path.relative_to(ROOT).as_posix() not in ADAPTERS:
+            if adapter in ADAPTERS and path.relative_to(ROOT).as_posix() not in MAY_NAME_ADAPTERS:
                 wrong.append(name)
         elif top in HOMES and not HOMES[top] & {own, file} and top not in trainers:
             wrong.append(name)
@@ -156,6 +159,29 @@ def test_names_of_layouts_are_found_where_they_were() -> None:
     assert {"Stated", "export_plain", "import_lists"} < {*store.__all__} & {*old.__all__}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = store.nothing
+
+
+@pytest.mark.parametrize("library", sorted(set().union(*ADAPTERS.values())))
+def test_losses_are_imported_without_a_trainer(library: str) -> None:
+    script = f"import sys, softtargets.train; assert {library!r} not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # Of a module of torch that TRL imports.
+def test_every_public_name_of_train_resolves() -> None:
+    for name in train.__all__:
+        assert getattr(train, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = train.nothing
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # Of a module of torch that TRL imports.
+@pytest.mark.parametrize(("old", "new"), sorted(train._RENAMED.items()))
+def test_a_module_is_found_by_the_name_that_it_had(old: str, new: str) -> None:
+    assert importlib.import_module(old) is importlib.import_module(new)
+    assert importlib.import_module(new).__name__ == new
+    script = f"import sys, softtargets.train; assert not {{{old!r}, {new!r}}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_every_public_name_resolves() -> None:

@@ -34,7 +34,7 @@ from softtargets.capture import (
 from softtargets.capture.batches import plan_batches
 from softtargets.demo.smollm import teacher_directory
 from softtargets.report.page import report
-from softtargets.report.statistics import measure as statistics_of
+from softtargets.report.target_statistics import measure as statistics_of
 from softtargets.window import Window
 from tests.benchmarks.formats import TRIPS, measure
 from tests.fakes import write_corpus

@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
-from softtargets.cli.build import build_command, commit_command
-from softtargets.cli.demo import demo_command
-from softtargets.cli.derive import filter_command, merge_command, split_command
-from softtargets.cli.fidelity import fidelity_command
-from softtargets.cli.info import info_command
-from softtargets.cli.inspect import inspect_command
-from softtargets.cli.layouts import export_command, import_command
-from softtargets.cli.plan import plan_command
-from softtargets.cli.report import report_command
-from softtargets.cli.share import card_command, pull_command, push_command
-from softtargets.cli.verify import verify_command
+from softtargets.cli.build_command import build_command, commit_command
+from softtargets.cli.demo_command import demo_command
+from softtargets.cli.derive_command import filter_command, merge_command, split_command
+from softtargets.cli.fidelity_command import fidelity_command
+from softtargets.cli.info_command import info_command
+from softtargets.cli.inspect_command import inspect_command
+from softtargets.cli.layouts_command import export_command, import_command
+from softtargets.cli.plan_command import plan_command
+from softtargets.cli.report_command import report_command
+from softtargets.cli.share_command import card_command, pull_command, push_command
+from softtargets.cli.verify_command import verify_command
 from softtargets.errors import SoftTargetsError
 from softtargets.texts import shown
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from softtargets.cli.paths import INPUT, LocalPath
-from softtargets.cli.selection import SELECTION_OPTIONS, parse_selection
+from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
 from softtargets.errors import InputError
 
 if TYPE_CHECKING:
@@ -179,6 +179,13 @@ _OPTIONS = (
 )
 
 
+_AS_IN_CONFIG = (
+    "temperatures", "values", "label_logits", "hidden_states", "compression", "unit_tokens",
+    "batch_tokens", "workers",
+)  # fmt: skip
+"""Options that BuildConfig has by the same names."""
+
+
 def build_options(command: Command) -> Command:
     """Give a command the options of a build, but for its output."""
     for option in reversed(_OPTIONS):
@@ -198,16 +205,9 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
     )
 
     transformers_logging.disable_progress_bar()
+    of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
     teacher = TransformersTeacher(
-        TeacherConfig(
-            name=options["teacher"],
-            revision=options["revision"],
-            dtype=options["dtype"],
-            attention=options["attention"],
-            device=options["device"],
-            trust_remote_code=options["trust_remote_code"],
-            compile=options["compile"],
-        )
+        TeacherConfig(name=options["teacher"], **{name: options[name] for name in of_teacher})
     )
     config = BuildConfig(
         corpus=_parse_corpus(options),
@@ -218,14 +218,7 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
             overlap=options["overlap"],
         ),
         selection=parse_selection(options, teacher.tokenizer),
-        temperatures=options["temperatures"],
-        values=options["values"],
-        label_logits=options["label_logits"],
-        hidden_states=options["hidden_states"],
-        compression=options["compression"],
-        unit_tokens=options["unit_tokens"],
-        batch_tokens=options["batch_tokens"],
-        workers=options["workers"],
+        **{name: options[name] for name in _AS_IN_CONFIG},
     )
     return config, teacher
 

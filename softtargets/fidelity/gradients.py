@@ -20,7 +20,7 @@ from softtargets.fidelity.reconstruction import Candidate, targets_of
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.train.divergences import ForwardKL
 from softtargets.train.fused import loss_and_gradient
-from softtargets.train.losses import Objective
+from softtargets.train.losses import LogitsObjective
 from softtargets.train.sparse import SparseTargets
 
 _FEATURES = 64
@@ -100,7 +100,7 @@ def _add_gradients(
     sums[""].addmm_(full_CV.T, features_CF)
     for name, targets in flat.items():
         count = len(logits_CV)
-        objective = Objective(
+        objective = LogitsObjective(
             places_N=torch.arange(count),
             labels_N=torch.zeros(count, dtype=torch.int64),
             targets=targets.rows(slice(start, start + count)),

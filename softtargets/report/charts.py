@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from softtargets.report.distribution import Counts, Distribution
-from softtargets.report.statistics import RANK_EDGES
-from softtargets.report.texts import number_text, percent_text
+from softtargets.report.number_texts import number_text, percent_text
+from softtargets.report.target_statistics import RANK_EDGES
 
 WIDTH, HEIGHT = 360, 210
 """Of a drawing, in the units of its viewBox."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from softtargets.kinds import TargetSchema
+from softtargets.report.chosen_windows import document_starts
 from softtargets.report.predictions import Candidate, Predictions, probability
 from softtargets.report.tokens import TokenNames
-from softtargets.report.windows import document_starts
 from softtargets.window import Window
 
 MOST_TOKENS = 256

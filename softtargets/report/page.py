@@ -10,20 +10,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from softtargets.kinds import TargetSchema
 from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
+from softtargets.report.chosen_windows import find_window, sampled, sound
+from softtargets.report.column_sizes import column_sizes, meaning
 from softtargets.report.distribution import Counts
 from softtargets.report.examples import MOST_TOKENS, Examples
-from softtargets.report.sizes import column_sizes, meaning
-from softtargets.report.statistics import Statistics, Sums, measure
+from softtargets.report.number_texts import bytes_text, number_text, percent_text
 from softtargets.report.summary import summary
-from softtargets.report.texts import bytes_text, number_text, percent_text
+from softtargets.report.target_statistics import Statistics, Sums, measure
 from softtargets.report.tokens import TokenNames
-from softtargets.report.windows import find_window, sampled, sound
 from softtargets.store import Store
 from softtargets.store.sizes import StoreSizes, store_sizes
 from softtargets.texts import shown
@@ -77,13 +78,32 @@ def report(
         InputError: `most_windows` is not positive, or no single window has such an id.
         CorruptionError, FormatError or IdentityError: a file is not what was committed.
     """
+    examples = _examples(store, num_examples, window_ids)
+    return _template().render(
+        name=shown(str(store.location).rstrip("/").rpartition("/")[2]),
+        summary=summary(store),
+        columns=column_sizes(store),
+        meaning=meaning,
+        examples=examples.windows,
+        data=examples.data(),
+        most_tokens=MOST_TOKENS,
+        rounding=_rounding(store.targets),
+        **_measured(store, measure(store, most_windows)),
+    )
+
+
+def _examples(store: Store, number: int, window_ids: Sequence[str]) -> Examples:
+    """Return the windows that are shown: those named, else some evenly spread."""
     examples = Examples(store.targets, TokenNames(store.vocabulary))
     for prefix in window_ids:
         examples.add(find_window(store, prefix))
-    if not window_ids and num_examples:
-        for window in sampled(store, num_examples):
+    if not window_ids and number:
+        for window in sampled(store, number):
             examples.add(sound(store, window))
-    statistics = measure(store, most_windows)
+    return examples
+
+
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("softtargets.report"),
         autoescape=True,
@@ -93,27 +113,24 @@ def report(
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": True}
     environment.filters |= {"bytes": bytes_text, "percent": percent_text, "shown": shown}
+    return environment.get_template("report.html")
+
+
+def _measured(store: Store, statistics: Statistics) -> dict[str, Any]:
+    """Return what the template shows of statistics and sizes."""
     sizes = store_sizes(store)
-    return environment.get_template("report.html").render(
-        name=shown(str(store.location).rstrip("/").rpartition("/")[2]),
-        summary=summary(store),
-        temperatures=[f"{one:g}" for one in statistics.temperatures],
-        statistics=statistics,
-        headlines=_headlines(store, statistics, sizes),
-        figures=_figures(statistics),
-        notes=_notes(statistics),
-        sources=list(statistics.sources.items())[:MOST_SOURCES],
-        source_columns=_source_columns(statistics),
-        source_numbers=partial(_source_numbers, statistics),
-        columns=column_sizes(store),
-        sizes=sizes,
-        meaning=meaning,
-        examples=examples.windows,
-        data=examples.data(),
-        most_tokens=MOST_TOKENS,
-        rounding=_rounding(store.targets),
-        shade="label" if statistics.surprise else "tail" if statistics.tail_mass else "",
-    )
+    return {
+        "temperatures": [f"{one:g}" for one in statistics.temperatures],
+        "statistics": statistics,
+        "headlines": _headlines(store, statistics, sizes),
+        "figures": _figures(statistics),
+        "notes": _notes(statistics),
+        "sources": list(statistics.sources.items())[:MOST_SOURCES],
+        "source_columns": _source_columns(statistics),
+        "source_numbers": partial(_source_numbers, statistics),
+        "sizes": sizes,
+        "shade": "label" if statistics.surprise else "tail" if statistics.tail_mass else "",
+    }
 
 
 def _rounding(schema: TargetSchema) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from softtargets.report.chosen_windows import document_starts
 from softtargets.report.predictions import Candidate, Predictions, probability
 from softtargets.report.tokens import TokenNames
-from softtargets.report.windows import document_starts
 
 
 class Reading:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from softtargets.kinds import TargetSchema
-from softtargets.report.texts import bytes_text, list_text
+from softtargets.report.number_texts import bytes_text, list_text
 from softtargets.store import Store
 from softtargets.store.manifest import MANIFEST_NAME
 from softtargets.store.sizes import store_sizes

@@ -1,8 +1,8 @@
 """Sharing stores over the Hugging Face Hub: cards, push and pull. Needs no torch."""
 
-from softtargets.sharing.card import unstated_licences, write_card
-from softtargets.sharing.pull import PullResult, pull
-from softtargets.sharing.push import PushResult, push
+from softtargets.sharing.dataset_card import unstated_licences, write_card
+from softtargets.sharing.pulling import PullResult, pull
+from softtargets.sharing.pushing import PushResult, push
 from softtargets.sharing.repository import hide_client_progress
 
 __all__ = [

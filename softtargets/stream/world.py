@@ -69,8 +69,8 @@ def check_reader(dataset: IterableDataset[object]) -> None:
                 expected="to be read as it is: it shares windows among ranks itself",
                 found=f"{type(reader).__name__} of {type(reader).__module__}, which shares what it "
                 f"reads among {shares} processes once more",
-                next_step="Use softtargets.train.accelerate.prepare_loader, or "
-                "softtargets.train.hf_trainer.DistillationTrainer; see docs/trainers.md.",
+                next_step="Use softtargets.train.prepare_loader, or "
+                "softtargets.train.DistillationTrainer; see docs/trainers.md.",
             )
 
 
@@ -103,7 +103,7 @@ def collator_error(collator: str, yields: str) -> InputError:
         expected="softtargets.collate to join windows, and finished batches to be left as they are",
         found=f"{collator}, which is to join {yields}",
         next_step="With the Trainer of transformers, use DistillationTrainer of "
-        "softtargets.train.hf_trainer; or pass data_collator=collate and a dataset without "
+        "softtargets.train; or pass data_collator=collate and a dataset without "
         "batch_size. With a DataLoader, pass collate_fn=collate; or batch_size=None, if the "
         "dataset has one. See docs/trainers.md.",
     )

@@ -6,11 +6,10 @@ import torch
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
-from softtargets.train.choices import check_temperature
 from softtargets.train.divergences import Divergence, DivergenceName, ForwardKL, as_divergence
 from softtargets.train.entropy import whole_logsumexp
-from softtargets.train.losses import check_weight
-from softtargets.train.sparse import Tail, check_tail, choose_tail, sparse_targets
+from softtargets.train.losses import check_options
+from softtargets.train.sparse import Tail, choose_tail, sparse_targets
 
 _FORWARD_KL = ForwardKL()
 _EXACT = ("bucket", "full", "sampled")
@@ -43,9 +42,7 @@ def distillation_floor(
         TemperatureError: the temperature is not in the store's grid.
     """
     divergence = as_divergence(divergence)
-    check_tail(tail)
-    check_temperature(temperature)
-    check_weight(ce_weight)
+    check_options(temperature, ce_weight, tail)
     if tail != "full":
         tail = choose_tail(batch, tail, divergence)
     places_N = batch["target_mask"].flatten().nonzero()[:, 0]

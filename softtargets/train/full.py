@@ -172,12 +172,14 @@ def full_targets(
     )
 
 
-def check_full(batch: Batch, tail: Tail | None, head: OutputHead | None) -> OutputHead:
-    """Return the output head that goes with a batch and tail "full".
+def check_full(batch: Batch, tail: Tail | None, head: OutputHead | None) -> OutputHead | None:
+    """Return the output head that goes with a batch and tail "full"; None with other tails.
 
     Raises:
         InputError: they do not go together; the message says why.
     """
+    if tail != "full" and head is None:
+        return None
     if tail != "full":
         raise InputError(
             "teacher_head",

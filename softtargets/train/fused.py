@@ -22,7 +22,7 @@ from softtargets.train.choices import check_whole_number
 from softtargets.train.divergences import Divergence, DivergenceName, ForwardKL
 from softtargets.train.full import OutputHead
 from softtargets.train.head_gradients import HeadGradients
-from softtargets.train.losses import Objective, check_student, make_objective
+from softtargets.train.losses import LogitsObjective, check_student, make_objective
 from softtargets.train.sparse import SparseTargets, Tail
 
 CHUNK_ELEMENTS = 1 << 24
@@ -50,20 +50,9 @@ def fused_distillation_loss(
     Only positions with a target go through the head. A student that does more after its head, such
     as soft-capping, needs `distillation_loss`. There can be one backward pass only.
 
-    Args:
-        hidden_states: [B, L, D], the decoder's last ones.
-        head_weight: [V, D].
-        batch: what `collate` returned, on the same device.
-        temperature: as in `distillation_loss`, and so are all that follow but these two:
-        ce_weight: see there.
-        head_bias: [V].
-        divergence: see there.
-        tail: see there.
-        confidence_power: see there.
-        num_targets: see there.
-        teacher_head: see there; the teacher's logits too exist for one chunk at a time.
-        chunk_size: C; by default as many as make 2^24 logits, or fewer where they are needed more
-            than once.
+    `hidden_states` [B, L, D] are the decoder's last ones, `head_weight` is [V, D], `head_bias` [V].
+    `chunk_size` is C, by default as many as make 2^24 logits, all copies counted. With a
+    `teacher_head` its logits are made by chunks too. The rest is as in `distillation_loss`.
 
     Raises:
         InputError, TemperatureError: as `distillation_loss`.
@@ -75,16 +64,12 @@ def fused_distillation_loss(
         batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
     objective.check_ids(len(head_weight))
-    if chunk_size is not None:
-        check_whole_number(
-            "chunk_size", chunk_size, least=1, next_step="Leave it away for the default."
-        )
-    else:
+    if chunk_size is None:
         chunk_size = max(1, CHUNK_ELEMENTS // _num_tensors(objective) // len(head_weight))
-    hidden_ND = hidden_states.flatten(0, 1).index_select(0, objective.places_N)
+    check_whole_number("chunk_size", chunk_size, least=1, next_step="Omit it for the default.")
+    hidden_ND = objective.select(hidden_states)
     arguments = hidden_ND, head_weight, head_bias, objective, chunk_size, _dtype(hidden_ND)
-    loss: torch.Tensor = _HeadAndLoss.apply(*arguments)  # type: ignore[no-untyped-call]
-    return loss
+    return _HeadAndLoss.apply(*arguments)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _dtype(hidden_ND: torch.Tensor) -> torch.dtype:
@@ -95,7 +80,7 @@ def _dtype(hidden_ND: torch.Tensor) -> torch.dtype:
     )
 
 
-def _num_tensors(objective: Objective) -> int:
+def _num_tensors(objective: LogitsObjective) -> int:
     """Return how many tensors of the size of a chunk's logits there are at once."""
     if objective.weights_N is None:
         return 1
@@ -113,7 +98,7 @@ class _HeadAndLoss(torch.autograd.Function):
         hidden_ND: torch.Tensor,
         weight_VD: torch.Tensor,
         bias_V: torch.Tensor | None,
-        objective: Objective,
+        objective: LogitsObjective,
         chunk_size: int,
         dtype: torch.dtype,
     ) -> torch.Tensor:
@@ -161,7 +146,7 @@ class _HeadAndLoss(torch.autograd.Function):
 
 
 def loss_and_gradient(
-    objective: Objective, logits_CV: torch.Tensor
+    objective: LogitsObjective, logits_CV: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the loss of float32 logits, and its gradient with respect to them.
 
@@ -185,7 +170,7 @@ def loss_and_gradient(
 
 
 def _sparse_gradient(
-    objective: Objective, logits_CV: torch.Tensor
+    objective: LogitsObjective, logits_CV: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return loss and gradient where both need the same softmax, in the memory of the logits."""
     targets, labels_C1 = objective.targets, objective.labels_N[:, None]

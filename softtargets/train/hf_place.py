@@ -89,29 +89,36 @@ class PlaceInState(TrainerCallback):
                 next_step="To begin anew from its weights, load them with from_pretrained.",
             )
         found = _kept(state)[_KEY]["attributes"]
-        dataset = self.dataset.dataset
-        dataset.load_state_dict(found)
-        accumulated = args.gradient_accumulation_steps
+        self.dataset.dataset.load_state_dict(found)
+        epoch, num_batches = self._progress(args, state, found)
+        self.dataset.skip({**found, "epoch": epoch}, num_batches, args.dataloader_num_workers)
+
+    def _progress(
+        self, args: TrainingArguments, state: TrainerState, found: Mapping[str, Any]
+    ) -> tuple[int, int]:
+        """Return the epoch and its batches that are done, as the Trainer counts them.
+
+        Raises:
+            InputError: a checkpoint's place is another.
+        """
+        assert self.dataset is not None
+        dataset, accumulated = self.dataset.dataset, args.gradient_accumulation_steps
         steps_per_epoch = -(-len(dataset) // accumulated)
         epoch, steps = divmod(state.global_step, steps_per_epoch)
         size = dataset.world_size * (dataset.batch_size or 1)
-        own_place = epoch * len(dataset) * size + steps * accumulated * size
-        if (
-            args.ignore_data_skip
-            or found["epoch"] * len(dataset) * size + found["place"] != own_place
-        ):
+        place, epoch_size = steps * accumulated * size, len(dataset) * size
+        is_other = found["epoch"] * epoch_size + found["place"] != epoch * epoch_size + place
+        if args.ignore_data_skip or is_other:
             raise InputError(
                 "resume_from_checkpoint",
-                expected=f"to go on after step {state.global_step}, epoch {epoch}, place "
-                f"{steps * accumulated * size}, as the Trainer counts",
+                expected=f"to go on after step {state.global_step}, epoch {epoch}, place {place}, "
+                "as the Trainer counts",
                 found=f"epoch {found['epoch']}, place {found['place']} in the checkpoint"
                 + (", and ignore_data_skip" if args.ignore_data_skip else ""),
                 next_step="Keep the global batch size: that of the dataset, times "
-                "gradient_accumulation_steps. Leave ignore_data_skip away: skipping costs nothing.",
+                "gradient_accumulation_steps. Omit ignore_data_skip: skipping costs nothing.",
             )
-        self.dataset.skip(
-            {**found, "epoch": epoch}, steps * accumulated, args.dataloader_num_workers
-        )
+        return epoch, steps * accumulated
 
     def on_step_end(
         self,

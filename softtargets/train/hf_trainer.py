@@ -1,4 +1,4 @@
-"""The Trainer of transformers: it reads a store's batches as they are, and minimises distillation.
+"""The Trainer of transformers: it reads a store's batches as they are, and trains for an objective.
 
 To another subclass of Trainer this one is a mixin: `class Own(DistillationTrainer, OtherTrainer)`.
 """
@@ -11,20 +11,17 @@ from typing import Any
 import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
 from softtargets.stream.dataset import SoftTargetDataset
+from softtargets.train.hf_objective import ObjectiveTrainer
 from softtargets.train.hf_place import PlaceInState, SkippableDataset
 from softtargets.train.loader import check_batches, check_rank, targets_of_step
-from softtargets.train.losses import distillation_loss
-from softtargets.train.student import Loss
-from softtargets.train.student_loss import Fused, StudentLoss
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ObjectiveTrainer):
     """A Trainer whose `train_dataset`, and `eval_dataset` if it is one, are SoftTargetDatasets.
 
     The loss is a mean over the targets: of an optimizer step over all accumulated batches and all
@@ -32,31 +29,13 @@ class DistillationTrainer(Trainer):
 
     Args:
         arguments: of the Trainer.
-        loss: of logits and a batch: `distillation_loss`, or a `functools.partial` of it.
-        fused: whether it is computed as `fused_distillation_loss` is, so that the logits of a batch
-            never exist at once. "auto" does so where they would take 256 MB or more, and loss and
-            student allow it: their logits must be those of a Linear head, unchanged.
-        options: of the Trainer; `per_device_train_batch_size` must be the dataset's.
+        options: of the Trainer; `per_device_train_batch_size` must be the dataset's. `objective` is
+            what the student is trained for. Without one, `loss` and `fused` are those of a
+            `DistillationObjective`.
     """
 
-    loss_is_scaled_for_ga = True
-
-    def __init__(
-        self,
-        *arguments: Any,
-        loss: Loss = distillation_loss,
-        fused: Fused = "auto",
-        **options: Any,
-    ) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        if self.compute_loss_func is not None or self.label_smoother is not None:
-            raise InputError(
-                "DistillationTrainer",
-                expected="the loss by its argument `loss`",
-                found="compute_loss_func or label_smoothing_factor",
-                next_step="Pass loss=functools.partial(distillation_loss, ce_weight=...).",
-            )
-        self._loss = StudentLoss(loss, fused)
         self._evaluated = torch.zeros(2)
         self._place = PlaceInState()
         self.add_callback(self._place)
@@ -122,15 +101,10 @@ class DistillationTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the distillation loss of a batch, or the model's own of anything else."""
-        if not isinstance(inputs, Batch):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        student = self.accelerator.unwrap_model(model)
-        compute = self._loss.with_outputs if return_outputs else self._loss
-        found = compute(model, student, inputs, num_items_in_batch)
-        if model.training:
+        """Return the loss, and remember what is trained on."""
+        if model.training and isinstance(inputs, Batch):
             self._place.record(inputs)
-        return found
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def prediction_step(
         self,

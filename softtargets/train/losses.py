@@ -1,5 +1,8 @@
 """Losses of a student against sparse soft targets.
 
+At temperature T the divergence is multiplied by T^2, which keeps the gradient's scale over
+temperatures (Hinton et al. 2015, section 2.1).
+
 Shapes: B batch, L tokens, V vocabulary, D width of the hidden states, E entries, N positions with a
 target.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch.nn import functional
@@ -41,46 +45,25 @@ def distillation_loss(
     num_targets: float | torch.Tensor | None = None,
     teacher_head: OutputHead | None = None,
 ) -> torch.Tensor:
-    """Return the mean over all targets of the batch, a scalar in nats.
+    """Return the mean over all targets of the batch in nats, a scalar; without targets it is 0.
 
     (1 - ce_weight) * T^2 * w * D(teacher, student) at temperature T
         + ce_weight * cross-entropy on the labels at temperature 1.
 
-    The factor T^2 keeps the gradient's scale over temperatures (Hinton et al. 2015, section 2.1).
-    A batch without a single target gives 0. `distillation_floor` is the value for a student that is
-    the teacher.
-
     Args:
         student_logits: [B, L, V] for the batch's input ids; position t predicts token t + 1.
         batch: what `collate` returned, on the same device.
-        temperature: one of the store's grid; any with tail "full", or with "renormalize" where
-            the grid is empty.
+        temperature: T, of the store's grid unless `tail` allows others.
         ce_weight: from 0 to 1.
-        divergence: D, for example `ReverseKL()`, `JSD(0.5)` or one of the names of
-            `DivergenceName`, such as "reverse_kl".
-        tail: what stands for the ids that are not kept. "bucket": they are one more outcome, so
-            that the head is exact and the student shapes its tail itself. "sampled": the drawn ids
-            with their unbiased weights; the value is then the forward KL up to an estimate of the
-            teacher's entropy, see `softtargets.train.entropy`. "uniform": each has the same share.
-            "label": the label has it all. "renormalize": there is none, and the kept entries are
-            scaled up, which is biased: for comparison only. "full": all ids are kept, for the
-            distribution is recomputed from the store's hidden states by `teacher_head`; ids that
-            only the student has get none of
-            it, see `FullTargets.dense_losses`. By default "sampled" if there are samples,
-            else "bucket".
-        confidence_power: w = p^power, p the probability of the teacher's top entry at T: above 0
-            positions that the teacher is sure of weigh more, below 0 those that it is not.
-        num_targets: what the sum is divided by instead of the batch's own targets. Under gradient
-            accumulation pass the targets of all batches of an optimizer step (each batch's are
-            `batch["target_mask"].sum()`); under data parallelism, which averages gradients over
-            ranks, those of all ranks divided by the number of ranks. Then the gradient is that of
-            one large batch, however its targets are distributed.
+        divergence: D, such as `ReverseKL()`, or its name, such as "reverse_kl".
+        tail: what stands for the ids that are not kept, see `Tail`.
+        confidence_power: w = p^power, p the probability of the teacher's top entry at T; above 0
+            what the teacher is sure of weighs more, below 0 what it is not.
+        num_targets: what the sum is divided by, see `Loss`; None for the batch's own targets.
         teacher_head: for tail "full", the store's, see `OutputHead.of`.
 
     Raises:
-        InputError: shapes do not fit, the student's vocabulary is smaller than the teacher's, an
-            option is out of range, or divergence, tail and store do not go together.
-        TemperatureError: the temperature is not in the store's grid.
+        InputError, TemperatureError: shapes, vocabularies, options and store do not fit each other.
     """
     shape = student_logits.shape
     check_student(shape, shape[-1], batch, where="student_logits", last="V")
@@ -89,12 +72,31 @@ def distillation_loss(
         batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
     )
     objective.check_ids(shape[-1])
-    logits_NV = student_logits.flatten(0, 1).index_select(0, objective.places_N).float()
-    return objective.loss(logits_NV)
+    return objective.loss(objective.select(student_logits).float())
+
+
+class Loss(Protocol):
+    """What `distillation_loss` is, perhaps with other options: `partial(..., temperature=2.0)`."""
+
+    def __call__(
+        self,
+        student_logits: torch.Tensor,
+        batch: Batch,
+        *,
+        num_targets: float | torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return the sum over the targets of a batch, divided by `num_targets`.
+
+        Under gradient accumulation these are the targets of all batches of an optimizer step (each
+        batch's are `batch["target_mask"].sum()`). Under data parallelism, which averages gradients
+        over ranks, they are those of all ranks divided by the number of ranks. Then the gradient is
+        that of one large batch, however its targets are distributed.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
+class LogitsObjective:
     """What a student's logits at N positions are judged by; see `distillation_loss`."""
 
     places_N: torch.Tensor
@@ -111,7 +113,11 @@ class Objective:
     def __len__(self) -> int:
         return len(self.places_N)
 
-    def rows(self, chosen: slice) -> Objective:
+    def select(self, values_BLX: torch.Tensor) -> torch.Tensor:
+        """Return what stands at the positions, [N, X]."""
+        return values_BLX.flatten(0, 1).index_select(0, self.places_N)
+
+    def rows(self, chosen: slice) -> LogitsObjective:
         """Return the part of some positions; the losses of all parts sum to that of the whole."""
         return replace(
             self,
@@ -174,37 +180,29 @@ def make_objective(
     confidence_power: float,
     num_targets: float | torch.Tensor | None,
     teacher_head: OutputHead | None,
-) -> Objective:
+) -> LogitsObjective:
     """Return what `distillation_loss` judges a student's logits by, with its arguments."""
     divergence = as_divergence(divergence)
-    check_tail(tail)
-    check_temperature(temperature)
-    check_weight(ce_weight)
-    check_number("confidence_power", confidence_power)
-    if tail == "full" or teacher_head is not None:
-        teacher_head = check_full(batch, tail, teacher_head)
+    check_options(temperature, ce_weight, tail, confidence_power)
+    teacher_head = check_full(batch, tail, teacher_head)
     places_N = batch["target_mask"].flatten().nonzero()[:, 0]
-    # A target at position t belongs to the label of token t + 1.
-    labels_N = batch["labels"].roll(-1, dims=1).flatten()[places_N]
+    labels_N = _labels(batch, places_N)
     number = _number_of(num_targets, len(places_N))
-    weights_N = None
-    if ce_weight < 1:
-        weights_N = torch.ones(len(places_N), device=places_N.device)
-        weights_N *= (1 - ce_weight) * temperature**2 / number
+    scale = (1 - ce_weight) * temperature**2 / number
+    weights_N = scale * torch.ones_like(places_N, dtype=torch.float32) if ce_weight < 1 else None
     targets: SparseTargets | FullTargets
     if teacher_head is not None:
         targets = full_targets(batch, places_N, teacher_head, temperature, confidence_power)
     else:
         tail = choose_tail(batch, tail, divergence)
-        is_all = tail == "renormalize" and not batch["temperatures"]
-        found = (batch.renormalized_targets if is_all else batch.soft_targets)(temperature)
+        found = _stored_targets(batch, temperature, tail)
         targets = sparse_targets(found, places_N, labels_N, tail)
         if tail == "sampled" and weights_N is not None:
             entropy_N = estimated_entropy(batch, found, places_N, temperature)
             targets = replace(targets, entropy_N=entropy_N)
         if weights_N is not None and confidence_power != 0:
             weights_N *= _confidence(found, places_N) ** confidence_power
-    return Objective(
+    return LogitsObjective(
         places_N=places_N,
         labels_N=labels_N,
         targets=targets,
@@ -215,19 +213,33 @@ def make_objective(
     )
 
 
-def check_weight(ce_weight: float) -> None:
-    """Check the share of cross-entropy.
+def _labels(batch: Batch, places_N: torch.Tensor) -> torch.Tensor:
+    """Return the labels [N]: a target at position t belongs to that of token t + 1."""
+    labels_N: torch.Tensor = batch["labels"].roll(-1, dims=1).flatten()[places_N]
+    return labels_N
+
+
+def _stored_targets(batch: Batch, temperature: float, tail: Tail) -> BatchTargets:
+    """Return a batch's targets; a store that knows no tail has them at any temperature."""
+    if tail == "renormalize" and not batch["temperatures"]:
+        return batch.renormalized_targets(temperature)
+    return batch.soft_targets(temperature)
+
+
+def check_options(
+    temperature: float, ce_weight: float, tail: Tail | None, confidence_power: float = 0.0
+) -> None:
+    """Check the options of a loss, whatever a store holds.
 
     Raises:
-        InputError: it is none.
+        InputError: the tail is not one of the names, or a number is out of range.
+        TemperatureError: the temperature is not a positive number.
     """
-    check_number(
-        "ce_weight",
-        ce_weight,
-        low=0,
-        high=1,
-        next_step="0 is distillation alone, 1 is cross-entropy alone.",
-    )
+    check_tail(tail)
+    check_temperature(temperature)
+    next_step = "0 is distillation alone, 1 is cross-entropy alone."
+    check_number("ce_weight", ce_weight, low=0, high=1, next_step=next_step)
+    check_number("confidence_power", confidence_power)
 
 
 def _number_of(num_targets: float | torch.Tensor | None, own_targets: int) -> float | torch.Tensor:

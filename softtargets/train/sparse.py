@@ -23,6 +23,20 @@ from softtargets.train.divergences import (
 )
 
 Tail = Literal["bucket", "uniform", "label", "renormalize", "sampled", "full"]
+"""What stands for the ids that are not kept.
+
+bucket: they are one more outcome, so that the head is exact and the student shapes its tail itself.
+sampled: the drawn ids with their unbiased weights; the value is then the forward KL up to an
+estimate of the teacher's entropy, see `softtargets.train.entropy`.
+uniform: each has the same share.
+label: the label has it all.
+renormalize: there is none, and the kept entries are scaled up, which is biased: for comparison
+only. The temperature may then be any where the grid is empty.
+full: all ids are kept, at any temperature, for the distribution is recomputed from the store's
+hidden states by a `teacher_head`; ids that only the student has get none of it, see
+`FullTargets.dense_losses`.
+By default it is sampled if there are samples, else bucket.
+"""
 
 _FORWARD_KL = ForwardKL()
 _LARGEST_LOG_HEAD = -1e-7

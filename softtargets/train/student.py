@@ -1,27 +1,13 @@
-"""What a student of transformers is given of a batch, and what a trainer minimises."""
+"""What a student of transformers is given of a batch."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
-
-
-class Loss(Protocol):
-    """What `distillation_loss` is, perhaps with other options: `partial(..., temperature=2.0)`."""
-
-    def __call__(
-        self,
-        student_logits: torch.Tensor,
-        batch: Batch,
-        *,
-        num_targets: float | torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Return the sum over the targets of a batch, divided by `num_targets`."""
-        ...
 
 
 def student_inputs(batch: Batch) -> dict[str, Any]:

@@ -1,57 +1,43 @@
-"""The loss of a student on a batch, as the trainers' adapters compute it: by logits, or fused.
+"""The loss of a student on a batch by an objective, as every adapter computes it.
 
-Fused, the student's output head is given another `forward` for one pass: it returns the loss
-instead of logits. So the head's weight is used inside that pass, where what wraps the student
-(DistributedDataParallel, autocast) expects it, and gradients are synchronised as ever.
+Where a loss is fused, the student's output head is given another `forward` for one pass: it returns
+the loss instead of logits. So the head's weight is used inside that pass, where what wraps the
+student (DistributedDataParallel, autocast) expects it, and gradients are synchronised as ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
-from softtargets.stream.logits_size import check_logits_size, logits_bytes
-from softtargets.train.fused import fused_distillation_loss
-from softtargets.train.losses import distillation_loss
-from softtargets.train.student import Loss, check_embeddings, student_inputs
+from softtargets.stream.logits_size import check_logits_size
+from softtargets.train.objective import Objective, StudentOutputs
+from softtargets.train.student import check_embeddings
 
-Fused = bool | Literal["auto"]
-"""Whether a loss is fused with the output head; "auto" where logits are many and it can be."""
-FUSED_FROM_BYTES = 1 << 28
-"""Logits of a batch, in float32, from which "auto" fuses."""
 _PROBE = 7.0
 """Returned beside the loss: what a student does to its logits after its head changes this too."""
 
 
 class StudentLoss:
-    """The loss of a student on batches; see `DistillationTrainer` for the arguments.
+    """The loss of a student on batches.
 
-    Raises:
-        InputError: `fused` is True with a loss that it cannot be.
+    Args:
+        objective: what it is trained for.
     """
 
-    def __init__(self, loss: Loss, fused: Fused) -> None:
-        function, keywords = _taken_apart(loss)
-        if fused not in (True, False, "auto") or function is fused_distillation_loss:
-            raise InputError(
-                "loss and fused",
-                expected='a loss of logits, and True, False or "auto"',
-                found=f"{getattr(function, '__name__', function)} and {fused!r}",
-                next_step="Pass loss=functools.partial(distillation_loss, ...) and fused=True.",
-            )
-        self._by_logits, self._fused = loss, fused
-        self._by_head: Callable[..., torch.Tensor] = partial(fused_distillation_loss, **keywords)
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.wrapped: torch.nn.Module = objective
+        """What is called for the loss: the objective, or DistributedDataParallel around it."""
         self._probed: torch.nn.Module | None = None
         """The student that does nothing to its logits after its head."""
-        self._hindrance = None if function is distillation_loss else "a loss of your own"
-        if fused is True:
-            self._check_hindrance()
+        self._hindrance: str | None = None
+        """Why the student's head cannot be fused with a loss."""
 
     def __call__(
         self,
@@ -66,22 +52,26 @@ class StudentLoss:
             model: what is called, the student or what wraps it.
             student: the model of transformers.
             batch: what it reads.
-            num_targets: see `distillation_loss`.
+            num_targets: see `Objective.loss`.
 
         Raises:
-            InputError: `fused` is True and the student's head does not allow it, or the student
-                does not fit the batch.
+            InputError: the loss must be fused and the student's head does not allow it, or the
+                student does not fit the batch.
             LimitError: the logits of the batch are above the limit.
         """
         check_embeddings(student, batch)
-        num_ids = batch["vocab_size"]
-        if self._fused is True or (
-            self._fused and logits_bytes(batch, num_ids) >= FUSED_FROM_BYTES
-        ):
-            loss = self._try_fused(model, student, batch, num_targets)
+        fused, head = self.objective.fuses(batch), _output_head(student)
+        if fused:
+            loss = self._fused(model, student, head, batch, num_targets)
             if loss is not None:
                 return loss
-        return self.with_outputs(model, student, batch, num_targets)[0]
+            if fused is True:
+                raise cannot_fuse(self._hindrance)
+        if "logits" in self.objective.needs:
+            return self.with_outputs(model, student, batch, num_targets)[0]
+        with nullcontext() if head is None else _replaced(head, _nothing):
+            found = self._called(model, batch)
+        return self._loss(found, batch, num_targets)
 
     def with_outputs(
         self,
@@ -93,64 +83,84 @@ class StudentLoss:
         """Return the loss and what the student returned, with all logits; see `__call__`."""
         check_embeddings(student, batch)
         check_logits_size(batch, batch["vocab_size"])
-        outputs = model(**student_inputs(batch))
-        return self._by_logits(outputs.logits, batch, num_targets=num_targets), outputs
+        found = self._called(model, batch)
+        return self._loss(found, batch, num_targets, logits=found.logits), found
 
-    def _try_fused(
+    def _called(self, model: torch.nn.Module, batch: Batch) -> Any:
+        """Return what a student returns for what the objective feeds it."""
+        needs = self.objective.needs - {"logits"}
+        return model(**self.objective.inputs(batch), **{f"output_{name}": True for name in needs})
+
+    def _loss(
+        self, found: Any, batch: Batch, num_targets: float | torch.Tensor | None, **of_head: Any
+    ) -> torch.Tensor:
+        """Return the loss of what a student returned, and of what its head did."""
+        needed = {name: getattr(found, name) for name in self.objective.needs - {"logits"}}
+        loss: torch.Tensor = self.wrapped(StudentOutputs(**needed, **of_head), batch, num_targets)
+        return loss
+
+    def _fused(
         self,
         model: torch.nn.Module,
         student: torch.nn.Module,
+        head: torch.nn.Linear | None,
         batch: Batch,
         num_targets: float | torch.Tensor | None,
     ) -> torch.Tensor | None:
-        """Return the fused loss, or None where "auto" is to go by logits."""
-        head = _output_head(student)
+        """Return the fused loss, or None where the student does not allow it."""
         if head is None:
-            self._hindrance = self._hindrance or "a student without a plain Linear output head"
-        if self._hindrance is not None or head is None:
-            self._check_hindrance()
+            self._hindrance = "a student without a plain Linear output head"
+        if head is None or self._hindrance is not None:
             return None
 
         def forward(hidden_states: torch.Tensor) -> torch.Tensor:
-            loss = self._by_head(
-                hidden_states, head.weight, batch, head_bias=head.bias, num_targets=num_targets
-            )
+            loss = self.objective.head_loss(hidden_states, head, batch, num_targets)
             return torch.stack([loss, torch.full_like(loss, _PROBE)])[None, None]
 
         with _replaced(head, forward):
-            found = model(**student_inputs(batch)).logits
+            found = self._called(model, batch)
         if self._probed is not student:
-            is_untouched = found.shape == (1, 1, 2) and found.dtype == torch.float32
-            if not is_untouched or found[0, 0, 1].item() != _PROBE:
+            logits = found.logits
+            is_untouched = logits.shape == (1, 1, 2) and logits.dtype == torch.float32
+            if not is_untouched or logits[0, 0, 1].item() != _PROBE:
                 self._hindrance = "a student that changes its logits after its output head"
-                self._check_hindrance()
                 return None
             self._probed = student
-        loss: torch.Tensor = found[0, 0, 0]
-        return loss
-
-    def _check_hindrance(self) -> None:
-        """Check that nothing is in the way of fusing, if it must be."""
-        if self._fused is True and self._hindrance is not None:
-            raise InputError(
-                "fused=True",
-                expected="distillation_loss, or a functools.partial of it by keywords, and a "
-                "student whose logits are what its output head, a torch.nn.Linear, returns",
-                found=self._hindrance,
-                next_step='Pass fused="auto" or fused=False, and a small enough batch.',
-            )
+        return self._loss(found, batch, num_targets, head_loss=found.logits[0, 0, 0])
 
 
-def _taken_apart(loss: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the function of a loss and its keywords, or the loss itself and none."""
-    function: Any = loss
-    keywords: dict[str, Any] = {}
-    while isinstance(function, partial):
-        if function.args:
-            return loss, {}
-        keywords = {**function.keywords, **keywords}
-        function = function.func
-    return function, keywords
+class StudentWithObjective(torch.nn.Module):
+    """A student and what it is trained for, in a loop of one's own: it makes a loss of a batch.
+
+    Wrap it where you would wrap the student, by DistributedDataParallel or `accelerator.prepare`,
+    and give its parameters to the optimizer: they are the student's and the objective's.
+
+    Args:
+        student: a model of transformers.
+        objective: what it is trained for.
+    """
+
+    def __init__(self, student: torch.nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.student, self.objective = student, objective
+        self._student_loss = StudentLoss(objective)
+
+    def forward(
+        self, batch: Batch, num_targets: float | torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the loss of a batch; `num_targets` are `batch["step_targets"]` of a loader."""
+        return self._student_loss(self.student, self.student, batch, num_targets)
+
+
+def cannot_fuse(hindrance: str | None) -> InputError:
+    """Return the error that says why a loss cannot be fused, though it must be."""
+    return InputError(
+        "fused=True",
+        expected="distillation_loss, or a functools.partial of it by keywords, and a student whose "
+        "logits are what its output head, a torch.nn.Linear, returns",
+        found=f"{hindrance}",
+        next_step='Pass fused="auto" or fused=False, and a small enough batch.',
+    )
 
 
 def _output_head(student: torch.nn.Module) -> torch.nn.Linear | None:
@@ -159,6 +169,11 @@ def _output_head(student: torch.nn.Module) -> torch.nn.Linear | None:
     if not isinstance(head, torch.nn.Linear) or type(head).forward is not torch.nn.Linear.forward:
         return None
     return None if "forward" in vars(head) else head
+
+
+def _nothing(hidden_states: torch.Tensor) -> torch.Tensor:
+    """Return something that takes no time, for logits that nothing reads."""
+    return hidden_states.new_zeros((1, 1, 1))
 
 
 @contextmanager

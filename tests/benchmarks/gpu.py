@@ -33,7 +33,7 @@ from softtargets.capture.keep.selection import schema_parts
 from softtargets.capture.keep.selector import select
 from softtargets.capture.records import Document
 from softtargets.capture.score import Scorer, pack_windows
-from softtargets.cli.selection import selection_text
+from softtargets.cli.selection_options import selection_text
 from softtargets.kinds import TargetSchema
 from softtargets.targets import DType
 from softtargets.train import fused_distillation_loss

@@ -39,7 +39,7 @@ from softtargets.capture import (
     Windowing,
 )
 from softtargets.capture.keep.selection import Selection
-from softtargets.cli.selection import selection_text
+from softtargets.cli.selection_options import selection_text
 from softtargets.demo.smollm import teacher_directory
 from tests.benchmarks.layouts import small_corpus
 

@@ -32,7 +32,7 @@ from softtargets.capture import (
     build,
 )
 from softtargets.capture.keep.selection import Selection
-from softtargets.report.texts import bytes_text
+from softtargets.report.number_texts import bytes_text
 
 SEQUENCE_LENGTH = 1024
 SELECTIONS: tuple[tuple[str, Selection], ...] = (

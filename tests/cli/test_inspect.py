@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
 from softtargets.cli import main
-from softtargets.report.texts import percent_text
+from softtargets.report.number_texts import percent_text
 from softtargets.store import Store
 from tests.golden import make_store
 from tests.report.hostile import SOURCE, hostile_store

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from softtargets.capture import Progress
-from softtargets.cli import progress
-from softtargets.cli.progress import build_display, lines, progress_text, step_display
+from softtargets.cli import progress_display
+from softtargets.cli.progress_display import build_display, lines, progress_text, step_display
 
 THIRTY = Progress(
     num_windows=30, num_tokens=3000, all_windows=100, all_tokens=10_000, tokens_before=1000,
@@ -24,8 +24,8 @@ THIRTY = Progress(
 def said(monkeypatch: pytest.MonkeyPatch) -> SimpleQueue[str]:
     """The lines that are printed, hardly any time apart."""
     queue = SimpleQueue[str]()
-    monkeypatch.setattr(progress, "LOG_SECONDS", 1e-3)
-    monkeypatch.setattr(progress, "echo", queue.put)
+    monkeypatch.setattr(progress_display, "LOG_SECONDS", 1e-3)
+    monkeypatch.setattr(progress_display, "echo", queue.put)
     return queue
 
 
@@ -36,7 +36,7 @@ def next_other(said: SimpleQueue[str], last: str) -> str:
 
 
 def test_a_line_comes_at_least_every_fifteen_seconds() -> None:
-    assert progress.LOG_SECONDS < 15
+    assert progress_display.LOG_SECONDS < 15
 
 
 def test_a_build_that_stands_still_is_heard_of(said: SimpleQueue[str]) -> None:
@@ -50,7 +50,7 @@ def test_a_training_is_heard_of_from_the_start(
     said: SimpleQueue[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(progress, "LOG_SECONDS", 1e6)
+        patch.setattr(progress_display, "LOG_SECONDS", 1e6)
         with step_display(Console(file=io.StringIO()), "Training", 9):
             assert said.get() == "Training: 0 of 9 steps"
     with step_display(Console(file=io.StringIO()), "Training", 9) as show:
@@ -66,7 +66,7 @@ def test_a_closed_pipe_is_raised_where_it_is_seen(
         said.put(line)
         raise BrokenPipeError
 
-    monkeypatch.setattr(progress, "echo", fail)
+    monkeypatch.setattr(progress_display, "echo", fail)
     with pytest.raises(BrokenPipeError), lines(lambda: "still here") as check:
         said.get()
         while True:

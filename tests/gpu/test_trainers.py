@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from softtargets import SoftTargetDataset, Store, distillation_loss
-from softtargets.train.loader import SoftTargetLoader
+from softtargets.train import SoftTargetLoader
 from softtargets.train.student import student_inputs
 from tests.fakes import byte_tokenizer
 
@@ -51,7 +51,7 @@ def train_plain(store: Store, device: str, directory: Path) -> torch.nn.Module:
 def train_accelerate(store: Store, device: str, directory: Path) -> torch.nn.Module:
     from accelerate import Accelerator
 
-    from softtargets.train.accelerate import prepare_loader
+    from softtargets.train import prepare_loader
 
     accelerator = Accelerator(cpu=device == "cpu")
     student = make_student()
@@ -77,7 +77,7 @@ def trainer_options(device: str, directory: Path) -> dict[str, Any]:
 def train_transformers(store: Store, device: str, directory: Path) -> torch.nn.Module:
     from transformers import TrainingArguments
 
-    from softtargets.train.hf_trainer import DistillationTrainer
+    from softtargets.train import DistillationTrainer
 
     student = make_student()
     trainer = DistillationTrainer(
@@ -94,7 +94,7 @@ def train_transformers(store: Store, device: str, directory: Path) -> torch.nn.M
 def train_trl(store: Store, device: str, directory: Path) -> torch.nn.Module:
     from trl.trainer.sft_config import SFTConfig
 
-    from softtargets.train.trl import DistillationSFTTrainer
+    from softtargets.train import DistillationSFTTrainer
 
     student = make_student()
     options = {
@@ -116,7 +116,7 @@ def train_trl(store: Store, device: str, directory: Path) -> torch.nn.Module:
 def train_lightning(store: Store, device: str, directory: Path) -> torch.nn.Module:
     from lightning.pytorch import Trainer
 
-    from softtargets.train.lightning import DistillationModule, SoftTargetDataModule
+    from softtargets.train import DistillationModule, SoftTargetDataModule
 
     module = DistillationModule(make_student(), Optimizer)
     trainer = Trainer(

@@ -120,7 +120,7 @@ class Conformance:
             for way in ways(direction).values():
                 shared = own.keys() & options_of(way).keys()
                 assert all(own[name] == options_of(way)[name] for name in shared)
-            assert all(option.help.endswith(".") for option in own.values())
+            assert all(option.help.endswith((".", "]")) for option in own.values())
 
     def test_what_is_written_is_read_back(self, case: Case, store: Store, tmp_path: Path) -> None:
         written = case.written(store, tmp_path / "written")

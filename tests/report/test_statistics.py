@@ -10,7 +10,7 @@ import pytest
 from softtargets.errors import InputError
 from softtargets.kinds import SampleSchema, TargetSchema
 from softtargets.report.facts import entropy_kind, facts_of
-from softtargets.report.statistics import RANK_EDGES, measure
+from softtargets.report.target_statistics import RANK_EDGES, measure
 from softtargets.store import Store
 from softtargets.window import Window
 from tests.golden import make_store

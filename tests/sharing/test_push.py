@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 def cut_commits(patch: pytest.MonkeyPatch, num_files: int) -> None:
     """Let a commit take a few files only."""
     # The package's attribute of this name is the function.
-    patch.setattr(import_module("softtargets.sharing.push"), "_COMMIT_FILES", num_files)
+    patch.setattr(import_module("softtargets.sharing.pushing"), "_COMMIT_FILES", num_files)
 
 
 def pushed_files(dataset: Dataset, revision: str = "main") -> dict[str, bytes]:
@@ -146,7 +146,7 @@ def test_another_store_is_replaced_only_when_told_to(
     store: Store, hub: Hub, files_of_a_commit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        import_module("softtargets.sharing.push"), "_COMMIT_FILES", files_of_a_commit
+        import_module("softtargets.sharing.pushing"), "_COMMIT_FILES", files_of_a_commit
     )
     push(store, NAME, api=hub.client())
     (tmp_path / "other").mkdir()

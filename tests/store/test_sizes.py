@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from softtargets.cli import main
+from softtargets.report.number_texts import bytes_text
 from softtargets.report.page import report
-from softtargets.report.texts import bytes_text
 from softtargets.store import Store
 from softtargets.store.sizes import store_sizes
 from tests.fakes import build_store

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -27,10 +28,15 @@ from transformers import (
 )
 
 from softtargets import Batch, SoftTargetDataset, distillation_loss
-from softtargets.train.accelerate import prepare_loader
-from softtargets.train.hf_trainer import DistillationTrainer
-from softtargets.train.lightning import DistillationModule, SoftTargetDataModule
-from softtargets.train.loader import SoftTargetLoader
+from softtargets.train import (
+    DistillationModule,
+    DistillationObjective,
+    DistillationTrainer,
+    SoftTargetDataModule,
+    SoftTargetLoader,
+    StudentWithObjective,
+    prepare_loader,
+)
 from softtargets.train.student import student_inputs
 from tests.fakes import byte_tokenizer
 
@@ -87,14 +93,22 @@ class RecordingLoss:
         )
 
 
-def chosen_loss(is_fused: bool) -> dict[str, Any]:
-    """Return an adapter's arguments for the loss; one that records cannot be fused."""
-    loss = partial(distillation_loss, temperature=2.0, ce_weight=0.25)
-    return {"loss": loss, "fused": True} if is_fused else {"loss": RecordingLoss()}
+LOSS = partial(distillation_loss, temperature=2.0, ce_weight=0.25)
 
 
-def report(loss: Any, student: torch.nn.Module) -> dict[str, Any]:
-    weights = [float(one.detach().double().sum()) for one in student.parameters()]
+def chosen_loss(is_fused: bool, objective: str | None) -> dict[str, Any]:
+    """Return an adapter's arguments for the loss; one that records cannot be fused.
+
+    An objective is a class by its module and name, "tests.train.test_objective:WithCosine".
+    """
+    if objective is not None:
+        return {"objective": resolve_name(objective)(is_fused)}
+    return {"loss": LOSS, "fused": True} if is_fused else {"loss": RecordingLoss()}
+
+
+def report(loss: Any, *trained: torch.nn.Module) -> dict[str, Any]:
+    """Return what was trained on, if the loss recorded it, and the sum of every weight."""
+    weights = [float(one.detach().double().sum()) for own in trained for one in own.parameters()]
     return {"steps": getattr(loss, "steps", []), "weights": weights}
 
 
@@ -188,11 +202,16 @@ def train_accelerate(
     resume: bool = False,
     num_workers: int = 0,
     accumulated: int = 1,
+    fused: bool = False,
+    objective: str | None = None,
 ) -> dict[str, Any]:
     """accelerate, by its own accumulation and its own checkpoints."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulated)
-    student, loss = make_student(), RecordingLoss()
-    model, optimizer = accelerator.prepare(student, optimizer_of(student.parameters()))
+    losses = chosen_loss(fused, objective)
+    trained = StudentWithObjective(
+        make_student(), losses.get("objective") or DistillationObjective(**losses)
+    )
+    model, optimizer = accelerator.prepare(trained, optimizer_of(trained.parameters()))
     dataset = open_dataset(store, global_batch_size=GLOBAL_BATCH_SIZE // accumulated)
     loader = prepare_loader(accelerator, dataset, num_workers=num_workers)
     path = f"{directory}/accelerate"
@@ -203,15 +222,14 @@ def train_accelerate(
         loader.set_epoch(epoch)
         for batch in loader:
             with accelerator.accumulate(model):
-                logits = model(**student_inputs(batch)).logits
-                accelerator.backward(loss(logits, batch, num_targets=batch["step_targets"]))
+                accelerator.backward(model(batch, batch["step_targets"]))
                 optimizer.step()
                 optimizer.zero_grad()
             num_steps += accelerator.sync_gradients
             if accelerator.sync_gradients and num_steps == stop:
                 accelerator.save_state(path)
-                return report(loss, student)
-    return report(loss, student)
+                return report(losses.get("loss"), trained)
+    return report(losses.get("loss"), trained)
 
 
 class StopAfter(TrainerCallback):
@@ -235,11 +253,12 @@ def train_hf(
     num_workers: int = 0,
     accumulated: int = 1,
     fused: bool = False,
+    objective: str | None = None,
     trainer: Callable[..., DistillationTrainer] = DistillationTrainer,
     arguments: Callable[..., TrainingArguments] = TrainingArguments,
 ) -> dict[str, Any]:
     """The Trainer of transformers, by its own accumulation and its own checkpoints."""
-    student, losses = make_student(), chosen_loss(fused)
+    student, losses = make_student(), chosen_loss(fused, objective)
     size = GLOBAL_BATCH_SIZE // accumulated
     args = arguments(
         f"{directory}/hf", num_train_epochs=EPOCHS, save_strategy="no", report_to=[], use_cpu=True,
@@ -256,7 +275,7 @@ def train_hf(
         **losses,
     )
     training.train(resume_from_checkpoint=resume)
-    return report(losses["loss"], student)
+    return report(losses.get("loss"), student, training.objective)
 
 
 def train_trl(store: str, directory: str, **how: Any) -> dict[str, Any]:
@@ -266,7 +285,7 @@ def train_trl(store: str, directory: str, **how: Any) -> dict[str, Any]:
         warnings.simplefilter("ignore", FutureWarning)
         from trl.trainer.sft_config import SFTConfig
 
-        from softtargets.train.trl import DistillationSFTTrainer
+        from softtargets.train import DistillationSFTTrainer
     trainer = partial(DistillationSFTTrainer, processing_class=byte_tokenizer())
     return train_hf(
         store,
@@ -301,9 +320,10 @@ def train_lightning(
     num_workers: int = 0,
     accumulated: int = 1,
     fused: bool = False,
+    objective: str | None = None,
 ) -> dict[str, Any]:
     """Lightning, by its own accumulation and its own checkpoints."""
-    losses, path = chosen_loss(fused), f"{directory}/lightning.ckpt"
+    losses, path = chosen_loss(fused, objective), f"{directory}/lightning.ckpt"
     module = DistillationModule(make_student(), optimizer_of, **losses)
     data = SoftTargetDataModule(
         store, shuffle=True, seed=3, shuffle_groups=2,
@@ -317,7 +337,7 @@ def train_lightning(
         enable_checkpointing=False, callbacks=[LightningStop(path, stop)],
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=path if resume else None)
-    return report(losses["loss"], module.student)
+    return report(losses.get("loss"), module)
 
 
 TRAINERS: dict[str, Callable[..., dict[str, Any]]] = {

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from softtargets import SoftTargetDataset, Store
 from softtargets.errors import IdentityError, InputError
-from softtargets.train.hf_trainer import DistillationTrainer
+from softtargets.train import DistillationTrainer
 from softtargets.train.student import student_inputs
 from tests.fakes import build_store
 from tests.train.runs import RecordingLoss, StopAfter, make_student

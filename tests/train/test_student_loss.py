@@ -12,7 +12,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 from softtargets import Batch, SoftTargetDataset, Store, distillation_loss, fused_distillation_loss
 from softtargets.errors import InputError, LimitError
 from softtargets.stream.logits_size import LOGITS_LIMIT, check_logits_size
-from softtargets.train import student_loss
+from softtargets.train import DistillationObjective, distillation_objective
 from softtargets.train.student_loss import StudentLoss
 from tests.train.dense import largest_tensor
 from tests.train.runs import make_student
@@ -46,6 +46,10 @@ def make_gpt2() -> GPT2LMHeadModel:
     )  # fmt: skip
 
 
+def made(loss: Any, fused: Any) -> StudentLoss:
+    return StudentLoss(DistillationObjective(loss, fused))
+
+
 def gradients(student: Any, loss: StudentLoss, batch: Batch) -> list[torch.Tensor]:
     student.zero_grad()
     loss(student, student, batch, 17.0).backward()
@@ -55,9 +59,9 @@ def gradients(student: Any, loss: StudentLoss, batch: Batch) -> list[torch.Tenso
 @pytest.mark.parametrize("make", [make_student, make_gpt2])
 def test_the_gradients_are_those_by_logits(batch: Batch, make: Any) -> None:
     student = make()
-    expected = gradients(student, StudentLoss(LOSS, False), batch)
+    expected = gradients(student, made(LOSS, False), batch)
     for _ in range(2):  # The student is as it was.
-        found = gradients(student, StudentLoss(LOSS, True), batch)
+        found = gradients(student, made(LOSS, True), batch)
         assert len(found) == len(expected)
         for own, other in zip(found, expected, strict=True):
             torch.testing.assert_close(own, other, atol=1e-6, rtol=1e-4)
@@ -69,16 +73,16 @@ def test_auto_fuses_where_logits_are_many(batch: Batch, monkeypatch: pytest.Monk
     student, rows = make_student(), batch["input_ids"].numel()
 
     def largest(fused: Any) -> int:
-        return largest_tensor(lambda: StudentLoss(LOSS, fused)(student, student, batch, None))
+        return largest_tensor(lambda: made(LOSS, fused)(student, student, batch, None))
 
     assert largest("auto") == largest(False) >= rows * 300
-    monkeypatch.setattr(student_loss, "FUSED_FROM_BYTES", rows * 300 * 4)
+    monkeypatch.setattr(distillation_objective, "FUSED_FROM_BYTES", rows * 300 * 4)
     monkeypatch.setattr("softtargets.train.fused.CHUNK_ELEMENTS", 3 * 300)
     assert largest("auto") == largest(True) < rows * 300
     # What can't be fused goes by logits.
-    assert StudentLoss(lambda *_, **__: torch.ones(()), "auto")(student, student, batch, None) == 1
+    assert made(lambda *_, **__: torch.ones(()), "auto")(student, student, batch, None) == 1
     gemma = make_gemma()
-    found, expected = (gradients(gemma, StudentLoss(LOSS, one), batch) for one in ("auto", False))
+    found, expected = (gradients(gemma, made(LOSS, one), batch) for one in ("auto", False))
     for own, other in zip(found, expected, strict=True):
         torch.testing.assert_close(own, other)
 
@@ -86,17 +90,17 @@ def test_auto_fuses_where_logits_are_many(batch: Batch, monkeypatch: pytest.Monk
 def test_what_cannot_be_fused_is_refused_with_its_reason(batch: Batch) -> None:
     gemma, student, headless = make_gemma(), make_student(), make_student()
     with pytest.raises(InputError, match="found a student that changes its logits after its"):
-        StudentLoss(LOSS, True)(gemma, gemma, batch, None)
+        made(LOSS, True)(gemma, gemma, batch, None)
     assert "forward" not in vars(gemma.lm_head)
     headless.set_output_embeddings(torch.nn.Sequential(headless.get_output_embeddings()))
     with pytest.raises(InputError, match="found a student without a plain Linear output head"):
-        StudentLoss(LOSS, True)(headless, headless, batch, None)
+        made(LOSS, True)(headless, headless, batch, None)
     with pytest.raises(InputError, match="found a loss of your own"):
-        StudentLoss(lambda *_, **__: torch.ones(()), True)
+        made(lambda *_, **__: torch.ones(()), True)
     for loss, fused in ((partial(fused_distillation_loss), "auto"), (LOSS, "always")):
         with pytest.raises(InputError, match=r"distillation_loss, \.\.\.\) and fused=True"):
-            StudentLoss(loss, fused)  # type: ignore[arg-type]
-    assert StudentLoss(LOSS, True)(student, student, batch, None).isfinite()
+            made(loss, fused)
+    assert made(LOSS, True)(student, student, batch, None).isfinite()
 
 
 def test_too_many_logits_are_refused_before_they_are_made(
@@ -110,8 +114,8 @@ def test_too_many_logits_are_refused_before_they_are_made(
         distillation_loss(logits, batch)
     with pytest.raises(LimitError, match=refused):
         # A model that is called before the check would fail in another way.
-        StudentLoss(LOSS, "auto")(torch.nn.Identity(), student, batch, None)
-    assert StudentLoss(LOSS, True)(student, student, batch, None).isfinite()
+        made(LOSS, "auto")(torch.nn.Identity(), student, batch, None)
+    assert made(LOSS, True)(student, student, batch, None).isfinite()
     monkeypatch.setenv(LOGITS_LIMIT.variable, f"{found}")
     assert distillation_loss(logits, batch).isfinite()
 

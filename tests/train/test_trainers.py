@@ -124,7 +124,7 @@ def test_two_processes_train_as_one(store: Store, tmp_path: Path, trainer: str) 
         np.testing.assert_allclose(run["weights"], weights, atol=TOLERANCE, rtol=0)
 
 
-FUSING = ("hf", "trl", "lightning")
+FUSING = ("accelerate", "hf", "trl", "lightning")
 FUSED_TOLERANCE = 10 * TOLERANCE
 """A hundredth of what training changes: fused, the head's products are summed in another order."""
 

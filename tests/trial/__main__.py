@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from softtargets import Store
-from softtargets.report.texts import bytes_text
+from softtargets.report.number_texts import bytes_text
 from tests.report.chromium import open_browser
 from tests.trial.corpus import CHAT_TEMPLATE, write_corpora
 from tests.trial.gemma import gemma_directory

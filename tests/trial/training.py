@@ -22,11 +22,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer, 
 from trl.trainer.sft_config import SFTConfig
 
 from softtargets import Batch, Mixture, SoftTargetDataset, distillation_loss
+from softtargets.train import DistillationSFTTrainer, DistillationTrainer, SoftTargetLoader
 from softtargets.train.fused import fused_distillation_loss
-from softtargets.train.hf_trainer import DistillationTrainer
-from softtargets.train.loader import SoftTargetLoader
 from softtargets.train.student import student_inputs
-from softtargets.train.trl import DistillationSFTTrainer
 
 STEPS, STOP, ACCUMULATED = 4, 2, 2
 LEARNING_RATE = 1e-2

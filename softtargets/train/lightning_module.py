@@ -16,10 +16,11 @@ from softtargets.errors import InputError
 from softtargets.store.store import Store
 from softtargets.stream.batch import Batch
 from softtargets.stream.dataset import SoftTargetDataset
+from softtargets.train.distillation_objective import choose_objective
 from softtargets.train.loader import SoftTargetLoader
-from softtargets.train.losses import distillation_loss
-from softtargets.train.student import Loss
-from softtargets.train.student_loss import Fused, StudentLoss
+from softtargets.train.losses import Loss, distillation_loss
+from softtargets.train.objective import Fused, Objective
+from softtargets.train.student_loss import StudentLoss
 
 
 class DistillationModule(LightningModule):
@@ -27,9 +28,10 @@ class DistillationModule(LightningModule):
 
     Args:
         student: the model.
-        optimizer: what makes an optimizer of its parameters.
-        loss: of logits and a batch: `distillation_loss`, or a `functools.partial` of it.
-        fused: as in `softtargets.train.hf_trainer.DistillationTrainer`.
+        optimizer: what makes an optimizer of its parameters, and the objective's.
+        loss: see `DistillationObjective`, and so is `fused`.
+        fused: see there.
+        objective: what the student is trained for, instead of `loss` and `fused`.
     """
 
     def __init__(
@@ -39,14 +41,16 @@ class DistillationModule(LightningModule):
         *,
         loss: Loss = distillation_loss,
         fused: Fused = "auto",
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
         self.student = student
-        self._make_optimizer, self._student_loss = optimizer, StudentLoss(loss, fused)
+        self.objective = choose_objective(loss, fused, objective)
+        self._make_optimizer, self._student_loss = optimizer, StudentLoss(self.objective)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer."""
-        return self._make_optimizer(self.student.parameters())
+        return self._make_optimizer(self.parameters())
 
     def training_step(self, batch: Batch) -> torch.Tensor:
         """Return the batch's part of the mean over the targets of an optimizer step."""

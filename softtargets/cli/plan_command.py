@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from softtargets.cli.budget import (
+from softtargets.cli.budget_option import (
     RANKED_BY,
     budget_table,
     check_budget_options,
@@ -19,14 +19,17 @@ from softtargets.cli.budget import (
 from softtargets.cli.conversation import conversation_text, describe_stretches, read_stretches
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
-from softtargets.cli.selection import selection_text
+from softtargets.cli.selection_options import selection_text
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo, echo_json
-from softtargets.report.texts import bytes_text
+from softtargets.report.number_texts import bytes_text
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
-    from softtargets.capture import Estimate, Windowing
+    from softtargets.capture import BuildConfig, Estimate, Windowing
+    from softtargets.capture.corpus_sample import CorpusSample
+    from softtargets.capture.teacher import Teacher
+    from softtargets.fidelity.budget import Fit
 
 
 @click.command("plan")
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--budget-bytes-per-token",
+    "budget",
     type=click.FloatRange(min=0, min_open=True),
     help="Find what to keep within so many bytes per token, on the sample.",
 )
@@ -54,7 +58,7 @@ def plan_command(
     /,
     output: Path | None,
     sample: int | None,
-    budget_bytes_per_token: float | None,
+    budget: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -65,22 +69,14 @@ def plan_command(
     sample of its windows on this machine. It writes nothing. If the corpus has conversations, it
     prints one as the teacher reads it, with the targets in [[double brackets]].
     """
-    from softtargets.capture import estimate_from, sample_corpus
+    from softtargets.capture import sample_corpus
 
     config, teacher = parse_build(options, output or Path("planned-store"))
-    budget, fits, title = budget_bytes_per_token, [], "A build with these options"
     if budget is not None:
         check_budget_options(context, config)
     corpus = sample_corpus(config, teacher, sample)
-    if budget is not None:
-        fits = fit_budget(config, teacher, corpus.windows, budget)
-        config = dataclasses.replace(config, selection=fits[0].selection)
-        title = f"A build with {selection_text(config.selection)}"
-    found = estimate_from(config, teacher, corpus)
-    if budget is not None:
-        # The size that the selection was chosen by, of the same windows; in other batches the
-        # teacher's numbers differ by rounding.
-        found = dataclasses.replace(found, bytes_per_token=fits[0].bytes_per_token)
+    fits = [] if budget is None else fit_budget(config, teacher, corpus.windows, budget)
+    found, title = _estimate(config, teacher, corpus, fits)
     stretches = []
     if config.corpus.messages_field is not None:
         stretches = read_stretches(corpus.first, teacher.tokenizer.vocabulary())
@@ -98,6 +94,22 @@ def plan_command(
         first = f"{corpus.first.source}, document {corpus.first.document_ids[0]}"
         echo("", f"{first}, as the teacher reads it, targets in [[double brackets]]:")
         console.print(conversation_text(stretches))
+
+
+def _estimate(
+    config: BuildConfig, teacher: Teacher, corpus: CorpusSample, fits: list[Fit]
+) -> tuple[Estimate, str]:
+    """Return what a build would take, with the best of the selections that fit, and its title."""
+    from softtargets.capture import estimate_from
+
+    if not fits:
+        return estimate_from(config, teacher, corpus), "A build with these options"
+    best = fits[0]
+    found = estimate_from(dataclasses.replace(config, selection=best.selection), teacher, corpus)
+    # The size that the selection was chosen by, of the same windows; in other batches the
+    # teacher's numbers differ by rounding.
+    found = dataclasses.replace(found, bytes_per_token=best.bytes_per_token)
+    return found, f"A build with {selection_text(best.selection)}"
 
 
 def describe(found: Estimate) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from softtargets.cli.tables import key_value_table
 from softtargets.cli.terminal import cell, echo_json
-from softtargets.report.sizes import ColumnSizes, column_sizes, meaning
+from softtargets.report.column_sizes import ColumnSizes, column_sizes, meaning
+from softtargets.report.number_texts import bytes_text, percent_text
 from softtargets.report.summary import summary
-from softtargets.report.texts import bytes_text, percent_text
 from softtargets.store import Store
 from softtargets.store.sizes import store_sizes
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import OUTPUT
-from softtargets.cli.progress import build_display
+from softtargets.cli.progress_display import build_display
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo
 from softtargets.report.summary import size_text

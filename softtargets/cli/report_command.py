@@ -52,8 +52,8 @@ def report_command(
     The page tells what the store is, and has statistics and example windows. It needs no network
     and no other file.
     """
+    from softtargets.report.number_texts import bytes_text
     from softtargets.report.page import report
-    from softtargets.report.texts import bytes_text
 
     if not output.parent.is_dir():
         raise InputError(

@@ -18,8 +18,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from softtargets.errors import CorruptionError, IdentityError, StoreError
-from softtargets.sharing.files import file_hashes
 from softtargets.sharing.repository import Repository
+from softtargets.sharing.shared_files import file_hashes
 from softtargets.store import Store
 from softtargets.store.card import CARD_NAME
 from softtargets.store.files import check_root, make_directory
@@ -70,6 +70,12 @@ class PullResult:
     num_bytes: int
     """Of these files."""
 
+    @classmethod
+    def of(cls, tree: Tree, commit: str, sizes: list[int]) -> PullResult:
+        """Open the store, and count files of these sizes."""
+        store = Store.open(tree.root)
+        return cls(store=store, commit=commit, num_files=len(sizes), num_bytes=sum(sizes))
+
 
 def pull(
     repository: str,
@@ -92,24 +98,13 @@ def pull(
         on_file: called after each file with (files checked, files in all).
 
     Raises:
-        InputError: the name is none.
         StoreError: the Hub cannot be reached, holds no store there, or the directory is taken.
-        IdentityError: the directory holds another store.
-        CorruptionError: what arrived is not what was committed; the message names the file.
-        FormatError: the manifest is of an unknown version or malformed.
-        BusyError: another process pulls to the directory.
+        BusyError or IdentityError: another process pulls to it, or it holds another store.
+        CorruptionError or FormatError: what arrived is not what was committed, or unknown.
     """
     there, tree = Repository.parse(repository, revision, api), Tree(Path(directory))
     commit = there.commit()
-    content = there.read(commit, MANIFEST_NAME)
-    if content is None:
-        raise StoreError(
-            there.url,
-            expected=f"a store, which has a {MANIFEST_NAME}",
-            found="a repository without one",
-            next_step="Check name and revision; a push that was interrupted is continued by the "
-            "same 'softtargets push'.",
-        )
+    content = _read_manifest(there, commit)
     manifest = parse_manifest(content, f"{there.url}/{MANIFEST_NAME}")
     fetched = None
     while fetched is None:
@@ -119,12 +114,20 @@ def pull(
         # Else another pull ended meanwhile, and removed the directory of the lock.
         with suppress(LockGoneError), hold_lock(tree, _LOCK):
             fetched = _pull_alone(there, commit, tree, content, manifest, on_file)
-    return PullResult(
-        store=Store.open(tree.root),
-        commit=commit,
-        num_files=len(fetched),
-        num_bytes=sum(fetched),
-    )
+    return PullResult.of(tree, commit, fetched)
+
+
+def _read_manifest(there: Repository, commit: str) -> bytes:
+    content = there.read(commit, MANIFEST_NAME)
+    if content is None:
+        raise StoreError(
+            there.url,
+            expected=f"a store, which has a {MANIFEST_NAME}",
+            found="a repository without one",
+            next_step="Check name and revision; a push that was interrupted is continued by the "
+            "same 'softtargets push'.",
+        )
+    return content
 
 
 def _pull_alone(

@@ -24,9 +24,9 @@ from softtargets.errors import (
     InputError,
     StoreError,
 )
-from softtargets.sharing.card import unstated_licences, write_card
-from softtargets.sharing.files import file_hashes, is_store_file
+from softtargets.sharing.dataset_card import unstated_licences, write_card
 from softtargets.sharing.repository import Repository
+from softtargets.sharing.shared_files import file_hashes, is_store_file
 from softtargets.store import Store, verify
 from softtargets.store.card import CARD_NAME
 from softtargets.store.manifest import MANIFEST_NAME, RESTORE, parse_manifest
@@ -50,6 +50,25 @@ class PushResult:
     """Of these files."""
     unstated_licences: tuple[str, ...]
     """Whose licences the card leaves open."""
+
+    @classmethod
+    def of(
+        cls,
+        there: Repository,
+        commit: str,
+        sent: Sequence[CommitOperationAdd],
+        unstated: tuple[str, ...],
+    ) -> PushResult:
+        """Say where a store is, and count what was sent."""
+        return cls(
+            url=there.url,
+            repository=there.name,
+            revision=there.revision,
+            commit=commit,
+            num_files=len(sent),
+            num_bytes=sum(one.upload_info.size for one in sent),
+            unstated_licences=unstated,
+        )
 
 
 def push(
@@ -77,18 +96,48 @@ def push(
         api: client with an endpoint and token that the environment doesn't say.
 
     Raises:
-        InputError: the name is none, the store is behind a URL, or the repository is public though
-            a private one is asked for.
-        CorruptionError: the store is damaged.
-        IdentityError: another store is there.
-        FormatError: the card is broken.
-        StoreError: the Hub cannot be reached, or refuses.
+        InputError: the store is behind a URL, or a private repository is asked for and is public.
+        CorruptionError or FormatError: the store is damaged, or its card.
+        StoreError or IdentityError: the Hub cannot be reached or refuses, or has another store.
     """
     store = store if isinstance(store, Store) else Store.open(store)
     there = Repository.parse(repository, revision, api)
     card = write_card(store)
     _check_whole(store)
     _make(there, private)
+    changes = _find_changes(there, store, replace)
+    commit = changes.send(there, message or f"Push soft targets {store.fingerprint[:12]}")
+    return PushResult.of(there, commit, changes.missing, unstated_licences(card))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Changes:
+    """What a repository needs to become the store."""
+
+    parent: str
+    """The commit that it is at."""
+    missing: Sequence[CommitOperationAdd]
+    commits: Sequence[list[CommitOperationAdd | CommitOperationDelete]]
+
+    def send(self, there: Repository, message: str) -> str:
+        """Commit them, and return the last commit."""
+        commit = self.parent
+        for number, operations in enumerate(self.commits, start=1):
+            many = f" ({number} of {len(self.commits)})" if len(self.commits) > 1 else ""
+            with there.errors():
+                commit = there.api.create_commit(
+                    there.name,
+                    operations,
+                    commit_message=message + many,
+                    repo_type="dataset",
+                    revision=there.revision,
+                    parent_commit=commit,
+                ).oid
+        return commit
+
+
+def _find_changes(there: Repository, store: Store, replace: bool) -> _Changes:
+    """Compare a repository with a store, and refuse what holds another one; see `push`."""
     commit = there.commit()
     found = there.files(commit)
     is_same_store = _has_same_manifest(there, commit, found, store, replace)
@@ -100,27 +149,7 @@ def push(
         _check_no_others(there, [*stale, *([] if is_same_store else sorted(others))])
     hides_manifest = MANIFEST_NAME in _paths(missing) & set(found)
     commits = _cut_commits(missing, stale, hides_manifest=hides_manifest)
-    text = message or f"Push soft targets {store.fingerprint[:12]}"
-    for number, operations in enumerate(commits, start=1):
-        title = text if len(commits) == 1 else f"{text} ({number} of {len(commits)})"
-        with there.errors():
-            commit = there.api.create_commit(
-                there.name,
-                operations,
-                commit_message=title,
-                repo_type="dataset",
-                revision=there.revision,
-                parent_commit=commit,
-            ).oid
-    return PushResult(
-        url=there.url,
-        repository=there.name,
-        revision=there.revision,
-        commit=commit,
-        num_files=len(missing),
-        num_bytes=sum(one.upload_info.size for one in missing),
-        unstated_licences=unstated_licences(card),
-    )
+    return _Changes(parent=commit, missing=missing, commits=commits)
 
 
 def _check_whole(store: Store) -> None:

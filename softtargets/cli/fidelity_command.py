@@ -19,6 +19,7 @@ from softtargets.fidelity import OWN_SECTIONS, SECTIONS
 from softtargets.store import Store
 
 if TYPE_CHECKING:
+    from softtargets.capture.teacher import Teacher
     from softtargets.fidelity.own import OwnSelection
     from softtargets.window import TokenWindow
 
@@ -97,68 +98,87 @@ def fidelity_command(
     from transformers.utils import logging as transformers_logging
 
     from softtargets.capture import TeacherConfig, TransformersTeacher
-    from softtargets.fidelity.measure import LARGE, QUICK, measure
     from softtargets.fidelity.own import OwnSelection
-    from softtargets.fidelity.plots import write_plots
-    from softtargets.store.files import check_is_new, make_directory, write_file
+    from softtargets.store.files import check_is_new, make_directory
 
     transformers_logging.disable_progress_bar()
-    console = Console(highlight=False, width=120)
     is_store = (Path(store_or_teacher) / "manifest.json").is_file()
+    _check_form(is_store, options["teacher"], options["inputs"])
+    check_is_new(output)
     name = options["teacher"] if is_store else store_or_teacher
-    if (
-        is_store == bool(options["inputs"])
-        or (name is None)
-        or (options["teacher"] and not is_store)
-    ):
+    teacher = TransformersTeacher(
+        TeacherConfig(name=str(name), dtype=options["dtype"], device=options["device"])
+    )
+    own = None
+    if is_store:
+        store = Store.open(store_or_teacher)
+        windows: list[TokenWindow] = list(store)
+        own = None if compare_selections else OwnSelection.of(store)
+    else:
+        windows = _read_windows(teacher, options["inputs"], options["sequence_length"])
+    make_directory(output)
+    sections = only or (SECTIONS if own is None else OWN_SECTIONS)
+    paths = _measure(teacher, windows, own, sections, quick, output)
+    echo(f"Written: {', '.join(map(str, paths))}")
+
+
+def _check_form(is_store: bool, teacher: str | None, inputs: tuple[Path, ...]) -> None:
+    """Check that there is a store with its teacher, or a teacher with some text.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if is_store == bool(inputs) or is_store != bool(teacher):
         raise InputError(
             "softtargets fidelity",
             expected="a store and --teacher, or a teacher and --input",
             found=f"{'a store' if is_store else 'no store'}, "
-            f"{'with' if options['teacher'] else 'without'} --teacher, "
-            f"{'with' if options['inputs'] else 'without'} --input",
+            f"{'with' if teacher else 'without'} --teacher, "
+            f"{'with' if inputs else 'without'} --input",
             next_step="softtargets fidelity --help tells both forms.",
         )
-    check_is_new(output)
-    teacher = TransformersTeacher(
-        TeacherConfig(name=str(name), dtype=options["dtype"], device=options["device"])
-    )
-    windows = (
-        list(Store.open(store_or_teacher))
-        if is_store
-        else _read_windows(teacher, options["inputs"], options["sequence_length"])
-    )
-    own = None
-    if is_store and not compare_selections:
-        own = OwnSelection.of(Store.open(store_or_teacher))
-    started = time.monotonic()
-    make_directory(output)
-    about = {"teacher": teacher.name, "windows": len(windows), "quick": quick}
-    about["selection"] = what = _what(own)
+
+
+def _measure(
+    teacher: Teacher,
+    windows: list[TokenWindow],
+    own: OwnSelection | None,
+    sections: tuple[str, ...],
+    quick: bool,
+    output: Path,
+) -> list[Path]:
+    """Measure section by section, and return the files with all that was found."""
+    from softtargets.fidelity.measure import LARGE, QUICK, measure
+    from softtargets.fidelity.plots import write_plots
+    from softtargets.store.files import write_file
+
+    started, console = time.monotonic(), Console(highlight=False, width=120)
+    what = _what(own)
     echo(f"Measured: {what}")
+    found: dict[str, Any] = {"teacher": teacher.name, "windows": len(windows), "quick": quick}
+    found["selection"] = what
     results: dict[str, Any] = {}
-    for section, rows in measure(
-        teacher,
-        windows,
-        QUICK if quick else LARGE,
-        only or (SECTIONS if own is None else OWN_SECTIONS),
-        on_progress=lambda text: echo(f"[{time.monotonic() - started:6.0f} s] {text}", err=True),
-        own=own,
-    ):
+    text, data = output / "fidelity.md", output / "fidelity.json"
+
+    def say(step: str) -> None:
+        echo(f"[{time.monotonic() - started:6.0f} s] {step}", err=True)
+
+    plots: list[Path] = []
+    size = QUICK if quick else LARGE
+    for section, rows in measure(teacher, windows, size, sections, on_progress=say, own=own):
         results[section] = rows
         # After every section, as the next may take hours.
-        write_file(output / "fidelity.json", json.dumps(about | results, indent=1).encode())
-        write_file(output / "fidelity.md", f"{what}\n\n{markdown(results)}".encode())
+        write_file(data, json.dumps(found | results, indent=1).encode())
+        write_file(text, f"{what}\n\n{markdown(results)}".encode())
         plots = write_plots(output, results)
         console.print(_table(section, rows))
-    paths = [output / "fidelity.md", output / "fidelity.json", *plots]
-    echo(f"Written: {', '.join(map(str, paths))}")
+    return [text, data, *plots]
 
 
 def _what(own: OwnSelection | None) -> str:
     if own is None:
         return "Several selections, compared with each other."
-    from softtargets.cli.selection import selection_text
+    from softtargets.cli.selection_options import selection_text
 
     grid = ", ".join(f"{one:g}" for one in own.temperatures)
     return (

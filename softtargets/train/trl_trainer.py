@@ -22,8 +22,8 @@ class DistillationSFTTrainer(DistillationTrainer, SFTTrainer):  # type: ignore[m
         args: without what SFTTrainer would do to texts.
         train_dataset: what is trained on.
         eval_dataset: what is evaluated.
-        options: of SFTTrainer, `processing_class` and `peft_config` for example, and `loss` and
-            `fused` of `DistillationTrainer`.
+        options: of SFTTrainer, `processing_class` and `peft_config` for example, and `objective`,
+            `loss` and `fused` of `DistillationTrainer`.
 
     Raises:
         InputError: an argument asks for what windows of a store cannot have any more.

@@ -8,7 +8,7 @@ import click
 
 from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import echo
-from softtargets.report.texts import bytes_text
+from softtargets.report.number_texts import bytes_text
 from softtargets.store import Store
 from softtargets.texts import plural
 

@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 from rich.table import Table
 
-from softtargets.cli.selection import selection_text
+from softtargets.cli.selection_options import selection_text
 from softtargets.errors import InputError
 from softtargets.texts import plural
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softtargets.cli.derive import say_store
+from softtargets.cli.derive_command import say_store
 from softtargets.cli.paths import INPUT, OUTPUT, LocalPath
 from softtargets.cli.terminal import echo
 from softtargets.store import Store
