@@ -1,13 +1,6 @@
 """The teacher's side: a corpus and a teacher become a store."""
 
-from softtargets.capture.build import (
-    BuildConfig,
-    BuildResult,
-    RangeResult,
-    build,
-    build_range,
-    commit,
-)
+from softtargets.capture.building import BuildResult, RangeResult, build, build_range, commit
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.datasets import DatasetCorpus
 from softtargets.capture.estimate import (
@@ -17,9 +10,10 @@ from softtargets.capture.estimate import (
     estimate_from,
     sample_corpus,
 )
-from softtargets.capture.progress import Progress
+from softtargets.capture.identity import BuildConfig
 from softtargets.capture.rescore import RescoreReport, rescore
 from softtargets.capture.selection import Draws, Hybrid, Pins, Sampled, TopK, TopP
+from softtargets.capture.tally import Progress
 from softtargets.capture.teacher import TeacherConfig, TransformersTeacher
 from softtargets.capture.windows import Windowing
 

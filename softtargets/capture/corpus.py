@@ -27,8 +27,8 @@ from softtargets.capture.records import (
     without_nulls,
 )
 from softtargets.errors import CorpusError, SoftTargetsError, error_text
+from softtargets.hashes import hash_file
 from softtargets.limits import Limit
-from softtargets.store.files import hash_file
 from softtargets.store.growth import check_growth
 from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
 from softtargets.texts import is_utf8, shortened

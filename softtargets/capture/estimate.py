@@ -15,10 +15,10 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from softtargets.capture.build import BuildConfig, describe_build, read_output_head
-from softtargets.capture.plan import SOME_WINDOW, read_windows
+from softtargets.capture.identity import BuildConfig, describe_build, read_output_head
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.unit_plan import SOME_WINDOW, read_windows
 from softtargets.capture.unused import UnusedPart, UnusedTally
 from softtargets.capture.windows import stored_counts
 from softtargets.errors import CorpusError, InputError

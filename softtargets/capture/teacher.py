@@ -19,7 +19,7 @@ from softtargets.capture.head import find_head, random_hidden_states
 from softtargets.capture.memory import enough_memory, is_out_of_memory
 from softtargets.capture.tokenizer import Tokenizer, TransformersTokenizer
 from softtargets.errors import InputError, TeacherError
-from softtargets.store.files import hash_bytes, hash_file
+from softtargets.hashes import hash_bytes, hash_file
 from softtargets.targets import DType, HeadWeights
 from softtargets.urls import is_url, names_path, redacted
 

@@ -93,7 +93,7 @@ def fidelity_command(
     from softtargets.fidelity.measure import LARGE, QUICK, measure
     from softtargets.fidelity.own import OwnSelection
     from softtargets.fidelity.plots import write_plots
-    from softtargets.store.files import check_is_new, make_directory, write_file
+    from softtargets.places.local_files import check_is_new, make_directory, write_file
 
     transformers_logging.disable_progress_bar()
     console = Console(highlight=False, width=120)

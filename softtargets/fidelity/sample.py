@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from softtargets.capture.build import hidden_state_parts
 from softtargets.capture.draws import uniforms
 from softtargets.capture.estimate import shard_size
+from softtargets.capture.identity import hidden_state_parts
 from softtargets.capture.score import plan_batches
 from softtargets.capture.segments import hidden_states, segments_of
 from softtargets.capture.select import select

@@ -24,13 +24,13 @@ from softtargets.errors import (
     InputError,
     StoreError,
 )
+from softtargets.places.tree import Tree
 from softtargets.sharing.card import unstated_licences, write_card
 from softtargets.sharing.files import file_hashes, is_store_file
 from softtargets.sharing.repository import Repository
 from softtargets.store import Store, verify
 from softtargets.store.card import CARD_NAME
 from softtargets.store.manifest import MANIFEST_NAME, RESTORE, parse_manifest
-from softtargets.store.tree import Tree
 
 _COMMIT_FILES = 100
 

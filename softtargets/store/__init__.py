@@ -10,9 +10,8 @@ from softtargets.store.layouts import (
     import_lists,
     import_plain,
 )
-from softtargets.store.store import Store
+from softtargets.store.store import Store, StoreView
 from softtargets.store.verify import VerifyReport, verify
-from softtargets.store.view import StoreView
 
 __all__ = [
     "Problem",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from softtargets.errors import SoftTargetsError
+from softtargets.places.ranges import RangeFile, check_size
 from softtargets.store.consistency import Origin
 from softtargets.store.invariants import Problem, check_window
-from softtargets.store.location import Directory, PlainFile, ShardFile, check_size
 from softtargets.store.manifest import MANIFEST_NAME, SideFile
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_reader import ShardReader
@@ -160,7 +160,7 @@ def _stray_files(store: Store) -> Iterator[Problem]:
     """Find shards that the manifest does not list."""
     listed = {entry.path for entry in store.manifest.shards}
     try:
-        paths = store.location.names("shards")
+        paths = [path.rstrip("/") for path in store.location.list("shards")]
     except SoftTargetsError as error:
         yield Problem(where=error.where, expected=error.expected, found=error.found)
         return
@@ -173,7 +173,7 @@ def _stray_files(store: Store) -> Iterator[Problem]:
 class _HashedFile:
     """A shard that is hashed while its ranges are read: the footer first, then every row group."""
 
-    def __init__(self, file: ShardFile, footer_offset: int) -> None:
+    def __init__(self, file: RangeFile, footer_offset: int) -> None:
         self.where = file.where
         self._file = file
         self._footer_offset = footer_offset
@@ -201,15 +201,8 @@ class _HashedFile:
 
 
 def _open(store: Store, entry: ShardEntry) -> _HashedFile:
-    """Open a shard, bypassing the cache of a store behind a URL: what is there is to be checked."""
-    location = store.location
-    if isinstance(location, Directory):
-        file = location.open(entry, store.fingerprint)
-    else:
-        content, where = location.read(entry.path, entry.sha256), location.where(entry.path)
-        if content is None:
-            check_size(where, entry.num_bytes, None)
-        file = PlainFile.of_content(where, content or b"", entry.num_bytes)
+    """Open a shard past the cache of a store behind a URL: what is there is to be checked."""
+    file = store.location.open_uncached(entry.path, entry.num_bytes, entry.sha256)
     return _HashedFile(file, entry.num_bytes - entry.footer_bytes)
 
 

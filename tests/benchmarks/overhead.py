@@ -37,6 +37,9 @@ from softtargets.capture import (
     TopK,
     TransformersTeacher,
     Windowing,
+    building,
+    score,
+    units,
 )
 from softtargets.capture.selection import Selection
 from softtargets.cli.selection import selection_text
@@ -46,10 +49,6 @@ from tests.benchmarks.layouts import small_corpus
 MOST_GROWING = 1.05
 SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid()}
 BATCH_TOKENS = 2048
-score = sys.modules["softtargets.capture.score"]
-units = sys.modules["softtargets.capture.units"]
-builds = sys.modules["softtargets.capture.build"]
-"""The module: the package has a function of the same name."""
 PARTS = ("identity", "tokenise", "decoder", "head", "select", "pack and write", "wait for writing")
 
 
@@ -101,10 +100,10 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
     teacher.times = Times()
     with pytest.MonkeyPatch.context() as patch:
         for owner, name, part in (
-            (builds, "describe_build", "identity"),
+            (building, "describe_build", "identity"),
             (teacher, "logits", "head"),
             (score, "select", "select"),
-            (builds, "make_plan", "tokenise"),
+            (building, "make_plan", "tokenise"),
             (units, "wait_for", "wait for writing"),
         ):
             patch.setattr(owner, name, teacher.times.of(part, getattr(owner, name)))
@@ -132,7 +131,7 @@ def measure(
                 batch_tokens=BATCH_TOKENS,
             )
             with timed_parts(teacher) as times:
-                times.of("whole build", builds.build)(config, teacher)
+                times.of("whole build", building.build)(config, teacher)
             times["whole build"] -= times["bare forward pass"]
             return times
 

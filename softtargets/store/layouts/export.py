@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from softtargets.store.files import check_is_new, make_directory, write_file
+from softtargets.places.local_files import check_is_new, make_directory, write_file
 from softtargets.store.layouts.axolotl import axolotl_columns, axolotl_config
 from softtargets.store.layouts.compression import CONFIG_NAME, Compression, ValueFormat
 from softtargets.store.layouts.distillkit import distillkit_columns, distillkit_config

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError
+from softtargets.hashes import hash_file
 from softtargets.limits import Limit
-from softtargets.store.files import hash_file
 from softtargets.store.growth import check_growth
 from softtargets.store.layouts.arrow_stream import check_stream
 from softtargets.store.parquet_pages import ROW_LIMIT, ParquetPages

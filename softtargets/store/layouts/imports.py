@@ -28,8 +28,8 @@ from softtargets.store.layouts.files import (
     open_files,
 )
 from softtargets.store.layouts.rows import ListedRow
+from softtargets.store.new_store import write_store
 from softtargets.store.store import Store
-from softtargets.store.units import write_store
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.vocabulary import VOCABULARY_NAME, encode_vocabulary
 from softtargets.window import Window

@@ -22,9 +22,9 @@ from softtargets.store.layouts.files import (
 from softtargets.store.layouts.plain_head import read_plain_head
 from softtargets.store.layouts.plain_rows import PlainRows, plain_columns
 from softtargets.store.manifest import check_schema
+from softtargets.store.new_store import write_store
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
 from softtargets.store.store import Store
-from softtargets.store.units import write_store
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
 from softtargets.window import Window
 
