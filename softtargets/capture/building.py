@@ -14,7 +14,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import Plan, make_plan, read_plan, read_unit
 from softtargets.capture.unit_queue import UnitQueue
 from softtargets.capture.units import ScoringJob
-from softtargets.engines import Done, Engine, InProcess, Processes, Scored
+from softtargets.engines import Done, Engine, Event, InProcess, Processes, Scored
 from softtargets.engines.engine import MOST_ATTEMPTS
 from softtargets.errors import InputError, StoreError
 from softtargets.places.open_place import place_to_write
@@ -77,21 +77,23 @@ def build(
     head = read_output_head(config, teacher)
     identity = describe_build(config, teacher, head)
     with StoreWriter.hold(place or config.output, identity) as writer:
-        if writer.is_complete:
-            store = Store.open(writer.place)
-            num_units = len(store.manifest.shards)
-            return BuildResult(
-                store=store, num_units=num_units, num_units_before=num_units, was_complete=True
-            )
-        plan = _plan(config, teacher, writer, head)
-        done_before = len(writer.recorded())
-        _run(config, teacher, writer, plan, on_progress, engine)
-        writer.commit(len(plan.units), plan.teacher, plan.corpus)
+        was_complete = writer.is_complete
+        num_before = 0
+        if not was_complete:
+            plan = _plan(config, teacher, writer, head)
+            num_before = len(writer.recorded())
+            _run(config, teacher, writer, plan, on_progress, engine)
+            writer.commit(len(plan.units), plan.teacher, plan.corpus)
+    return _result(Store.open(writer.place), was_complete, num_before)
+
+
+def _result(store: Store, was_complete: bool, num_before: int) -> BuildResult:
+    num_units = len(store.manifest.shards)
     return BuildResult(
-        store=Store.open(writer.place),
-        num_units=len(plan.units),
-        num_units_before=done_before,
-        was_complete=False,
+        store=store,
+        num_units=num_units,
+        num_units_before=num_units if was_complete else num_before,
+        was_complete=was_complete,
     )
 
 
@@ -126,16 +128,21 @@ def build_range(
         with writer.planning():
             plan = _plan(config, teacher, writer, head)
         num_units = len(plan.units)
-        if not 0 <= start < (num_units if stop is None else stop) <= num_units:
-            raise InputError(
-                "--unit-range",
-                expected=f"A:B with 0 <= A < B <= {num_units}, the number of units",
-                found=f"{start}:{'' if stop is None else stop}",
-                next_step="Leave B away for all units from A on.",
-            )
-        units = range(start, num_units if stop is None else stop)
+        units = _checked_range(start, stop, num_units)
         _run(config, teacher, writer, plan, on_progress, engine, units)
         return RangeResult(num_units=num_units, num_done=len(writer.recorded()))
+
+
+def _checked_range(start: int, stop: int | None, num_units: int) -> range:
+    units = range(start, num_units if stop is None else stop)
+    if not 0 <= start < units.stop <= num_units:
+        raise InputError(
+            "--unit-range",
+            expected=f"A:B with 0 <= A < B <= {num_units}, the number of units",
+            found=f"{start}:{'' if stop is None else stop}",
+            next_step="Leave B away for all units from A on.",
+        )
+    return units
 
 
 def commit(output: Path | Place) -> Store:
@@ -198,18 +205,22 @@ def _run(
     while queue:
         with closing(engine.run(job, queue.take)) as events:
             for event in events:
-                if isinstance(event, Scored):
-                    tally.score(event)
-                elif isinstance(event, Done):
-                    queue.finish(event.entry.unit)
-                    tally.finish(event.entry)
-                else:
-                    queue.fail(event.unit, event.error)
-                    tally.drop(event.unit)
+                _note(event, queue, tally)
         if queue:
             queue.wait()
     if queue.failed:
         raise _units_failed(queue.failed, writer.place)
+
+
+def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
+    if isinstance(event, Scored):
+        tally.score(event)
+    elif isinstance(event, Done):
+        queue.finish(event.entry.unit)
+        tally.finish(event.entry)
+    else:
+        queue.fail(event.unit, event.error)
+        tally.drop(event.unit)
 
 
 def _own_engine(num_workers: int, place: Place) -> Engine:

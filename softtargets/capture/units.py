@@ -77,10 +77,10 @@ def run_units(
     What the writing thread raises is raised here as soon as the batch that is being read is done.
 
     Args:
-        scorer: of a teacher that is loaded.
-        teacher: the same, for the unit's record.
+        scorer: of the teacher, which is loaded.
+        teacher: for the unit's record.
         writer: of the store.
-        units: their numbers; asked for one by one.
+        units: asked for one by one.
 
     Raises:
         StoreError: the system refused to write.
@@ -89,8 +89,7 @@ def run_units(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-write") as thread:
         for unit in units:
             windows = read_unit(writer.place, unit)
-            batches = []
-            failed = None
+            batches, failed = [], None
             try:
                 for batch in _scored(scorer, windows):
                     batches.append(batch)

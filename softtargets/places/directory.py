@@ -29,27 +29,15 @@ class Directory(Place):
         return str(self.root)
 
     def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes, or None if there is none.
-
-        Raises:
-            StoreError: it is a link or no file, or cannot be reached.
-        """
+        """Return the size of a file in bytes, or None if there is none."""
         return self.tree.size(path)
 
     def get(self, path: str, sha256: str | None = None) -> bytes | None:  # noqa: ARG002
-        """Return the content of a file, or None if there is none.
-
-        Raises:
-            StoreError: it is a link or no file, or cannot be read.
-        """
+        """Return the content of a file, or None if there is none."""
         return self.tree.read(path)
 
     def list(self, directory: str) -> list[str]:
-        """Return the paths of what is in a directory.
-
-        Raises:
-            StoreError: it is a link or no directory, or cannot be read.
-        """
+        """Return the paths of what is in a directory."""
         return [f"{directory}/{name}".lstrip("/") for name in self.tree.names(directory)]
 
     def open(self, path: str, num_bytes: int, fingerprint: str) -> RangeFile:  # noqa: ARG002
@@ -75,11 +63,7 @@ class Directory(Place):
         return self.open(path, num_bytes, "")
 
     def check_writable(self) -> None:
-        """Check that this is a directory, or nothing yet.
-
-        Raises:
-            StoreError: it is something else, or cannot be reached.
-        """
+        """Check that this is a directory, or nothing yet."""
         check_root(self.root)
 
     def put(self, path: str, content: bytes) -> None:
@@ -91,19 +75,11 @@ class Directory(Place):
         self.tree.write(path, content)
 
     def put_if_absent(self, path: str, content: bytes) -> bool:
-        """Write a file that is not there, durably; return whether it was this call that wrote it.
-
-        Raises:
-            StoreError: something else than a file is there, or the system refused.
-        """
+        """Write a file that is not there; return whether it was this call that wrote it."""
         return self.tree.write_new(path, content)
 
     def get_tagged(self, path: str) -> tuple[bytes, str] | None:
-        """Return the content of a file and its hash, or None if there is none.
-
-        Raises:
-            StoreError: it is a link or no file, or cannot be read.
-        """
+        """Return the content of a file and its hash, or None if there is none."""
         content = self.tree.read(path)
         return None if content is None else (content, hash_bytes(content))
 
@@ -115,6 +91,8 @@ class Directory(Place):
         Raises:
             StoreError: a link or no file is there, or the system refused.
         """
+        if self.size(path) is None:
+            return False
         with self.tree.alone(path.rpartition("/")[0]):
             found = self.get_tagged(path)
             if found is None or found[1] != tag:
@@ -123,11 +101,7 @@ class Directory(Place):
             return True
 
     def delete(self, path: str) -> None:
-        """Remove a file, or do nothing if it is gone already.
-
-        Raises:
-            StoreError: the system refused.
-        """
+        """Remove a file, or do nothing if it is gone already."""
         self.tree.remove(path)
 
     def make_directory(self, path: str) -> bool:
@@ -144,11 +118,7 @@ class Directory(Place):
         return self.tree.make_directory(path)
 
     def remove_directory(self, path: str) -> None:
-        """Remove a directory that is empty, or do nothing if it is gone already.
-
-        Raises:
-            StoreError: the system refused.
-        """
+        """Remove a directory that is empty, or do nothing if it is gone already."""
         if path:
             self.tree.remove_directory(path)
         else:

@@ -183,10 +183,7 @@ def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
     _check_names_files(url)
     secrets = Secrets(url)
     try:
-        if schemes(url)[0] in _ARROW_SCHEMES:
-            made, path = fs.FileSystem.from_uri(url)
-            return ArrowClient(_remade(made)), path
-        made, path = fsspec.core.url_to_fs(url)
+        return _client_of(url)
     except OSError as error:
         raise StoreError(
             redacted(url),
@@ -202,6 +199,13 @@ def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
             found=secrets.said(error),
             next_step="Correct it; install what fsspec needs for its scheme; or pass filesystem=.",
         ) from secrets.cause(error)
+
+
+def _client_of(url: str) -> tuple[Client, str]:
+    if schemes(url)[0] in _ARROW_SCHEMES:
+        made, path = fs.FileSystem.from_uri(url)
+        return ArrowClient(_remade(made)), path
+    made, path = fsspec.core.url_to_fs(url)
     return FsspecClient(made), path
 
 

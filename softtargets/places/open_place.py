@@ -13,11 +13,14 @@ from softtargets.places.directory import Directory
 from softtargets.places.place import Place
 from softtargets.urls import is_url, redacted
 
+StorePath = str | os.PathLike[str] | Place
+"""What a store is read from or written to: a directory, or a place; to read also a URL."""
+
 _FILE_URL = re.compile(r"file:(//(localhost)?)?(?P<path>/(?!/)[^?#]*)", re.IGNORECASE)
 
 
 def open_place(
-    path: str | os.PathLike[str] | Place,
+    path: StorePath,
     *,
     filesystem: Any = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -55,7 +58,7 @@ def open_place(
     return open_remote(path, filesystem, cache_dir, cache_bytes)
 
 
-def place_to_write(output: str | os.PathLike[str] | Place) -> Place:
+def place_to_write(output: StorePath) -> Place:
     """Return the place that a store is to be written to: a directory, or a place itself."""
     return output if isinstance(output, Place) else Directory(Path(output))
 

@@ -100,20 +100,12 @@ class RemotePlace(ReadOnlyPlace):
         return self._reading.counts
 
     def check_cache(self, num_bytes: int, what: str) -> None:
-        """Check that the cache, if there is one, may hold so many bytes.
-
-        Raises:
-            InputError: its limit is smaller.
-        """
+        """Check that the cache, if there is one, may hold so many bytes."""
         if self.cache is not None:
             self.cache.check_holds(num_bytes, what)
 
     def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes, or None if there is none.
-
-        Raises:
-            StoreError: the place cannot be reached.
-        """
+        """Return the size of a file in bytes, or None if there is none."""
         return self._attempt(path, "", lambda client, file: client.size(file))
 
     def get(self, path: str, sha256: str | None = None) -> bytes | None:
@@ -140,11 +132,7 @@ class RemotePlace(ReadOnlyPlace):
             return error.content
 
     def list(self, directory: str) -> list[str]:
-        """Return the paths of what is in a directory.
-
-        Raises:
-            StoreError: the place cannot be reached.
-        """
+        """Return the paths of what is in a directory."""
         names = self._attempt(directory, "", lambda client, file: client.names(file))
         return sorted(f"{directory}/{name}".lstrip("/") for name in names)
 

@@ -1,6 +1,6 @@
 """What is on disk. Opens, checks and copies stores without torch or transformers."""
 
-from softtargets.store.derive import filter_store, merge_stores, split_store
+from softtargets.store.derivation import filter_store, merge_stores, split_store
 from softtargets.store.invariants import Problem
 from softtargets.store.layouts import (
     Stated,
@@ -11,7 +11,7 @@ from softtargets.store.layouts import (
     import_plain,
 )
 from softtargets.store.store import Store, StoreView
-from softtargets.store.verify import VerifyReport, verify
+from softtargets.store.verification import VerifyReport, verify
 
 __all__ = [
     "Problem",

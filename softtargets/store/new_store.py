@@ -43,22 +43,27 @@ def write_store(
         StoreError: the output cannot be written.
     """
     counts |= {"windows": 0, "tokens": 0}
-    # Before there is a directory, which would be left behind.
+    # Looked for before there is a directory, which would be left behind.
+    windows = _checked_to_be_some(windows, str(output), next_step)
+    with StoreWriter.hold(output, identity) as writer:
+        if not writer.is_complete:
+            _write_side_files(writer, side_files())
+            num_units = _write_units(writer, windows, counts)
+            writer.commit(num_units, teacher, counts)
+    return Store.open(output)
+
+
+def _checked_to_be_some(windows: Iterable[Window], output: str, next_step: str) -> Iterable[Window]:
     iterator = iter(windows)
     first = next(iterator, None)
     if first is None:
         raise InputError(
-            str(output),
+            output,
             expected="at least one window in the new store",
             found="none",
             next_step=next_step,
         )
-    with StoreWriter.hold(output, identity) as writer:
-        if not writer.is_complete:
-            _write_side_files(writer, side_files())
-            num_units = _write_units(writer, chain([first], iterator), counts)
-            writer.commit(num_units, teacher, counts)
-    return Store.open(output)
+    return chain([first], iterator)
 
 
 def _write_side_files(writer: StoreWriter, files: Mapping[str, bytes]) -> None:

@@ -179,7 +179,7 @@ class WritingTests(ReadingTests):
         first = tag_of(place, SHARD)
         assert place.put_if_match(SHARD, b"second", first)
         assert not place.put_if_match(SHARD, b"third", first)
-        assert not place.put_if_match("nothing", b"third", first)
+        assert [place.put_if_match(path, b"third", first) for path in MISSING] == [False] * 3
         assert contents(place) == {**FILES, SHARD: b"second"}
         place.delete(SHARD)
         assert not place.put_if_match(SHARD, b"third", tag_of(place, "manifest.json"))

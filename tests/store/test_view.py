@@ -15,7 +15,7 @@ from softtargets import SoftTargetDataset, collate
 from softtargets.capture import Corpus, Windowing
 from softtargets.errors import CorruptionError, IdentityError, InputError
 from softtargets.store import Store, StoreView, filter_store
-from softtargets.store.choices import is_held_out
+from softtargets.store.chosen_windows import is_held_out
 from softtargets.store.shard_reader import ShardReader
 from tests.fakes import TEXTS, build_store, write_corpus
 from tests.golden import write_store

@@ -49,8 +49,7 @@ def verify(
 
     Args:
         store: a store, its path or its URL.
-        fast: check the manifest, size and footer of each shard and the size of the files beside
-            them, but read no targets.
+        fast: check the manifest, the footers and the sizes of all files, but read no targets.
         on_shard: called after each shard with (shards checked, shards in all).
 
     Raises:
@@ -67,18 +66,9 @@ def verify(
             num_windows += entry.num_windows
             num_positions += entry.num_positions
         else:
-            for window in _checked_windows(store, entry, problems):
+            for window in _checked_windows(store, entry, seen, problems):
                 num_windows += 1
                 num_positions += len(window.packed)
-                if window.window_id in seen:
-                    problems.append(
-                        Problem(
-                            where=f"{store.location.where(entry.path)}, window {window.window_id}",
-                            expected="a window id that occurs once in the store",
-                            found="it again",
-                        )
-                    )
-                seen.add(window.window_id)
         if on_shard is not None:
             on_shard(index + 1, len(shards))
     return VerifyReport(
@@ -86,6 +76,14 @@ def verify(
         num_windows=num_windows,
         num_positions=num_positions,
         problems=tuple(problems),
+    )
+
+
+def _repeated(where: str, window_id: str) -> Problem:
+    return Problem(
+        where=f"{where}, window {window_id}",
+        expected="a window id that occurs once in the store",
+        found="it again",
     )
 
 
@@ -206,8 +204,13 @@ def _open(store: Store, entry: ShardEntry) -> _HashedFile:
     return _HashedFile(file, entry.num_bytes - entry.footer_bytes)
 
 
-def _checked_windows(store: Store, entry: ShardEntry, problems: list[Problem]) -> Iterator[Window]:
-    """Yield the readable windows of a shard, adding what is wrong to `problems`."""
+def _checked_windows(
+    store: Store, entry: ShardEntry, seen: set[str], problems: list[Problem]
+) -> Iterator[Window]:
+    """Yield the readable windows of a shard, adding what is wrong to `problems`.
+
+    The ids that were seen in the store are in `seen`.
+    """
     origin = Origin.of(store.manifest.identity)
     try:
         file = _open(store, entry)
@@ -220,6 +223,9 @@ def _checked_windows(store: Store, entry: ShardEntry, problems: list[Problem]) -
                 problems.extend(_size_problems(windows, group, where))
                 for window in windows:
                     problems.extend(check_window(window, where, origin))
+                    if window.window_id in seen:
+                        problems.append(_repeated(reader.where, window.window_id))
+                    seen.add(window.window_id)
                     yield window
             found = file.sha256()
             if found not in (None, entry.sha256):

@@ -8,11 +8,10 @@ same call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from softtargets.errors import InputError
-from softtargets.places.open_place import place_to_write
+from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.places.place import Place
 from softtargets.store.manifest import check_identity
 from softtargets.store.new_store import write_store
@@ -23,7 +22,7 @@ from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.window import Window
 
 
-def merge_stores(paths: Sequence[str | Path | Place], output: str | Path | Place) -> Store:
+def merge_stores(paths: Sequence[StorePath], output: StorePath) -> Store:
     """Merge stores that differ in their corpus alone; a window that occurs again is left out.
 
     Raises:
@@ -63,11 +62,7 @@ def merge_stores(paths: Sequence[str | Path | Place], output: str | Path | Place
 
 
 def split_store(
-    path: str | Path | Place,
-    train: str | Path | Place,
-    validation: str | Path | Place,
-    *,
-    fraction: float,
+    path: StorePath, train: StorePath, validation: StorePath, *, fraction: float
 ) -> tuple[Store, Store]:
     """Split a store in two by the hash of each window, so that any store is split alike.
 
@@ -107,8 +102,8 @@ def split_store(
 
 
 def filter_store(
-    path: str | Path | Place,
-    output: str | Path | Place,
+    path: StorePath,
+    output: StorePath,
     *,
     sources: Sequence[str] | None = None,
     trained_only: bool = False,
