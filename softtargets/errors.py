@@ -9,6 +9,9 @@ here: it is printable, no URL in it has credentials, and it is not longer than p
 
 from softtargets.texts import shortened, shown
 
+RESTORE = "Restore the file from a copy, or build the store again."
+"""What to do about a file that is damaged."""
+
 _MOST_SHOWN = 2000
 """Characters of a part of a message."""
 _EXPECTED_OF_SYSTEM = "no error of the system"

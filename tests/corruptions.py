@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from softtargets.hashes import checksum, hash_bytes
 from softtargets.store.codec import decode_tokens
-from softtargets.store.files import checksum, hash_bytes
 from softtargets.store.shard import describe_shard
 from softtargets.window import content_hash
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.store.files import checksum, hash_bytes
+from softtargets.hashes import checksum, hash_bytes
 from softtargets.store.manifest import fingerprint_of
 from softtargets.store.schema import METADATA_KEY
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softtargets.capture.build import BuildConfig
-from softtargets.capture.plan import SOME_WINDOW, read_windows
+from softtargets.capture.identity import BuildConfig
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.unit_plan import SOME_WINDOW, read_windows
 from softtargets.capture.unused import UnusedPart, UnusedTally
 from softtargets.capture.windows import stored_counts
 from softtargets.errors import CorpusError, InputError

@@ -14,8 +14,8 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from softtargets.capture.build import BuildConfig, describe_build, read_output_head
 from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
+from softtargets.capture.identity import BuildConfig, describe_build, read_output_head
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import LocalTeacher

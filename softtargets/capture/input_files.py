@@ -13,7 +13,7 @@ import pyarrow as pa
 import zstandard
 
 from softtargets.errors import CorpusError, SoftTargetsError, error_text
-from softtargets.store.files import hash_file
+from softtargets.hashes import hash_file
 from softtargets.texts import is_utf8, shortened
 
 _KINDS = (".txt", ".jsonl", ".parquet")

@@ -10,8 +10,8 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from softtargets.errors import CorpusError, InputError
+from softtargets.hashes import hash_bytes
 from softtargets.limits import Limit
-from softtargets.store.files import hash_bytes
 from softtargets.targets import Int32
 from softtargets.texts import shortened
 

@@ -1,19 +1,22 @@
-"""Running units in one process: the teacher reads the next while a thread writes the last."""
+"""What a unit takes: the teacher reads the next while a thread writes the last."""
 
 from __future__ import annotations
 
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from softtargets.capture.plan import read_unit
-from softtargets.capture.progress import Tally
-from softtargets.capture.queue import UnitQueue
+from transformers.utils import logging as transformers_logging
+
+from softtargets.capture.keep.selection import Selection
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.unit_plan import read_unit
+from softtargets.engines.engine import Done, Event, Failed, Scored
 from softtargets.errors import SoftTargetsError, TeacherError
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
@@ -21,110 +24,107 @@ from softtargets.window import TokenWindow
 
 
 class UnitError(Exception):
-    """A unit could not be scored or packed; others may."""
-
-    def __init__(self, unit: int, cause: SoftTargetsError) -> None:
-        super().__init__(unit, cause)
-        self.unit = unit
-        self.cause = cause
+    """A unit could not be scored; others may."""
 
 
-def run_queue(
-    queue: UnitQueue, scorer: Scorer, teacher: Teacher, writer: StoreWriter, tally: Tally
-) -> None:
-    """Run units here until none can be had; one that fails is put into the queue again.
+@dataclass(kw_only=True)
+class ScoringJob:
+    """Scores the planned units of a store and writes them: the `Job` of a build."""
 
-    Raises:
-        StoreError: the system refused to write.
-    """
-    num_windows, num_tokens = Counter[int](), Counter[int]()
+    teacher: Teacher
+    writer: StoreWriter
+    selection: Selection
+    batch_tokens: int
+    _scorer: Scorer | None = field(default=None, init=False)
 
-    def on_batch(unit: int, batch: ScoredBatch) -> None:
-        num_windows[unit] += batch.num_first
-        num_tokens[unit] += batch.num_tokens
-        tally.add(batch.num_first, batch.num_tokens)
+    @property
+    def where(self) -> str:
+        """Return what messages call the store."""
+        return str(self.writer.place)
 
-    def on_written(entry: ShardEntry) -> None:
-        queue.finish(entry.unit)
-        del num_windows[entry.unit], num_tokens[entry.unit]
-        tally.write(entry)
+    def for_worker(self, worker: int) -> ScoringJob:
+        """Return the job with the teacher that a worker loads."""
+        return replace(self, teacher=self.teacher.for_worker(worker))
 
-    is_done = False
-    while not is_done:
-        try:
-            run_units(scorer, teacher, writer, queue, on_batch=on_batch, on_written=on_written)
-            is_done = True
-        except UnitError as error:
-            queue.fail(error.unit, str(error.cause))
-            queue.put_back()
-            tally.add(-num_windows.total(), -num_tokens.total())
-            num_windows.clear()
-            num_tokens.clear()
+    def working(self) -> AbstractContextManager[object]:
+        """Keep others from beginning in the place, and the teacher's progress from being shown."""
+        transformers_logging.disable_progress_bar()
+        return self.writer.working()
+
+    def run(self, units: Iterable[int]) -> Generator[Event]:
+        """Load the teacher when it is first needed, and run units.
+
+        Raises:
+            TeacherError: the teacher cannot be loaded.
+            StoreError: the system refused to write.
+        """
+        if self._scorer is None:
+            self.teacher.load()
+            targets = self.writer.targets
+            self._scorer = Scorer(self.teacher, self.selection, targets, self.batch_tokens)
+        return run_units(self._scorer, self.teacher, self.writer, units)
+
+    def recorded(self, unit: int) -> ShardEntry | None:
+        """Return the entry of a unit that is done, or None."""
+        return self.writer.read_record(unit)
 
 
 def run_units(
-    scorer: Scorer,
-    teacher: Teacher,
-    writer: StoreWriter,
-    units: Iterable[int],
-    *,
-    on_batch: Callable[[int, ScoredBatch], None],
-    on_written: Callable[[ShardEntry], None],
-) -> None:
-    """Score and write units, in order.
+    scorer: Scorer, teacher: Teacher, writer: StoreWriter, units: Iterable[int]
+) -> Generator[Event]:
+    """Score and write units, in order, and yield what becomes of them.
 
     What the writing thread raises is raised here as soon as the batch that is being read is done.
 
     Args:
-        scorer: of a teacher that is loaded.
-        teacher: the same, for the unit's record.
+        scorer: of the teacher, which is loaded.
+        teacher: for the unit's record.
         writer: of the store.
-        units: their numbers; asked for one by one.
-        on_batch: called with the unit and each of its batches when it is scored.
-        on_written: called with each unit's entry when its shard and record are durable.
+        units: asked for one by one.
 
     Raises:
-        UnitError: a unit cannot be scored or packed; units before it are written.
         StoreError: the system refused to write.
     """
     writing: tuple[int, Future[ShardEntry]] | None = None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-write") as thread:
         for unit in units:
-            windows = read_unit(writer.work, unit)
-            batches = []
+            windows = read_unit(writer.place, unit)
+            batches, failed = [], None
             try:
-                for batch in _scored(unit, scorer, windows):
+                for batch in _scored(scorer, windows):
                     batches.append(batch)
-                    on_batch(unit, batch)
+                    yield Scored(unit, batch.num_first, batch.num_tokens)
                     if writing is not None and writing[1].done():
                         done, writing = writing, None
-                        on_written(_wait(*done))
-            except UnitError:
-                if writing is not None:
-                    on_written(_wait(*writing))
-                raise
+                        yield _written(*done)
+            except UnitError as error:
+                failed = Failed(unit, str(error))
             if writing is not None:
-                on_written(_wait(*writing))
+                done, writing = writing, None
+                yield _written(*done)
+            if failed is not None:
+                yield failed
+                continue
             run = {"device": teacher.device.type, "batch_tokens": scorer.batch_tokens}
             writing = unit, thread.submit(write_unit, writer, unit, windows, batches, run)
         if writing is not None:
-            on_written(_wait(*writing))
+            yield _written(*writing)
 
 
-def _scored(unit: int, scorer: Scorer, windows: Sequence[TokenWindow]) -> Iterator[ScoredBatch]:
+def _scored(scorer: Scorer, windows: Sequence[TokenWindow]) -> Iterator[ScoredBatch]:
     try:
         yield from scorer.score(windows)
     except Exception as error:
         cause = error if isinstance(error, SoftTargetsError) else _unexpected(error)
-        raise UnitError(unit, cause) from error
+        raise UnitError(str(cause)) from error
 
 
-def _wait(unit: int, writing: Future[ShardEntry]) -> ShardEntry:
+def _written(unit: int, writing: Future[ShardEntry]) -> Done | Failed:
     try:
-        return wait_for(writing)
+        return Done(wait_for(writing))
     except TeacherError as error:
         # Its logits were no numbers. Any other error is about the store, and everybody's.
-        raise UnitError(unit, error) from error
+        return Failed(unit, str(error))
 
 
 def wait_for(writing: Future[ShardEntry]) -> ShardEntry:

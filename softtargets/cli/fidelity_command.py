@@ -99,7 +99,7 @@ def fidelity_command(
 
     from softtargets.capture import TeacherConfig, TransformersTeacher
     from softtargets.fidelity.own import OwnSelection
-    from softtargets.store.files import check_is_new, make_directory
+    from softtargets.places.local_files import check_is_new, make_directory
 
     transformers_logging.disable_progress_bar()
     is_store = (Path(store_or_teacher) / "manifest.json").is_file()
@@ -150,7 +150,7 @@ def _measure(
     """Measure section by section, and return the files with all that was found."""
     from softtargets.fidelity.measure import LARGE, QUICK, measure
     from softtargets.fidelity.plots import write_plots
-    from softtargets.store.files import write_file
+    from softtargets.places.local_files import write_file
 
     started, console = time.monotonic(), Console(highlight=False, width=120)
     what = _what(own)

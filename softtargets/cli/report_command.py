@@ -9,8 +9,8 @@ import click
 from softtargets.cli.paths import LocalPath
 from softtargets.cli.terminal import echo
 from softtargets.errors import InputError
+from softtargets.places.local_files import write_file
 from softtargets.store import Store
-from softtargets.store.files import write_file
 
 
 @click.command("report")

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from softtargets.demo.learning import Trained
-from softtargets.store.files import write_file
+from softtargets.places.local_files import write_file
 
 _COLORS = ("#b4532a", "#2a6fb4")
 

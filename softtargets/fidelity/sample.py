@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from softtargets.capture.batches import Batches
-from softtargets.capture.build import hidden_state_parts
 from softtargets.capture.estimate import shard_size
+from softtargets.capture.identity import hidden_state_parts
 from softtargets.capture.keep.keeper import Keeper, Workspace
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep, Selection, TopK, Values, schema_parts

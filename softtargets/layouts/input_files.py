@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError
+from softtargets.hashes import hash_file
 from softtargets.limits import Limit
 from softtargets.store.arrow_stream import check_stream
-from softtargets.store.files import hash_file
 from softtargets.store.growth import check_growth
 from softtargets.store.parquet_pages import ROW_LIMIT, ParquetPages
 from softtargets.texts import is_utf8, shortened

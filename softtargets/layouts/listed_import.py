@@ -25,8 +25,8 @@ from softtargets.layouts.layout import Layout, Option
 from softtargets.layouts.listed_entries import Entries, make_window, read_entries, tail_mass_error
 from softtargets.layouts.listed_rows import ListedRow
 from softtargets.layouts.stated import STATED_OPTIONS, Stated
+from softtargets.store.new_store import write_store
 from softtargets.store.store import Store
-from softtargets.store.units import write_store
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.window import Window
 

@@ -20,8 +20,8 @@ from softtargets.layouts.parquet_export import (
     write_shards,
 )
 from softtargets.layouts.sequences import HeadView, TokenSequence, batched
+from softtargets.places.local_files import write_file
 from softtargets.store.card import code_span
-from softtargets.store.files import write_file
 from softtargets.store.store import Store
 from softtargets.window import Window
 

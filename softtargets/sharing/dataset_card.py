@@ -12,6 +12,8 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from softtargets.errors import FormatError, IdentityError
 from softtargets.limits import Limit
+from softtargets.places.local_files import write_file
+from softtargets.places.tree import Tree
 from softtargets.store import Store
 from softtargets.store.card import (
     CARD_NAME,
@@ -21,10 +23,8 @@ from softtargets.store.card import (
     front_matter,
     part_of_card,
 )
-from softtargets.store.files import write_file
 from softtargets.store.foreign_yaml import parse_yaml
 from softtargets.store.manifest import Manifest, read_json
-from softtargets.store.tree import Tree
 from softtargets.texts import shortened
 
 CARD_LIMIT = Limit(variable="SOFTTARGETS_MAX_CARD_BYTES", default=1 << 22, unit="bytes")

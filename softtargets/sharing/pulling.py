@@ -18,16 +18,18 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from softtargets.errors import CorruptionError, IdentityError, StoreError
+from softtargets.places.directory import Directory
+from softtargets.places.leftovers import Leftovers
+from softtargets.places.local_files import check_root, make_directory
+from softtargets.places.lock import hold_lock
+from softtargets.places.place import LockGoneError
+from softtargets.places.tree import TEMPORARY, Tree
 from softtargets.sharing.repository import Repository
 from softtargets.sharing.shared_files import file_hashes
 from softtargets.store import Store
 from softtargets.store.card import CARD_NAME
-from softtargets.store.files import check_root, make_directory
-from softtargets.store.leftovers import Leftovers
-from softtargets.store.lock import LockGoneError, hold_lock
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
-from softtargets.store.store import PULL_NAME
-from softtargets.store.tree import TEMPORARY, Tree
+from softtargets.store.opening import PULL_NAME
 
 _LOCK = f"{PULL_NAME}/lock"
 _MARK = f"{PULL_NAME}/{MANIFEST_NAME}"
@@ -149,8 +151,8 @@ def _pull_alone(
             tree.write(CARD_NAME, card)
     if tree.size(MANIFEST_NAME) is None:
         tree.write(MANIFEST_NAME, content)
-    staged = Leftovers(tree=tree, directories=(*_CLIENT_DIRECTORIES, PULL_NAME))
-    staged.remove(_STAGED, last=(_LOCK, _MARK, PULL_NAME))
+    staged = Leftovers(place=Directory(tree.root), directories=(*_CLIENT_DIRECTORIES, PULL_NAME))
+    staged.remove(_STAGED, last=(_LOCK, _MARK, f"{PULL_NAME}/"))
     staged.warn_of_others(_STAGED)
     return fetched
 
@@ -171,7 +173,8 @@ def _check_directory(tree: Tree, content: bytes, manifest: Manifest) -> None:
         if found != manifest.fingerprint:
             raise _other_store(tree.where(_MARK), manifest, found)
     else:
-        others = Leftovers(tree=tree, directories=(PULL_NAME, "")).others(_BEFORE_MARK)
+        found_here = Leftovers(place=Directory(tree.root), directories=(PULL_NAME, ""))
+        others = found_here.others(_BEFORE_MARK)
         # Another pull may have ended since the manifest was looked for.
         if others and tree.size(MANIFEST_NAME) is None:
             raise StoreError(

@@ -24,13 +24,13 @@ from softtargets.errors import (
     InputError,
     StoreError,
 )
+from softtargets.places.tree import Tree
 from softtargets.sharing.dataset_card import unstated_licences, write_card
 from softtargets.sharing.repository import Repository
 from softtargets.sharing.shared_files import file_hashes, is_store_file
 from softtargets.store import Store, verify
 from softtargets.store.card import CARD_NAME
 from softtargets.store.manifest import MANIFEST_NAME, RESTORE, parse_manifest
-from softtargets.store.tree import Tree
 
 _COMMIT_FILES = 100
 

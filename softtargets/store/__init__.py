@@ -6,11 +6,10 @@ What has to do with layouts of other tools is imported when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from softtargets.store.derive import filter_store, merge_stores, split_store
+from softtargets.store.derivation import filter_store, merge_stores, split_store
 from softtargets.store.invariants import Problem
-from softtargets.store.store import Store
-from softtargets.store.verify import VerifyReport, verify
-from softtargets.store.view import StoreView
+from softtargets.store.store import Store, StoreView
+from softtargets.store.verification import VerifyReport, verify
 
 if TYPE_CHECKING:
     from softtargets.store.layouts import (

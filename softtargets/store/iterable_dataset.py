@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from softtargets.layouts.plain_table import plain_table
 from softtargets.store.shard_table import RowGroupRef
-from softtargets.store.store import Store
+from softtargets.store.stored_windows import StoredWindows
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
-def as_iterable_dataset(store: Store) -> IterableDataset:
+def as_iterable_dataset(store: StoredWindows) -> IterableDataset:
     """Return what `Store.as_dataset` promises."""
     # Importing it takes a second, and it is needed for nothing else.
     from datasets import Features, IterableDataset
@@ -27,6 +27,6 @@ def as_iterable_dataset(store: Store) -> IterableDataset:
     )
 
 
-def _rows(store: Store, row_groups: Sequence[RowGroupRef]) -> Iterator[dict[str, Any]]:
+def _rows(store: StoredWindows, row_groups: Sequence[RowGroupRef]) -> Iterator[dict[str, Any]]:
     for ref in row_groups:
         yield from plain_table(store.read_row_group(ref), store.targets).to_pylist()

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonschema_rs
 
+from softtargets.errors import RESTORE as RESTORE
 from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError
 from softtargets.kinds import TargetSchema
 from softtargets.limits import Limit
@@ -40,7 +41,6 @@ COLUMNS = Limit(
 )
 
 _MOST_COUNTED = 2**53 - 1
-RESTORE = "Restore the file from a copy, or build the store again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

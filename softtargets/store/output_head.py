@@ -23,11 +23,11 @@ from softtargets.packing.features import (
     pack_bfloat16,
     unpack_numbers,
 )
+from softtargets.places.place import Place
 from softtargets.store.manifest import RESTORE, SideFile
 from softtargets.store.pages import check_unpacked
 from softtargets.store.parquet_footer import check_chunks, footer_of
 from softtargets.store.side_file import commit_side_file
-from softtargets.store.tree import Tree
 from softtargets.targets import Float32, HeadWeights
 
 OUTPUT_HEAD_NAME = "head.parquet"
@@ -165,7 +165,7 @@ def _read(
 
 
 def commit_output_head(
-    tree: Tree, work: str, schema: HeadWeightsSchema, vocab_size: int
+    place: Place, work: str, schema: HeadWeightsSchema, vocab_size: int
 ) -> SideFile:
     """Put the file from `work` to its place in the store, and return its entry in the manifest.
 
@@ -174,16 +174,16 @@ def commit_output_head(
         CorruptionError: it is not the one that the schema describes.
     """
     path = f"{work}/{OUTPUT_HEAD_NAME}"
-    content = tree.read(path)
+    content = place.get(path)
     if content is None:
         raise StoreError(
-            str(tree.root),
+            str(place),
             expected="the teacher's output head, written before any unit",
             found="none",
             next_step="Run the same 'softtargets build' command again.",
         )
-    decode_output_head(content, schema, vocab_size, tree.where(path))
-    return commit_side_file(tree, OUTPUT_HEAD_NAME, content)
+    decode_output_head(content, schema, vocab_size, place.where(path))
+    return commit_side_file(place, OUTPUT_HEAD_NAME, content)
 
 
 def _stored(head: HeadWeights) -> npt.NDArray[np.generic]:

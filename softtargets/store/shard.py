@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from softtargets.hashes import checksum, hash_bytes
 from softtargets.kinds import TargetSchema
 from softtargets.store.codec import encode
-from softtargets.store.files import checksum, hash_bytes
 from softtargets.store.schema import Compression, arrow_schema, columns_of, id_columns
 from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.window import Window, cut_windows

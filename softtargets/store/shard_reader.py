@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from softtargets.errors import CorruptionError, IdentityError, SoftTargetsError
 from softtargets.kinds import TargetSchema, feature_columns
 from softtargets.limits import Limit
+from softtargets.places.ranges import FOOTER, RangeFile
 from softtargets.store.codec import Row, decode, decode_rows, row_columns
 from softtargets.store.json_object import parse_object
-from softtargets.store.location import FOOTER, ShardFile
 from softtargets.store.manifest import RESTORE
 from softtargets.store.pages import UNPACKED_BYTES, check_unpacked
 from softtargets.store.parquet_footer import FOOTER_END, FOOTER_LIMIT, check_chunks
@@ -63,7 +63,7 @@ class ShardReader:
 
     def __init__(
         self,
-        file: ShardFile,
+        file: RangeFile,
         entry: ShardEntry,
         targets: TargetSchema,
         fingerprint: str,

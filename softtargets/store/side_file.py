@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from softtargets.errors import CorruptionError
-from softtargets.store.files import hash_bytes
-from softtargets.store.location import Location, check_size
+from softtargets.hashes import hash_bytes
+from softtargets.places.place import Place
+from softtargets.places.ranges import check_size
 from softtargets.store.manifest import RESTORE, SideFile
-from softtargets.store.tree import Tree
 
 
-def read_side_file(location: Location, name: str, entry: SideFile) -> bytes:
+def read_side_file(place: Place, name: str, entry: SideFile) -> bytes:
     """Return the content of a store's file, checked to be the one the manifest means.
 
     Raises:
         CorruptionError: it is missing or another.
         StoreError: the place cannot be reached.
     """
-    where = location.where(name)
-    check_size(where, entry.num_bytes, location.size(name))
-    content = location.read(name, entry.sha256)
+    where = place.where(name)
+    check_size(where, entry.num_bytes, place.size(name))
+    content = place.get(name, entry.sha256)
     if content is None or hash_bytes(content) != entry.sha256:
         raise CorruptionError(
             where,
@@ -31,11 +31,11 @@ def read_side_file(location: Location, name: str, entry: SideFile) -> bytes:
     return content
 
 
-def commit_side_file(tree: Tree, name: str, content: bytes) -> SideFile:
+def commit_side_file(place: Place, name: str, content: bytes) -> SideFile:
     """Write a file to its place in the store, and return its entry in the manifest.
 
     Raises:
         StoreError: the system refused to write.
     """
-    tree.write(name, content)
+    place.put(name, content)
     return SideFile(num_bytes=len(content), sha256=hash_bytes(content))

@@ -1,63 +1,50 @@
-"""A store: a manifest and the shards it lists, in a directory or behind a URL."""
+"""A store: a manifest and the shards it lists, in a directory or behind a URL.
+
+A view is some of a store's windows, read as a store of their own. Nothing is copied or written.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from softtargets.errors import InputError, StoreError
-from softtargets.store.codec import Row
-from softtargets.store.location import (
-    Directory,
-    Location,
-    PlainFile,
-    ReadCounts,
-    open_location,
-)
-from softtargets.store.manifest import MANIFEST_BYTES, MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.errors import InputError
+from softtargets.places.directory import Directory
+from softtargets.places.open_place import open_place
+from softtargets.places.place import Place, ReadCounts
+from softtargets.store.chosen_windows import check_sources, choose_held_out
+from softtargets.store.manifest import fingerprint_of
+from softtargets.store.opening import find_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
 from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.store.side_file import read_side_file
+from softtargets.store.stored_windows import StoredWindows
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
 from softtargets.targets import HeadWeights
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import Window
 
-if TYPE_CHECKING:
-    from softtargets.store.view import StoreView
-
-PULL_NAME = ".pull"
-"""Directory within a store's, where what is pulled from the Hub arrives."""
+Places = npt.NDArray[np.int64]
 
 
-class Store:
+class Store(StoredWindows):
     """A finished set of soft targets. Open it with `Store.open`.
 
     `len(store)` is the number of windows, `store[window_id]` one of them, and iteration gives all
     in the order of the corpus.
     """
 
-    def __init__(self, location: Location, manifest: Manifest) -> None:
-        self.location = location
-        self.manifest = manifest
-        self.targets = manifest.targets
-        self.fingerprint = manifest.fingerprint
-        # Of which shards the footer was checked, and which of their row groups. Whenever they are
-        # read, their bytes are compared with the manifest's hashes.
-        self._checked: dict[int, set[int]] = {}
-
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Place,
         *,
         filesystem: Any = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -67,7 +54,7 @@ class Store:
 
         Args:
             path: of its directory, or a URL: s3://, gs://, hf:// or another that pyarrow.fs or
-                fsspec opens.
+                fsspec opens; or a place.
             filesystem: of pyarrow.fs or fsspec, that `path` is in; for credentials, endpoints and
                 timeouts that the URL and the environment don't say.
             cache_dir: directory on a local disk where what was read of a URL is kept; processes
@@ -81,15 +68,10 @@ class Store:
             LimitError: its manifest is larger than it is trusted to be.
             CorruptionError: its manifest was edited.
         """
-        location = open_location(
+        place = open_place(
             path, filesystem=filesystem, cache_dir=cache_dir, cache_bytes=cache_bytes
         )
-        where = location.where(MANIFEST_NAME)
-        MANIFEST_BYTES.check(where, location.size(MANIFEST_NAME) or 0)
-        content = location.read(MANIFEST_NAME)
-        if content is None:
-            raise _no_manifest(location)
-        store = cls(location, parse_manifest(content, where))
+        store = cls(place, find_manifest(place))
         store.check_cache(1)
         return store
 
@@ -114,16 +96,6 @@ class Store:
         """Return what this process has read from a URL: cache hits, bytes, retries."""
         return self.location.counts
 
-    def check_cache(self, num_row_groups: int) -> None:
-        """Check that the cache, if there is one, holds so many row groups with their footers.
-
-        Raises:
-            InputError: its limit is too small; the message says how much is needed.
-        """
-        needed = min(num_row_groups * self.manifest.shards.largest_read, self.num_bytes)
-        what = "the largest row group" if num_row_groups == 1 else f"{num_row_groups} row groups"
-        self.location.check_cache(needed, what)
-
     def __repr__(self) -> str:
         return (
             f"Store({str(self.location)!r}, {len(self):,} windows, "
@@ -131,65 +103,6 @@ class Store:
             f"{self.targets.describe()}, temperatures "
             f"{list(self.targets.temperatures)}, fingerprint {self.fingerprint[:12]})"
         )
-
-    def __len__(self) -> int:
-        return self.manifest.shards.num_windows
-
-    @property
-    def num_positions(self) -> int:
-        """Return the number of targets."""
-        return self.manifest.shards.num_positions
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the size of all shards."""
-        return self.manifest.shards.num_bytes
-
-    @cached_property
-    def row_groups(self) -> RowGroupTable:
-        """Return every row group in the order of the corpus; known without reading a shard."""
-        return self.manifest.shards.row_groups
-
-    def open_shard(self, shard: int, content: bytes | None = None) -> ShardReader:
-        """Open one shard for reading, or its content if that was read already.
-
-        Raises:
-            CorruptionError, FormatError or IdentityError: it is not what was committed.
-            StoreError: the place cannot be reached.
-        """
-        entry = self.manifest.shards[shard]
-        if content is None:
-            file = self.location.open(entry, self.fingerprint)
-        else:
-            where = self.location.where(entry.path)
-            file = PlainFile.of_content(where, content, entry.num_bytes)
-        reader = ShardReader(
-            file,
-            entry,
-            self.targets,
-            self.fingerprint,
-            checked=self._checked.get(shard),
-        )
-        self._checked.setdefault(shard, reader.checked)
-        return reader
-
-    def read_row_group(self, ref: RowGroupRef) -> list[Window]:
-        """Read the windows of a row group.
-
-        Raises:
-            CorruptionError, FormatError or IdentityError: it is not what was committed.
-        """
-        with self.open_shard(ref.shard) as shard:
-            return self._pick(shard.read_row_group(ref.group), ref)
-
-    def read_rows(self, ref: RowGroupRef) -> list[Row]:
-        """Read the rows of a row group: its windows as they are stored, to be batched.
-
-        Raises:
-            CorruptionError, FormatError or IdentityError: it is not what was committed.
-        """
-        with self.open_shard(ref.shard) as shard:
-            return self._pick(shard.read_rows(ref.group), ref)
 
     def output_head(self) -> HeadWeights:
         """Read the teacher's output head, which makes logits of the feature last_hidden.
@@ -225,21 +138,6 @@ class Store:
         content = read_side_file(self.location, VOCABULARY_NAME, entry)
         return decode_vocabulary(content, self.location.where(VOCABULARY_NAME))
 
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Return the names of the input files that windows are from, in the order of the corpus.
-
-        The footers are read, and row groups with windows of several files; no others.
-        """
-        names, numbers = self._sources
-        return tuple(names[number] for number in np.unique(numbers).tolist())
-
-    def source_windows(self) -> dict[str, int]:
-        """Return how many windows are from each of `sources`; reads what those read."""
-        names, numbers = self._sources
-        counts = np.bincount(numbers, minlength=len(names))
-        return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
-
     def select(self, sources: Sequence[str]) -> StoreView:
         """Return a view of the windows of some input files, named as in `Window.source`.
 
@@ -249,9 +147,12 @@ class Store:
             InputError: none is named, or one of which there is no window; the message lists them.
             CorruptionError, FormatError or IdentityError: a shard is not what was committed.
         """
-        from softtargets.store.view import select_sources
-
-        return select_sources(self, sources)
+        names, numbers = self._sources
+        wanted = sorted(set(sources))
+        check_sources(wanted, self.sources, str(self.location))
+        chosen = np.isin(numbers, [names.index(source) for source in wanted])
+        choice = {"operation": "select", "sources": wanted}
+        return StoreView(self, np.flatnonzero(chosen), choice)
 
     def split(self, held_out: float = 0.1, seed: int = 0) -> tuple[StoreView, StoreView]:
         """Return views of the documents to train on, and of a share that is held out.
@@ -267,9 +168,12 @@ class Store:
             InputError: the share is not between 0 and 1, or a part would be empty.
             CorruptionError, FormatError or IdentityError: a shard is not what was committed.
         """
-        from softtargets.store.view import split_documents
-
-        return split_documents(self, held_out, seed)
+        is_held = choose_held_out(self._documents(), held_out, seed, str(self.location))
+        choice = {"operation": "split", "held_out": held_out, "seed": seed}
+        return (
+            StoreView(self, np.flatnonzero(~is_held), {**choice, "part": "train"}),
+            StoreView(self, np.flatnonzero(is_held), {**choice, "part": "held_out"}),
+        )
 
     def as_dataset(self) -> Any:
         """Return the windows as a `datasets.IterableDataset`, with columns that anyone reads.
@@ -289,125 +193,106 @@ class Store:
 
         return as_iterable_dataset(self)
 
-    def __iter__(self) -> Iterator[Window]:
-        return self.windows()
 
-    def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Window]:
-        """Yield the windows at places [start, stop) in the order of the corpus.
+class StoreView(Store):
+    """Some windows of a store, in its order. Make it with `Store.select` or `Store.split`.
 
-        Only the row groups they lie in are read.
+    It is read like the store: by `SoftTargetDataset`, by id, and in order. Row groups without a
+    chosen window are not read; of the others all is read and decoded. The fingerprint is a function
+    of the store's and of the choice, so that training is not resumed on another choice. `root` and
+    `manifest` are those of the store.
+
+    Args:
+        parent: the store, or a view of it.
+        places: of the chosen windows in the parent, rising.
+        choice: what was chosen, as JSON.
+    """
+
+    def __init__(self, parent: Store, places: Places, choice: Mapping[str, Any]) -> None:
+        super().__init__(parent.location, parent.manifest)
+        self.fingerprint = fingerprint_of({"store": parent.fingerprint, "choice": choice})
+        self._whole: Store = parent
+        self._choices: tuple[Mapping[str, Any], ...] = (choice,)
+        self._places = places
+        if isinstance(parent, StoreView):
+            self._whole = parent._whole
+            self._choices = *parent._choices, choice
+            self._places = parent._places[places]
+
+    def __repr__(self) -> str:
+        return (
+            f"StoreView({str(self.location)!r}, {len(self):,} of {len(self._whole):,} windows, "
+            f"{list(self._choices)}, fingerprint {self.fingerprint[:12]})"
+        )
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def num_positions(self) -> int:
+        """Return the number of targets; row groups that are chosen in part are read for it."""
+        return sum(self._num_positions(ref) for ref in self.row_groups)
+
+    def _num_positions(self, ref: RowGroupRef) -> int:
+        whole = self._row_group(ref)
+        if ref.num_windows == whole.num_windows:
+            return self.manifest.shards[ref.shard].row_groups[ref.group].num_positions
+        return sum(len(window.packed) for window in self.read_row_group(ref))
+
+    @property
+    def num_bytes(self) -> int:
+        """Return how much is read in an epoch: the size of all row groups with a chosen window."""
+        shards = self.manifest.shards
+        return sum(shards[ref.shard].row_groups[ref.group].num_bytes for ref in self.row_groups)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """Return what the token ids mean, as the store does."""
+        return self._whole.vocabulary
+
+    @cached_property
+    def row_groups(self) -> RowGroupTable:
+        """Return the row groups with a chosen window, and how many they have."""
+        whole = self._whole.row_groups
+        numbers = np.searchsorted(whole.first_windows, self._places, side="right") - 1
+        chosen, counts = np.unique(numbers, return_counts=True)
+        return RowGroupTable(
+            shards=whole.shards[chosen], groups=whole.groups[chosen], num_windows=counts
+        )
+
+    def open_shard(self, shard: int, content: bytes | None = None) -> ShardReader:
+        """Open one shard for reading, with all its windows, or its content if that was read.
 
         Raises:
-            InputError: the range is not within the store.
-            CorruptionError, FormatError or IdentityError: a shard is not what was committed.
+            CorruptionError, FormatError or IdentityError: it is not what was committed.
         """
-        stop = len(self) if stop is None else stop
-        if not 0 <= start <= stop <= len(self):
-            raise InputError(
-                "Store.windows",
-                expected=f"0 <= start <= stop <= {len(self)}",
-                found=f"start {start}, stop {stop}",
-                next_step="Pass places within the store; len(store) is the number of windows.",
-            )
-        return self._windows(start, stop) if start < stop else iter(())
-
-    def _windows(self, start: int, stop: int) -> Iterator[Window]:
-        numbers = range(self.row_groups.at(start), self.row_groups.at(stop - 1) + 1)
-        wanted = (self.row_groups[number] for number in numbers)
-        for shard, refs in groupby(wanted, key=lambda ref: ref.shard):
-            with self.open_shard(shard) as reader:
-                for ref in refs:
-                    first = max(0, start - ref.first_window)
-                    windows = self._pick(reader.read_row_group(ref.group), ref)
-                    yield from windows[first : stop - ref.first_window]
-
-    def _pick(self, windows: list[Any], ref: RowGroupRef) -> list[Any]:  # noqa: ARG002
-        """Return those of a row group that are the store's; all, unless it is a view."""
-        return windows
-
-    def __contains__(self, window_id: object) -> bool:
-        return isinstance(window_id, str) and self._find(window_id) is not None
+        return self._whole.open_shard(shard, content)
 
     def __getitem__(self, window_id: str) -> Window:
         """Return a window by its id, reading its row group only.
 
         Raises:
-            KeyError: no window has this id.
+            KeyError: no chosen window has this id.
         """
-        place = self._find(window_id)
-        if place is None:
+        if window_id not in self:
             raise KeyError(window_id)
-        ref = self.row_groups[self.row_groups.at(place)]
-        with self.open_shard(ref.shard) as shard:
-            return shard.read_window(ref.group, place - ref.first_window)
+        return self._whole[window_id]
 
-    def window_ids(self, places: npt.NDArray[np.int64] | None = None) -> list[str]:
-        """Return the ids of the windows at some places in the order of the corpus; by default all.
+    def _pick(self, windows: list[Any], ref: RowGroupRef) -> list[Any]:
+        own = self._places[ref.first_window : ref.first_window + ref.num_windows]
+        rows = own - self._row_group(ref).first_window
+        return [windows[row] for row in rows.tolist()]
 
-        The ids of the whole store are read when they are first needed, and kept.
-        """
-        ids = self._window_ids if places is None else self._window_ids[places]
-        return [window_id.decode() for window_id in ids.tolist()]
-
-    def ids_beginning(self, prefix: str, most: int) -> list[str]:
-        """Return at most so many ids, sorted, of windows whose ids begin like this."""
-        ids, places = self._window_ids, self._sorted_places
-        key = prefix.encode()
-        first = int(np.searchsorted(ids, key, sorter=places))
-        found = ids[places[first : first + most]].tolist()
-        return [one.decode() for one in found if one.startswith(key)]
-
-    def _find(self, window_id: str) -> int | None:
-        ids, places = self._window_ids, self._sorted_places
-        key = window_id.encode()
-        at = int(np.searchsorted(ids, key, sorter=places))
-        return int(places[at]) if at < len(ids) and ids[places[at]] == key else None
-
-    @cached_property
-    def _sorted_places(self) -> npt.NDArray[np.int64]:
-        """Return the places of all windows, sorted by their ids."""
-        return np.argsort(self._window_ids, kind="stable")
-
-    @cached_property
-    def _sources(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
-        """Return the sources as they first occur, and of every window the number of its own."""
-        numbers: dict[str, int] = {}
-        runs: list[tuple[int, int]] = []
-        for shard in range(len(self.manifest.shards)):
-            with self.open_shard(shard) as reader:
-                for source, num_windows in reader.read_sources():
-                    runs.append((numbers.setdefault(source, len(numbers)), num_windows))
-        own, counts = np.array(runs).T
-        return tuple(numbers), np.repeat(own.astype(np.int32), counts)
+    def _row_group(self, ref: RowGroupRef) -> RowGroupRef:
+        """Return where the whole store has a row group of this view."""
+        whole = self._whole.row_groups
+        return whole[whole.at(int(self._places[ref.first_window]))]
 
     @cached_property
     def _window_ids(self) -> npt.NDArray[np.bytes_]:
-        """Return all window ids in the order of the corpus."""
-        ids = []
-        for shard in range(len(self.manifest.shards)):
-            with self.open_shard(shard) as reader:
-                ids.append(reader.read_window_ids())
-        return np.concatenate(ids)
+        return self._whole._window_ids[self._places]
 
-
-def _no_manifest(location: Location) -> StoreError:
-    """Return the error of a place where no finished store is."""
-    root = location.root if isinstance(location, Directory) else None
-    if root is None:
-        found = "none"
-        next_step = f"Check the URL; a store is copied there as it is, {MANIFEST_NAME} last."
-    elif (root / "work").is_dir():
-        found = "an unfinished build"
-        next_step = "Run the same 'softtargets build' command again to finish it."
-    elif (root / PULL_NAME).is_dir():
-        found = "an unfinished pull"
-        next_step = "Run the same 'softtargets pull' command again to finish it."
-    else:
-        found = "a directory without one" if root.is_dir() else "no such directory"
-        next_step = "Check the path, or make a store with 'softtargets build'."
-    return StoreError(
-        str(location),
-        expected=f"a store, which is a directory with a {MANIFEST_NAME}",
-        found=found,
-        next_step=next_step,
-    )
+    @cached_property
+    def _sources(self) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+        names, numbers = self._whole._sources
+        return names, numbers[self._places]

@@ -1,4 +1,4 @@
-"""The directory that a store is built in: whose it is, who works in it, what may be removed.
+"""The place that a store is built in: whose it is, who works in it, what may be removed.
 
 A build first writes `work/request.json`: what is being built, with the hash of that. This mark
 proves that files of the names that builds give are a build's; without it none is touched. Files of
@@ -11,15 +11,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from softtargets.errors import BusyError, IdentityError, SoftTargetsError, StoreError
+from softtargets.places.leftovers import Leftovers
+from softtargets.places.place import LockGoneError, Place
+from softtargets.places.tree import TEMPORARY
 from softtargets.store.card import CARD_NAME
-from softtargets.store.files import check_root, make_directory
 from softtargets.store.json_object import parse_object
-from softtargets.store.leftovers import Leftovers
-from softtargets.store.lock import LockGoneError, hold_lock
 from softtargets.store.manifest import (
     MANIFEST_NAME,
     check_identity,
@@ -28,7 +27,6 @@ from softtargets.store.manifest import (
     parse_manifest,
 )
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
-from softtargets.store.tree import TEMPORARY, Tree
 from softtargets.store.versions import FORMAT_VERSION, check_version
 from softtargets.store.vocabulary import VOCABULARY_NAME
 
@@ -62,21 +60,21 @@ _BEFORE_REQUEST = re.compile(rf"{_LOCKS}|{re.escape(REQUEST)}{TEMPORARY}|{_EMPTY
 
 
 class Workplace:
-    """The directory that the store of an identity is built in."""
+    """The place that the store of an identity is built in."""
 
-    def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
-        check_schema(identity, "identity", str(root), field="identity")
-        self.tree = Tree(root)
+    def __init__(self, place: Place, identity: Mapping[str, Any]) -> None:
+        check_schema(identity, "identity", str(place), field="identity")
+        self.place = place
         self.identity = identity
         self.fingerprint = fingerprint_of(identity)
         self._is_new = False
         """Whether the directory was not there before."""
-        self._found = Leftovers(tree=self.tree, directories=(*_WORK_DIRECTORIES, "shards", ""))
+        self._found = Leftovers(place=self.place, directories=(*_WORK_DIRECTORIES, "shards", ""))
 
     @property
     def is_complete(self) -> bool:
         """Return whether the store is committed."""
-        return self.tree.is_file(MANIFEST_NAME)
+        return self.place.size(MANIFEST_NAME) is not None
 
     @contextmanager
     def entered(self, *, shared: bool) -> Iterator[None]:
@@ -106,11 +104,10 @@ class Workplace:
         self._check()
         if self.is_complete and not self._has_leftovers():
             return True
-        self._is_new |= not self.tree.root.exists()
-        make_directory(self.tree.root)
-        self.tree.make_directory("work")
+        self._is_new |= self.place.make_directory("")
+        self.place.make_directory("work")
         try:
-            stack.enter_context(hold_lock(self.tree, LOCK, shared=shared))
+            stack.enter_context(self.place.lock(LOCK, shared=shared))
             if not shared:
                 self._begin_alone()
         except LockGoneError:
@@ -123,7 +120,7 @@ class Workplace:
 
     def _begin_alone(self) -> None:
         # Workers whose parent was killed end by themselves, when their unit is done.
-        with hold_lock(self.tree, WORKERS_LOCK):
+        with self.place.lock(WORKERS_LOCK):
             if self.is_complete:
                 # Left by a crash before it was removed, or another build ended just now.
                 self.clean()
@@ -138,14 +135,14 @@ class Workplace:
             IdentityError: another store was begun in the directory.
         """
         content = self._request_text()
-        is_same = self.tree.read(REQUEST) == content
+        is_same = self.place.get(REQUEST) == content
         if not is_same:
             self._check()
             # Begun with another identity, but no unit was done: nothing is lost by starting anew.
             self._found.remove(_OF_REQUEST)
-            self.tree.write(REQUEST, content)
-        self.tree.make_directory("work/records")
-        self.tree.make_directory("shards")
+            self.place.put(REQUEST, content)
+        self.place.make_directory("work/records")
+        self.place.make_directory("shards")
         self._found.remove(_LEFTOVERS)
 
     def remove_leftovers(self) -> None:
@@ -154,20 +151,20 @@ class Workplace:
 
     def clean(self) -> None:
         """Remove `work`, which a store that is committed needs no more; what is not ours stays."""
-        work = Leftovers(tree=self.tree, directories=_WORK_DIRECTORIES)
-        work.remove(_WORK, last=(LOCK, REQUEST, "work"))
+        work = Leftovers(place=self.place, directories=_WORK_DIRECTORIES)
+        work.remove(_WORK, last=(LOCK, REQUEST, "work/"))
         work.warn_of_others(_WORK)
 
     def _remove_useless(self) -> None:
         """Remove what was made, if nothing of it would save a build that goes on any work."""
-        tree = self.tree
-        is_useful = tree.is_file(PLAN) or tree.names("work/records") or tree.names("shards")
-        if self.is_complete or is_useful:
+        place = self.place
+        is_planned = place.size(PLAN) is not None
+        if self.is_complete or is_planned or place.list("work/records") or place.list("shards"):
             return
         self.clean()
-        tree.remove("shards")
-        if self._is_new and not tree.names(""):
-            tree.root.rmdir()
+        place.remove_directory("shards")
+        if self._is_new and not place.list(""):
+            place.remove_directory("")
 
     def _request_text(self) -> bytes:
         request = {
@@ -179,23 +176,23 @@ class Workplace:
 
     def _has_leftovers(self) -> bool:
         """Return whether the mark of this very store's build is still there."""
-        return self.tree.read(REQUEST) == self._request_text()
+        return self.place.get(REQUEST) == self._request_text()
 
     def _check(self) -> None:
         """Check that the directory is new, or holds this very store, finished or not."""
-        check_root(self.tree.root)
-        manifest = self.tree.read(MANIFEST_NAME)
+        self.place.check_writable()
+        manifest = self.place.get(MANIFEST_NAME)
         if manifest is not None:
-            where = self.tree.where(MANIFEST_NAME)
+            where = self.place.where(MANIFEST_NAME)
             self.check_request(parse_manifest(manifest, where).identity)
             return
-        found = read_request_of(self.tree)
+        found = read_request_of(self.place)
         if found is None:
             others = self._found.others(_BEFORE_REQUEST)
             # Another build may have committed since the manifest was looked for.
             if others and not self.is_complete:
-                raise _foreign(self.tree.root, others)
-        elif any(name.endswith(".json") for name in self.tree.names("work/records")):
+                raise _foreign(self.place, others)
+        elif any(path.endswith(".json") for path in self.place.list("work/records")):
             self.check_request(found)
 
     def check_request(self, found: Mapping[str, Any]) -> None:
@@ -208,17 +205,17 @@ class Workplace:
             "Pass the options and files the store was begun with, or choose another output "
             "directory; the store was not touched."
         )
-        check_identity(found, self.identity, str(self.tree.root), next_step)
+        check_identity(found, self.identity, str(self.place), next_step)
 
 
-def read_request_of(tree: Tree) -> Mapping[str, Any] | None:
+def read_request_of(place: Place) -> Mapping[str, Any] | None:
     """Return the identity that the build in a directory was begun with; None if none was.
 
     Raises:
         StoreError: the file is none that a build wrote.
         IdentityError: another release began it.
     """
-    content, where = tree.read(REQUEST), tree.where(REQUEST)
+    content, where = place.get(REQUEST), place.where(REQUEST)
     if content is None:
         return None
     request = parse_object(content, where)
@@ -244,9 +241,9 @@ def read_request_of(tree: Tree) -> Mapping[str, Any] | None:
     return identity
 
 
-def _foreign(root: Path, others: list[str]) -> StoreError:
+def _foreign(place: Place, others: list[str]) -> StoreError:
     return StoreError(
-        str(root),
+        str(place),
         expected="an empty directory, or a store",
         found=f"{len(others)} other entries, among them '{others[0]}'",
         next_step="Choose another output directory; nothing in this one was touched.",

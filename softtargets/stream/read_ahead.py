@@ -15,7 +15,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 
 from softtargets.errors import CorruptionError, StoreError
-from softtargets.store.location import ReadCounts
+from softtargets.places.place import ReadCounts
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.stream.order import Block, Places
 

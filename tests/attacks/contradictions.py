@@ -14,7 +14,7 @@ import pytest
 from softtargets import SoftTargetDataset
 from softtargets.capture import Draws, Hybrid, Sampled
 from softtargets.errors import SoftTargetsError
-from softtargets.store.files import hash_bytes
+from softtargets.hashes import hash_bytes
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.stream.batch import Batch
 from tests.attacks.attack import Attack, command

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from softtargets.cli import main
-from softtargets.store import remote
+from softtargets.places import retries
 from softtargets.tokenizer import Vocabulary
 from tests.attacks.attack import Attack, Outcome, command
 from tests.golden import write_store
@@ -251,7 +251,7 @@ def soon(*arguments: str) -> Callable[[Path], None]:
     """Return what runs `softtargets`, waiting hardly at all before another attempt."""
 
     def run(_: Path) -> None:
-        remote.FIRST_WAIT = 0.001
+        retries.FIRST_WAIT = 0.001
         os.environ["HF_HUB_OFFLINE"] = "1"
         main(list(arguments), prog_name="softtargets")
 

@@ -33,8 +33,8 @@ from softtargets.capture import (
     TopK,
     TransformersTeacher,
     Windowing,
+    build,
 )
-from softtargets.capture.build import build
 from softtargets.demo.reference_text import write_corpus
 from softtargets.demo.smollm import teacher_directory
 from softtargets.store import Store

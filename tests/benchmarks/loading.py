@@ -80,7 +80,7 @@ def read_batches(store: Store, **options: Any) -> int:
 @contextmanager
 def unchecked() -> Iterator[None]:
     """Believe every byte."""
-    from softtargets.store.location import PlainFile
+    from softtargets.places.ranges import PlainFile
 
     def read_into(self: Any, piece: Any, offset: int, *_: Any) -> None:
         self._file.seek(offset)

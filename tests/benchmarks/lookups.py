@@ -30,7 +30,7 @@ UNIT_WINDOWS = 20_000
 def write_store(directory: Path, num_windows: int) -> Path:
     """Write a store of windows [n // 65536, n % 65536], all with the same targets."""
     # Imported here: torch in the process that measures would hide the store's own memory.
-    from softtargets.capture.build import describe_build
+    from softtargets.capture.identity import describe_build
     from tests.fakes import FakeTeacher, build_config
     from tests.windows import select_in_numpy, topk_schema
 

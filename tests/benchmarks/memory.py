@@ -26,10 +26,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from softtargets.capture import BuildConfig, Corpus, TeacherConfig, TransformersTeacher, Windowing
-from softtargets.capture.build import build
-from softtargets.capture.plan import make_plan
+from softtargets.capture import (
+    BuildConfig,
+    Corpus,
+    TeacherConfig,
+    TransformersTeacher,
+    Windowing,
+    build,
+)
+from softtargets.capture.unit_plan import make_plan
 from softtargets.demo.smollm import teacher_directory
+from softtargets.places import Directory
 
 MOST_GROWTH = 1.05
 TOKENS_A_WORD = 1.4
@@ -59,8 +66,9 @@ def save_teacher(directory: Path) -> None:
 
 def plan(directory: Path, corpus: Corpus) -> int:
     teacher = TransformersTeacher(TeacherConfig(name=str(directory / "teacher")))
-    work = directory / f"{Path(corpus.name).stem}-work"
-    return make_plan(corpus, Windowing(), teacher, UNIT_TOKENS, work).num_tokens
+    place = Directory(directory / f"{Path(corpus.name).stem}-plan")
+    place.make_directory("")
+    return make_plan(corpus, Windowing(), teacher, UNIT_TOKENS, place).num_tokens
 
 
 def build_all(directory: Path, corpus: Corpus) -> int:

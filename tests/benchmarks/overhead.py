@@ -37,6 +37,8 @@ from softtargets.capture import (
     TopK,
     TransformersTeacher,
     Windowing,
+    building,
+    units,
 )
 from softtargets.capture.keep.selection import Selection
 from softtargets.cli.selection_options import selection_text
@@ -47,9 +49,6 @@ MOST_GROWING = 1.05
 SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid()}
 BATCH_TOKENS = 2048
 keeper = sys.modules["softtargets.capture.keep.keeper"]
-units = sys.modules["softtargets.capture.units"]
-builds = sys.modules["softtargets.capture.build"]
-"""The module: the package has a function of the same name."""
 PARTS = ("identity", "tokenise", "decoder", "head", "select", "pack and write", "wait for writing")
 
 
@@ -101,10 +100,10 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
     teacher.times = Times()
     with pytest.MonkeyPatch.context() as patch:
         for owner, name, part in (
-            (builds, "describe_build", "identity"),
+            (building, "describe_build", "identity"),
             (teacher, "logits", "head"),
             (keeper, "select", "select"),
-            (builds, "make_plan", "tokenise"),
+            (building, "make_plan", "tokenise"),
             (units, "wait_for", "wait for writing"),
         ):
             patch.setattr(owner, name, teacher.times.of(part, getattr(owner, name)))
@@ -132,7 +131,7 @@ def measure(
                 batch_tokens=BATCH_TOKENS,
             )
             with timed_parts(teacher) as times:
-                times.of("whole build", builds.build)(config, teacher)
+                times.of("whole build", building.build)(config, teacher)
             times["whole build"] -= times["bare forward pass"]
             return times
 

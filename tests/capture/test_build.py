@@ -23,7 +23,7 @@ from softtargets.capture import (
     build_range,
 )
 from softtargets.capture.keep.selection import Selection
-from softtargets.capture.plan import read_plan
+from softtargets.capture.unit_plan import read_plan
 from softtargets.errors import (
     CorpusError,
     FormatError,
@@ -31,6 +31,7 @@ from softtargets.errors import (
     InputError,
     StoreError,
 )
+from softtargets.places import Directory
 from softtargets.store import verify
 from tests.capture.test_resume import StopError, stop_after
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes, write_corpus
@@ -309,7 +310,7 @@ def test_a_unit_that_fails_three_times_is_reported_and_the_others_are_done(
     # What was read in vain is not counted.
     assert seen[-1].num_tokens == seen[-1].all_tokens - next(
         unit.num_tokens
-        for unit in read_plan(config.output / "work").units  # type: ignore[union-attr]
+        for unit in read_plan(Directory(config.output)).units  # type: ignore[union-attr]
         if f"unit-{unit.unit:06d}.parquet" not in done
     )
     build(config, FakeTeacher())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,10 @@ from softtargets.capture import (
     build_range,
     commit,
     estimate,
+    identity,
     rescore,
 )
-from softtargets.capture.build import read_output_head
+from softtargets.capture.identity import read_output_head
 from softtargets.capture.keep.selection import Selection
 from softtargets.errors import IdentityError, StoreError, TeacherError
 from softtargets.store import Store, verify
@@ -222,7 +222,7 @@ def test_beside_workers_the_parent_keeps_no_teacher(
     def free(device: torch.device) -> None:
         freed.append([device, *(one() for one in loaded)])
 
-    monkeypatch.setattr(sys.modules["softtargets.capture.build"], "free_memory", free)
+    monkeypatch.setattr(identity, "free_memory", free)
     teacher = Own()
     head = read_output_head(build_config(tmp_path, hidden_states=True, workers=2), teacher)
     assert head is not None

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from softtargets.capture import BuildConfig, TopK, build
-from softtargets.capture.build import describe_build
+from softtargets.capture.identity import describe_build
 from softtargets.errors import BusyError, StoreError
 from softtargets.kinds import HeadSchema
+from softtargets.places.tree import Tree
 from softtargets.store import Store, verify
-from softtargets.store.tree import Tree
 from softtargets.store.writer import StoreWriter
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
 from tests.processes import Gate, held

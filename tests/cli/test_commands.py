@@ -250,10 +250,10 @@ def test_reading_commands_explain_what_is_no_store(tmp_path: Path, command: str)
 
 STOP_AFTER_THREE = """
 import sys, threading
-from softtargets.capture.progress import Tally
+from softtargets.capture.tally import Tally
 from softtargets.cli import main
 
-shards, write = [], Tally.write
+shards, write = [], Tally.finish
 
 def write_and_wait(tally, entry):
     write(tally, entry)
@@ -262,7 +262,7 @@ def write_and_wait(tally, entry):
         print("three are done", flush=True)
         threading.Event().wait()
 
-Tally.write = write_and_wait
+Tally.finish = write_and_wait
 main(sys.argv[1:])
 """
 

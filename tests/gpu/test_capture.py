@@ -14,7 +14,7 @@ from softtargets.capture.keep.selection import Draws, Selection
 from softtargets.capture.keep.selector import select
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.store import Store
-from softtargets.store.verify import verify
+from softtargets.store.verification import verify
 from tests.fakes import FakeTeacher, build_config
 from tests.fidelity.test_devices import MEASURES, MovedTeacher, sample_of
 from tests.windows import select_in_numpy

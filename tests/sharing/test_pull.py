@@ -16,9 +16,9 @@ import pytest
 
 from softtargets import Store, verify
 from softtargets.errors import BusyError, CorruptionError, IdentityError, StoreError
+from softtargets.places.lock import hold_lock
+from softtargets.places.tree import Tree
 from softtargets.sharing import pull, push
-from softtargets.store.lock import hold_lock
-from softtargets.store.tree import Tree
 from tests.cli.test_commands import run
 from tests.fakes import build_store, write_corpus
 from tests.hub import COMMIT, READER, WRITER, Hub, files_of

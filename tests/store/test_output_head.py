@@ -85,7 +85,7 @@ def test_its_hash_is_that_of_the_weights_and_not_of_the_file(tmp_path: Path) -> 
 
 def tell_of(store: Store, content: bytes) -> None:
     """Make the manifest say what the file is."""
-    from softtargets.store.files import hash_bytes
+    from softtargets.hashes import hash_bytes
 
     entry = {"num_bytes": len(content), "sha256": hash_bytes(content)}
     edit_manifest(store, lambda manifest: manifest.update(output_head=entry))
@@ -239,7 +239,7 @@ def test_a_build_that_died_between_head_and_manifest_is_finished(tmp_path: Path)
         writer.write_output_head(encode_output_head(make_head()))
         for unit, group in enumerate(windows):
             writer.write_unit(unit, group, {})
-        (writer.root / "head.parquet").write_bytes(b"of a commit that died")
+        (tmp_path / "store" / "head.parquet").write_bytes(b"of a commit that died")
     store = make_store(tmp_path / "store")
     assert verify(store.root).is_sound
 

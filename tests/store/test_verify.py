@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from softtargets.capture.build import describe_build
+from softtargets.capture.identity import describe_build
 from softtargets.packing import pack
 from softtargets.store import Store, verify
 from softtargets.store.consistency import Origin

@@ -15,8 +15,8 @@ from softtargets import SoftTargetDataset, collate
 from softtargets.capture import Corpus, Windowing
 from softtargets.errors import CorruptionError, IdentityError, InputError
 from softtargets.store import Store, StoreView, filter_store
+from softtargets.store.chosen_windows import is_held_out
 from softtargets.store.shard_reader import ShardReader
-from softtargets.store.view import is_held_out
 from tests.fakes import TEXTS, build_store, write_corpus
 from tests.golden import write_store
 from tests.store.test_codec import assert_same

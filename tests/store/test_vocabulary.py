@@ -11,6 +11,7 @@ import pytest
 
 from softtargets.capture import TopK, build
 from softtargets.errors import CorruptionError
+from softtargets.hashes import hash_bytes
 from softtargets.store import (
     Store,
     export_plain,
@@ -19,7 +20,6 @@ from softtargets.store import (
     split_store,
     verify,
 )
-from softtargets.store.files import hash_bytes
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary, encode_vocabulary
 from softtargets.tokenizer import Vocabulary
 from tests.fakes import ByteTokenizer, FakeTeacher, build_config, build_store

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from softtargets.capture import BuildConfig, Corpus, TopK, build, build_range
-from softtargets.capture.build import describe_build
+from softtargets.capture.identity import describe_build
 from softtargets.errors import (
     CorpusError,
     IdentityError,
@@ -226,7 +226,7 @@ def test_the_mark_is_written_before_anything_else(tmp_path: Path) -> None:
         return write
 
     with pytest.MonkeyPatch.context() as patch:
-        from softtargets.store.tree import Tree
+        from softtargets.places.tree import Tree
 
         patch.setattr(Tree, "write", look(Tree.write))
         build(config, FakeTeacher())

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from softtargets import SoftTargetDataset, Store
 from softtargets.errors import CorruptionError, InputError, StoreError
-from softtargets.store import remote
-from softtargets.store.cache import RangeCache
+from softtargets.places import retries
+from softtargets.places.cache import RangeCache
 from tests.object_store import Bucket, Fault
-from tests.store.test_cache import held_bytes
-from tests.store.test_remote import flip
+from tests.places.test_cache import held_bytes
+from tests.places.test_remote import flip
 from tests.test_documents import code_blocks
 
 SHARD = "shards/unit-000002.parquet"
@@ -27,7 +27,7 @@ SHARD = "shards/unit-000002.parquet"
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait hardly at all before another attempt."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
 
 
 def check_same(found: Any, expected: Any) -> None:
@@ -111,7 +111,7 @@ def test_damage_afar_is_raised_or_skipped(store: Store, bucket: Bucket) -> None:
 def test_a_server_that_is_gone_is_never_skipped(store: Store, bucket: Bucket) -> None:
     dataset = SoftTargetDataset(bucket.copy(store), on_error="skip")
     bucket.proxy.inject(Fault(kind="error", path=SHARD, times=10**6))
-    with pytest.raises(StoreError, match=f"after {remote.ATTEMPTS} attempts") as caught:
+    with pytest.raises(StoreError, match=f"after {retries.ATTEMPTS} attempts") as caught:
         list(dataset)
     assert not isinstance(caught.value, CorruptionError)
 
@@ -120,8 +120,8 @@ def test_a_server_that_is_gone_is_never_skipped(store: Store, bucket: Bucket) ->
 def test_a_row_group_that_does_not_come_stalls_with_an_error(
     store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "MOST_SECONDS", 0.0)
-    monkeypatch.setattr("softtargets.store.filesystems.TIMEOUT", 3.0)
+    monkeypatch.setattr(retries, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr("softtargets.places.filesystems.TIMEOUT", 3.0)
     dataset = SoftTargetDataset(bucket.copy(store), stall_timeout=0.5, num_threads=2)
     # The first of all, so that none is waited for that only takes its time.
     first = store.manifest.shards[0].path

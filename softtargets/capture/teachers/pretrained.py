@@ -24,7 +24,7 @@ from softtargets.capture.teachers.model_files import (
     pick_device,
 )
 from softtargets.errors import TeacherError
-from softtargets.store.files import hash_bytes, hash_file
+from softtargets.hashes import hash_bytes, hash_file
 from softtargets.targets import HeadWeights
 
 _WEIGHTS = ("*.safetensors", "*.bin")

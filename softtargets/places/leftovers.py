@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from softtargets.store.tree import Tree
+from softtargets.places.place import Place
 
 _log = logging.getLogger(__name__)
 _MOST_NAMED = 10
@@ -17,22 +17,21 @@ _MOST_NAMED = 10
 class Leftovers:
     """The files in some directories that may be ours. A pattern says which of them are.
 
-    It matches the whole path of a file, and that of a directory with a slash after it.
+    It matches the whole path of a file, and that of a directory with the slash after it.
     """
 
-    tree: Tree
+    place: Place
     directories: Sequence[str]
     """Those that we make, inner ones first; "" is the root."""
 
     def paths(self) -> Iterator[str]:
         """Yield what is in the directories, whosever it is."""
         for directory in self.directories:
-            for name in self.tree.names(directory):
-                yield f"{directory}/{name}" if directory else name
+            yield from self.place.list(directory)
 
     def others(self, own: re.Pattern[str]) -> list[str]:
         """Return what is not ours."""
-        return [path for path in self.paths() if not self._is_own(own, path)]
+        return [path for path in self.paths() if own.fullmatch(path) is None]
 
     def remove(self, own: re.Pattern[str], last: Sequence[str] = ()) -> None:
         """Remove what is ours; of directories those that are empty then.
@@ -46,8 +45,12 @@ class Leftovers:
         """
         found = [path for path in self.paths() if path not in last]
         for path in (*found, *last):
-            if self._is_own(own, path):
-                self.tree.remove(path)
+            if own.fullmatch(path) is None:
+                continue
+            if path.endswith("/"):
+                self.place.remove_directory(path[:-1])
+            else:
+                self.place.delete(path)
 
     def warn_of_others(self, own: re.Pattern[str]) -> None:
         """Log what stays because it is not ours."""
@@ -56,11 +59,7 @@ class Leftovers:
             named = ", ".join(repr(path) for path in others[:_MOST_NAMED])
             _log.warning(
                 "%s: %d entries were left in place, since softtargets did not write them: %s",
-                self.tree.root,
+                self.place,
                 len(others),
                 named,
             )
-
-    def _is_own(self, own: re.Pattern[str], path: str) -> bool:
-        ending = "/" if self.tree.is_directory(path) else ""
-        return own.fullmatch(path + ending) is not None

@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from softtargets.errors import BusyError, StoreError, error_text
-from softtargets.store.tree import Tree
-from softtargets.store.waiting import Waiting, described, this_process, way_on
+from softtargets.places.place import LockGoneError
+from softtargets.places.tree import Tree
+from softtargets.places.waiting import Waiting, described, this_process, way_on
 
 _MOST_BYTES = 512
 _MARK = b"process "
-
-
-class LockGoneError(Exception):
-    """The directory of the lock was removed: whoever held it has finished."""
 
 
 @contextmanager

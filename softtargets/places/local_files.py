@@ -1,16 +1,18 @@
-"""Files and directories that the user names, and hashes of them."""
+"""Files and directories of this machine that the user names."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import stat
 from pathlib import Path
 
-import xxhash
-
 from softtargets.errors import InputError, StoreError, error_text
-from softtargets.store.tree import Tree
+from softtargets.places.tree import Tree
+
+COPY_IT = (
+    "Write to a local directory, then copy it, for example with rclone or with the tool of the "
+    "object store: a copy is the same store."
+)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -34,8 +36,7 @@ def make_directory(path: Path) -> None:
             str(path),
             expected="a local directory to write to",
             found="a URL",
-            next_step="Write to a local directory, then copy it, for example with rclone or with "
-            "the tool of the object store: a copy is the same store.",
+            next_step=COPY_IT,
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -87,19 +88,3 @@ def check_root(root: Path) -> None:
             found="a file",
             next_step="Choose another directory.",
         )
-
-
-def checksum(content: bytes | memoryview) -> str:
-    """Return the XXH3 of some bytes, 64 bits in hexadecimal."""
-    return xxhash.xxh3_64_hexdigest(content)
-
-
-def hash_bytes(content: bytes) -> str:
-    """Return the SHA-256 of some bytes, in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal, reading it in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softtargets.errors import InputError
+from softtargets.places.place import Place
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME
@@ -17,7 +18,7 @@ from softtargets.window import Window, cut_windows
 
 def write_store(
     windows: Iterable[Window],
-    output: Path,
+    output: Path | Place,
     identity: Mapping[str, Any],
     *,
     teacher: str,
@@ -29,7 +30,7 @@ def write_store(
 
     Args:
         windows: the same on every call with this identity; one unit of them is in memory.
-        output: the directory.
+        output: the directory, or the place.
         identity: of the store.
         teacher: what people call it.
         side_files: returns the contents of head.parquet and vocabulary.parquet, by name.
@@ -42,30 +43,44 @@ def write_store(
         StoreError: the output cannot be written.
     """
     counts |= {"windows": 0, "tokens": 0}
-    # Before there is a directory, which would be left behind.
+    # Looked for before there is a directory, which would be left behind.
+    windows = _checked_to_be_some(windows, str(output), next_step)
+    with StoreWriter.hold(output, identity) as writer:
+        if not writer.is_complete:
+            _write_side_files(writer, side_files())
+            num_units = _write_units(writer, windows, counts)
+            writer.commit(num_units, teacher, counts)
+    return Store.open(output)
+
+
+def _checked_to_be_some(windows: Iterable[Window], output: str, next_step: str) -> Iterable[Window]:
     iterator = iter(windows)
     first = next(iterator, None)
     if first is None:
         raise InputError(
-            str(output),
+            output,
             expected="at least one window in the new store",
             found="none",
             next_step=next_step,
         )
-    with StoreWriter.hold(output, identity) as writer:
-        if not writer.is_complete:
-            files = side_files()
-            if OUTPUT_HEAD_NAME in files:
-                writer.write_output_head(files[OUTPUT_HEAD_NAME])
-            if VOCABULARY_NAME in files:
-                writer.write_vocabulary(files[VOCABULARY_NAME])
-            done = writer.recorded()
-            num_units = 0
-            for group in cut_windows(chain([first], iterator), identity["unit_tokens"]):
-                if num_units not in done:
-                    writer.write_unit(num_units, group, {})
-                num_units += 1
-                counts["windows"] += len(group)
-                counts["tokens"] += sum(len(window) for window in group)
-            writer.commit(num_units, teacher, counts)
-    return Store.open(output)
+    return chain([first], iterator)
+
+
+def _write_side_files(writer: StoreWriter, files: Mapping[str, bytes]) -> None:
+    if OUTPUT_HEAD_NAME in files:
+        writer.write_output_head(files[OUTPUT_HEAD_NAME])
+    if VOCABULARY_NAME in files:
+        writer.write_vocabulary(files[VOCABULARY_NAME])
+
+
+def _write_units(writer: StoreWriter, windows: Iterable[Window], counts: dict[str, int]) -> int:
+    """Write the units that are not done, count their windows, and return how many there are."""
+    done = writer.recorded()
+    num_units = 0
+    for group in cut_windows(windows, writer.identity["unit_tokens"]):
+        if num_units not in done:
+            writer.write_unit(num_units, group, {})
+        num_units += 1
+        counts["windows"] += len(group)
+        counts["tokens"] += sum(len(window) for window in group)
+    return num_units

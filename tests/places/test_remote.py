@@ -27,11 +27,11 @@ from softtargets.errors import (
     SoftTargetsError,
     StoreError,
 )
+from softtargets.places import retries
 from softtargets.store import (
     export_plain,
     filter_store,
     merge_stores,
-    remote,
     split_store,
 )
 from softtargets.window import Window
@@ -46,7 +46,7 @@ SHARD = "shards/unit-000001.parquet"
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait hardly at all before another attempt."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
 
 
 def content_of(windows: Any) -> list[tuple[Any, ...]]:
@@ -140,18 +140,18 @@ def test_what_does_not_come_is_an_error_after_some_attempts(
     there = Store.open(bucket.copy(store))
     fault = bucket.proxy.inject(Fault(kind=kind, path=SHARD, first_byte=0, times=10**6))
     with pytest.raises(StoreError, match=rf"s3://{bucket.name}/store/{SHARD}, row group 0: .*after "
-                       rf"{remote.ATTEMPTS} attempts: AWS Error") as caught:  # fmt: skip
+                       rf"{retries.ATTEMPTS} attempts: AWS Error") as caught:  # fmt: skip
         list(there)
     assert type(caught.value) is StoreError
-    assert fault.num_done == remote.ATTEMPTS
-    assert there.reads.retries == remote.ATTEMPTS - 1
+    assert fault.num_done == retries.ATTEMPTS
+    assert there.reads.retries == retries.ATTEMPTS - 1
 
 
 def test_no_attempt_begins_after_the_time_is_over(
     store: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = Store.open(bucket.copy(store))
-    monkeypatch.setattr(remote, "MOST_SECONDS", 0.0)
+    monkeypatch.setattr(retries, "MOST_SECONDS", 0.0)
     fault = bucket.proxy.inject(Fault(kind="error", path=SHARD, times=10**6))
     with pytest.raises(StoreError, match="after 1 attempt:"):
         list(there)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from softtargets.errors import SoftTargetsError
+from softtargets.places.ranges import RangeFile, check_size
 from softtargets.store.consistency import Origin
 from softtargets.store.invariants import Problem, check_window
-from softtargets.store.location import Directory, PlainFile, ShardFile, check_size
 from softtargets.store.manifest import MANIFEST_NAME, SideFile
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_reader import ShardReader
@@ -49,8 +49,7 @@ def verify(
 
     Args:
         store: a store, its path or its URL.
-        fast: check the manifest, size and footer of each shard and the size of the files beside
-            them, but read no targets.
+        fast: check the manifest, the footers and the sizes of all files, but read no targets.
         on_shard: called after each shard with (shards checked, shards in all).
 
     Raises:
@@ -67,18 +66,9 @@ def verify(
             num_windows += entry.num_windows
             num_positions += entry.num_positions
         else:
-            for window in _checked_windows(store, entry, problems):
+            for window in _checked_windows(store, entry, seen, problems):
                 num_windows += 1
                 num_positions += len(window.packed)
-                if window.window_id in seen:
-                    problems.append(
-                        Problem(
-                            where=f"{store.location.where(entry.path)}, window {window.window_id}",
-                            expected="a window id that occurs once in the store",
-                            found="it again",
-                        )
-                    )
-                seen.add(window.window_id)
         if on_shard is not None:
             on_shard(index + 1, len(shards))
     return VerifyReport(
@@ -86,6 +76,14 @@ def verify(
         num_windows=num_windows,
         num_positions=num_positions,
         problems=tuple(problems),
+    )
+
+
+def _repeated(where: str, window_id: str) -> Problem:
+    return Problem(
+        where=f"{where}, window {window_id}",
+        expected="a window id that occurs once in the store",
+        found="it again",
     )
 
 
@@ -160,7 +158,7 @@ def _stray_files(store: Store) -> Iterator[Problem]:
     """Find shards that the manifest does not list."""
     listed = {entry.path for entry in store.manifest.shards}
     try:
-        paths = store.location.names("shards")
+        paths = [path.rstrip("/") for path in store.location.list("shards")]
     except SoftTargetsError as error:
         yield Problem(where=error.where, expected=error.expected, found=error.found)
         return
@@ -173,7 +171,7 @@ def _stray_files(store: Store) -> Iterator[Problem]:
 class _HashedFile:
     """A shard that is hashed while its ranges are read: the footer first, then every row group."""
 
-    def __init__(self, file: ShardFile, footer_offset: int) -> None:
+    def __init__(self, file: RangeFile, footer_offset: int) -> None:
         self.where = file.where
         self._file = file
         self._footer_offset = footer_offset
@@ -201,20 +199,18 @@ class _HashedFile:
 
 
 def _open(store: Store, entry: ShardEntry) -> _HashedFile:
-    """Open a shard, bypassing the cache of a store behind a URL: what is there is to be checked."""
-    location = store.location
-    if isinstance(location, Directory):
-        file = location.open(entry, store.fingerprint)
-    else:
-        content, where = location.read(entry.path, entry.sha256), location.where(entry.path)
-        if content is None:
-            check_size(where, entry.num_bytes, None)
-        file = PlainFile.of_content(where, content or b"", entry.num_bytes)
+    """Open a shard past the cache of a store behind a URL: what is there is to be checked."""
+    file = store.location.open_uncached(entry.path, entry.num_bytes, entry.sha256)
     return _HashedFile(file, entry.num_bytes - entry.footer_bytes)
 
 
-def _checked_windows(store: Store, entry: ShardEntry, problems: list[Problem]) -> Iterator[Window]:
-    """Yield the readable windows of a shard, adding what is wrong to `problems`."""
+def _checked_windows(
+    store: Store, entry: ShardEntry, seen: set[str], problems: list[Problem]
+) -> Iterator[Window]:
+    """Yield the readable windows of a shard, adding what is wrong to `problems`.
+
+    The ids that were seen in the store are in `seen`.
+    """
     origin = Origin.of(store.manifest.identity)
     try:
         file = _open(store, entry)
@@ -227,6 +223,9 @@ def _checked_windows(store: Store, entry: ShardEntry, problems: list[Problem]) -
                 problems.extend(_size_problems(windows, group, where))
                 for window in windows:
                     problems.extend(check_window(window, where, origin))
+                    if window.window_id in seen:
+                        problems.append(_repeated(reader.where, window.window_id))
+                    seen.add(window.window_id)
                     yield window
             found = file.sha256()
             if found not in (None, entry.sha256):

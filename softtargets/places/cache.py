@@ -24,9 +24,11 @@ from pathlib import Path
 from uuid import uuid4
 
 from softtargets.errors import InputError, StoreError, error_text
-from softtargets.store.files import checksum, make_directory
-from softtargets.store.lock import LockGoneError, hold_lock
-from softtargets.store.tree import TEMPORARY, Tree
+from softtargets.hashes import checksum
+from softtargets.places.local_files import make_directory
+from softtargets.places.lock import hold_lock
+from softtargets.places.place import LockGoneError
+from softtargets.places.tree import TEMPORARY, Tree
 
 CACHE_BYTES = 16 << 30
 """The limit by default: 16 GiB."""

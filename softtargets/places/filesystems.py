@@ -43,7 +43,7 @@ class Client(Protocol):
         """Return a range of a file; it is shorter where the file ends."""
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of the files in a directory; none if there is no such directory."""
+        """Return the names in a directory, those of directories with a slash; none without it."""
 
     def forget(self, path: str) -> None:
         """Know nothing of a file any more, as it may have changed."""
@@ -98,9 +98,12 @@ class ArrowClient:
         return self._filesystem.open_input_file(path)
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of the files in a directory."""
+        """Return the names in a directory."""
         selector = fs.FileSelector(directory, allow_not_found=True)
-        return [found.base_name for found in self._filesystem.get_file_info(selector)]
+        return [
+            f"{found.base_name}{'/' * (found.type == fs.FileType.Directory)}"
+            for found in self._filesystem.get_file_info(selector)
+        ]
 
     def forget(self, path: str) -> None:
         """Open a file anew when it is read next."""
@@ -139,13 +142,16 @@ class FsspecClient:
         return bytes(self._filesystem.cat_file(path, start=offset, end=stop, **self._options))
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of the files in a directory."""
+        """Return the names in a directory."""
         self.forget(directory)
         try:
-            found = self._filesystem.ls(directory, detail=False)
+            found = self._filesystem.ls(directory, detail=True)
         except FileNotFoundError:
             return []
-        return [path.rstrip("/").rpartition("/")[2] for path in found]
+        return [
+            f"{one['name'].rstrip('/').rpartition('/')[2]}{'/' * (one['type'] == 'directory')}"
+            for one in found
+        ]
 
     def forget(self, path: str) -> None:
         """Forget what directories hold."""
@@ -174,27 +180,10 @@ def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
             found=f"a {type(filesystem).__name__}",
             next_step="For example pyarrow.fs.S3FileSystem(), or fsspec.filesystem('memory').",
         )
-    if not names_a_place(url):
-        raise InputError(
-            redacted(url),
-            expected="a URL that names a place, as s3://bucket/store does",
-            found="a scheme alone",
-            next_step="Correct it.",
-        )
-    parts = [scheme for scheme in schemes(url) if scheme in _NO_PLACES]
-    if parts:
-        raise InputError(
-            redacted(url),
-            expected="the URL of a place with files",
-            found=f"{parts[0]}://, which names other places",
-            next_step="Pass the URL of the place itself, or filesystem=.",
-        )
+    _check_names_files(url)
     secrets = Secrets(url)
     try:
-        if schemes(url)[0] in _ARROW_SCHEMES:
-            made, path = fs.FileSystem.from_uri(url)
-            return ArrowClient(_remade(made)), path
-        made, path = fsspec.core.url_to_fs(url)
+        return _client_of(url)
     except OSError as error:
         raise StoreError(
             redacted(url),
@@ -210,7 +199,37 @@ def open_client(url: str, filesystem: Any) -> tuple[Client, str]:
             found=secrets.said(error),
             next_step="Correct it; install what fsspec needs for its scheme; or pass filesystem=.",
         ) from secrets.cause(error)
+
+
+def _client_of(url: str) -> tuple[Client, str]:
+    if schemes(url)[0] in _ARROW_SCHEMES:
+        made, path = fs.FileSystem.from_uri(url)
+        return ArrowClient(_remade(made)), path
+    made, path = fsspec.core.url_to_fs(url)
     return FsspecClient(made), path
+
+
+def _check_names_files(url: str) -> None:
+    """Check that a URL names a place with files.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not names_a_place(url):
+        raise InputError(
+            redacted(url),
+            expected="a URL that names a place, as s3://bucket/store does",
+            found="a scheme alone",
+            next_step="Correct it.",
+        )
+    parts = [scheme for scheme in schemes(url) if scheme in _NO_PLACES]
+    if parts:
+        raise InputError(
+            redacted(url),
+            expected="the URL of a place with files",
+            found=f"{parts[0]}://, which names other places",
+            next_step="Pass the URL of the place itself, or filesystem=.",
+        )
 
 
 def client_options(filesystem: Any) -> Mapping[str, Any]:

@@ -15,7 +15,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,9 +27,10 @@ from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.unused import UnusedTally
 from softtargets.capture.windows import PARTLY_WRITTEN, Windowing, stored_counts
 from softtargets.errors import CorpusError, FormatError
+from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.json_object import parse_object
-from softtargets.store.tree import Tree
+from softtargets.store.workplace import PLAN
 from softtargets.texts import plural, shortened
 from softtargets.window import TokenWindow, cut_windows
 
@@ -38,8 +38,6 @@ AnyCorpus = Corpus | DatasetCorpus
 SOME_WINDOW = "at least one document of two tokens or more"
 MOST_WARNINGS = 10
 """Invalid documents that are named; all are counted."""
-
-_PLAN = "plan.json"
 
 _log = logging.getLogger(__name__)
 
@@ -112,15 +110,14 @@ def read_windows(
 
 
 def make_plan(
-    corpus: AnyCorpus, windowing: Windowing, teacher: Teacher, unit_tokens: int, work: Path
+    corpus: AnyCorpus, windowing: Windowing, teacher: Teacher, unit_tokens: int, place: Place
 ) -> Plan:
-    """Cut a corpus into units of at least `unit_tokens` tokens and write them to `work`.
+    """Cut a corpus into units of at least `unit_tokens` tokens and write them to a place.
 
     Raises:
         CorpusError: a file is wrong, or no document gives a window.
     """
-    tree = Tree(work)
-    tree.make_directory("plan")
+    place.make_directory("work/plan")
     counts: Counter[str] = Counter()
     windows = read_windows(corpus, windowing, teacher.tokenizer, counts, UnusedTally())
     units = []
@@ -128,7 +125,7 @@ def make_plan(
         table = pa.table(encode_tokens(group))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        tree.write(_unit_path(number), sink.getvalue().to_pybytes())
+        place.put(_unit_path(number), sink.getvalue().to_pybytes())
         num_tokens = sum(len(window) for window in group)
         units.append(Unit(unit=number, num_windows=len(group), num_tokens=num_tokens))
     if not units:
@@ -139,21 +136,20 @@ def make_plan(
             next_step="Check the input and --text-field.",
         )
     plan = Plan(units=tuple(units), corpus=stored_counts(counts), teacher=teacher.name)
-    tree.write(_PLAN, json.dumps(asdict(plan)).encode())
+    place.put(PLAN, json.dumps(asdict(plan)).encode())
     return plan
 
 
-def read_plan(work: Path) -> Plan | None:
-    """Return the finished plan in `work`, or None when there is none yet.
+def read_plan(place: Place) -> Plan | None:
+    """Return the finished plan of the store in a place, or None when there is none yet.
 
     Raises:
         StoreError: it cannot be read.
     """
-    tree = Tree(work)
-    content = tree.read(_PLAN)
+    content = place.get(PLAN)
     if content is None:
         return None
-    where = tree.where(_PLAN)
+    where = place.where(PLAN)
     data = parse_object(content, where)
     try:
         units = tuple(Unit(**unit) for unit in data["units"])
@@ -162,23 +158,20 @@ def read_plan(work: Path) -> Plan | None:
         raise _spoiled(where, "the plan of a build", repr(error)) from error
 
 
-def read_unit(work: Path, unit: int) -> list[TokenWindow]:
+def read_unit(place: Place, unit: int) -> list[TokenWindow]:
     """Return the windows of a unit, in the order of the corpus.
 
     Raises:
         StoreError: they cannot be read.
     """
-    tree, path = Tree(work), _unit_path(unit)
-    content = tree.read(path)
+    path, expected = _unit_path(unit), "the windows of a unit that was planned"
+    content = place.get(path)
     if content is None:
-        raise _spoiled(tree.where(path), "the windows of a unit that was planned", "no file")
+        raise _spoiled(place.where(path), expected, "no file")
     try:
         return decode_tokens(pq.read_table(pa.BufferReader(content)))
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        where = tree.where(path)
-        raise _spoiled(
-            where, "the windows of a unit that was planned", shortened(str(error))
-        ) from error
+        raise _spoiled(place.where(path), expected, shortened(str(error))) from error
 
 
 def _spoiled(where: str, expected: str, found: str) -> FormatError:
@@ -192,4 +185,4 @@ def _spoiled(where: str, expected: str, found: str) -> FormatError:
 
 
 def _unit_path(unit: int) -> str:
-    return f"plan/unit-{unit:06d}.parquet"
+    return f"work/plan/unit-{unit:06d}.parquet"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from softtargets.errors import StoreError
-from softtargets.store.tree import Tree
+from softtargets.places.tree import Tree
 
 READS: dict[str, Callable[[Tree, str], object]] = {
     "open": Tree.open,
@@ -101,7 +101,7 @@ def test_a_root_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
 def test_a_file_whose_name_is_no_text_is_named_and_read(tree: Tree) -> None:
     name = os.fsdecode(b"\xff\xfe")
     tree.write(name, b"odd")
-    assert tree.names("") == ["here", "inner", name]
+    assert tree.names("") == ["here", "inner/", name]
     assert tree.read(name) == b"odd"
 
 
@@ -124,7 +124,7 @@ READ_ALONE = """
 import os, sys
 from pathlib import Path
 from softtargets.errors import StoreError
-from softtargets.store.tree import Tree
+from softtargets.places.tree import Tree
 os.seteuid(65534)
 tree = Tree(Path(sys.argv[1]))
 for act in (tree.read, tree.size, tree.names, lambda path: tree.write(path, b"")):
@@ -163,14 +163,15 @@ def test_a_write_that_fails_leaves_nothing(tree: Tree, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(StoreError, match="here: 3 bytes cannot be written: No space left"):
         tree.write("here", b"new")
-    assert tree.names("") == ["here", "inner"]
+    assert tree.names("") == ["here", "inner/"]
     assert tree.read("here") == b"here"
 
 
 def test_what_is_not_empty_or_gone_is_not_removed(tree: Tree) -> None:
-    tree.remove("inner")
+    tree.remove_directory("inner")
+    tree.remove_directory("nowhere/at/all")
     tree.remove("nowhere/at/all")
     assert tree.read("inner/deep/file") == b"deep"
     tree.remove("inner/deep/file")
-    tree.remove("inner/deep")
+    tree.remove_directory("inner/deep")
     assert tree.names("inner") == []

@@ -1,9 +1,7 @@
-"""A store behind a URL: ranges, tried again and checked on arrival, and kept on the local disk.
+"""A place behind a URL: ranges, checked on arrival, and kept on the local disk. It is only read.
 
-What can be wrong for a moment (an error of the server, a connection that breaks, bytes that are not
-those of the manifest) is tried again, waiting longer each time, and at random so that the readers
-of a cluster don't come back together. What is left then is an error: StoreError where nothing
-came, CorruptionError where the bytes are wrong.
+What stays wrong when it was tried again is an error: StoreError where nothing came, CorruptionError
+where the bytes are wrong.
 """
 
 from __future__ import annotations
@@ -13,63 +11,18 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
-from tenacity import (
-    RetryCallState,
-    RetryError,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_random_exponential,
-)
-
-from softtargets.errors import CorruptionError, InputError, SoftTargetsError, StoreError
-from softtargets.store.cache import CACHE_BYTES, RangeCache
-from softtargets.store.files import checksum, hash_bytes
-from softtargets.store.filesystems import Client, client_options, open_client
-from softtargets.store.location import FOOTER, Location, ReadCounts, ShardFile, wrong_bytes
-from softtargets.store.manifest import RESTORE
-from softtargets.store.shard_table import ShardEntry
+from softtargets.errors import RESTORE, CorruptionError, InputError, StoreError
+from softtargets.hashes import checksum, hash_bytes
+from softtargets.places.cache import CACHE_BYTES, RangeCache
+from softtargets.places.filesystems import Client, client_options, open_client
+from softtargets.places.place import ReadCounts, ReadOnlyPlace
+from softtargets.places.ranges import FOOTER, RangeFile, wrong_bytes
+from softtargets.places.retries import Content, GaveUpError, WrongBytesError, keep_trying
 from softtargets.urls import Secrets, redacted
 
-ATTEMPTS = 8
-"""Of every read."""
-MOST_SECONDS = 60.0
-"""No attempt begins later than this after the first."""
-FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
-"""Seconds: before the second attempt up to the first of the two, then twice as long each time."""
-
-_FINAL = (
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    NameError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
-"""What a second attempt does not mend; clients raise errors of many other types."""
-
 _MOST_FOOTER_BYTES = 1 << 26
-
-Content = TypeVar("Content")
-
-
-class _WrongBytesError(Exception):
-    """Something else arrived than what was written."""
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(f"{len(content):,} bytes with another checksum")
-        self.content = content
 
 
 class _Reading:
@@ -103,7 +56,7 @@ class _Reading:
                 self._footer_bytes -= len(self._footers.pop(oldest))
 
 
-class RemoteLocation(Location):
+class RemotePlace(ReadOnlyPlace):
     """A path of a file system that is not this machine's. Safe in threads and after a fork.
 
     Args:
@@ -147,23 +100,15 @@ class RemoteLocation(Location):
         return self._reading.counts
 
     def check_cache(self, num_bytes: int, what: str) -> None:
-        """Check that the cache, if there is one, may hold so many bytes.
-
-        Raises:
-            InputError: its limit is smaller.
-        """
+        """Check that the cache, if there is one, may hold so many bytes."""
         if self.cache is not None:
             self.cache.check_holds(num_bytes, what)
 
     def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes, or None if there is none.
-
-        Raises:
-            StoreError: the place cannot be reached.
-        """
+        """Return the size of a file in bytes, or None if there is none."""
         return self._attempt(path, "", lambda client, file: client.size(file))
 
-    def read(self, path: str, sha256: str | None = None) -> bytes | None:
+    def get(self, path: str, sha256: str | None = None) -> bytes | None:
         """Return the content of a file, or None if there is none.
 
         What arrives with another hash is asked for again, and returned if it stays so.
@@ -176,28 +121,24 @@ class RemoteLocation(Location):
             content = client.read(file)
             self._reading.count(fetched_bytes=len(content))
             if sha256 is not None and hash_bytes(content) != sha256:
-                raise _WrongBytesError(content)
+                raise WrongBytesError(content)
             return content
 
         try:
             return self._attempt(path, "", read_checked)
         except FileNotFoundError:
             return None
-        except _WrongBytesError as error:
+        except WrongBytesError as error:
             return error.content
 
-    def names(self, directory: str) -> list[str]:
-        """Return the paths of the files in a directory.
-
-        Raises:
-            StoreError: the place cannot be reached.
-        """
+    def list(self, directory: str) -> list[str]:
+        """Return the paths of what is in a directory."""
         names = self._attempt(directory, "", lambda client, file: client.names(file))
-        return sorted(f"{directory}/{name}" for name in names)
+        return sorted(f"{directory}/{name}".lstrip("/") for name in names)
 
-    def open(self, entry: ShardEntry, fingerprint: str) -> ShardFile:
-        """Open a shard; nothing is read yet."""
-        return RemoteFile(self, entry.path, fingerprint)
+    def open(self, path: str, num_bytes: int, fingerprint: str) -> RangeFile:  # noqa: ARG002
+        """Open a file; nothing is read yet."""
+        return RemoteFile(self, path, fingerprint)
 
     def read_into(
         self, path: str, fingerprint: str, piece: memoryview, offset: int, xxh3: str, part: str
@@ -236,7 +177,7 @@ class RemoteLocation(Location):
             content = client.read_range(file, offset, len(piece))
             self._reading.count(fetched_bytes=len(content))
             if checksum(content) != xxh3:
-                raise _WrongBytesError(content)
+                raise WrongBytesError(content)
             piece[:] = content
 
         where = f"{self.where(path)}, {part}"
@@ -249,41 +190,24 @@ class RemoteLocation(Location):
                 found="no file",
                 next_step=RESTORE,
             ) from self._secrets.cause(error)
-        except _WrongBytesError as error:
+        except WrongBytesError as error:
             found = checksum(error.content)
             raise wrong_bytes(where, len(piece), xxh3, len(error.content), found) from error
 
     def _attempt(self, path: str, part: str, read: Callable[[Client, str], Content]) -> Content:
         """Read with the client until it succeeds, or the attempts are used up."""
-        reading, file = self._reading, f"{self._root}/{path}"
+        reading, file = self._reading, f"{self._root}/{path}".rstrip("/")
 
-        def before_retry(_: RetryCallState) -> None:
+        def between() -> None:
             reading.count(retries=1)
             reading.client.forget(file)
 
-        attempts = Retrying(
-            stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(MOST_SECONDS),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=retry_if_exception(_may_pass),
-            before_sleep=before_retry,
-        )
         try:
-            return attempts(read, reading.client, file)
-        except RetryError as error:
-            cause = error.last_attempt.exception()
-            assert cause is not None
-            if isinstance(cause, _WrongBytesError):
-                raise cause from None
-            tried = error.last_attempt.attempt_number
-            raise self._unreachable(f"{self.where(path)}{part}", tried, cause) from (
+            return keep_trying(lambda: read(reading.client, file), between)
+        except GaveUpError as error:
+            where, cause = f"{self.where(path)}{part}", error.cause
+            raise self._unreachable(where, error.num_attempts, cause) from (
                 self._secrets.cause(cause)
-            )
-        except (FileNotFoundError, SoftTargetsError):
-            raise
-        # A broken client raises errors of any type.
-        except Exception as error:  # noqa: BLE001
-            raise self._unreachable(f"{self.where(path)}{part}", 1, error) from (
-                self._secrets.cause(error)
             )
 
     def _unreachable(self, where: str, attempts: int, cause: BaseException) -> StoreError:
@@ -295,17 +219,12 @@ class RemoteLocation(Location):
         )
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Return whether what a client raised may be otherwise at another attempt."""
-    return isinstance(error, Exception) and not isinstance(error, (SoftTargetsError, *_FINAL))
-
-
 class RemoteFile:
-    """A shard behind a URL."""
+    """A file behind a URL."""
 
-    def __init__(self, location: RemoteLocation, path: str, fingerprint: str) -> None:
-        self.where = location.where(path)
-        self._location = location
+    def __init__(self, place: RemotePlace, path: str, fingerprint: str) -> None:
+        self.where = place.where(path)
+        self._place = place
         self._path = path
         self._fingerprint = fingerprint
 
@@ -316,7 +235,7 @@ class RemoteFile:
             CorruptionError: the file is missing, or what is in it is not what was written.
             StoreError: the place cannot be reached, or the cache cannot be written.
         """
-        self._location.read_into(self._path, self._fingerprint, piece, offset, xxh3, part)
+        self._place.read_into(self._path, self._fingerprint, piece, offset, xxh3, part)
 
     def close(self) -> None:
         """Do nothing: the client keeps its connections for other ranges."""
@@ -327,8 +246,8 @@ def open_remote(
     filesystem: Any,
     cache_dir: str | os.PathLike[str] | None,
     cache_bytes: int | None,
-) -> RemoteLocation:
-    """Return the location that a URL or a path of a file system names.
+) -> RemotePlace:
+    """Return the place that a URL or a path of a file system names.
 
     Raises:
         InputError: nothing opens the URL, or there is a limit without a cache.
@@ -347,4 +266,4 @@ def open_remote(
     if cache_dir is not None:
         limit = CACHE_BYTES if cache_bytes is None else cache_bytes
         cache = RangeCache(Path(cache_dir), limit)
-    return RemoteLocation(url, client, root, cache, Secrets(url, client_options(filesystem)))
+    return RemotePlace(url, client, root, cache, Secrets(url, client_options(filesystem)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from softtargets.capture.plan import Plan
+from softtargets.capture.unit_plan import Plan
+from softtargets.engines.engine import Scored
 from softtargets.store.shard_table import ShardEntry
 
 
@@ -34,33 +36,40 @@ class Tally:
         self._show = show
         self._num_windows = sum(self._units[unit].num_windows for unit in entries)
         self._num_tokens = sum(self._units[unit].num_tokens for unit in entries)
+        self._scored_windows, self._scored_tokens = Counter[int](), Counter[int]()
+        """Of units that are not done."""
         self._tokens_before = self._tokens_written = self._num_tokens
         self._num_bytes = sum(entry.num_bytes for entry in entries.values())
         self.report()
 
-    def add(self, num_windows: int, num_tokens: int) -> None:
+    def score(self, scored: Scored) -> None:
         """Count windows that were scored."""
-        self._num_windows += num_windows
-        self._num_tokens += num_tokens
+        self._scored_windows[scored.unit] += scored.num_windows
+        self._scored_tokens[scored.unit] += scored.num_tokens
         self.report()
 
-    def add_unit(self, unit: int) -> None:
-        """Count the windows of a unit as scored."""
-        self.add(self._units[unit].num_windows, self._units[unit].num_tokens)
+    def drop(self, unit: int) -> None:
+        """Count no window of a unit as scored, since it failed."""
+        self._scored_windows.pop(unit, None)
+        self._scored_tokens.pop(unit, None)
+        self.report()
 
-    def write(self, entry: ShardEntry) -> None:
-        """Count a shard that was written."""
+    def finish(self, entry: ShardEntry) -> None:
+        """Count a unit whose shard is written."""
+        unit = self._units[entry.unit]
+        self._num_windows += unit.num_windows
+        self._num_tokens += unit.num_tokens
         self._num_bytes += entry.num_bytes
-        self._tokens_written += self._units[entry.unit].num_tokens
-        self.report()
+        self._tokens_written += unit.num_tokens
+        self.drop(entry.unit)
 
     def report(self) -> None:
         """Show how far the build is."""
         written = self._tokens_written
         self._show(
             Progress(
-                num_windows=self._num_windows,
-                num_tokens=self._num_tokens,
+                num_windows=self._num_windows + self._scored_windows.total(),
+                num_tokens=self._num_tokens + self._scored_tokens.total(),
                 all_windows=self._plan.num_windows,
                 all_tokens=self._plan.num_tokens,
                 tokens_before=self._tokens_before,

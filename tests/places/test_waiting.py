@@ -15,16 +15,16 @@ import pytest
 
 from softtargets.capture import build, build_range
 from softtargets.errors import BusyError
-from softtargets.store import waiting
-from softtargets.store.lock import hold_lock
-from softtargets.store.tree import Tree
+from softtargets.places import waiting
+from softtargets.places.lock import hold_lock
+from softtargets.places.tree import Tree
 from tests.fakes import FakeTeacher, build_config
 
 HOLD = """
 import sys
 from pathlib import Path
-from softtargets.store.lock import hold_lock
-from softtargets.store.tree import Tree
+from softtargets.places.lock import hold_lock
+from softtargets.places.tree import Tree
 with hold_lock(Tree(Path(sys.argv[1])), sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()

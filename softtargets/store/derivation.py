@@ -8,20 +8,21 @@ same call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from softtargets.errors import InputError
+from softtargets.places.open_place import StorePath, place_to_write
+from softtargets.places.place import Place
 from softtargets.store.manifest import check_identity
+from softtargets.store.new_store import write_store
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
-from softtargets.store.units import write_store
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.window import Window
 
 
-def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
+def merge_stores(paths: Sequence[StorePath], output: StorePath) -> Store:
     """Merge stores that differ in their corpus alone; a window that occurs again is left out.
 
     Raises:
@@ -57,11 +58,11 @@ def merge_stores(paths: Sequence[str | Path], output: str | Path) -> Store:
     windows = (
         window for number, store in enumerate(stores) for window in store if is_new(number, window)
     )
-    return _write(windows, Path(output), identity, stores)
+    return _write(windows, place_to_write(output), identity, stores)
 
 
 def split_store(
-    path: str | Path, train: str | Path, validation: str | Path, *, fraction: float
+    path: StorePath, train: StorePath, validation: StorePath, *, fraction: float
 ) -> tuple[Store, Store]:
     """Split a store in two by the hash of each window, so that any store is split alike.
 
@@ -87,13 +88,13 @@ def split_store(
     return (
         _derive(
             store,
-            Path(train),
+            place_to_write(train),
             {"operation": "split", "part": "train", "fraction": fraction},
             lambda window: not is_validation(window),
         ),
         _derive(
             store,
-            Path(validation),
+            place_to_write(validation),
             {"operation": "split", "part": "validation", "fraction": fraction},
             is_validation,
         ),
@@ -101,8 +102,8 @@ def split_store(
 
 
 def filter_store(
-    path: str | Path,
-    output: str | Path,
+    path: StorePath,
+    output: StorePath,
     *,
     sources: Sequence[str] | None = None,
     trained_only: bool = False,
@@ -127,11 +128,11 @@ def filter_store(
         return has_source and (not trained_only or bool(window.mask_T.any()))
 
     step = {"operation": "filter", "sources": wanted, "trained_only": trained_only}
-    return _derive(store, Path(output), step, keep)
+    return _derive(store, place_to_write(output), step, keep)
 
 
 def _derive(
-    store: Store, output: Path, step: Mapping[str, Any], keep: Callable[[Window], bool]
+    store: Store, output: Place, step: Mapping[str, Any], keep: Callable[[Window], bool]
 ) -> Store:
     identity = {
         **store.manifest.identity,
@@ -144,7 +145,7 @@ def _derive(
 
 
 def _write(
-    windows: Iterable[Window], output: Path, identity: Mapping[str, Any], parents: Sequence[Store]
+    windows: Iterable[Window], output: Place, identity: Mapping[str, Any], parents: Sequence[Store]
 ) -> Store:
     return write_store(
         windows,

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from softtargets.errors import InputError, StoreError
-from softtargets.store.cache import RangeCache
-from softtargets.store.files import checksum
+from softtargets.hashes import checksum
+from softtargets.places.cache import RangeCache
 
 
 def content_of(number: int, num_bytes: int = 1000) -> bytes:
@@ -171,7 +171,7 @@ def test_three_processes_keep_to_the_limit(tmp_path: Path) -> None:
 def test_a_killed_process_holds_no_lock(tmp_path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from softtargets.store.cache import RangeCache\n"
+        "from softtargets.places.cache import RangeCache\n"
         "cache = RangeCache(Path(sys.argv[1]), 9000)\n"
         "with cache.fetching('00000000'), cache._account():\n"
         "    print('held', flush=True); sys.stdin.read()\n"

@@ -1,0 +1,244 @@
+"""Build a store: plan the units, have an engine run those that are not done, commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from softtargets.capture.identity import BuildConfig, describe_build, read_output_head
+from softtargets.capture.segments import name_documents
+from softtargets.capture.tally import Progress, Tally
+from softtargets.capture.teacher import Teacher
+from softtargets.capture.unit_plan import Plan, make_plan, read_plan, read_unit
+from softtargets.capture.unit_queue import UnitQueue
+from softtargets.capture.units import ScoringJob
+from softtargets.engines import Done, Engine, Event, InProcess, Processes, Scored
+from softtargets.engines.engine import MOST_ATTEMPTS
+from softtargets.errors import InputError, StoreError
+from softtargets.places.open_place import place_to_write
+from softtargets.places.place import Place
+from softtargets.store import Store
+from softtargets.store.ledger import Ledger, read_identity
+from softtargets.store.output_head import encode_output_head
+from softtargets.store.vocabulary import encode_vocabulary
+from softtargets.store.writer import StoreWriter
+from softtargets.targets import HeadWeights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """A committed store, and how much of it this call did."""
+
+    store: Store
+    num_units: int
+    num_units_before: int
+    """Units that an earlier call had done."""
+    was_complete: bool
+    """Whether the store was committed before this call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RangeResult:
+    """What is done of a store that is built range by range."""
+
+    num_units: int
+    num_done: int
+    """Units that are done, by this call and by others."""
+
+
+def build(
+    config: BuildConfig,
+    teacher: Teacher,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    engine: Engine | None = None,
+    place: Place | None = None,
+) -> BuildResult:
+    """Build a store, or continue one, or find it complete.
+
+    A unit that is done stays done: after an exception, Ctrl-C or SIGKILL the same call continues,
+    and the shards are the same bytes as those of an uninterrupted build.
+
+    Args:
+        config: what to build.
+        teacher: that is run.
+        on_progress: called when windows were scored or a shard was written.
+        engine: runs the units; by default this process does, or as many as `config.workers`.
+        place: where the store is written, if not in the directory `config.output`.
+
+    Raises:
+        InputError: an option is out of range.
+        CorpusError, TeacherError: the input or the model is wrong.
+        StoreError, IdentityError, BusyError: the output directory is taken, or cannot be written;
+            or units failed three times, and all others are done.
+    """
+    head = read_output_head(config, teacher)
+    identity = describe_build(config, teacher, head)
+    with StoreWriter.hold(place or config.output, identity) as writer:
+        was_complete = writer.is_complete
+        num_before = 0
+        if not was_complete:
+            plan = _plan(config, teacher, writer, head)
+            num_before = len(writer.recorded())
+            _run(config, teacher, writer, plan, on_progress, engine)
+            writer.commit(len(plan.units), plan.teacher, plan.corpus)
+    return _result(Store.open(writer.place), was_complete, num_before)
+
+
+def _result(store: Store, was_complete: bool, num_before: int) -> BuildResult:
+    num_units = len(store.manifest.shards)
+    return BuildResult(
+        store=store,
+        num_units=num_units,
+        num_units_before=num_units if was_complete else num_before,
+        was_complete=was_complete,
+    )
+
+
+def build_range(
+    config: BuildConfig,
+    teacher: Teacher,
+    start: int,
+    stop: int | None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    *,
+    engine: Engine | None = None,
+    place: Place | None = None,
+) -> RangeResult:
+    """Run units [start, stop) of a store, beside other processes and machines that do the same.
+
+    The first of them plans for all. Ranges may overlap: a unit is run by one process at a time, and
+    what a process leaves that dies is taken by another whose range has it. `commit` makes the store
+    when all units are done; whoever ran them, it is the same store.
+
+    Raises:
+        InputError: an option is out of range, or there are no such units.
+        CorpusError, TeacherError: the input or the model is wrong.
+        StoreError, IdentityError, BusyError: the output directory is taken by another store or a
+            whole build, or cannot be written; or units failed three times.
+    """
+    head = read_output_head(config, teacher)
+    identity = describe_build(config, teacher, head)
+    with StoreWriter.join(place or config.output, identity) as writer:
+        if writer.is_complete:
+            num_units = len(Store.open(writer.place).manifest.shards)
+            return RangeResult(num_units=num_units, num_done=num_units)
+        with writer.planning():
+            plan = _plan(config, teacher, writer, head)
+        num_units = len(plan.units)
+        units = _checked_range(start, stop, num_units)
+        _run(config, teacher, writer, plan, on_progress, engine, units)
+        return RangeResult(num_units=num_units, num_done=len(writer.recorded()))
+
+
+def _checked_range(start: int, stop: int | None, num_units: int) -> range:
+    units = range(start, num_units if stop is None else stop)
+    if not 0 <= start < units.stop <= num_units:
+        raise InputError(
+            "--unit-range",
+            expected=f"A:B with 0 <= A < B <= {num_units}, the number of units",
+            found=f"{start}:{'' if stop is None else stop}",
+            next_step="Leave B away for all units from A on.",
+        )
+    return units
+
+
+def commit(output: Path | Place) -> Store:
+    """Make a store of a directory or place all of whose units are done.
+
+    Raises:
+        StoreError: units are missing; the message lists them. Or nothing is built there.
+        BusyError: a process is still at work in it.
+    """
+    place = place_to_write(output)
+    with Ledger.hold(place, read_identity(place)) as ledger:
+        if not ledger.is_complete:
+            plan = read_plan(place)
+            if plan is None:
+                raise StoreError(
+                    str(place),
+                    expected="a build whose units are planned",
+                    found="one that stopped before that",
+                    next_step="Run softtargets build.",
+                )
+            ledger.commit(len(plan.units), plan.teacher, plan.corpus)
+    return Store.open(place)
+
+
+def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, head: HeadWeights | None) -> Plan:
+    if head is not None:
+        ledger.write_output_head(encode_output_head(head))
+    if (plan := read_plan(ledger.place)) is not None:
+        return plan
+    ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
+    return make_plan(config.corpus, config.windowing, teacher, config.unit_tokens, ledger.place)
+
+
+def _run(
+    config: BuildConfig,
+    teacher: Teacher,
+    writer: StoreWriter,
+    plan: Plan,
+    on_progress: Callable[[Progress], None],
+    engine: Engine | None,
+    units: Sequence[int] | None = None,
+) -> None:
+    """Run every unit that has no record yet; of some, if other processes run the rest.
+
+    Raises:
+        StoreError: units failed three times; all others are done.
+    """
+    recorded = writer.recorded()
+    tally = Tally(plan, recorded, on_progress)
+    wanted = range(len(plan.units)) if units is None else units
+    missing = [unit for unit in wanted if unit not in recorded]
+    queue = UnitQueue(writer, missing, tally.finish, is_shared=units is not None)
+    job = ScoringJob(
+        teacher=teacher,
+        writer=writer,
+        selection=config.selection,
+        batch_tokens=config.batch_tokens,
+    )
+    engine = engine or _own_engine(config.workers, writer.place)
+    while queue:
+        with closing(engine.run(job, queue.take)) as events:
+            for event in events:
+                _note(event, queue, tally)
+        if queue:
+            queue.wait()
+    if queue.failed:
+        raise _units_failed(queue.failed, writer.place)
+
+
+def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
+    if isinstance(event, Scored):
+        tally.score(event)
+    elif isinstance(event, Done):
+        queue.finish(event.entry.unit)
+        tally.finish(event.entry)
+    else:
+        queue.fail(event.unit, event.error)
+        tally.drop(event.unit)
+
+
+def _own_engine(num_workers: int, place: Place) -> Engine:
+    if num_workers == 1:
+        return InProcess()
+    place.check_locks()
+    return Processes(num_workers)
+
+
+def _units_failed(failed: dict[int, str], place: Place) -> StoreError:
+    """Return the error of units that failed too often, with the first one's documents and error."""
+    unit, error = min(failed.items())
+    return StoreError(
+        str(place),
+        expected="every unit done",
+        found=f"{len(failed)} that failed {MOST_ATTEMPTS} times (units "
+        f"{', '.join(str(one) for one in sorted(failed)[:10])}). Unit {unit}, with "
+        f"{name_documents(read_unit(place, unit))}: {error}",
+        next_step="All other units are done. Mend what the error names, and run the same "
+        "command again.",
+    )

@@ -1,0 +1,162 @@
+"""What is to be built: the options, and the identity that they and the teacher make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softtargets.capture.keep.selection import (
+    Hybrid,
+    Keep,
+    Selection,
+    Values,
+    check_temperatures,
+    describe_selection,
+    schema_parts,
+)
+from softtargets.capture.memory import enough_memory, free_memory
+from softtargets.capture.teacher import Teacher
+from softtargets.capture.unit_plan import AnyCorpus
+from softtargets.capture.windows import Windowing
+from softtargets.errors import InputError, TeacherError
+from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema
+from softtargets.store.output_head import describe_output_head
+from softtargets.store.schema import Compression
+from softtargets.store.versions import FORMAT_VERSION
+from softtargets.targets import HeadWeights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """What to build. All but `output`, `batch_tokens` and `workers` decide the store's content."""
+
+    corpus: AnyCorpus
+    output: Path
+    windowing: Windowing = field(default_factory=Windowing)
+    selection: Selection = field(default_factory=Hybrid)
+    temperatures: tuple[float, ...] = (1.0,)
+    values: Values = "steps"
+    """Whether logits are kept in steps (the head's of 1/16 nat, drawn ones of 1/64) or lossless."""
+    label_logits: bool = True
+    """Whether the label's logit and rank are kept."""
+    hidden_states: bool = False
+    """Whether the teacher's last hidden states and its output head are kept too, from which the
+    full distribution is recomputed."""
+    compression: Compression = "zstd"
+    unit_tokens: int = 65_536
+    """Tokens after which a unit, and so a shard, ends; what a crash can cost."""
+    batch_tokens: int = 4096
+    """Tokens of a forward pass; changes numbers by rounding noise only."""
+    workers: int = 1
+    """Processes that run units; with several CUDA devices each takes one in turn."""
+
+
+def describe_build(
+    config: BuildConfig, teacher: Teacher, head: HeadWeights | None = None
+) -> dict[str, Any]:
+    """Return the identity of what would be built: everything that decides its content.
+
+    Args:
+        config: of the build.
+        teacher: that it runs; it need not be loaded.
+        head: what `read_output_head` returned.
+
+    Raises:
+        InputError: an option is out of range.
+        CorpusError, TeacherError: a file or the model cannot be read.
+    """
+    _check_counts(config)
+    corpus = config.corpus.describe()
+    if config.corpus.messages_field is not None:
+        corpus = teacher.tokenizer.describe_chat() | corpus
+    return {
+        "format_version": FORMAT_VERSION,
+        "teacher": teacher.describe(),
+        "tokenizer": teacher.tokenizer.describe(),
+        "corpus": corpus,
+        "windowing": config.windowing.describe(),
+        "selection": describe_selection(config.selection),
+        "targets": _schema(config, teacher, head).to_dict(),
+        "unit_tokens": config.unit_tokens,
+        "compression": config.compression,
+    }
+
+
+def _check_counts(config: BuildConfig) -> None:
+    for option, value in (
+        ("--unit-tokens", config.unit_tokens),
+        ("--batch-tokens", config.batch_tokens),
+        ("--workers", config.workers),
+    ):
+        if value < 1:
+            raise InputError(
+                option,
+                expected="a positive number",
+                found=str(value),
+                next_step="Leave it away for the default.",
+            )
+
+
+def _schema(config: BuildConfig, teacher: Teacher, head: HeadWeights | None) -> TargetSchema:
+    """Return what the targets are to be."""
+    temperatures = check_temperatures(config.temperatures)
+    teacher.check(
+        Keep(
+            selection=config.selection,
+            temperatures=temperatures,
+            label_logits=config.label_logits,
+            hidden_states=config.hidden_states,
+        )
+    )
+    return TargetSchema(
+        vocab_size=teacher.vocab_size,
+        tokenizer_vocab_size=teacher.tokenizer.vocab_size,
+        temperatures=temperatures,
+        **schema_parts(config.selection, config.values, temperatures),
+        label_logits=config.label_logits,
+        **({} if head is None else hidden_state_parts(head, teacher)),
+        positions="listed" if config.corpus.lists_positions else "all",
+        metadata=config.corpus.metadata_fields,
+    )
+
+
+def hidden_state_parts(head: HeadWeights, teacher: Teacher) -> dict[str, Any]:
+    """Return the parts of a `TargetSchema` that keep hidden states and output head.
+
+    Raises:
+        TeacherError: the head is not as wide as the teacher's vocabulary.
+    """
+    if len(head.weight_VD) != teacher.vocab_size:
+        raise TeacherError(
+            teacher.name,
+            expected=f"an output head of {teacher.vocab_size:,} rows, as its configuration says",
+            found=f"{len(head.weight_VD):,}",
+            next_step="Correct vocab_size in the model's config.json.",
+        )
+    described = describe_output_head(head)
+    feature = FeatureSchema(
+        name=LAST_HIDDEN, width=described.width, rows="targets", dtype=described.dtype
+    )
+    return {"features": (feature,), "output_head": described}
+
+
+def read_output_head(config: BuildConfig, teacher: Teacher) -> HeadWeights | None:
+    """Return the teacher's output head, which loads it; None when it is not to be stored.
+
+    Raises:
+        TeacherError: the teacher cannot be loaded, or its head cannot be stored.
+    """
+    if not config.hidden_states:
+        return None
+    loaded = teacher.for_worker(0) if config.workers > 1 else teacher
+    loaded.load()
+    next_step = "Pass fewer --workers, or another --device."
+    with enough_memory(loaded.name, "its output head", loaded.device, next_step):
+        head = loaded.output_head()
+    if loaded is not teacher:
+        # Workers load their own, and need the memory that this one had.
+        device = loaded.device
+        del loaded
+        free_memory(device)
+    return head

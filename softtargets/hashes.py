@@ -1,0 +1,24 @@
+"""The hashes that files and ranges are known by."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import xxhash
+
+
+def checksum(content: bytes | memoryview) -> str:
+    """Return the XXH3 of some bytes, 64 bits in hexadecimal."""
+    return xxhash.xxh3_64_hexdigest(content)
+
+
+def hash_bytes(content: bytes) -> str:
+    """Return the SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal, reading it in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

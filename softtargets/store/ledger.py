@@ -1,0 +1,273 @@
+"""What is done of a store: the units that are leased and recorded, and its commit.
+
+While a store is being built its place holds
+
+    work/request.json          the identity: what is being built
+    work/plan.json, work/plan/ what is to be done, kept by `softtargets.capture.unit_plan`
+    work/lock                  held by the build, or by every process that builds a range of units
+    work/workers.lock          held by each of its worker processes
+    work/plan.lock, work/leases held by processes that build ranges, while they plan or run a unit
+    work/head.parquet          the teacher's output head, if the store is to have it
+    work/vocabulary.parquet    its vocabulary, if there is a tokenizer
+    work/records/unit-N.json   the manifest entry of every unit whose shard is durable
+    shards/unit-N.parquet      the shards
+    README.md                  the card, written just before the manifest
+    manifest.json              written when every unit has a record; then `work` is removed
+
+Every file is put as a whole, so a crash at any moment leaves the place as it was before or after a
+unit, and building again continues there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from softtargets.errors import StoreError
+from softtargets.kinds import TargetSchema
+from softtargets.places.open_place import place_to_write
+from softtargets.places.place import Place
+from softtargets.store.card import CARD_NAME, card_text
+from softtargets.store.json_object import parse_object
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, SideFile, parse_manifest
+from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
+from softtargets.store.shard_table import ShardEntry, ShardTable
+from softtargets.store.side_file import commit_side_file
+from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.vocabulary import VOCABULARY_NAME
+from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
+
+_log = logging.getLogger(__name__)
+_RECORD = re.compile(r"work/records/unit-\d{6,}\.json")
+
+
+class Ledger:
+    """What is done of the store of an identity. Make it with `hold` or `join`.
+
+    Args:
+        output: the place of the store, or its directory.
+        identity: what is being built.
+    """
+
+    def __init__(self, output: Path | Place, identity: Mapping[str, Any]) -> None:
+        self.place = place_to_write(output)
+        self._workplace = Workplace(self.place, identity)
+        self.identity = identity
+        self.fingerprint = self._workplace.fingerprint
+        self.targets = TargetSchema.from_dict(identity["targets"])
+
+    @classmethod
+    @contextmanager
+    def hold(cls, output: Path | Place, identity: Mapping[str, Any]) -> Iterator[Self]:
+        """Create the store's place or continue in it, keeping other builds out meanwhile.
+
+        Raises:
+            StoreError: the place holds something else, or cannot be written.
+            IdentityError: it holds a store, finished or not, of another identity.
+            BusyError: another process builds in it.
+        """
+        ledger = cls(output, identity)
+        with ledger._workplace.entered(shared=False):
+            yield ledger
+
+    @classmethod
+    @contextmanager
+    def join(cls, output: Path | Place, identity: Mapping[str, Any]) -> Iterator[Self]:
+        """Create the store's place or continue in it, beside other processes that do the same.
+
+        Raises:
+            InputError: the place has no locks, by which they would keep out of each other's way.
+            StoreError: the place holds something else, or cannot be written.
+            IdentityError: it holds a store, finished or not, of another identity.
+            BusyError: another process builds the whole store in it.
+        """
+        ledger = cls(output, identity)
+        ledger.place.check_locks()
+        with ledger._workplace.entered(shared=True):
+            yield ledger
+
+    @contextmanager
+    def planning(self) -> Iterator[None]:
+        """Keep the other processes that joined waiting, so that one of them plans for all.
+
+        Raises:
+            IdentityError: another store was begun in the place.
+        """
+        with self.place.lock(PLAN_LOCK, wait_for="the plan of the units"):
+            found = read_request_of(self.place)
+            if found is None:
+                self._workplace.begin()
+            else:
+                self._workplace.check_request(found)
+            self.place.make_directory("work/leases")
+            yield
+
+    def lease(self, unit: int) -> AbstractContextManager[object]:
+        """Hold a unit for this process while it works on it.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        return self.place.lock(_lease_path(unit))
+
+    def lease_holder(self, unit: int) -> str:
+        """Return which process holds a unit, or held it last."""
+        return self.place.lock_holder(_lease_path(unit))
+
+    def working(self) -> AbstractContextManager[object]:
+        """Keep others from beginning as long as a worker process may write."""
+        return self.place.lock(WORKERS_LOCK, shared=True)
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether the store is committed."""
+        return self._workplace.is_complete
+
+    def recorded(self) -> dict[int, ShardEntry]:
+        """Return the manifest entries of the units that are done, their shards being there."""
+        paths = self.place.list("work/records")
+        entries = [self._read_record(path) for path in paths if _RECORD.fullmatch(path)]
+        return {entry.unit: entry for entry in entries if entry is not None}
+
+    def read_record(self, unit: int) -> ShardEntry | None:
+        """Return the manifest entry of a unit, or None when it is not done."""
+        return self._read_record(_record_path(unit))
+
+    def _read_record(self, path: str) -> ShardEntry | None:
+        content = self.place.get(path)
+        if content is None:
+            return None
+        entry = ShardEntry.from_dict(parse_object(content, self.place.where(path)))
+        return entry if self.place.size(entry.path) == entry.num_bytes else None
+
+    def record(self, entry: ShardEntry, content: bytes) -> None:
+        """Write the shard of a unit, then its record; from then on the unit is done.
+
+        Raises:
+            StoreError: the system refused to write; the units recorded before are still there.
+        """
+        self.place.put(entry.path, content)
+        self.place.put(_record_path(entry.unit), json.dumps(dataclasses.asdict(entry)).encode())
+
+    def write_output_head(self, content: bytes) -> None:
+        """Write the file with the teacher's output head, unless it is there.
+
+        Raises:
+            StoreError: the system refused to write.
+        """
+        self._write_side_file(OUTPUT_HEAD_NAME, content)
+
+    def write_vocabulary(self, content: bytes) -> None:
+        """Write the file with the teacher's vocabulary, unless it is there.
+
+        Raises:
+            StoreError: the system refused to write.
+        """
+        self._write_side_file(VOCABULARY_NAME, content)
+
+    def _write_side_file(self, name: str, content: bytes) -> None:
+        path = f"work/{name}"
+        if self.place.size(path) is None:
+            self.place.put(path, content)
+
+    def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
+        """Write card and manifest from the records of units 0 to `num_units` and remove `work`.
+
+        Raises:
+            StoreError: a unit is not done, or there is no output head though there should be.
+        """
+        entries = self.recorded()
+        missing = [unit for unit in range(num_units) if unit not in entries]
+        if missing:
+            raise StoreError(
+                str(self.place),
+                expected=f"all of {num_units} units done",
+                found=f"{len(missing)} missing: {_ranges_text(missing)}",
+                next_step="Run the same 'softtargets build' command again, without --unit-range or "
+                "with one that has them.",
+            )
+        manifest = Manifest(
+            identity=self.identity,
+            fingerprint=self.fingerprint,
+            format_version=FORMAT_VERSION,
+            teacher=teacher,
+            corpus=corpus,
+            shards=ShardTable.of(entries[unit] for unit in range(num_units)),
+            created_by=f"softtargets {version('softtargets')}, pyarrow {version('pyarrow')}",
+            output_head=self._commit_output_head(),
+            vocabulary=self._commit_vocabulary(),
+        )
+        self._workplace.remove_leftovers()
+        self._write_card(manifest)
+        self.place.put(MANIFEST_NAME, manifest.to_json().encode())
+        self._workplace.clean()
+        return manifest
+
+    def _commit_output_head(self) -> SideFile | None:
+        schema = self.targets.output_head
+        if schema is None:
+            return None
+        return commit_output_head(self.place, "work", schema, self.targets.vocab_size)
+
+    def _commit_vocabulary(self) -> SideFile | None:
+        content = self.place.get(f"work/{VOCABULARY_NAME}")
+        return None if content is None else commit_side_file(self.place, VOCABULARY_NAME, content)
+
+    def _write_card(self, manifest: Manifest) -> None:
+        """Write the card, unless somebody has put a README there."""
+        content = card_text(manifest).encode()
+        found = self.place.get(CARD_NAME)
+        if found is None:
+            self.place.put(CARD_NAME, content)
+        elif found != content:
+            _log.warning(
+                "%s was there already, and is kept. 'softtargets card' adds the card to it.",
+                self.place.where(CARD_NAME),
+            )
+
+
+def read_identity(place: Place) -> Mapping[str, Any]:
+    """Return the identity of the store that a place holds or that is being built in it.
+
+    Raises:
+        StoreError: there is none.
+    """
+    manifest = place.get(MANIFEST_NAME)
+    if manifest is not None:
+        return parse_manifest(manifest, place.where(MANIFEST_NAME)).identity
+    request = read_request_of(place)
+    if request is None:
+        raise StoreError(
+            str(place),
+            expected="a store, or a directory in which one is being built",
+            found="neither",
+            next_step="Run softtargets build.",
+        )
+    return request
+
+
+def _record_path(unit: int) -> str:
+    return f"work/records/unit-{unit:06d}.json"
+
+
+def _lease_path(unit: int) -> str:
+    return f"work/leases/unit-{unit:06d}"
+
+
+def _ranges_text(numbers: Sequence[int]) -> str:
+    """Return rising numbers as at most ten ranges, last ones included: 3, 7-9."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][-1] == number - 1:
+            ranges[-1] = [ranges[-1][0], number]
+        else:
+            ranges.append([number])
+    more = ", ..." if len(ranges) > 10 else ""
+    return ", ".join("-".join(str(one) for one in ends) for ends in ranges[:10]) + more
