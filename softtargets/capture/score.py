@@ -23,7 +23,7 @@ from softtargets.capture.selection import Selection
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
 from softtargets.kinds import TargetSchema
-from softtargets.packing import PackedTargets, pack
+from softtargets.targets import PackedTargets, pack
 from softtargets.window import TokenWindow, Window
 
 _HEAD_ELEMENTS = {"cpu": 1 << 24}

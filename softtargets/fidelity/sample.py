@@ -21,8 +21,8 @@ from softtargets.capture.selected import Selected
 from softtargets.capture.selection import Selection, TopK, Values, schema_parts
 from softtargets.capture.teacher import Teacher
 from softtargets.kinds import TargetSchema
-from softtargets.packing import pack
 from softtargets.store.schema import Compression
+from softtargets.targets import pack
 from softtargets.train.full import OutputHead
 from softtargets.window import TokenWindow, Window
 

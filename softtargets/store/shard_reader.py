@@ -14,18 +14,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError, IdentityError, SoftTargetsError
-from softtargets.kinds import TargetSchema, feature_columns
 from softtargets.limits import Limit
-from softtargets.store.codec import Row, decode, decode_rows, row_columns
+from softtargets.store.codec import decode, decode_rows
 from softtargets.store.json_object import parse_object
 from softtargets.store.location import FOOTER, ShardFile
 from softtargets.store.manifest import RESTORE
 from softtargets.store.pages import UNPACKED_BYTES, check_unpacked
 from softtargets.store.parquet_footer import FOOTER_END, FOOTER_LIMIT, check_chunks
-from softtargets.store.schema import METADATA_KEY, Column, columns_of
+from softtargets.store.row import Row, row_columns
+from softtargets.store.schema import METADATA_KEY, field_of, has_shared_texts, path_of
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.versions import check_version, upgrade_targets
-from softtargets.targets import UInt8
+from softtargets.targets import Column, TargetSchema, UInt8, columns_of
 from softtargets.texts import shortened
 from softtargets.window import Window
 
@@ -37,8 +37,6 @@ WINDOW_BYTES = Limit(
 """If that is much more than its row group takes in the file."""
 
 _USUAL_RATIO = 40
-_ENTRY_BYTES, _DRAW_BYTES, _NUMBER_BYTES = 40, 100, 5
-"""Of an entry, a draw and a number of a hidden state, while `verify` checks them: measured."""
 
 
 class ShardReader:
@@ -78,7 +76,12 @@ class ShardReader:
         self._targets = targets
         self._columns = [column.name for column in columns_of(targets)]
         self._texts = {
-            column.name: column for column in columns_of(targets) if column.has_shared_texts
+            column.name: column for column in columns_of(targets) if has_shared_texts(column)
+        }
+        self._working_bytes = {
+            column.name: column.working_bytes
+            for column in columns_of(targets)
+            if column.working_bytes
         }
         try:
             FOOTER_LIMIT.check(f"{self.where}, {FOOTER}", entry.footer_bytes)
@@ -223,8 +226,8 @@ class ShardReader:
         """Read columns of windows that are to be computed with."""
         table = self._read_table([index], columns, where)
         needed = max(
-            _longest(table, name) * num_bytes
-            for name, num_bytes in _bytes_of(self._targets).items()
+            [_longest(table, name) * num_bytes for name, num_bytes in self._working_bytes.items()],
+            default=0,
         )
         if needed > _USUAL_RATIO * self._entry.row_groups[index].num_bytes:
             WINDOW_BYTES.check(f"{where}, its longest window", needed)
@@ -256,7 +259,7 @@ class ShardReader:
             with pq.ParquetFile(
                 _as_file(content),
                 metadata=self._footer,
-                read_dictionary=[column.path for column in texts],
+                read_dictionary=[path_of(column) for column in texts],
             ) as file:
                 table = file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
             table = _with_plain_texts(table, texts, where)
@@ -285,7 +288,7 @@ class ShardReader:
                     next_step="The shard belongs to another store; restore the right file.",
                 )
         for column in columns_of(self._targets):
-            wanted = column.field
+            wanted = field_of(column)
             index = found_schema.get_field_index(wanted.name)
             if index < 0 or not found_schema.field(index).equals(wanted):
                 raise CorruptionError(
@@ -303,17 +306,6 @@ class ShardReader:
                 found=f"{found}",
                 next_step=RESTORE,
             )
-
-
-def _bytes_of(targets: TargetSchema) -> dict[str, int]:
-    """Return what one element of a list takes to compute with, of the columns that grow most."""
-    head = targets.head
-    sizes = {"mask": 0 if head is None else head.max_entries * _ENTRY_BYTES}
-    if targets.samples is not None:
-        sizes["sample_gaps"] = _DRAW_BYTES
-    for feature in targets.features:
-        sizes[feature_columns(feature)[0]] = feature.width * _NUMBER_BYTES
-    return sizes
 
 
 def _longest(table: pa.Table, column: str) -> int:
@@ -348,8 +340,8 @@ def _with_plain_texts(table: pa.Table, columns: Sequence[Column], where: str) ->
     UNPACKED_BYTES.check(where, num_bytes)
     for column in columns:
         plain = [_spelled_out(chunk, column) for chunk in chunks[column.name]]
-        index = table.column_names.index(column.name)
-        table = table.set_column(index, column.field, pa.chunked_array(plain, column.field.type))
+        index, field = table.column_names.index(column.name), field_of(column)
+        table = table.set_column(index, field, pa.chunked_array(plain, field.type))
     return table
 
 
@@ -361,7 +353,7 @@ def _spelled_out(chunk: pa.Array, column: Column) -> pa.Array:
     texts = _texts(chunk).dictionary_decode()
     if column.rows == "window":
         return texts
-    return pa.ListArray.from_arrays(chunk.offsets, texts, type=column.field.type)
+    return pa.ListArray.from_arrays(chunk.offsets, texts, type=field_of(column).type)
 
 
 class _Kept(threading.local):

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from softtargets.errors import InputError, StoreError
-from softtargets.store.codec import Row
 from softtargets.store.location import (
     Directory,
     Location,
@@ -23,6 +22,7 @@ from softtargets.store.location import (
 )
 from softtargets.store.manifest import MANIFEST_BYTES, MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
+from softtargets.store.row import Row
 from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.store.side_file import read_side_file

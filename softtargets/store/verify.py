@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from softtargets.errors import SoftTargetsError
-from softtargets.store.consistency import Origin
 from softtargets.store.invariants import Problem, check_window
 from softtargets.store.location import Directory, PlainFile, ShardFile, check_size
 from softtargets.store.manifest import MANIFEST_NAME, SideFile
@@ -19,6 +18,7 @@ from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME
+from softtargets.targets import Origin
 from softtargets.window import Window
 
 

@@ -9,13 +9,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from softtargets.errors import InputError
-from softtargets.packing.head import ESCAPE
 from softtargets.stream.attention import attention_mask
 from softtargets.stream.batch import IGNORE_INDEX, Batch
+from softtargets.stream.batch_targets import split_steps
 from softtargets.stream.items import PADDING_ID
-
-_FILLS = {"labels": IGNORE_INDEX, "tail_mass": 1}
-"""What stands where a row has no token, if it is not 0."""
+from softtargets.stream.target_tensors import target_tensors
+from softtargets.targets.entry_bytes import ESCAPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +66,8 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
     sources = torch.full((len(rows), width), -1)
     places = {window_id: row for row, window_id in enumerate(batch["window_id"])}
     packed: dict[str, Any] = dict(batch)
+    fills = {one.name: one.fill for one in target_tensors(batch.schema)}
+    fills["labels"] = IGNORE_INDEX
     for row, pieces in enumerate(rows):
         for piece in pieces:
             first = places[piece.window_id] * shape[1] + piece.start
@@ -75,10 +76,11 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
     for name, value in batch.items():
         if isinstance(value, torch.Tensor) and value.shape[:2] == shape:
             taken = value.flatten(0, 1)[sources.clamp(min=0)]
-            taken[sources < 0] = _FILLS.get(name, 0)
+            taken[sources < 0] = fills.get(name, 0)
             packed[name] = taken
-    if "escapes" in batch:
-        packed["escapes"] = _move_escapes(batch, sources)
+    entries = batch.schema.entries
+    if entries is not None and entries.step is not None:
+        packed["escapes"] = _move_escapes(batch, sources, entries.max_entries)
     _separate(packed, rows)
     packed["window_id"] = [
         " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
@@ -141,11 +143,9 @@ def _separate(packed: dict[str, Any], rows: list[list[Piece]]) -> None:
             num_segments = int(own[-1]) + 1
 
 
-def _move_escapes(batch: Batch, sources: torch.Tensor) -> torch.Tensor:
+def _move_escapes(batch: Batch, sources: torch.Tensor, num_entries: int) -> torch.Tensor:
     """Return the escapes of each new row, in the order of its [L, K], padded to the most [R, E]."""
-    halves = batch["steps"]
-    steps = torch.cat([halves & 15, halves >> 4], dim=-1)[..., : batch["id_plane_0"].shape[-1]]
-    counts = (steps == ESCAPE).sum(dim=-1)
+    counts = (split_steps(batch["steps"], num_entries) == ESCAPE).sum(dim=-1)
     is_escape = torch.arange(batch["escapes"].shape[1]) < counts.sum(dim=1, keepdim=True)
     escapes, counts = batch["escapes"][is_escape], counts.flatten()
     firsts = counts.cumsum(0) - counts

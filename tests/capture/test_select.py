@@ -15,8 +15,7 @@ from softtargets.capture.selected import Selected
 from softtargets.capture.selection import Selection, check_selection, schema_parts
 from softtargets.errors import InputError, TeacherError
 from softtargets.kinds import TargetSchema
-from softtargets.packing import pack
-from softtargets.targets import SoftTargets
+from softtargets.targets import SoftTargets, pack
 from tests.windows import select_in_numpy
 
 GRID = (0.5, 1.0, 2.0)

@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema
-from softtargets.packing import kept_entries, pack
 from softtargets.store.layouts.lists import Int64
 from softtargets.store.layouts.rows import ListedRow
-from softtargets.targets import Float32, Float64, SoftTargets
+from softtargets.targets import Float32, Float64, SoftTargets, kept_entries, pack
 from softtargets.tokenizer import Vocabulary
 from softtargets.urls import without_credentials
 from softtargets.window import TokenWindow, Window, hash_window

@@ -9,9 +9,7 @@ import pyarrow as pa
 
 from softtargets.errors import CorpusError, InputError
 from softtargets.kinds import TargetSchema, temperature_text
-from softtargets.packing import kept_entries, pack
 from softtargets.store.codec import decode_tokens
-from softtargets.store.consistency import Origin
 from softtargets.store.invariants import check_window
 from softtargets.store.layouts.files import check_row_cells
 from softtargets.store.layouts.lists import (
@@ -23,8 +21,8 @@ from softtargets.store.layouts.lists import (
     read_lists,
     read_nested,
 )
-from softtargets.store.schema import grid_columns, token_columns
-from softtargets.targets import Float32, Samples, SoftTargets
+from softtargets.store.schema import field_of, grid_columns, token_columns
+from softtargets.targets import Float32, Origin, Samples, SoftTargets, kept_entries, pack
 from softtargets.window import TokenWindow, Window
 
 
@@ -182,7 +180,7 @@ def _values_name(schema: TargetSchema) -> str:
 
 
 def _read_tokens(batch: pa.RecordBatch, schema: TargetSchema, where: str) -> list[TokenWindow]:
-    fields = pa.schema([column.field for column in token_columns(schema)])
+    fields = pa.schema([field_of(column) for column in token_columns(schema)])
     try:
         return decode_tokens(pa.Table.from_batches([batch]).select(fields.names).cast(fields))
     except (pa.ArrowException, KeyError, ValueError) as error:

@@ -9,7 +9,6 @@ from typing import Any
 
 from softtargets.errors import CorpusError
 from softtargets.kinds import TargetSchema
-from softtargets.store.consistency import Origin
 from softtargets.store.layouts.files import (
     METADATA_KEY,
     InputFile,
@@ -26,6 +25,7 @@ from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
 from softtargets.store.store import Store
 from softtargets.store.units import write_store
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
+from softtargets.targets import Origin
 from softtargets.window import Window
 
 
