@@ -102,7 +102,7 @@ class Selected:
         assert self.drawn_logits_ND is not None
         draws = part_of(schema, Draws)
         assert draws is not None
-        has_draws_T = draws.num_draws_T(tail_mass_TG, len(self)) > 0
+        has_draws_T = draws.num_draws_T(tail_mass_TG) > 0
         logits_TD = None if schema.samples.values == "none" else self.drawn_logits_ND.numpy()
         return count_draws(self.drawn_ids_ND.numpy(), logits_TD, has_draws_T)
 

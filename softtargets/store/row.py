@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from softtargets.targets import Array, Column, Columns, Offsets, TargetSchema, columns_of, parts_of
+from softtargets.targets import (
+    Array,
+    Column,
+    Columns,
+    Entries,
+    Offsets,
+    TargetSchema,
+    columns_of,
+    part_of,
+    parts_of,
+)
 from softtargets.window import CELLS, Window
 
 
@@ -59,8 +69,11 @@ def row_of(window: Window) -> Row:
     """
     columns, offsets = cells_of(window)
     where = f"window {window.window_id}"
-    for part in parts_of(window.packed.schema):
-        part.check_cells(columns)
+    schema = window.packed.schema
+    entries = part_of(schema, Entries)
+    if entries is not None:
+        entries.check_escapes(columns)
+    for part in parts_of(schema):
         columns, offsets = part.for_batches(columns, offsets, where)
     return Row(window.window_id, 0, columns, offsets)
 

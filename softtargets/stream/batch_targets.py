@@ -10,7 +10,7 @@ import torch
 
 from softtargets.errors import TemperatureError
 from softtargets.targets import TargetSchema, temperature_index
-from softtargets.targets.entry_bytes import ESCAPE, num_id_planes
+from softtargets.targets.entry_bytes import ESCAPE, plane_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +101,8 @@ class BatchDecoder:
 
     def _ids(self) -> torch.Tensor:
         """Return the ids of entries [B, L, K]."""
-        numbers = range(num_id_planes(self._schema.vocab_size))
-        ids = sum(self._batch[f"id_plane_{one}"].long() << (8 * one) for one in numbers)
+        planes = [self._batch[name] for name in plane_names(self._schema.vocab_size)]
+        ids = sum(plane.long() << (8 * number) for number, plane in enumerate(planes))
         assert isinstance(ids, torch.Tensor)
         return ids
 

@@ -103,14 +103,9 @@ class Draws(Part):
         is_sound = self.schema.origin == "all" or self.grid.has_entries
         yield Promise("samples of a tail beside a head", is_sound)
 
-    def num_draws_T(self, tail_mass_TG: Float32 | None, num_positions: int) -> Int32:
+    def num_draws_T(self, tail_mass_TG: Float32) -> Int32:
         """Return how many draws [T] every position has: none from a tail without mass."""
-        draws_T = np.full(num_positions, self.schema.num_draws, np.int32)
-        if self.schema.origin == "tail":
-            assert tail_mass_TG is not None
-            index = temperature_index(self.grid.temperatures, self.schema.temperature)
-            draws_T[tail_mass_TG[:, index] == 0] = 0
-        return draws_T
+        return self._num_draws_T(len(tail_mass_TG), tail_mass_TG[:, self._index])
 
     def pack(self, targets: SoftTargets) -> dict[str, Array]:
         """Return the draws in compact form, see `pack_draws`.
@@ -126,7 +121,7 @@ class Draws(Part):
         top_logit_T = targets.logits_TK[:, 0] if self.grid.has_entries else cells.get("top_logit")
         return cells | pack_draws(
             samples,
-            self.num_draws_T(targets.tail_mass_TG, len(targets)),
+            self.num_draws_T(targets.tail_mass_TG),
             top_logit_T,
             has_logits=self.schema.values != "none",
             step=self.schema.step,
@@ -138,7 +133,7 @@ class Draws(Part):
         Raises:
             CorruptionError: the columns do not fit each other, or an id is not in the vocabulary.
         """
-        draws_T, step = self._num_draws_T(cells), self.schema.step
+        draws_T, step = self._drawn_T(cells), self.schema.step
         return {"samples": unpack_draws(cells, draws_T, step, self.vocab_size)}
 
     def check_cells(self, columns: Columns) -> None:
@@ -147,7 +142,7 @@ class Draws(Part):
         Raises:
             CorruptionError: the columns do not fit each other, or an id is not in the vocabulary.
         """
-        check_draws(columns, self._num_draws_T(columns), self.vocab_size)
+        check_draws(columns, self._drawn_T(columns), self.vocab_size)
 
     def for_batches(
         self, columns: Columns, offsets: Offsets, where: str
@@ -217,9 +212,18 @@ class Draws(Part):
             yield from _logit_promises(evidence)
             yield from _mass_promises(evidence)
 
-    def _num_draws_T(self, cells: Cells) -> Int32:
-        grid_TG = self.grid.joined(cells) if self.schema.origin == "tail" else None
-        return self.num_draws_T(grid_TG, len(cells["num_repeated"]))
+    @property
+    def _index(self) -> int:
+        return temperature_index(self.grid.temperatures, self.schema.temperature)
+
+    def _drawn_T(self, cells: Cells) -> Int32:
+        return self._num_draws_T(len(cells["num_repeated"]), cells[self.grid.names[self._index]])
+
+    def _num_draws_T(self, num_positions: int, tail_mass_T: Float32) -> Int32:
+        draws_T = np.full(num_positions, self.schema.num_draws, np.int32)
+        if self.schema.origin == "tail":
+            draws_T[tail_mass_T == 0] = 0
+        return draws_T
 
 
 def _tight(

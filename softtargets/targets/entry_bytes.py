@@ -7,6 +7,7 @@ half: neighbours in rank are alike, so the bytes compress better than with ranks
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -24,6 +25,12 @@ def kept_entries(num_entries_T: Int32, num_columns: int) -> Bool:
 def num_id_planes(vocab_size: int) -> int:
     """Return how many bytes an id below `vocab_size` needs."""
     return max(1, ((vocab_size - 1).bit_length() + 7) // 8)
+
+
+@cache
+def plane_names(vocab_size: int) -> tuple[str, ...]:
+    """Return the names of the id planes' columns, lowest byte first."""
+    return tuple(f"id_plane_{index}" for index in range(num_id_planes(vocab_size)))
 
 
 def split_ids(ids_TK: Int32, num_planes: int) -> tuple[UInt8, ...]:

@@ -34,7 +34,7 @@ from softtargets.targets.entry_bytes import (
     join_halves,
     join_ids,
     kept_entries,
-    num_id_planes,
+    plane_names,
     split_halves,
     split_ids,
 )
@@ -81,7 +81,7 @@ class Entries(Part):
     @property
     def id_planes(self) -> tuple[str, ...]:
         """Return the names of the id planes' columns, lowest byte first."""
-        return tuple(f"id_plane_{index}" for index in range(num_id_planes(self.vocab_size)))
+        return plane_names(self.vocab_size)
 
     def columns(self) -> Sequence[Column]:
         """Return ids, counts and logits; the first has an element for each target."""
@@ -179,7 +179,7 @@ class Entries(Part):
         if self.schema.step is None:
             logits_TK = cells["logits"].copy()
         else:
-            self.check_cells(cells)
+            self.check_escapes(cells)
             difference_TK = split_halves(cells["steps"], ids_TK.shape[1]).astype(np.int64)
             difference_TK[difference_TK == ESCAPE] = cells["escapes"]
             distance_TK = np.cumsum(difference_TK, axis=1) * self.schema.step
@@ -187,7 +187,7 @@ class Entries(Part):
         logits_TK[~kept_entries(num_entries_T, logits_TK.shape[1])] = -np.inf
         return {"ids_TK": ids_TK, "logits_TK": logits_TK, "num_entries_T": num_entries_T}
 
-    def check_cells(self, cells: Cells) -> None:
+    def check_escapes(self, cells: Cells) -> None:
         """Check that there is a difference for each step that says so.
 
         Raises:
@@ -215,7 +215,7 @@ class Entries(Part):
         kept["num_entries"] = np.minimum(cells["num_entries"], k)
         if self.schema.step is None:
             return {**cells, **kept, "logits": cells["logits"][:, :k]}
-        self.check_cells(cells)
+        self.check_escapes(cells)
         steps_TK = split_halves(cells["steps"], self.schema.max_entries)
         _, ranks_E = np.nonzero(steps_TK == ESCAPE)
         kept["steps"] = join_halves(steps_TK[:, :k])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from softtargets.targets.arrays import Array, Cells, Float32
+from softtargets.targets.arrays import Array, Cells
 from softtargets.targets.evidence import Evidence
 from softtargets.targets.part import FINITE, Column, Part, Range
 from softtargets.targets.promises import Promise, Promises
@@ -30,8 +31,7 @@ class Grid(Part):
     @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the columns, in the grid's order."""
-        what = "tail_mass" if self.has_entries else "logsumexp"
-        return tuple(f"{what}_t{temperature_text(one)}" for one in self.temperatures)
+        return _names("tail_mass" if self.has_entries else "logsumexp", self.temperatures)
 
     def columns(self) -> Sequence[Column]:
         """Return a column for each temperature."""
@@ -82,11 +82,8 @@ class Grid(Part):
         """Return the tail mass or the logsumexp [T, G]."""
         if not self.temperatures:
             return {}
-        return {"tail_mass_TG" if self.has_entries else "logsumexp_TG": self.joined(cells)}
-
-    def joined(self, cells: Cells) -> Float32:
-        """Return the cells of all temperatures, of which there are some, as one array [T, G]."""
-        return np.stack([cells[name] for name in self.names], axis=1)
+        grid_TG = np.stack([cells[name] for name in self.names], axis=1)
+        return {"tail_mass_TG" if self.has_entries else "logsumexp_TG": grid_TG}
 
     def contradictions(self, evidence: Evidence) -> Promises:
         """Yield what sums must be by entries, and by each other."""
@@ -94,6 +91,11 @@ class Grid(Part):
             yield from _logsumexp_promises(evidence)
         elif evidence.origin.is_tail_exact:
             yield from _tail_promises(evidence)
+
+
+@cache
+def _names(what: str, temperatures: tuple[float, ...]) -> tuple[str, ...]:
+    return tuple(f"{what}_t{temperature_text(one)}" for one in temperatures)
 
 
 def temperature_text(temperature: float) -> str:

@@ -30,20 +30,20 @@ class PackedTargets:
         Raises:
             CorruptionError: columns do not fit each other.
         """
-        grid = self.schema.temperatures
-        fields: dict[str, Any] = {
-            "ids_TK": np.empty((len(self), 0), np.int32),
-            "logits_TK": np.empty((len(self), 0), np.float32),
-            "num_entries_T": np.zeros(len(self), np.int32),
-            "tail_mass_TG": np.ones((len(self), len(grid)), np.float32),
-            "temperatures": grid,
-            "features": {},
-            "others": {},
-        }
+        others: dict[str, Array] = {}
+        fields: dict[str, Any] = {"temperatures": self.schema.temperatures}
+        if self.schema.entries is None:
+            fields["ids_TK"] = np.empty((len(self), 0), np.int32)
+            fields["logits_TK"] = np.empty((len(self), 0), np.float32)
+            fields["num_entries_T"] = np.zeros(len(self), np.int32)
+        if self.schema.entries is None or not self.schema.temperatures:
+            shape = len(self), len(self.schema.temperatures)
+            fields["tail_mass_TG"] = np.ones(shape, np.float32)
         for part in parts_of(self.schema):
-            for name, value in part.unpack(self.cells).items():
-                fields[name] = fields[name] | value if isinstance(value, dict) else value
-        return SoftTargets(**fields)
+            own = part.unpack(self.cells)
+            others |= own.pop("others", {})
+            fields |= own
+        return SoftTargets(**fields, others=others)
 
 
 def pack(targets: SoftTargets, schema: TargetSchema) -> PackedTargets:

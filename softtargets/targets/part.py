@@ -158,7 +158,7 @@ class Part:
         return {}
 
     def unpack(self, cells: Cells) -> dict[str, Any]:
-        """Return its fields of `SoftTargets`; those that are mappings are joined.
+        """Return its fields of `SoftTargets`; what is in `others` joins that of other parts.
 
         Raises:
             CorruptionError: cells do not fit each other.
