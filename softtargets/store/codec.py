@@ -18,7 +18,6 @@ from softtargets.errors import CorruptionError
 from softtargets.store.column_checks import check_columns
 from softtargets.store.manifest import RESTORE
 from softtargets.store.row import Row, cell_columns
-from softtargets.store.schema import METADATA_PREFIX
 from softtargets.targets import (
     Array,
     Columns,
@@ -30,6 +29,7 @@ from softtargets.targets import (
 )
 from softtargets.targets.part import naming_rows
 from softtargets.targets.target_schema import target_columns
+from softtargets.targets.window_columns import METADATA_PREFIX
 from softtargets.window import CELLS, TokenWindow, Window
 
 

@@ -13,24 +13,9 @@ from typing import Literal
 import pyarrow as pa
 
 from softtargets.store.versions import FORMAT_VERSION
-from softtargets.targets import Column, Entries, Grid, TargetSchema, columns_of, part_of
-from softtargets.targets.window_columns import METADATA_PREFIX, WindowColumns
-
-__all__ = [
-    "METADATA_KEY",
-    "METADATA_PREFIX",
-    "Compression",
-    "arrow_schema",
-    "columns_of",
-    "element_of",
-    "field_of",
-    "grid_columns",
-    "has_shared_texts",
-    "id_columns",
-    "list_of",
-    "path_of",
-    "token_columns",
-]
+from softtargets.targets import Column, Entries, Grid, TargetSchema, part_of
+from softtargets.targets import columns_of as columns_of
+from softtargets.targets.window_columns import WindowColumns
 
 METADATA_KEY = b"softtargets"
 

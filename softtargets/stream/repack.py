@@ -51,6 +51,26 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
         InputError: a length is below 2, pieces are longer than rows, or the batch is one of
             `repack`.
     """
+    most = _most_tokens(batch, row_tokens, piece_tokens)
+    rows = _fill_rows(_cut(batch, most), row_tokens)
+    lengths = [row[-1].column + row[-1].num_tokens for row in rows]
+    packed = _move(batch, _sources(batch, rows, max(lengths)))
+    _separate(packed, rows)
+    packed["window_id"] = [
+        " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
+    ]
+    packed["num_targets"] = int(packed["target_mask"].sum())
+    packed["num_segments"] = int(packed["segment_ids"].max()) + 1
+    packed["num_tokens"] = torch.tensor(lengths)
+    packed["attention_mask"] = attention_mask(
+        packed["num_tokens"], max(lengths), packed["num_segments"]
+    )
+    packed["pieces"] = rows
+    return Batch(packed)
+
+
+def _most_tokens(batch: Batch, row_tokens: int, piece_tokens: int | None) -> int:
+    """Return how many tokens a piece may have."""
     most = row_tokens if piece_tokens is None else piece_tokens
     if not 2 <= most <= row_tokens or "pieces" in batch:
         raise InputError(
@@ -60,37 +80,7 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
             + (", a batch that was packed before" if "pieces" in batch else ""),
             next_step="Correct the lengths.",
         )
-    shape = batch["input_ids"].shape
-    rows = _fill_rows(_cut(batch, most), row_tokens)
-    width = max(row[-1].column + row[-1].num_tokens for row in rows)
-    sources = torch.full((len(rows), width), -1)
-    places = {window_id: row for row, window_id in enumerate(batch["window_id"])}
-    packed: dict[str, Any] = dict(batch)
-    fills = {one.name: one.fill for one in target_tensors(batch.schema)}
-    fills["labels"] = IGNORE_INDEX
-    for row, pieces in enumerate(rows):
-        for piece in pieces:
-            first = places[piece.window_id] * shape[1] + piece.start
-            own = slice(piece.column, piece.column + piece.num_tokens)
-            sources[row, own] = torch.arange(first, first + piece.num_tokens)
-    for name, value in batch.items():
-        if isinstance(value, torch.Tensor) and value.shape[:2] == shape:
-            taken = value.flatten(0, 1)[sources.clamp(min=0)]
-            taken[sources < 0] = fills.get(name, 0)
-            packed[name] = taken
-    entries = batch.schema.entries
-    if entries is not None and entries.step is not None:
-        packed["escapes"] = _move_escapes(batch, sources, entries.max_entries)
-    _separate(packed, rows)
-    packed["window_id"] = [
-        " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
-    ]
-    packed["num_targets"] = int(packed["target_mask"].sum())
-    packed["num_segments"] = int(packed["segment_ids"].max()) + 1
-    packed["num_tokens"] = torch.tensor([row[-1].column + row[-1].num_tokens for row in rows])
-    packed["attention_mask"] = attention_mask(packed["num_tokens"], width, packed["num_segments"])
-    packed["pieces"] = rows
-    return Batch(packed)
+    return most
 
 
 def _cut(batch: Batch, most: int) -> list[Piece]:
@@ -125,6 +115,39 @@ def _fill_rows(pieces: list[Piece], row_tokens: int) -> list[list[Piece]]:
         )
         used[row] += piece.num_tokens
     return rows
+
+
+def _sources(batch: Batch, rows: list[list[Piece]], width: int) -> torch.Tensor:
+    """Return where each token of the new rows stands in a flattened [B, L]; -1 for none."""
+    sources = torch.full((len(rows), width), -1)
+    places = {window_id: row for row, window_id in enumerate(batch["window_id"])}
+    for row, pieces in enumerate(rows):
+        for piece in pieces:
+            first = places[piece.window_id] * batch["input_ids"].shape[1] + piece.start
+            own = slice(piece.column, piece.column + piece.num_tokens)
+            sources[row, own] = torch.arange(first, first + piece.num_tokens)
+    return sources
+
+
+def _move(batch: Batch, sources: torch.Tensor) -> dict[str, Any]:
+    """Return what is in a batch, tensors [B, L, ...] laid out anew.
+
+    What a part of your own has of a row, and not of its tokens, is left out.
+    """
+    shape = batch["input_ids"].shape
+    targets = {one.name: one for one in target_tensors(batch.schema)}
+    of_rows = {name for name, one in targets.items() if one.place == "row"}
+    moved = {name: value for name, value in batch.items() if name not in of_rows}
+    for name, value in moved.items():
+        if isinstance(value, torch.Tensor) and value.shape[:2] == shape:
+            taken = value.flatten(0, 1)[sources.clamp(min=0)]
+            fill = targets[name].fill if name in targets else 0
+            taken[sources < 0] = IGNORE_INDEX if name == "labels" else fill
+            moved[name] = taken
+    entries = batch.schema.entries
+    if entries is not None and entries.step is not None:
+        moved["escapes"] = _move_escapes(batch, sources, entries.max_entries)
+    return moved
 
 
 def _separate(packed: dict[str, Any], rows: list[list[Piece]]) -> None:

@@ -42,35 +42,43 @@ def pack_draws(
     order_S = np.lexsort((samples.ids_S, samples.counts_S == 1, position_S))
     ids_S, counts_S = samples.ids_S[order_S].astype(np.int64), samples.counts_S[order_S]
     repeats_S = counts_S > 1
-    starts_S = np.ones(len(ids_S), np.bool_)
-    starts_S[1:] = (position_S[1:] != position_S[:-1]) | (repeats_S[1:] != repeats_S[:-1])
-    before_S = np.where(starts_S, -1, np.concatenate([[-1], ids_S[:-1]]))
-    gaps_S = ids_S - before_S - 1
+    gaps_S = _gaps(ids_S, position_S, repeats_S)
     sums_T = np.bincount(position_S, weights=counts_S, minlength=num_positions)
+    words = "counts that sum to the number of draws at every position"
     _check(
-        Promise("counts of at least 1", bool((counts_S >= 1).all())),
-        Promise(
-            "counts that sum to the number of draws at every position",
-            bool((sums_T == num_draws_T).all()),
-        ),
-        Promise("ids that are not negative, each once in a run", bool((gaps_S >= 0).all())),
+        Promise("counts of at least 1", (counts_S >= 1).all()),
+        Promise(words, (sums_T == num_draws_T).all()),
+        Promise("ids that are not negative, each once in a run", (gaps_S >= 0).all()),
     )
     cells: dict[str, Array] = {
         "num_repeated": _count(repeats_S, position_S, num_positions),
         "repeated_counts": counts_S[repeats_S],
         "sample_gaps": gaps_S.astype(np.int32),
     }
-    if not has_logits:
-        return cells
-    logits_S = _logits(samples)[order_S]
+    if has_logits:
+        cells |= _pack_logits(_logits(samples)[order_S], position_S, top_logit_T, step)
+    return cells
+
+
+def _gaps(ids_S: Int64, position_S: Int64, repeats_S: Bool) -> Int64:
+    """Return how many ids lie between each id and the one before it in its run."""
+    starts_S = np.ones(len(ids_S), np.bool_)
+    starts_S[1:] = (position_S[1:] != position_S[:-1]) | (repeats_S[1:] != repeats_S[:-1])
+    before_S = np.where(starts_S, -1, np.concatenate([[-1], ids_S[:-1]]))
+    return ids_S - before_S - 1
+
+
+def _pack_logits(
+    logits_S: Float32, position_S: Int64, top_logit_T: Float32 | None, step: float | None
+) -> dict[str, Array]:
     if step is None:
-        return cells | {"sample_logits": logits_S}
+        return {"sample_logits": logits_S}
     assert top_logit_T is not None
     distance_S = top_logit_T[position_S].astype(np.float64) - logits_S
     limit = np.iinfo(np.int32).max * step
     words = f"logits at most {limit:.3g} nats below the position's highest, and none above it"
-    _check(Promise(words, bool(((distance_S >= 0) & (distance_S <= limit)).all())))
-    return cells | {"sample_steps": np.rint(distance_S / step).astype(np.int32)}
+    _check(Promise(words, ((distance_S >= 0) & (distance_S <= limit)).all()))
+    return {"sample_steps": np.rint(distance_S / step).astype(np.int32)}
 
 
 def unpack_draws(cells: Cells, num_draws_T: Int32, step: float | None, vocab_size: int) -> Samples:
@@ -172,7 +180,7 @@ def _runs(cells: Cells, num_draws_T: Int32) -> tuple[Int64, Int64]:
 def _logits(samples: Samples) -> Float32:
     _check(Promise("a logit for every id", samples.logits_S is not None))
     assert samples.logits_S is not None
-    _check(Promise("finite logits", bool(np.isfinite(samples.logits_S).all())))
+    _check(Promise("finite logits", np.isfinite(samples.logits_S).all()))
     return samples.logits_S
 
 

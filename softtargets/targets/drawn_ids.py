@@ -253,7 +253,7 @@ def _logit_promises(evidence: Evidence) -> Promises:
     assert samples is not None
     assert samples.logits_S is not None
     at_S, logits_S = evidence.sample_position_S, samples.logits_S.astype(np.float64)
-    if evidence.top_T is not None:
+    if evidence.has_top:
         highest_T = np.full(evidence.num, -np.inf)
         np.maximum.at(highest_T, at_S, logits_S)
         yield Promise("drawn logits that are not above the top one", highest_T <= evidence.top_T)
@@ -276,7 +276,6 @@ def _mass_promises(evidence: Evidence) -> Promises:
         return
     for index, temperature in enumerate(evidence.targets.temperatures):
         if evidence.is_tail_drawn:
-            assert evidence.top_T is not None
             scale_T = evidence.top_T
             whole_T, factor_T = evidence.tail_weight_T(temperature)
         else:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
-from softtargets.targets.arrays import Bool, Int32, UInt8
+from softtargets.errors import InputError
+from softtargets.targets.arrays import Bool, Float64, Int32, UInt8
+from softtargets.targets.blocks import blocks_of_rows
 
 ESCAPE = 15
 """The half-byte that stands for a difference found among the escapes."""
+_BLOCK_BYTES = 1 << 16
 
 
 def kept_entries(num_entries_T: Int32, num_columns: int) -> Bool:
@@ -69,3 +73,55 @@ def escape_marks(steps_TH: UInt8, num_entries: int) -> list[Bool]:
             is_high_TH[:, -1] = False  # That half is of no entry.
         marks.append(is_high_TH)
     return marks
+
+
+def escape_counts(steps_TH: UInt8, bounds: Sequence[int], num_entries: int) -> list[int]:
+    """Return how many steps of each row are escapes."""
+    counts: list[int] = []
+    for first, last in blocks_of_rows(bounds, _BLOCK_BYTES // max(1, steps_TH.shape[1])):
+        start = bounds[first]
+        rows = [slice(a - start, b - start) for a, b in pairwise(bounds[first : last + 1])]
+        low, *high = escape_marks(steps_TH[start : bounds[last]], num_entries)
+        own = [np.count_nonzero(low[row]) for row in rows]
+        for mark in high:
+            own = [num + np.count_nonzero(mark[row]) for num, row in zip(own, rows, strict=True)]
+        counts += map(int, own)
+    return counts
+
+
+def check_falling(distance_TK: Float64, kept_TK: Bool) -> None:
+    """Check distances below the top logit.
+
+    Raises:
+        InputError: the logits rise along the rank.
+    """
+    rises_TK = (np.diff(distance_TK, axis=1) < 0) & kept_TK[:, 1:]
+    if rises_TK.any():
+        row, rank = np.argwhere(rises_TK)[0]
+        raise InputError(
+            f"position {row}",
+            expected="logits that fall or stay along the rank",
+            found=f"a rise at rank {rank + 1}",
+            next_step="Sort the entries by falling logit before packing.",
+        )
+
+
+def quantise(distance_TK: Float64, kept_TK: Bool, step: float) -> tuple[UInt8, Int32]:
+    """Return step differences [T, H] and escapes [E] of distances below the top logit.
+
+    Raises:
+        InputError: neighbours lie too far apart to be counted in steps.
+    """
+    difference_TK = np.diff(np.rint(distance_TK / step), axis=1, prepend=0.0)
+    difference_TK[~kept_TK] = 0.0
+    limit = np.iinfo(np.int32).max
+    if difference_TK.size and difference_TK.max() > limit:
+        raise InputError(
+            "logits",
+            expected=f"neighbouring ranks within {limit * step:.3g} nats of each other",
+            found=f"a gap of {difference_TK.max() * step:.3g} nats",
+            next_step="Keep the logits lossless (values float32).",
+        )
+    escaped_TK = difference_TK >= ESCAPE
+    steps_TK = np.where(escaped_TK, ESCAPE, difference_TK).astype(np.uint8)
+    return join_halves(steps_TK), difference_TK[escaped_TK].astype(np.int32)

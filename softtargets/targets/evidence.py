@@ -85,7 +85,9 @@ class Evidence:
         self.entry_error_T = np.zeros(self.num)
         if entry_step is not None:
             self.entry_error_T += entry_step / 2 + _rounding(targets.logits_TK)
-        self.top_T = None if top_logit_T is None else top_logit_T.astype(np.float64)
+        self.has_top = top_logit_T is not None
+        if top_logit_T is not None:
+            self.top_T = top_logit_T.astype(np.float64)
         if self.has_entries:
             last_T1 = self.num_entries_T[:, None] - 1
             self.lowest_T = np.take_along_axis(self.logits_TK, last_T1, axis=1)[:, 0]
@@ -95,7 +97,7 @@ class Evidence:
             assert targets.samples.logits_S is not None
             rounding = _rounding(targets.samples.logits_S[None]).max(initial=0)
             self.draw_error = draw_step / 2 + float(rounding)
-        self.label_logit_T = None
+        self.has_labels = label_ids_T is not None
         if label_ids_T is not None:
             assert targets.label_logit_T is not None
             assert targets.label_rank_T is not None
@@ -131,7 +133,6 @@ class Evidence:
 
     def entry_weight_T(self, temperature: float) -> Float64:
         """Return S."""
-        assert self.top_T is not None
         below_TK = (self.logits_TK - self.top_T[:, None]) / temperature
         return np.asarray(np.exp(below_TK).sum(axis=1))
 
@@ -143,7 +144,6 @@ class Evidence:
 
     def tail_weight_T(self, temperature: float) -> tuple[Float64, Float64]:
         """Return W, and by what factor it may be off."""
-        assert self.top_T is not None
         error_T = self.mass_error_T(temperature, self.top_T) + self.entry_error_T / temperature
         return self.odds_T(temperature) * self.entry_weight_T(temperature), np.exp(error_T)
 

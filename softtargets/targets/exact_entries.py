@@ -11,30 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
-from softtargets.errors import CorruptionError, InputError
+from softtargets.errors import CorruptionError
 from softtargets.targets.arrays import (
     Array,
     Bool,
     Cells,
     Columns,
-    Float64,
-    Int32,
     Offsets,
-    UInt8,
 )
-from softtargets.targets.blocks import blocks_of_rows
 from softtargets.targets.entry_bytes import (
     ESCAPE,
+    check_falling,
+    escape_counts,
     escape_marks,
     join_halves,
     join_ids,
     kept_entries,
     plane_names,
+    quantise,
     split_halves,
     split_ids,
 )
@@ -45,7 +43,6 @@ from softtargets.targets.promises import Promise, Promises
 from softtargets.targets.soft_targets import SoftTargets
 
 DEFAULT_STEP = 1 / 16
-_BLOCK_BYTES = 1 << 16
 _ENTRY_BYTES = 40
 """Of an entry, while `verify` checks it: measured."""
 
@@ -159,13 +156,13 @@ class Entries(Part):
         kept_TK = kept_entries(num_entries_T, ids_TK.shape[1])
         distance_TK = np.zeros(ids_TK.shape, np.float64)
         np.subtract(logits_TK[:, :1].astype(np.float64), logits_TK, out=distance_TK, where=kept_TK)
-        _check_falling(distance_TK, kept_TK)
+        check_falling(distance_TK, kept_TK)
         planes = split_ids(np.where(kept_TK, ids_TK, 0), len(self.id_planes))
         cells: dict[str, Array] = dict(zip(self.id_planes, planes, strict=True))
         cells |= {"num_entries": num_entries_T, "top_logit": logits_TK[:, 0]}
         if self.schema.step is None:
             return cells | {"logits": np.where(kept_TK, logits_TK, np.float32(0))}
-        steps_TH, escapes_E = _quantise(distance_TK, kept_TK, self.schema.step)
+        steps_TH, escapes_E = quantise(distance_TK, kept_TK, self.schema.step)
         return cells | {"steps": steps_TH, "escapes": escapes_E}
 
     def unpack(self, cells: Cells) -> dict[str, Any]:
@@ -230,7 +227,7 @@ class Entries(Part):
                 is_finite = np.isfinite(logits).all(axis=1)
                 yield from outside(logits, is_finite, offsets, "logits", FINITE.words)
             return
-        counts = _escape_counts(columns["steps"], offsets["steps"], self.schema.max_entries)
+        counts = escape_counts(columns["steps"], offsets["steps"], self.schema.max_entries)
         found = np.diff(offsets["escapes"]).tolist()
         if counts != found:
             row = next(row for row, num in enumerate(counts) if num != found[row])
@@ -285,46 +282,3 @@ class Entries(Part):
         """Yield where the entries begin."""
         is_top_T = evidence.logits_TK[:, 0] == evidence.top_T
         yield Promise("a first entry with the top logit", is_top_T)
-
-
-def _escape_counts(steps_TH: UInt8, bounds: Sequence[int], num_entries: int) -> list[int]:
-    """Return how many steps of each row are escapes."""
-    counts: list[int] = []
-    for first, last in blocks_of_rows(bounds, _BLOCK_BYTES // max(1, steps_TH.shape[1])):
-        start = bounds[first]
-        rows = [slice(a - start, b - start) for a, b in pairwise(bounds[first : last + 1])]
-        low, *high = escape_marks(steps_TH[start : bounds[last]], num_entries)
-        own = [np.count_nonzero(low[row]) for row in rows]
-        for mark in high:
-            own = [num + np.count_nonzero(mark[row]) for num, row in zip(own, rows, strict=True)]
-        counts += map(int, own)
-    return counts
-
-
-def _check_falling(distance_TK: Float64, kept_TK: Bool) -> None:
-    rises_TK = (np.diff(distance_TK, axis=1) < 0) & kept_TK[:, 1:]
-    if rises_TK.any():
-        row, rank = np.argwhere(rises_TK)[0]
-        raise InputError(
-            f"position {row}",
-            expected="logits that fall or stay along the rank",
-            found=f"a rise at rank {rank + 1}",
-            next_step="Sort the entries by falling logit before packing.",
-        )
-
-
-def _quantise(distance_TK: Float64, kept_TK: Bool, step: float) -> tuple[UInt8, Int32]:
-    """Return step differences [T, H] and escapes [E] of distances below the top logit."""
-    difference_TK = np.diff(np.rint(distance_TK / step), axis=1, prepend=0.0)
-    difference_TK[~kept_TK] = 0.0
-    limit = np.iinfo(np.int32).max
-    if difference_TK.size and difference_TK.max() > limit:
-        raise InputError(
-            "logits",
-            expected=f"neighbouring ranks within {limit * step:.3g} nats of each other",
-            found=f"a gap of {difference_TK.max() * step:.3g} nats",
-            next_step="Keep the logits lossless (values float32).",
-        )
-    escaped_TK = difference_TK >= ESCAPE
-    steps_TK = np.where(escaped_TK, ESCAPE, difference_TK).astype(np.uint8)
-    return join_halves(steps_TK), difference_TK[escaped_TK].astype(np.int32)

@@ -111,7 +111,6 @@ def _tail_promises(evidence: Evidence) -> Promises:
     rises with T, and by the inequality of power means W(T1) is at least W(T2)^a / N^(a - 1), N
     being the number of ids in the tail. The odds of a tail below every entry rise with T, too.
     """
-    assert evidence.top_T is not None
     outside_T = evidence.vocab_size - evidence.num_entries_T
     highest_T = evidence.lowest_T if evidence.origin.keeps_highest else evidence.top_T
     temperatures = sorted(evidence.targets.temperatures)
@@ -160,7 +159,7 @@ def _logsumexp_promises(evidence: Evidence) -> Promises:
             f"logsumexps of one distribution at temperatures {low:g} and {high:g}",
             rises_T & falls_T,
         )
-    if evidence.label_logit_T is not None:
+    if evidence.has_labels:
         for temperature in grid:
             above_T = np.log(evidence.label_rank_T + 1) + evidence.label_logit_T / temperature
             yield Promise(

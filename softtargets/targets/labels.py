@@ -48,44 +48,38 @@ class Labels(Part):
 
     def contradictions(self, evidence: Evidence) -> Promises:
         """Yield what the label's logit and rank must be by all that is known of other logits."""
-        yield from _label_promises(evidence)
-
-
-def _label_promises(evidence: Evidence) -> Promises:
-    """Yield what the label's logit and rank must be by all that is known of other logits."""
-    assert evidence.label_logit_T is not None
-    logit_T, rank_T = evidence.label_logit_T, evidence.label_rank_T
-    num_above_T = np.zeros(evidence.num, np.int64)
-    if evidence.has_entries:
-        assert evidence.top_T is not None
-        is_top_T = logit_T == evidence.top_T
-        yield Promise(
-            "a label logit that is the top one where the label's rank is 0, and below it elsewhere",
-            (logit_T <= evidence.top_T) & (is_top_T == (rank_T == 0)),
-        )
-        is_above_TK = evidence.logits_TK - evidence.entry_error_T[:, None] > logit_T[:, None]
-        num_above_T += is_above_TK.sum(axis=1)
-        yield from _entry_promises(evidence)
-        if evidence.origin.is_tail_exact:
-            yield from _tail_promises(evidence)
-    samples = evidence.targets.samples
-    if samples is not None and samples.logits_S is not None:
-        at_S = evidence.sample_position_S
-        is_above_S = samples.logits_S - evidence.draw_error > logit_T[at_S]
-        is_label_S = samples.ids_S == evidence.label_ids_T[at_S]
-        # Draws from the whole vocabulary would count the entries beside them twice.
-        if not evidence.has_entries or evidence.is_tail_drawn:
-            num_above_T += evidence.sum_samples(is_above_S.astype(np.float64)).astype(np.int64)
-        is_off_S = np.abs(samples.logits_S - logit_T[at_S]) > evidence.draw_error
-        num_wrong_T = evidence.sum_samples((is_label_S & is_off_S).astype(np.float64))
-        yield Promise("a label logit that is that of the label among the draws", num_wrong_T == 0)
-    yield Promise("no more logits above the label's than its rank", num_above_T <= rank_T)
+        logit_T, rank_T = evidence.label_logit_T, evidence.label_rank_T
+        num_above_T = np.zeros(evidence.num, np.int64)
+        if evidence.has_entries:
+            is_top_T = logit_T == evidence.top_T
+            yield Promise(
+                "a label logit that is the top one where the label's rank is 0, and below it "
+                "elsewhere",
+                (logit_T <= evidence.top_T) & (is_top_T == (rank_T == 0)),
+            )
+            is_above_TK = evidence.logits_TK - evidence.entry_error_T[:, None] > logit_T[:, None]
+            num_above_T += is_above_TK.sum(axis=1)
+            yield from _entry_promises(evidence)
+            if evidence.origin.is_tail_exact:
+                yield from _tail_promises(evidence)
+        samples = evidence.targets.samples
+        if samples is not None and samples.logits_S is not None:
+            at_S = evidence.sample_position_S
+            is_above_S = samples.logits_S - evidence.draw_error > logit_T[at_S]
+            is_label_S = samples.ids_S == evidence.label_ids_T[at_S]
+            # Draws from the whole vocabulary would count the entries beside them twice.
+            if not evidence.has_entries or evidence.is_tail_drawn:
+                num_above_T += evidence.sum_samples(is_above_S.astype(np.float64)).astype(np.int64)
+            is_off_S = np.abs(samples.logits_S - logit_T[at_S]) > evidence.draw_error
+            num_wrong_T = evidence.sum_samples((is_label_S & is_off_S).astype(np.float64))
+            yield Promise(
+                "a label logit that is that of the label among the draws", num_wrong_T == 0
+            )
+        yield Promise("no more logits above the label's than its rank", num_above_T <= rank_T)
 
 
 def _entry_promises(evidence: Evidence) -> Promises:
     """Yield what the label's logit and rank must be by the entries."""
-    assert evidence.label_logit_T is not None
-    assert evidence.top_T is not None
     logit_T, rank_T = evidence.label_logit_T, evidence.label_rank_T
     is_label_TK = evidence.is_label_TK
     is_kept_T, place_T = is_label_TK.any(axis=1), is_label_TK.argmax(axis=1)
@@ -109,8 +103,6 @@ def _entry_promises(evidence: Evidence) -> Promises:
 
 def _tail_promises(evidence: Evidence) -> Promises:
     """Yield what tail masses must be by the label's logit and rank."""
-    assert evidence.label_logit_T is not None
-    assert evidence.top_T is not None
     logit_T, rank_T = evidence.label_logit_T, evidence.label_rank_T
     is_kept_T = evidence.is_label_TK.any(axis=1)
     # Of those above the label, at most the entries but its own are kept.
