@@ -18,7 +18,7 @@ from softtargets.kinds import TargetSchema
 from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
 from softtargets.report.distribution import Counts
 from softtargets.report.examples import MOST_TOKENS, Examples
-from softtargets.report.sizes import column_sizes, meaning
+from softtargets.report.sizes import column_sizes
 from softtargets.report.statistics import Statistics, Sums, measure
 from softtargets.report.summary import summary
 from softtargets.report.texts import bytes_text, number_text, percent_text
@@ -107,7 +107,6 @@ def report(
         source_numbers=partial(_source_numbers, statistics),
         columns=column_sizes(store),
         sizes=sizes,
-        meaning=meaning,
         examples=examples.windows,
         data=examples.data(),
         most_tokens=MOST_TOKENS,

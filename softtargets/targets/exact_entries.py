@@ -88,7 +88,7 @@ class Entries(Part):
                 name,
                 "uint8",
                 "targets",
-                f"byte {index} of the kept ids, lowest first; an entry a byte",
+                f"ids of the kept logits, {'low byte' if index == 0 else f'byte {index}'} of each",
                 width=most,
                 # The lowest byte of many is as good as random (docs/layouts.md).
                 is_random=index == 0 and len(planes) > 1,
