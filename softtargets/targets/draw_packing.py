@@ -43,13 +43,7 @@ def pack_draws(
     ids_S, counts_S = samples.ids_S[order_S].astype(np.int64), samples.counts_S[order_S]
     repeats_S = counts_S > 1
     gaps_S = _gaps(ids_S, position_S, repeats_S)
-    sums_T = np.bincount(position_S, weights=counts_S, minlength=num_positions)
-    words = "counts that sum to the number of draws at every position"
-    _check(
-        Promise("counts of at least 1", (counts_S >= 1).all()),
-        Promise(words, (sums_T == num_draws_T).all()),
-        Promise("ids that are not negative, each once in a run", (gaps_S >= 0).all()),
-    )
+    _check_counts(counts_S, position_S, gaps_S, num_draws_T)
     cells: dict[str, Array] = {
         "num_repeated": _count(repeats_S, position_S, num_positions),
         "repeated_counts": counts_S[repeats_S],
@@ -58,6 +52,16 @@ def pack_draws(
     if has_logits:
         cells |= _pack_logits(_logits(samples)[order_S], position_S, top_logit_T, step)
     return cells
+
+
+def _check_counts(counts_S: Int32, position_S: Int64, gaps_S: Int64, num_draws_T: Int32) -> None:
+    sums_T = np.bincount(position_S, weights=counts_S, minlength=len(num_draws_T))
+    words = "counts that sum to the number of draws at every position"
+    _check(
+        Promise("counts of at least 1", (counts_S >= 1).all()),
+        Promise(words, (sums_T == num_draws_T).all()),
+        Promise("ids that are not negative, each once in a run", (gaps_S >= 0).all()),
+    )
 
 
 def _gaps(ids_S: Int64, position_S: Int64, repeats_S: Bool) -> Int64:

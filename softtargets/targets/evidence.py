@@ -92,8 +92,7 @@ class Evidence:
             last_T1 = self.num_entries_T[:, None] - 1
             self.lowest_T = np.take_along_axis(self.logits_TK, last_T1, axis=1)[:, 0]
         self.draw_error = 0.0
-        if draw_step is not None:
-            assert targets.samples is not None
+        if draw_step is not None and targets.samples is not None:
             assert targets.samples.logits_S is not None
             rounding = _rounding(targets.samples.logits_S[None]).max(initial=0)
             self.draw_error = draw_step / 2 + float(rounding)

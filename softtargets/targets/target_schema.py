@@ -99,13 +99,6 @@ class TargetSchema:
         return self.samples
 
     @property
-    def has_top_logit(self) -> bool:
-        """Return whether logits are stored that count from the position's highest."""
-        return self.head is not None or (
-            self.samples is not None and self.samples.values == "steps"
-        )
-
-    @property
     def num_labels(self) -> int:
         """Return how many labels there can be."""
         return self.num_classes or self.vocab_size
