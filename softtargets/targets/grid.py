@@ -82,7 +82,10 @@ class Grid(Part):
         """Return the tail mass or the logsumexp [T, G]."""
         if not self.temperatures:
             return {}
-        grid_TG = np.stack([cells[name] for name in self.names], axis=1)
+        names = self.names
+        grid_TG = np.empty((len(cells[names[0]]), len(names)), np.float32)
+        for index, name in enumerate(names):
+            grid_TG[:, index] = cells[name]
         return {"tail_mass_TG" if self.has_entries else "logsumexp_TG": grid_TG}
 
     def contradictions(self, evidence: Evidence) -> Promises:
