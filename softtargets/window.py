@@ -13,9 +13,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from softtargets.packing import PackedTargets
-from softtargets.targets import Bool, Int32, SoftTargets
+from softtargets.targets import Bool, Int32, PackedTargets, SoftTargets
 
+CELLS = {
+    "input_ids": "input_ids_L",
+    "mask": "mask_T",
+    "segment_lengths": "segment_lengths_S",
+    "target_positions": "positions_T",
+    "label_ids": "label_ids_T",
+    "encoder_input_ids": "encoder_ids_M",
+}
+"""The columns of a window's arrays, and what `TokenWindow` calls them; some have only the first
+three."""
 _HASH_DOMAIN = b"softtargets.window.v1\0"
 
 

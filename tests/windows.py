@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from softtargets.kinds import FeatureSchema, HeadSchema, SampleSchema, TargetSchema
-from softtargets.packing import pack
 from softtargets.store.output_head import describe_output_head
-from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets
+from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets, pack
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import TokenWindow, Window, hash_window
 

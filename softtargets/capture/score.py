@@ -14,7 +14,7 @@ from softtargets.capture.segments import Segment, name_documents, name_segments,
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
 from softtargets.kinds import TargetSchema
-from softtargets.packing import pack
+from softtargets.targets import pack
 from softtargets.window import TokenWindow, Window
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from softtargets.cli.tables import key_value_table
 from softtargets.cli.terminal import cell, echo_json
-from softtargets.report.column_sizes import ColumnSizes, column_sizes, meaning
+from softtargets.report.column_sizes import ColumnSizes, column_sizes
 from softtargets.report.number_texts import bytes_text, percent_text
 from softtargets.report.summary import summary
 from softtargets.store import Store
@@ -81,7 +81,7 @@ def _column_table(sizes: ColumnSizes) -> Table:
     for column, size in sizes.columns.items():
         cells = (
             column,
-            meaning(column),
+            sizes.words.get(column, ""),
             bytes_text(size),
             percent_text(size / sizes.num_bytes),
             f"{size / sizes.num_positions:.2f}",

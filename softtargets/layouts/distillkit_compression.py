@@ -14,9 +14,9 @@ import numpy as np
 
 from softtargets.errors import CorpusError
 from softtargets.layouts.lists import Array, Int64
-from softtargets.packing.features import unpack_numbers
 from softtargets.store.foreign_yaml import YAML_LIMIT, parse_yaml
 from softtargets.targets import Float64, Int32, UInt8
+from softtargets.targets.number_formats import unpack_numbers
 from softtargets.texts import shortened
 
 CONFIG_NAME = "compression_config.yaml"

@@ -32,13 +32,13 @@ from softtargets.layouts.plain_head import plain_head, read_plain_head
 from softtargets.layouts.plain_rows import PlainRows, plain_columns
 from softtargets.layouts.plain_table import plain_table
 from softtargets.places.local_files import write_file
-from softtargets.store.consistency import Origin
 from softtargets.store.manifest import check_schema
 from softtargets.store.new_store import write_store
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
+from softtargets.targets import Origin
 from softtargets.window import Window
 
 

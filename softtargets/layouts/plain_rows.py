@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +20,10 @@ from softtargets.layouts.lists import (
     read_lists,
     read_nested,
 )
-from softtargets.packing import kept_entries, pack
 from softtargets.store.codec import decode_tokens
-from softtargets.store.consistency import Origin
 from softtargets.store.invariants import check_window
-from softtargets.store.schema import grid_columns, token_columns
-from softtargets.targets import Float32, Samples, SoftTargets
+from softtargets.store.schema import field_of, grid_columns, token_columns
+from softtargets.targets import Float32, Origin, Samples, SoftTargets, kept_entries, pack
 from softtargets.window import TokenWindow, Window
 
 
@@ -81,7 +80,7 @@ class PlainRows:
         ]
         grid_TG = np.stack(grid, axis=1) if grid else np.empty((num, 0), np.float32)
         has_logsumexp = schema.head is None and bool(schema.temperatures)
-        labels: dict[str, Array] = {}
+        labels: dict[str, Any] = {}
         if schema.label_logits:
             labels = {
                 "label_logit_T": self._numbers("label_logit", number, num, where).astype(
@@ -129,7 +128,7 @@ class PlainRows:
             raise _broken(where, f"vectors of {width} numbers", found)
         return values.reshape(num, width).astype(np.float32)
 
-    def _entries(self, number: int, num: int, where: str) -> dict[str, Array]:
+    def _entries(self, number: int, num: int, where: str) -> dict[str, Any]:
         """Return `num_entries_T`, `ids_TK` and `logits_TK`, empty where the head is."""
         schema = self._schema
         ids_TK, logits_TK = np.empty((num, 0)), np.empty((num, 0))
@@ -205,7 +204,7 @@ def _values_name(schema: TargetSchema) -> str:
 
 
 def _read_tokens(batch: pa.RecordBatch, schema: TargetSchema, where: str) -> list[TokenWindow]:
-    fields = pa.schema([column.field for column in token_columns(schema)])
+    fields = pa.schema([field_of(column) for column in token_columns(schema)])
     try:
         return decode_tokens(pa.Table.from_batches([batch]).select(fields.names).cast(fields))
     except (pa.ArrowException, KeyError, ValueError) as error:

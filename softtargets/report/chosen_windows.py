@@ -7,8 +7,8 @@ import numpy as np
 from softtargets.errors import CorruptionError, InputError
 from softtargets.report.distribution import evenly_spread
 from softtargets.store import Store, StoreView
-from softtargets.store.consistency import Origin
 from softtargets.store.invariants import check_window
+from softtargets.targets import Origin
 from softtargets.window import TokenWindow, Window
 
 _MOST_NAMED = 5

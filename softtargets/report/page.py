@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from softtargets.kinds import TargetSchema
 from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
 from softtargets.report.chosen_windows import find_window, sampled, sound
-from softtargets.report.column_sizes import column_sizes, meaning
+from softtargets.report.column_sizes import column_sizes
 from softtargets.report.distribution import Counts
 from softtargets.report.examples import MOST_TOKENS, Examples
 from softtargets.report.number_texts import bytes_text, number_text, percent_text
@@ -83,7 +83,6 @@ def report(
         name=shown(str(store.location).rstrip("/").rpartition("/")[2]),
         summary=summary(store),
         columns=column_sizes(store),
-        meaning=meaning,
         examples=examples.windows,
         data=examples.data(),
         most_tokens=MOST_TOKENS,

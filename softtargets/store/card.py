@@ -11,13 +11,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from softtargets.kinds import TargetSchema
 from softtargets.store.column_words import column_words
 from softtargets.store.decoding_code import decoding_code
 from softtargets.store.manifest import Manifest
-from softtargets.store.output_head import OUTPUT_HEAD_NAME
-from softtargets.store.schema import columns_of
 from softtargets.store.vocabulary import VOCABULARY_NAME
+from softtargets.targets import TargetSchema, columns_of, parts_of
 
 CARD_NAME = "README.md"
 NOT_STATED = "not stated yet"
@@ -106,7 +104,7 @@ def front_matter(manifest: Manifest) -> str:
 
 def description(manifest: Manifest) -> str:
     """Return what a store holds, what made it, how to load it, its columns and its bounds."""
-    targets = manifest.targets
+    targets, imported = manifest.targets, manifest.identity.get("imported")
     columns = [
         f"| {code_span(column.name)} | {column_words(column)} |" for column in columns_of(targets)
     ]
@@ -127,7 +125,7 @@ def description(manifest: Manifest) -> str:
             "| column | type and meaning |\n|---|---|",
             *columns,
             "\n## What is exact\n",
-            *(f"- {words}" for words in _bounds(targets, manifest.identity.get("imported"))),
+            *(f"- {words}" for part in parts_of(targets) for words in part.exactness(imported)),
         ]
     )
 
@@ -242,53 +240,6 @@ def _without_softtargets(targets: TargetSchema) -> str:
     return (
         f"{text}The kept entries, likeliest first, of its first window:\n\n```python\n{code}```\n"
     )
-
-
-def _bounds(targets: TargetSchema, imported: Mapping[str, Any] | None) -> Iterator[str]:
-    head, samples = targets.head, targets.samples
-    given = "as the teacher gave them" if imported is None else "as they were imported"
-    if head is not None and head.step is not None:
-        yield (
-            f"A kept logit's distance below the top logit is rounded to {head.step:g} nat: off by "
-            f"at most {head.step / 2:g}. Rank, ids and the top logit are exact."
-        )
-    elif head is not None:
-        yield f"Kept logits are float32, {given}."
-    if targets.temperatures and imported is not None:
-        yield (
-            "The probability outside the kept entries is what the imported ones leave of 1, within "
-            f"{imported['tail_mass_error']:.1g}. At other temperatures it is unknown."
-        )
-    elif targets.temperatures:
-        what = "probability outside the kept entries" if head is not None else "logsumexp"
-        yield (
-            f"The {what} at each temperature is that of the whole vocabulary, computed before "
-            "anything was rounded. At other temperatures it is unknown."
-        )
-    elif head is not None:
-        yield "What is outside the kept entries is unknown: they give no probabilities."
-    if samples is not None:
-        where = "the tail" if samples.origin == "tail" else "the whole vocabulary"
-        yield (
-            f"{samples.num_draws} ids a target are drawn from {where} at temperature "
-            f"{samples.temperature:g}: their counts are an unbiased estimate."
-        )
-    if targets.num_classes:
-        yield "Class logits are float32, as the teacher gave them."
-    for feature in targets.features:
-        rounding = {
-            "int8": "rounded to 1/127 of each vector's largest value",
-            "float16": "rounded to float16",
-        }
-        yield (
-            f"Hidden states {code_span(feature.name)} are "
-            f"{rounding.get(feature.dtype, f'exact in {feature.dtype}')}."
-        )
-    if targets.output_head is not None:
-        yield (
-            f"With `{OUTPUT_HEAD_NAME}` they give the teacher's logits of the whole vocabulary, up "
-            "to the order of additions."
-        )
 
 
 def _size_category(num_windows: int) -> str:

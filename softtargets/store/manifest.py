@@ -16,7 +16,6 @@ import jsonschema_rs
 
 from softtargets.errors import RESTORE as RESTORE
 from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError
-from softtargets.kinds import TargetSchema
 from softtargets.limits import Limit
 from softtargets.store.json_object import parse_object
 from softtargets.store.shard_table import ShardTable
@@ -26,6 +25,9 @@ from softtargets.store.versions import (
     is_newer,
     upgrade_identity,
 )
+from softtargets.targets import TargetSchema
+from softtargets.targets.own_part import REGISTERED
+from softtargets.targets.target_schema import without_own_parts
 from softtargets.texts import shortened
 
 MANIFEST_NAME = "manifest.json"
@@ -166,7 +168,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
 
 def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> None:
     """Check what the JSON Schema cannot say: that the parts of the targets fit each other."""
-    for field, value in _whole_numbers(identity["targets"], "identity.targets"):
+    known = without_own_parts(identity["targets"])
+    for field, value in _whole_numbers(known, "identity.targets"):
         if isinstance(value, float):
             raise FormatError(
                 f"{where}, field {field}",
@@ -258,7 +261,7 @@ def check_schema(
     # Tens of thousands of shards are checked in milliseconds; pure Python would take half a minute.
     # The first error is enough: a list of all takes minutes and gigabytes where there are millions.
     try:
-        _validator(name).validate(data)
+        _validator(name, tuple(REGISTERED)).validate(data)
     except jsonschema_rs.ValidationError as error:
         parts = [*([field] if field else []), *(str(part) for part in error.instance_path)]
         raise FormatError(
@@ -270,9 +273,14 @@ def check_schema(
 
 
 @cache
-def _validator(name: str) -> jsonschema_rs.Draft202012Validator:
+def _validator(name: str, own_parts: tuple[str, ...]) -> jsonschema_rs.Draft202012Validator:
     text = files("softtargets.schemas").joinpath(f"{name}.schema.json").read_text()
-    return jsonschema_rs.Draft202012Validator(json.loads(text))
+    schema = json.loads(text)
+    if name == "identity":
+        targets = schema["$defs"]["targets"]
+        targets["properties"] |= {key: {"type": "object"} for key in own_parts}
+        targets["anyOf"] += [{"required": [key]} for key in own_parts]
+    return jsonschema_rs.Draft202012Validator(schema)
 
 
 def check_identity(

@@ -1,131 +1,73 @@
-"""The columns of a shard.
+"""The columns of a shard as Arrow and Parquet know them.
 
-`schemas/FORMAT.md` is the specification; this module is where the code states it.
+`schemas/FORMAT.md` is the specification. Which columns there are is said by the parts of a target,
+in `softtargets.targets`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Literal
 
 import pyarrow as pa
 
-from softtargets.kinds import TargetSchema, feature_columns, temperature_text
-from softtargets.packing.head import num_id_planes
 from softtargets.store.versions import FORMAT_VERSION
+from softtargets.targets import Column, Entries, Grid, TargetSchema, part_of
+from softtargets.targets import columns_of as columns_of
+from softtargets.targets.window_columns import WindowColumns
 
 METADATA_KEY = b"softtargets"
-METADATA_PREFIX = "metadata_"
-"""What the names of columns with the documents' metadata begin with."""
 
 Compression = Literal["zstd", "lz4"]
 """Of the Parquet pages: zstd is smaller, lz4 is read faster; docs/layouts.md has the figures."""
 
-Rows = Literal["window", "tokens", "targets", "classes", "single", "any"]
-"""How many elements a cell has: a scalar for the window; one for each token, for each target, for
-each class of each target; a list of one; a number of its own."""
 
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a shard."""
-
-    name: str
-    element: pa.DataType
-    rows: Rows
-
-    @cached_property
-    def field(self) -> pa.Field:
-        """Return the Arrow field: the element itself, or a list of it; nothing is ever null."""
-        kind = self.element if self.rows == "window" else list_of(self.element)
-        return pa.field(self.name, kind, nullable=False)
-
-    @property
-    def path(self) -> str:
-        """Return what the column is called within a Parquet file."""
-        return self.name if self.rows == "window" else f"{self.name}.list.element"
-
-    @property
-    def has_shared_texts(self) -> bool:
-        """Return whether it has texts that windows share."""
-        return self.element == pa.string() and self.name != "window_id"
+def element_of(column: Column) -> pa.DataType:
+    """Return the Arrow type of an element: a number, a text, or the bytes of a vector."""
+    if column.vector_bytes is not None:
+        return pa.binary(column.vector_bytes)
+    return pa.string() if column.element == "string" else pa.from_numpy_dtype(column.dtype)
 
 
 @cache
-def columns_of(targets: TargetSchema) -> tuple[Column, ...]:
-    """Return the columns of a shard, in their order."""
-    return (*token_columns(targets), *_target_columns(targets))
+def field_of(column: Column) -> pa.Field:
+    """Return the Arrow field: the element itself, or a list of it; nothing is ever null."""
+    element = element_of(column)
+    kind = element if column.rows == "window" else list_of(element)
+    return pa.field(column.name, kind, nullable=False)
 
 
-def token_columns(targets: TargetSchema) -> Iterator[Column]:
-    """Yield the columns that say what was scored."""
-    yield Column("window_id", pa.string(), "window")
-    yield Column("source", pa.string(), "window")
-    yield Column("document_ids", pa.string(), "any")
-    for name in targets.metadata:
-        yield Column(METADATA_PREFIX + name, pa.string(), "any")
-    yield Column("segment_lengths", pa.int32(), "any")
-    yield Column("offset", pa.int64(), "window")
-    yield Column("input_ids", pa.int32(), "tokens")
-    yield Column("mask", pa.bool_(), "targets")
-    if targets.positions == "listed":
-        yield Column("target_positions", pa.int32(), "targets")
-    if targets.label_ids:
-        yield Column("label_ids", pa.int32(), "targets")
-    if targets.encoder_input:
-        yield Column("encoder_input_ids", pa.int32(), "any")
+def path_of(column: Column) -> str:
+    """Return what a column is called within a Parquet file."""
+    return column.name if column.rows == "window" else f"{column.name}.list.element"
 
 
-def _target_columns(targets: TargetSchema) -> Iterator[Column]:
-    head, samples = targets.head, targets.samples
-    if head is not None:
-        for name in id_columns(targets):
-            yield Column(name, pa.binary(head.max_entries), "targets")
-        yield Column("num_entries", pa.int32(), "targets")
-    if targets.has_top_logit:
-        yield Column("top_logit", pa.float32(), "targets")
-    if head is not None and head.values == "steps":
-        yield Column("steps", pa.binary((head.max_entries + 1) // 2), "targets")
-        yield Column("escapes", pa.int32(), "any")
-    elif head is not None:
-        yield Column("logits", pa.binary(4 * head.max_entries), "targets")
-    if samples is not None:
-        yield Column("num_repeated", pa.int32(), "targets")
-        yield Column("repeated_counts", pa.int32(), "any")
-        yield Column("sample_gaps", pa.int32(), "any")
-        if samples.values == "steps":
-            yield Column("sample_steps", pa.int32(), "any")
-        elif samples.values == "float32":
-            yield Column("sample_logits", pa.float32(), "any")
-    for name in grid_columns(targets):
-        yield Column(name, pa.float32(), "targets")
-    if targets.label_logits:
-        yield Column("label_logit", pa.float32(), "targets")
-        yield Column("label_rank", pa.int32(), "targets")
-    if targets.num_classes:
-        yield Column("class_logits", pa.float32(), "classes")
-    for feature in targets.features:
-        rows: Rows = "single" if feature.rows == "window" else feature.rows
-        names = feature_columns(feature)
-        yield Column(names[0], pa.binary(feature.vector_bytes), rows)
-        for name in names[1:]:
-            yield Column(name, pa.float32(), rows)
+def has_shared_texts(column: Column) -> bool:
+    """Return whether a column has texts that windows share."""
+    return column.element == "string" and column.name != "window_id"
+
+
+def token_columns(targets: TargetSchema) -> tuple[Column, ...]:
+    """Return the columns that say what was scored."""
+    part = part_of(targets, WindowColumns)
+    assert part is not None
+    return tuple(part.columns())
 
 
 @cache
 def id_columns(targets: TargetSchema) -> tuple[str, ...]:
-    """Return the names of the id planes' columns, lowest byte first."""
-    return tuple(f"id_plane_{index}" for index in range(num_id_planes(targets.vocab_size)))
+    """Return the names of the id planes' columns, lowest byte first; none without entries."""
+    entries = part_of(targets, Entries)
+    return () if entries is None else entries.id_planes
 
 
 @cache
 def grid_columns(targets: TargetSchema) -> tuple[str, ...]:
-    """Return the columns of tail masses, or of logsumexps without a head, in the grid's order."""
-    what = "logsumexp" if targets.head is None else "tail_mass"
-    return tuple(f"{what}_t{temperature_text(one)}" for one in targets.temperatures)
+    """Return the columns of tail masses, or of logsumexps without entries, in the grid's order."""
+    grid = part_of(targets, Grid)
+    assert grid is not None
+    return grid.names
 
 
 def arrow_schema(targets: TargetSchema, fingerprint: str, unit: int) -> pa.Schema:
@@ -137,7 +79,7 @@ def arrow_schema(targets: TargetSchema, fingerprint: str, unit: int) -> pa.Schem
         "targets": targets.to_dict(),
     }
     return pa.schema(
-        [column.field for column in columns_of(targets)],
+        [field_of(column) for column in columns_of(targets)],
         metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()},
     )
 

@@ -9,10 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.hashes import checksum, hash_bytes
-from softtargets.kinds import TargetSchema
 from softtargets.store.codec import encode
-from softtargets.store.schema import Compression, arrow_schema, columns_of, id_columns
+from softtargets.store.schema import (
+    Compression,
+    arrow_schema,
+    has_shared_texts,
+    path_of,
+)
 from softtargets.store.shard_table import RowGroup, ShardEntry
+from softtargets.targets import TargetSchema, columns_of
 from softtargets.window import Window, cut_windows
 
 ROW_GROUP_TOKENS = 16_384
@@ -48,7 +53,7 @@ def encode_shard(
         schema,
         compression=_codecs(targets, compression),
         compression_level=_levels(targets, compression),
-        use_dictionary=[column.path for column in columns_of(targets) if column.has_shared_texts],
+        use_dictionary=[path_of(one) for one in columns_of(targets) if has_shared_texts(one)],
         column_encoding=_encodings(targets),
         write_statistics=["window_id", "source"],
         write_page_checksum=True,
@@ -89,39 +94,24 @@ def describe_shard(
 
 
 def _codecs(targets: TargetSchema, compression: Compression) -> dict[str, str]:
-    """Return the codec of every column, by its path in the file.
-
-    The lowest byte of the ids is as good as random where there are others: compressing it saves
-    hardly anything and costs time whenever it is read (docs/layouts.md).
-    """
-    codecs: dict[str, str] = {one.path: compression for one in columns_of(targets)}
-    lowest, *others = id_columns(targets)
-    for column in columns_of(targets):
-        if column.name == lowest and others:
-            codecs[column.path] = "none"
-    return codecs
+    """Return the codec of every column, by its path in the file."""
+    columns = columns_of(targets)
+    return {path_of(one): "none" if one.is_random else compression for one in columns}
 
 
 def _encodings(targets: TargetSchema) -> dict[str, str]:
     """Return which columns are split by byte: numbers whose upper bytes are alike."""
     return {
-        column.path: "BYTE_STREAM_SPLIT"
-        for column in columns_of(targets)
-        if column.element == pa.float32() or column.name in _SPLIT_COLUMNS
+        path_of(one): "BYTE_STREAM_SPLIT"
+        for one in columns_of(targets)
+        if one.is_split or (one.element == "float32" and one.width is None)
     }
 
 
 def _levels(targets: TargetSchema, compression: Compression) -> dict[str, int] | None:
-    """Return the level of the columns that the codec's default leaves too large.
-
-    Sample columns are small, and zstd packs them tightly only at its highest level.
-    """
-    names = _SAMPLE_COLUMNS if compression == "zstd" else ()
-    return {one.path: 19 for one in columns_of(targets) if one.name in names} or None
-
-
-_SAMPLE_COLUMNS = ("num_repeated", "repeated_counts", "sample_gaps", "sample_steps")
-_SPLIT_COLUMNS = (*_SAMPLE_COLUMNS, "escapes", "label_rank")
+    """Return the level of the columns that the codec's default leaves too large."""
+    tight = [one for one in columns_of(targets) if one.is_tight and compression == "zstd"]
+    return {path_of(one): 19 for one in tight} or None
 
 
 def _row_group_ends(content: bytes) -> list[int]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 
 import numpy as np
@@ -13,19 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from softtargets.errors import CorruptionError, IdentityError, SoftTargetsError
-from softtargets.kinds import TargetSchema, feature_columns
+from softtargets.errors import CorruptionError, SoftTargetsError
 from softtargets.limits import Limit
 from softtargets.places.ranges import FOOTER, RangeFile
-from softtargets.store.codec import Row, decode, decode_rows, row_columns
-from softtargets.store.json_object import parse_object
+from softtargets.store.codec import decode, decode_rows
 from softtargets.store.manifest import RESTORE
-from softtargets.store.pages import UNPACKED_BYTES, check_unpacked
+from softtargets.store.pages import check_unpacked
 from softtargets.store.parquet_footer import FOOTER_END, FOOTER_LIMIT, check_chunks
-from softtargets.store.schema import METADATA_KEY, Column, columns_of
+from softtargets.store.row import Row, row_columns
+from softtargets.store.schema import has_shared_texts, path_of
+from softtargets.store.scratch import as_file, parquet_errors, scratch
+from softtargets.store.shard_footer import check_footer
 from softtargets.store.shard_table import ShardEntry
-from softtargets.store.versions import check_version, upgrade_targets
-from softtargets.targets import UInt8
+from softtargets.store.shard_texts import with_plain_texts
+from softtargets.targets import TargetSchema, columns_of
 from softtargets.texts import shortened
 from softtargets.window import Window
 
@@ -37,8 +36,6 @@ WINDOW_BYTES = Limit(
 """If that is much more than its row group takes in the file."""
 
 _USUAL_RATIO = 40
-_ENTRY_BYTES, _DRAW_BYTES, _NUMBER_BYTES = 40, 100, 5
-"""Of an entry, a draw and a number of a hidden state, while `verify` checks them: measured."""
 
 
 class ShardReader:
@@ -78,20 +75,25 @@ class ShardReader:
         self._targets = targets
         self._columns = [column.name for column in columns_of(targets)]
         self._texts = {
-            column.name: column for column in columns_of(targets) if column.has_shared_texts
+            column.name: column for column in columns_of(targets) if has_shared_texts(column)
+        }
+        self._working_bytes = {
+            column.name: column.working_bytes
+            for column in columns_of(targets)
+            if column.working_bytes
         }
         try:
             FOOTER_LIMIT.check(f"{self.where}, {FOOTER}", entry.footer_bytes)
             start = entry.num_bytes - entry.footer_bytes
-            with _parquet_errors(self.where):
+            with parquet_errors(self.where):
                 content = np.empty(entry.footer_bytes, np.uint8)
             self._file.read_into(content.data, start, entry.footer_xxh3, FOOTER)
-            with _parquet_errors(self.where):
+            with parquet_errors(self.where):
                 if checked is None:
                     check_chunks(content.data[:-FOOTER_END])
-                self._footer = pq.read_metadata(_as_file(content))
+                self._footer = pq.read_metadata(as_file(content))
             if checked is None:
-                self._check_metadata(fingerprint)
+                check_footer(self._footer, entry, targets, fingerprint, self.where)
         except SoftTargetsError:
             self.close()
             raise
@@ -114,7 +116,7 @@ class ShardReader:
         """
         where = f"{self.where}, row group {index}"
         table = self._read_windows(index, self._columns, where)
-        with _parquet_errors(where):
+        with parquet_errors(where):
             return decode(table, self._targets, where, are_values_checked=are_values_checked)
 
     def read_rows(self, index: int) -> list[Row]:
@@ -129,7 +131,7 @@ class ShardReader:
             table = self._read_table([index], columns, where, is_checked=True)
         else:
             table = self._read_windows(index, columns, where)
-        with _parquet_errors(where):
+        with parquet_errors(where):
             rows = decode_rows(table, self._targets, where, are_values_checked=not is_checked)
         self.checked.add(index)
         return rows
@@ -143,7 +145,7 @@ class ShardReader:
         """
         where = f"{self.where}, row group {index}"
         table = self._read_windows(index, self._columns, where)
-        with _parquet_errors(where):
+        with parquet_errors(where):
             return decode(table.slice(row, 1), self._targets, where, first_row=row)[0]
 
     def read_columns(self, names: Sequence[str]) -> pa.Table:
@@ -184,7 +186,7 @@ class ShardReader:
     def _source_range(self, index: int) -> tuple[str | None, str | None]:
         """Return the first and the last of a row group's sources in alphabetical order."""
         footer = self._footer.row_group(index)
-        with _parquet_errors(self.where):
+        with parquet_errors(self.where):
             columns = (footer.column(number) for number in range(footer.num_columns))
             source = next(column for column in columns if column.path_in_schema == "source")
             statistics = source.statistics
@@ -199,7 +201,7 @@ class ShardReader:
             CorruptionError: the footer cannot be read.
         """
         sizes: dict[str, int] = {}
-        with _parquet_errors(self.where):
+        with parquet_errors(self.where):
             for group in range(self._footer.num_row_groups):
                 footer = self._footer.row_group(group)
                 for column in (footer.column(number) for number in range(footer.num_columns)):
@@ -215,7 +217,7 @@ class ShardReader:
         """
         where = f"{self.where}, row group {index}"
         table = self._read_table([index], ["source", "document_ids"], where)
-        with _parquet_errors(where):
+        with parquet_errors(where):
             first = pc.list_element(table.column("document_ids"), 0)
             return list(zip(table.column("source").to_pylist(), first.to_pylist(), strict=True))
 
@@ -223,8 +225,8 @@ class ShardReader:
         """Read columns of windows that are to be computed with."""
         table = self._read_table([index], columns, where)
         needed = max(
-            _longest(table, name) * num_bytes
-            for name, num_bytes in _bytes_of(self._targets).items()
+            [_longest(table, name) * num_bytes for name, num_bytes in self._working_bytes.items()],
+            default=0,
         )
         if needed > _USUAL_RATIO * self._entry.row_groups[index].num_bytes:
             WINDOW_BYTES.check(f"{where}, its longest window", needed)
@@ -238,8 +240,8 @@ class ShardReader:
         *,
         is_checked: bool = False,
     ) -> pa.Table:
-        with _parquet_errors(where):
-            content = _scratch(self._entry.num_bytes)
+        with parquet_errors(where):
+            content = scratch(self._entry.num_bytes)
         places = {}
         for index in groups:
             group = self._entry.row_groups[index]
@@ -248,72 +250,21 @@ class ShardReader:
             self._file.read_into(piece, group.offset, group.xxh3, f"row group {index}")
         texts = [self._texts[name] for name in columns if name in self._texts]
         shared = [column.name for column in texts]
-        with _parquet_errors(where):
+        with parquet_errors(where):
             if not is_checked:
                 check_unpacked(
                     content.data, self._footer, places, columns, where, shared_texts=shared
                 )
             with pq.ParquetFile(
-                _as_file(content),
+                as_file(content),
                 metadata=self._footer,
-                read_dictionary=[column.path for column in texts],
+                read_dictionary=[path_of(column) for column in texts],
             ) as file:
                 table = file.read_row_groups(list(groups), columns=list(columns), use_threads=False)
-            table = _with_plain_texts(table, texts, where)
+            table = with_plain_texts(table, texts, where)
         if "window_id" in columns:
             _check_ids(table.column("window_id"), where)
         return table
-
-    def _check_metadata(self, fingerprint: str) -> None:
-        entry = self._entry
-        with _parquet_errors(self.where):
-            found_schema = self._footer.schema.to_arrow_schema()
-        metadata = parse_object((found_schema.metadata or {}).get(METADATA_KEY, b"{}"), self.where)
-        version = check_version(metadata.get("format_version"), self.where)
-        metadata["targets"] = upgrade_targets(metadata.get("targets"), version)
-        expected = {
-            "fingerprint": fingerprint,
-            "unit": entry.unit,
-            "targets": self._targets.to_dict(),
-        }
-        for field, value in expected.items():
-            if metadata.get(field) != value:
-                raise IdentityError(
-                    f"{self.where}, field {field}",
-                    expected=f"{value!r}",
-                    found=f"{metadata.get(field)!r}",
-                    next_step="The shard belongs to another store; restore the right file.",
-                )
-        for column in columns_of(self._targets):
-            wanted = column.field
-            index = found_schema.get_field_index(wanted.name)
-            if index < 0 or not found_schema.field(index).equals(wanted):
-                raise CorruptionError(
-                    self.where,
-                    expected=f"a column {wanted.name} of {wanted.type}",
-                    found="none" if index < 0 else f"{found_schema.field(index)}",
-                    next_step=RESTORE,
-                )
-        found = [self._footer.row_group(i).num_rows for i in range(self._footer.num_row_groups)]
-        rows = [group.num_windows for group in entry.row_groups]
-        if found != rows:
-            raise CorruptionError(
-                self.where,
-                expected=f"row groups of {rows} windows",
-                found=f"{found}",
-                next_step=RESTORE,
-            )
-
-
-def _bytes_of(targets: TargetSchema) -> dict[str, int]:
-    """Return what one element of a list takes to compute with, of the columns that grow most."""
-    head = targets.head
-    sizes = {"mask": 0 if head is None else head.max_entries * _ENTRY_BYTES}
-    if targets.samples is not None:
-        sizes["sample_gaps"] = _DRAW_BYTES
-    for feature in targets.features:
-        sizes[feature_columns(feature)[0]] = feature.width * _NUMBER_BYTES
-    return sizes
 
 
 def _longest(table: pa.Table, column: str) -> int:
@@ -331,77 +282,3 @@ def _check_ids(ids: pa.ChunkedArray, where: str) -> None:
             found=shortened(repr(ids[place].as_py()), 100),
             next_step=RESTORE,
         )
-
-
-def _with_plain_texts(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
-    """Return a table with the texts of some columns spelled out; equal ones were in memory once.
-
-    Raises:
-        LimitError: that takes more memory than it is trusted with.
-    """
-    chunks = {column.name: table.column(column.name).chunks for column in columns}
-    num_bytes = 0
-    for chunk in (chunk for own in chunks.values() for chunk in own):
-        texts = _texts(chunk)
-        lengths = pc.binary_length(texts.dictionary).cast(pa.int64())
-        num_bytes += pc.sum(lengths.take(texts.indices)).as_py() or 0
-    UNPACKED_BYTES.check(where, num_bytes)
-    for column in columns:
-        plain = [_spelled_out(chunk, column) for chunk in chunks[column.name]]
-        index = table.column_names.index(column.name)
-        table = table.set_column(index, column.field, pa.chunked_array(plain, column.field.type))
-    return table
-
-
-def _texts(chunk: pa.Array) -> pa.DictionaryArray:
-    return chunk.values if pa.types.is_list(chunk.type) else chunk
-
-
-def _spelled_out(chunk: pa.Array, column: Column) -> pa.Array:
-    texts = _texts(chunk).dictionary_decode()
-    if column.rows == "window":
-        return texts
-    return pa.ListArray.from_arrays(chunk.offsets, texts, type=column.field.type)
-
-
-class _Kept(threading.local):
-    """Memory of a thread that files are read into, again and again: fresh memory costs time."""
-
-    memory: UInt8 | None = None
-
-
-_KEPT = _Kept()
-_MOST_KEPT_BYTES = 64 * 2**20
-
-
-def _scratch(num_bytes: int) -> UInt8:
-    """Return memory as long as a shard, which the next call in this thread returns again.
-
-    A row group is read to its place in the shard; what is never touched costs addresses only.
-    pyarrow copies whatever it decodes, so nothing refers to this memory afterwards.
-    """
-    if num_bytes > _MOST_KEPT_BYTES:
-        return np.empty(num_bytes, np.uint8)
-    if _KEPT.memory is None or len(_KEPT.memory) < num_bytes:
-        _KEPT.memory = np.empty(num_bytes, np.uint8)
-    return _KEPT.memory[:num_bytes]
-
-
-def _as_file(content: UInt8) -> pa.BufferReader:
-    return pa.BufferReader(pa.py_buffer(content))
-
-
-@contextmanager
-def _parquet_errors(where: str) -> Iterator[None]:
-    """Turn what pyarrow raises on damaged files into a CorruptionError."""
-    try:
-        yield
-    except SoftTargetsError:
-        raise
-    except (pa.ArrowException, MemoryError, OSError, ValueError, KeyError) as error:
-        raise CorruptionError(
-            where,
-            expected="a readable Parquet file whose checksums hold",
-            found=f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            next_step=RESTORE,
-        ) from error

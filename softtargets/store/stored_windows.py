@@ -13,8 +13,8 @@ import numpy.typing as npt
 from softtargets.errors import InputError
 from softtargets.places.place import Place
 from softtargets.places.ranges import PlainFile
-from softtargets.store.codec import Row
 from softtargets.store.manifest import Manifest
+from softtargets.store.row import Row
 from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.window import Window

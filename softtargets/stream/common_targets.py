@@ -60,7 +60,8 @@ def common_targets(first: TargetSchema, other: TargetSchema) -> TargetSchema:
 
 def _differences(first: TargetSchema, other: TargetSchema) -> Iterator[Difference]:
     expected, found = first.to_dict(), other.to_dict()
-    for field in (one.name for one in fields(TargetSchema)):
+    names = (one.name for one in fields(TargetSchema))
+    for field in dict.fromkeys([*names, *expected, *found]):
         own, others = expected.get(field), found.get(field)
         if own != others and field not in (*_PER_WINDOW, *_IN_COMMON):
             yield Difference(

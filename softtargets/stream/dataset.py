@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from softtargets.errors import InputError
-from softtargets.packing.truncate import chosen_grid, truncated_schema
 from softtargets.store.store import Store
 from softtargets.stream.arguments import (
     Tail,
@@ -32,6 +31,7 @@ from softtargets.stream.order import Share, ShuffleQuality
 from softtargets.stream.read_ahead import OnError, StreamStats
 from softtargets.stream.repack import repack
 from softtargets.stream.world import check_collator, check_reader, check_world
+from softtargets.targets.truncate import chosen_grid, truncated_schema
 
 SHUFFLED_GROUPS = 16
 """Row groups shuffled together by default: 262,144 tokens, some 50 MB at k = 64."""

@@ -11,11 +11,11 @@ import numpy as np
 
 from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema
-from softtargets.packing.truncate import narrow
-from softtargets.store.codec import Row, row_of
+from softtargets.store.row import Row, row_of
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.store.store import Store
 from softtargets.stream.mixture import Mixture
+from softtargets.targets.truncate import narrow
 from softtargets.window import Window
 
 PADDING_ID = ""

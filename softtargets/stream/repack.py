@@ -9,13 +9,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from softtargets.errors import InputError
-from softtargets.packing.head import ESCAPE
 from softtargets.stream.attention import attention_mask
 from softtargets.stream.batch import IGNORE_INDEX, Batch
+from softtargets.stream.batch_targets import split_steps
 from softtargets.stream.items import PADDING_ID
-
-_FILLS = {"labels": IGNORE_INDEX, "tail_mass": 1}
-"""What stands where a row has no token, if it is not 0."""
+from softtargets.stream.target_tensors import target_tensors
+from softtargets.targets.entry_bytes import ESCAPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +51,26 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
         InputError: a length is below 2, pieces are longer than rows, or the batch is one of
             `repack`.
     """
+    most = _most_tokens(batch, row_tokens, piece_tokens)
+    rows = _fill_rows(_cut(batch, most), row_tokens)
+    lengths = [row[-1].column + row[-1].num_tokens for row in rows]
+    packed = _move(batch, _sources(batch, rows, max(lengths)))
+    _separate(packed, rows)
+    packed["window_id"] = [
+        " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
+    ]
+    packed["num_targets"] = int(packed["target_mask"].sum())
+    packed["num_segments"] = int(packed["segment_ids"].max()) + 1
+    packed["num_tokens"] = torch.tensor(lengths)
+    packed["attention_mask"] = attention_mask(
+        packed["num_tokens"], max(lengths), packed["num_segments"]
+    )
+    packed["pieces"] = rows
+    return Batch(packed)
+
+
+def _most_tokens(batch: Batch, row_tokens: int, piece_tokens: int | None) -> int:
+    """Return how many tokens a piece may have."""
     most = row_tokens if piece_tokens is None else piece_tokens
     if not 2 <= most <= row_tokens or "pieces" in batch:
         raise InputError(
@@ -61,34 +80,7 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
             + (", a batch that was packed before" if "pieces" in batch else ""),
             next_step="Correct the lengths.",
         )
-    shape = batch["input_ids"].shape
-    rows = _fill_rows(_cut(batch, most), row_tokens)
-    width = max(row[-1].column + row[-1].num_tokens for row in rows)
-    sources = torch.full((len(rows), width), -1)
-    places = {window_id: row for row, window_id in enumerate(batch["window_id"])}
-    packed: dict[str, Any] = dict(batch)
-    for row, pieces in enumerate(rows):
-        for piece in pieces:
-            first = places[piece.window_id] * shape[1] + piece.start
-            own = slice(piece.column, piece.column + piece.num_tokens)
-            sources[row, own] = torch.arange(first, first + piece.num_tokens)
-    for name, value in batch.items():
-        if isinstance(value, torch.Tensor) and value.shape[:2] == shape:
-            taken = value.flatten(0, 1)[sources.clamp(min=0)]
-            taken[sources < 0] = _FILLS.get(name, 0)
-            packed[name] = taken
-    if "escapes" in batch:
-        packed["escapes"] = _move_escapes(batch, sources)
-    _separate(packed, rows)
-    packed["window_id"] = [
-        " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
-    ]
-    packed["num_targets"] = int(packed["target_mask"].sum())
-    packed["num_segments"] = int(packed["segment_ids"].max()) + 1
-    packed["num_tokens"] = torch.tensor([row[-1].column + row[-1].num_tokens for row in rows])
-    packed["attention_mask"] = attention_mask(packed["num_tokens"], width, packed["num_segments"])
-    packed["pieces"] = rows
-    return Batch(packed)
+    return most
 
 
 def _cut(batch: Batch, most: int) -> list[Piece]:
@@ -125,6 +117,39 @@ def _fill_rows(pieces: list[Piece], row_tokens: int) -> list[list[Piece]]:
     return rows
 
 
+def _sources(batch: Batch, rows: list[list[Piece]], width: int) -> torch.Tensor:
+    """Return where each token of the new rows stands in a flattened [B, L]; -1 for none."""
+    sources = torch.full((len(rows), width), -1)
+    places = {window_id: row for row, window_id in enumerate(batch["window_id"])}
+    for row, pieces in enumerate(rows):
+        for piece in pieces:
+            first = places[piece.window_id] * batch["input_ids"].shape[1] + piece.start
+            own = slice(piece.column, piece.column + piece.num_tokens)
+            sources[row, own] = torch.arange(first, first + piece.num_tokens)
+    return sources
+
+
+def _move(batch: Batch, sources: torch.Tensor) -> dict[str, Any]:
+    """Return what is in a batch, tensors [B, L, ...] laid out anew.
+
+    What a part of your own has of a row, and not of its tokens, is left out.
+    """
+    shape = batch["input_ids"].shape
+    targets = {one.name: one for one in target_tensors(batch.schema)}
+    of_rows = {name for name, one in targets.items() if one.place == "row"}
+    moved = {name: value for name, value in batch.items() if name not in of_rows}
+    for name, value in moved.items():
+        if isinstance(value, torch.Tensor) and value.shape[:2] == shape:
+            taken = value.flatten(0, 1)[sources.clamp(min=0)]
+            fill = targets[name].fill if name in targets else 0
+            taken[sources < 0] = IGNORE_INDEX if name == "labels" else fill
+            moved[name] = taken
+    entries = batch.schema.entries
+    if entries is not None and entries.step is not None:
+        moved["escapes"] = _move_escapes(batch, sources, entries.max_entries)
+    return moved
+
+
 def _separate(packed: dict[str, Any], rows: list[list[Piece]]) -> None:
     """Let no target, label, segment or position reach from one piece into another."""
     segments, positions = packed["segment_ids"], packed["position_ids"]
@@ -141,11 +166,9 @@ def _separate(packed: dict[str, Any], rows: list[list[Piece]]) -> None:
             num_segments = int(own[-1]) + 1
 
 
-def _move_escapes(batch: Batch, sources: torch.Tensor) -> torch.Tensor:
+def _move_escapes(batch: Batch, sources: torch.Tensor, num_entries: int) -> torch.Tensor:
     """Return the escapes of each new row, in the order of its [L, K], padded to the most [R, E]."""
-    halves = batch["steps"]
-    steps = torch.cat([halves & 15, halves >> 4], dim=-1)[..., : batch["id_plane_0"].shape[-1]]
-    counts = (steps == ESCAPE).sum(dim=-1)
+    counts = (split_steps(batch["steps"], num_entries) == ESCAPE).sum(dim=-1)
     is_escape = torch.arange(batch["escapes"].shape[1]) < counts.sum(dim=1, keepdim=True)
     escapes, counts = batch["escapes"][is_escape], counts.flatten()
     firsts = counts.cumsum(0) - counts

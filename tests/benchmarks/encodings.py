@@ -18,9 +18,9 @@ import zstandard
 from rich.console import Console
 from rich.table import Table
 
-from softtargets.packing.head import split_halves
 from softtargets.store import Store
 from softtargets.targets import Int32, UInt8
+from softtargets.targets.entry_bytes import split_halves
 from tests.benchmarks.layouts import make_store
 
 BLOCK = 1 << 20
@@ -97,11 +97,9 @@ def measure(store: Store) -> None:
     inputs = np.concatenate([window.input_ids_L for window in windows])
     steps_NK = []
     for window in windows:
-        head = window.packed.head
-        assert head is not None
-        assert head.steps_TH is not None
-        one_TK = split_halves(head.steps_TH, ids_NK.shape[1]).astype(np.int32)
-        one_TK[one_TK == 15] = head.escapes_E
+        cells = window.packed.cells
+        one_TK = split_halves(cells["steps"], ids_NK.shape[1]).astype(np.int32)
+        one_TK[one_TK == 15] = cells["escapes"]
         steps_NK.append(one_TK)
     sizes = Sizes(len(ids_NK))
     table = Table(title=f"{len(ids_NK):,} targets, k = {ids_NK.shape[1]}")

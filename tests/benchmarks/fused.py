@@ -27,8 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from softtargets import Batch, collate, distillation_loss
 from softtargets.kinds import HeadSchema, SampleSchema, TargetSchema
-from softtargets.packing import pack
-from softtargets.targets import Samples, SoftTargets
+from softtargets.targets import Samples, SoftTargets, pack
 from softtargets.train import JSD, ForwardKL, ReverseKL, fused_distillation_loss
 from softtargets.train.fused import CHUNK_ELEMENTS
 from softtargets.window import TokenWindow, Window, hash_window

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from softtargets.packing import pack
 from softtargets.store import Store
 from softtargets.store.writer import StoreWriter
+from softtargets.targets import pack
 from softtargets.window import TokenWindow, Window, hash_window
 
 UNIT_WINDOWS = 20_000

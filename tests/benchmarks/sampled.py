@@ -27,10 +27,9 @@ from rich.table import Table
 from softtargets.capture import TeacherConfig, TransformersTeacher
 from softtargets.demo.smollm import teacher_directory
 from softtargets.kinds import SampleSchema, TargetSchema
-from softtargets.packing import pack
 from softtargets.store import Store
 from softtargets.store.writer import StoreWriter
-from softtargets.targets import Samples, SoftTargets
+from softtargets.targets import Samples, SoftTargets, pack
 from softtargets.window import Window
 from tests.benchmarks.layouts import column_bytes, make_store, tokens_per_second
 

@@ -13,8 +13,8 @@ from softtargets.capture.keep.sampling import uniforms
 from softtargets.capture.keep.selection import SAMPLE_STEP, Selection, schema_parts
 from softtargets.capture.keep.selector import select
 from softtargets.kinds import DEFAULT_STEP, TargetSchema
-from softtargets.packing import pack
 from softtargets.report.facts import drawn_at
+from softtargets.targets import pack
 
 GRID = (0.5, 1.0, 2.0)
 VOCAB_SIZE = 40

@@ -20,10 +20,9 @@ from softtargets.capture import (
     rescore,
 )
 from softtargets.errors import IdentityError, InputError
-from softtargets.packing import pack
 from softtargets.store import Store, verify
 from softtargets.store.writer import StoreWriter
-from softtargets.targets import SoftTargets
+from softtargets.targets import SoftTargets, pack
 from softtargets.window import Window
 from tests.cli.test_commands import run
 from tests.fakes import ByteTokenizer, FakeTeacher, build_config, build_store, write_corpus

@@ -19,8 +19,7 @@ from softtargets.capture.keep.selection import (
 from softtargets.capture.keep.selector import select as select_any
 from softtargets.errors import InputError, TeacherError
 from softtargets.kinds import TargetSchema
-from softtargets.packing import pack
-from softtargets.targets import SoftTargets
+from softtargets.targets import SoftTargets, pack
 from tests.windows import select_in_numpy
 
 GRID = (0.5, 1.0, 2.0)

@@ -69,8 +69,8 @@ def test_golden_stores_hold_what_is_hard() -> None:
     assert (hybrid["tail_mass"] == 0).any()
     assert hybrid["sample_counts"].max() > 1
     assert not expected_of("topk-1.1")["mask"].all()
-    heads = [window.packed.head for window in Store.open(GOLDEN / "topk-1.1" / "store")]
-    assert sum(len(head.escapes_E) for head in heads if head is not None) > 5
+    store = Store.open(GOLDEN / "topk-1.1" / "store")
+    assert sum(len(window.packed.cells["escapes"]) for window in store) > 5
 
 
 @pytest.mark.parametrize("name", [name for name in STORES if name != "topk-1.0"])

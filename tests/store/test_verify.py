@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from softtargets.capture.identity import describe_build
-from softtargets.packing import pack
 from softtargets.store import Store, verify
-from softtargets.store.consistency import Origin
 from softtargets.store.invariants import check_window
 from softtargets.store.writer import StoreWriter
-from softtargets.targets import Samples
+from softtargets.targets import Origin, Samples, pack
 from softtargets.window import Window, content_hash
 from tests.attacks.contradictions import LABEL, STORES
 from tests.corruptions import Change, forge_column
@@ -78,42 +76,38 @@ def test_a_window_that_is_stored_twice_is_reported(tmp_path: Path) -> None:
 Damage = Callable[[Window], Window]
 
 
-def change(window: Window, part: str, **arrays: Any) -> Window:
-    """Return a window with other arrays in `packed`, or in one of its parts."""
-    if part == "packed":
-        packed = dataclasses.replace(window.packed, **arrays)
-    else:
-        inner = dataclasses.replace(getattr(window.packed, part), **arrays)
-        packed = dataclasses.replace(window.packed, **{part: inner})
-    return dataclasses.replace(window, packed=packed)
+def change(window: Window, **cells: np.ndarray) -> Window:
+    """Return a window with other cells."""
+    packed = window.packed
+    changed = dataclasses.replace(packed, cells={**packed.cells, **cells})
+    return dataclasses.replace(window, packed=changed)
 
 
-def put(part: str, name: str, at: tuple[int, ...], value: float) -> Damage:
+def put(column: str, at: tuple[int, ...] | int | slice, value: float) -> Damage:
     def damage(window: Window) -> Window:
-        owner = window.packed if part == "packed" else getattr(window.packed, part)
-        array = getattr(owner, name).copy()
-        array[at] = value
-        return change(window, part, **{name: array})
+        cell = window.packed.cells[column].copy()
+        cell[at] = value
+        return change(window, **{column: cell})
 
     return damage
 
 
-def cut(part: str, name: str) -> Damage:
+def cut(column: str) -> Damage:
     def damage(window: Window) -> Window:
-        array = getattr(getattr(window.packed, part), name)
-        assert len(array) > 0
-        return change(window, part, **{name: array[1:]})
+        cell = window.packed.cells[column]
+        assert len(cell) > 0
+        return change(window, **{column: cell[1:]})
 
     return damage
 
 
 def put_ids(ids: list[int]) -> Damage:
     def damage(window: Window) -> Window:
-        assert window.packed.head is not None
-        planes = tuple(plane.copy() for plane in window.packed.head.id_planes)
+        planes = {name: window.packed.cells[name].copy() for name in ("id_plane_0", "id_plane_1")}
         for rank, token in enumerate(ids):
-            planes[0][2, rank], planes[1][2, rank] = token % 256, token // 256
-        return change(window, "head", id_planes=planes)
+            planes["id_plane_0"][2, rank] = token % 256
+            planes["id_plane_1"][2, rank] = token // 256
+        return change(window, **planes)
 
     return damage
 
@@ -158,18 +152,6 @@ def put_token(**arrays: Any) -> Damage:
     return damage
 
 
-def put_feature(name: str, value: float) -> Damage:
-    def damage(window: Window) -> Window:
-        feature = window.packed.features[name]
-        assert feature.scale_R is not None
-        scale_R = feature.scale_R.copy()
-        scale_R[0] = value
-        changed = dataclasses.replace(feature, scale_R=scale_R)
-        return change(window, "packed", features={**window.packed.features, name: changed})
-
-    return damage
-
-
 def first_of_the_head(window: Window) -> Window:
     token = int(window.targets.ids_TK[0, 0])
     return put_samples({token: 8, (token + 1) % 300: 8})(window)
@@ -189,42 +171,42 @@ INT = np.int32
             "lengths that sum to the 6 tokens",
         ),
         ("topk", put_token(input_ids_L=np.array([1, 2, 3, 4, 5, 300], INT)), "ids from 0 to 299"),
-        ("topk", put("head", "num_entries_T", (1,), 0), "from 1 to 8 entries"),
-        ("topk", put("head", "num_entries_T", (1,), 9), "from 1 to 8 entries"),
-        ("topk", cut("head", "escapes_E"), "a difference for each of"),
+        ("topk", put("num_entries", (1,), 0), "from 1 to 8 entries"),
+        ("topk", put("num_entries", (1,), 9), "from 1 to 8 entries"),
+        ("topk", cut("escapes"), "a difference for each of"),
         ("topk", put_ids([300, 1]), "ids below 300"),
         ("topk", put_ids([7, 7]), "without doubles"),
-        ("topk", put("packed", "top_logit_T", (1,), np.nan), "finite numbers"),
-        ("topk", put("packed", "top_logit_T", (1,), np.inf), "finite numbers"),
-        ("topk", put("packed", "tail_mass_TG", (1, 0), -0.1), "a mass from 0 to below 1"),
-        ("topk", put("packed", "tail_mass_TG", (1, 1), 1.0), "a mass from 0 to below 1"),
-        ("topk", put("packed", "tail_mass_TG", (1, 1), np.nan), "a mass from 0 to below 1"),
-        ("topk", put("packed", "label_logit_T", (1,), np.nan), "numbers below infinity"),
-        ("topk", put("packed", "label_rank_T", (1,), 300), "ranks from 0 to 299"),
-        ("topk", put("packed", "label_rank_T", (1,), -1), "ranks from 0 to 299"),
-        ("topk-lossless", put("head", "logits_TK", (0, 3), 1000.0), "fall or stay along the rank"),
-        ("sampled", put("packed", "logsumexp_TG", (1, 0), np.nan), "finite numbers"),
-        ("sampled", cut("samples", "gaps_S"), "a gap and a logit for every id"),
-        ("sampled-with-logits", cut("samples", "steps_S"), "a gap and a logit for every id"),
-        ("hybrid", cut("samples", "logits_S"), "a gap and a logit for every id"),
-        ("sampled", cut("samples", "repeated_counts"), "counts that sum to the number of draws"),
-        ("sampled", put("samples", "num_repeated_T", (0,), -1), "from 0 to 32 ids"),
-        ("sampled", put("samples", "repeated_counts", (0,), 1000), "counts from 2 to 32"),
+        ("topk", put("top_logit", (1,), np.nan), "finite numbers"),
+        ("topk", put("top_logit", (1,), np.inf), "finite numbers"),
+        ("topk", put("tail_mass_t1", (1,), -0.1), "a mass from 0 to below 1"),
+        ("topk", put("tail_mass_t2", (1,), 1.0), "a mass from 0 to below 1"),
+        ("topk", put("tail_mass_t2", (1,), np.nan), "a mass from 0 to below 1"),
+        ("topk", put("label_logit", (1,), np.nan), "numbers below infinity"),
+        ("topk", put("label_rank", (1,), 300), "ranks from 0 to 299"),
+        ("topk", put("label_rank", (1,), -1), "ranks from 0 to 299"),
+        ("topk-lossless", put("logits", (0, 3), 1000.0), "fall or stay along the rank"),
+        ("sampled", put("logsumexp_t1", (1,), np.nan), "finite numbers"),
+        ("sampled", cut("sample_gaps"), "a gap and a logit for every id"),
+        ("sampled-with-logits", cut("sample_steps"), "a gap and a logit for every id"),
+        ("hybrid", cut("sample_logits"), "a gap and a logit for every id"),
+        ("sampled", cut("repeated_counts"), "counts that sum to the number of draws"),
+        ("sampled", put("num_repeated", (0,), -1), "from 0 to 32 ids"),
+        ("sampled", put("repeated_counts", (0,), 1000), "counts from 2 to 32"),
         ("sampled", put_samples({299: 15, 300: 17}), "ids from 0 to 299"),
         ("sampled", put_samples({7: 31, 8: 1}), None),
         ("hybrid", first_of_the_head, "samples outside the head"),
-        ("hybrid", put("samples", "logits_S", (0,), np.inf), "finite numbers"),
+        ("hybrid", put("sample_logits", (0,), np.inf), "finite numbers"),
         (
             "classes-of-windows",
-            put("packed", "class_logits_TC", (0, 1), np.nan),
+            put("class_logits", 1, np.nan),
             "numbers below infinity",
         ),
         (
             "classes-of-windows",
-            put("packed", "class_logits_TC", (0, 1), np.inf),
+            put("class_logits", 1, np.inf),
             "numbers below infinity",
         ),
-        ("classes-of-windows", put("packed", "class_logits_TC", (0,), -np.inf), "above -inf"),
+        ("classes-of-windows", put("class_logits", slice(None), -np.inf), "above -inf"),
         ("classes-of-windows", put_token(label_ids_T=np.array([5], INT)), "labels from 0 to 4"),
         ("masked-tokens", put_token(positions_T=np.array([3, 2], INT)), "places that rise within"),
         ("masked-tokens", put_token(positions_T=np.array([2, 2], INT)), "places that rise within"),
@@ -237,7 +219,7 @@ INT = np.int32
         ),
         ("masked-tokens", put_token(label_ids_T=np.array([1, 300], INT)), "labels from 0 to 299"),
         ("translation", put_token(encoder_ids_M=np.array([-1], INT)), "ids from 0 to 299"),
-        ("features", put_feature("pooled", np.nan), "a finite scale"),
+        ("features", put("feature_pooled_scale", (0,), np.nan), "a finite scale"),
     ],
 )
 def test_every_invariant_is_checked(
@@ -261,14 +243,13 @@ def test_samples_that_stand_twice_are_reported(rng: np.random.Generator) -> None
         ("single as repeated", 7, "sampled ids without doubles"),
         ("gap below zero", -1, "gaps from 0 to 299"),
     ):
-        problems = list(check_window(put("samples", "gaps_S", (1,), gap)(window), "here"))
+        problems = list(check_window(put("sample_gaps", (1,), gap)(window), "here"))
         assert promise in [problem.expected for problem in problems], name
-    assert window.packed.samples is not None
+    cells = window.packed.cells
     swapped = change(
         window,
-        "samples",
-        num_repeated_T=window.packed.samples.num_repeated_T + np.eye(1, 5, dtype=INT)[0],
-        repeated_counts=np.r_[INT(31), INT(1), window.packed.samples.repeated_counts[1:]],
+        num_repeated=cells["num_repeated"] + np.eye(1, 5, dtype=INT)[0],
+        repeated_counts=np.r_[INT(31), INT(1), cells["repeated_counts"][1:]],
     )
     assert [problem.expected for problem in check_window(swapped, "here")] == [
         "counts from 2 to 32"

@@ -25,8 +25,7 @@ from softtargets import (
 )
 from softtargets.errors import InputError, TemperatureError
 from softtargets.kinds import SampleSchema
-from softtargets.packing import pack
-from softtargets.targets import SoftTargets
+from softtargets.targets import SoftTargets, pack
 from tests.golden import GOLDEN
 from tests.windows import KINDS, make_window, topk_schema
 
@@ -152,8 +151,7 @@ def test_at_the_temperature_of_the_draws_no_logits_are_needed(rng: np.random.Gen
 
 def test_entries_that_are_not_kept_have_no_mass(rng: np.random.Generator) -> None:
     window, _ = make_window(rng)
-    assert window.packed.head is not None
-    window.packed.head.num_entries_T[2] = 3
+    window.packed.cells["num_entries"][2] = 3
     logprobs = collate([window]).soft_targets().logprobs[0, 2]
     assert torch.isfinite(logprobs[:3]).all()
     assert (logprobs[3:] == -torch.inf).all()
@@ -260,7 +258,7 @@ def test_what_trainers_move_stays_a_compact_batch(store: Store, move: Callable[.
 def test_rows_of_a_batch_are_a_batch_of_those_windows(store: Store) -> None:
     windows = list(store)[:6]
     batch = collate(windows)
-    assert len({len(window.packed.head.escapes_E) for window in windows if window.packed.head}) > 1
+    assert len({len(window.packed.cells["escapes"]) for window in windows}) > 1
     rows = slice(2, 5)
     part = Batch({n: v[rows] if hasattr(v, "shape") else v for n, v in batch.items()})
     with pytest.raises(InputError, match=r"Batch, input_ids: expected 6 rows, .* found 3"):

@@ -11,8 +11,7 @@ import torch
 
 from softtargets.errors import TeacherError
 from softtargets.kinds import LAST_HIDDEN, TargetSchema
-from softtargets.packing.targets import num_draws
-from softtargets.targets import Float32, Int32, Samples, SoftTargets
+from softtargets.targets import Draws, Float32, Int32, Samples, SoftTargets, part_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +100,9 @@ class Selected:
             return None
         assert self.drawn_ids_ND is not None
         assert self.drawn_logits_ND is not None
-        has_draws_T = num_draws(schema, tail_mass_TG, len(self)) > 0
+        draws = part_of(schema, Draws)
+        assert draws is not None
+        has_draws_T = draws.num_draws_T(tail_mass_TG) > 0
         logits_TD = None if schema.samples.values == "none" else self.drawn_logits_ND.numpy()
         return count_draws(self.drawn_ids_ND.numpy(), logits_TD, has_draws_T)
 

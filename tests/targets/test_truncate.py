@@ -8,7 +8,7 @@ import pytest
 
 from softtargets.errors import InputError, TemperatureError
 from softtargets.kinds import HeadSchema, SampleSchema
-from softtargets.packing.truncate import chosen_grid, keep_highest, narrow, truncated_schema
+from softtargets.targets.truncate import chosen_grid, keep_highest, narrow, truncated_schema
 from tests.windows import KINDS, make_window, topk_schema
 
 
@@ -36,9 +36,8 @@ def test_what_is_dropped_joins_the_tail_and_nothing_else_changes(
             )
             total_T = np.exp(logprobs_TK).sum(1) + np.exp(kept.tail_logmass_T(temperature))
             np.testing.assert_allclose(total_T, 1, atol=1e-5)
-    head = windows[-1].packed.head
-    assert head is not None
-    assert (len(head.escapes_E) > 0) == (values == "steps")
+    escapes_E = windows[-1].packed.cells.get("escapes", ())
+    assert (len(escapes_E) > 0) == (values == "steps")
 
 
 def test_what_cannot_be_truncated_is_refused() -> None:

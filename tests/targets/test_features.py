@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from softtargets.errors import InputError
 from softtargets.kinds import FeatureSchema
-from softtargets.packing.features import pack_feature
+from softtargets.targets.features import pack_feature, unpack_feature
 from tests.windows import as_bfloat16
 
 DType = Literal["float16", "int8", "bfloat16", "float32"]
@@ -19,6 +19,10 @@ DType = Literal["float16", "int8", "bfloat16", "float32"]
 
 def feature(dtype: DType, width: int = 4) -> FeatureSchema:
     return FeatureSchema(name="layer_3", width=width, rows="tokens", dtype=dtype)
+
+
+def there_and_back(values_RD: np.ndarray, schema: FeatureSchema) -> np.ndarray:
+    return unpack_feature(pack_feature(values_RD, schema), schema)
 
 
 vectors = hnp.arrays(
@@ -30,18 +34,17 @@ vectors = hnp.arrays(
 
 @given(vectors)
 def test_float16_rounds_and_int8_is_off_by_half_a_scale(values_RD: np.ndarray) -> None:
-    half = pack_feature(values_RD, feature("float16")).unpack()
+    half = there_and_back(values_RD, feature("float16"))
     np.testing.assert_array_equal(half, values_RD.astype(np.float16).astype(np.float32))
-    packed = pack_feature(values_RD, feature("int8"))
-    assert packed.scale_R is not None
-    error_RD = np.abs(packed.unpack() - values_RD)
+    scale_R = pack_feature(values_RD, feature("int8"))["feature_layer_3_scale"]
+    error_RD = np.abs(there_and_back(values_RD, feature("int8")) - values_RD)
     # A vector whose scale would be no normal number is stored as zeros.
     least = 127 * np.finfo(np.float32).tiny
-    assert (error_RD <= np.where(packed.scale_R > 0, packed.scale_R * 0.501, least)[:, None]).all()
+    assert (error_RD <= np.where(scale_R > 0, scale_R * 0.501, least)[:, None]).all()
 
 
 def test_a_vector_of_zeros_stays_one() -> None:
-    assert (pack_feature(np.zeros((2, 4), np.float32), feature("int8")).unpack() == 0).all()
+    assert (there_and_back(np.zeros((2, 4), np.float32), feature("int8")) == 0).all()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "bfloat16", "float32"])
@@ -57,7 +60,7 @@ def test_what_float16_cannot_hold_is_refused_and_not_clamped() -> None:
     values_RD = np.full((1, 4), 70_000, np.float32)
     with pytest.raises(InputError, match=r"at most 65504 in float16; found 70000\. .* int8"):
         pack_feature(values_RD, feature("float16"))
-    assert pack_feature(values_RD, feature("int8")).unpack() == pytest.approx(values_RD)
+    assert there_and_back(values_RD, feature("int8")) == pytest.approx(values_RD)
 
 
 def test_another_width_is_refused() -> None:
@@ -76,16 +79,16 @@ finite = hnp.arrays(
 def test_bfloat16_and_float32_are_exact(values_RD: np.ndarray) -> None:
     """Bit for bit: the smallest numbers and the sign of zero too."""
     for dtype, exact_RD in (("float32", values_RD), ("bfloat16", as_bfloat16(values_RD))):
-        packed = pack_feature(exact_RD, feature(dtype))  # type: ignore[arg-type]
-        assert packed.values_RD.itemsize == (4 if dtype == "float32" else 2)
-        assert packed.scale_R is None
-        assert packed.unpack().tobytes() == exact_RD.tobytes()
+        schema = feature(dtype)  # type: ignore[arg-type]
+        [stored_RD] = pack_feature(exact_RD, schema).values()
+        assert stored_RD.itemsize == (4 if dtype == "float32" else 2)
+        assert there_and_back(exact_RD, schema).tobytes() == exact_RD.tobytes()
 
 
 def test_bfloat16_is_that_of_torch() -> None:
     values = torch.randn((5, 4), generator=torch.Generator().manual_seed(0)).bfloat16()
-    packed = pack_feature(values.float().numpy(), feature("bfloat16"))
-    assert packed.values_RD.tobytes() == values.view(torch.int16).numpy().tobytes()
+    [stored_RD] = pack_feature(values.float().numpy(), feature("bfloat16")).values()
+    assert stored_RD.tobytes() == values.view(torch.int16).numpy().tobytes()
 
 
 @pytest.mark.parametrize("value", [1.001, 1 + 2**-8, 3.4e38, 1e-45])

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 
 from softtargets.errors import CorruptionError
-from softtargets.store import sample_columns
 from softtargets.store.codec import decode_rows, encode
 from softtargets.store.schema import arrow_schema
+from softtargets.targets import drawn_ids
 from softtargets.window import Window
 from tests.windows import KINDS, make_window
 
@@ -28,7 +28,7 @@ def make_table(rng: np.random.Generator, kind: str) -> tuple[list[Window], pa.Ta
 def test_rows_have_the_samples_of_their_window_however_many_are_unpacked_at_once(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, kind: str, most: int
 ) -> None:
-    monkeypatch.setattr(sample_columns, "_BLOCK_SAMPLES", most)
+    monkeypatch.setattr(drawn_ids, "_BLOCK_SAMPLES", most)
     windows, table = make_table(rng, kind)
     for window, row in zip(windows, decode_rows(table, KINDS[kind], "here"), strict=True):
         expected = window.targets.samples
@@ -47,7 +47,7 @@ def test_rows_have_the_samples_of_their_window_however_many_are_unpacked_at_once
 def test_a_row_that_cannot_be_unpacked_is_named(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    monkeypatch.setattr(sample_columns, "_BLOCK_SAMPLES", most)
+    monkeypatch.setattr(drawn_ids, "_BLOCK_SAMPLES", most)
     _, table = make_table(rng, "hybrid")
     place = table.column_names.index("sample_gaps")
     cells = table.column(place).to_pylist()

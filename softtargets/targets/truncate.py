@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
-from softtargets.packing.head import ESCAPE, PackedHead, join_halves, split_halves
-from softtargets.packing.targets import PackedTargets
-from softtargets.targets import temperature_index
+from softtargets.targets.arrays import Cells
+from softtargets.targets.exact_entries import Entries
+from softtargets.targets.grid import Grid
+from softtargets.targets.packed import PackedTargets
+from softtargets.targets.soft_targets import temperature_index
+from softtargets.targets.target_schema import TargetSchema, part_of, target_columns
 
 
 def truncated_schema(schema: TargetSchema, k: int) -> TargetSchema:
@@ -20,18 +23,18 @@ def truncated_schema(schema: TargetSchema, k: int) -> TargetSchema:
     Raises:
         InputError: there is no head, it has fewer entries, or draws are from the tail beside it.
     """
-    head = schema.head
-    if head is None or not 1 <= k <= head.max_entries or schema.samples is not None:
+    entries = schema.entries
+    if entries is None or not 1 <= k <= entries.max_entries or schema.draws is not None:
         raise InputError(
             "top_k",
             expected="a number of entries from 1 to those of a head without draws beside it",
             found=f"{k}, of {schema.describe()}",
             next_step="Draws estimate the tail of the head that they were drawn beside: leave "
             "top_k away."
-            if schema.samples is not None
+            if schema.draws is not None
             else "Pass fewer, or leave top_k away.",
         )
-    return replace(schema, head=replace(head, max_entries=k))
+    return replace(schema, head=replace(entries, max_entries=k))
 
 
 def chosen_grid(schema: TargetSchema, temperatures: Sequence[float]) -> TargetSchema:
@@ -42,7 +45,7 @@ def chosen_grid(schema: TargetSchema, temperatures: Sequence[float]) -> TargetSc
     """
     for temperature in temperatures:
         temperature_index(schema.temperatures, temperature)
-    drawn_at = None if schema.samples is None else schema.samples.temperature
+    drawn_at = None if schema.draws is None else schema.draws.temperature
     if not temperatures or (drawn_at is not None and drawn_at not in temperatures):
         grid = ", ".join(f"{one:g}" for one in schema.temperatures) or "none"
         drawn = "" if drawn_at is None else f", {drawn_at:g} among them, at which ids were drawn"
@@ -61,22 +64,14 @@ def chosen_grid(schema: TargetSchema, temperatures: Sequence[float]) -> TargetSc
 def narrow(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
     """Return the targets of a schema that `chosen_grid` and `truncated_schema` made."""
     packed = keep_temperatures(packed, schema)
-    return packed if schema.head is None else keep_highest(packed, schema)
+    return packed if schema.entries is None else keep_highest(packed, schema)
 
 
 def keep_temperatures(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
     """Return the targets without the temperatures that a `chosen_grid` has not."""
-    grid = packed.schema.temperatures
-    if grid == schema.temperatures:
+    if packed.schema.temperatures == schema.temperatures:
         return packed
-    columns = [grid.index(one) for one in schema.temperatures]
-    tail_mass_TG, logsumexp_TG = packed.tail_mass_TG, packed.logsumexp_TG
-    return replace(
-        packed,
-        schema=replace(packed.schema, temperatures=schema.temperatures),
-        tail_mass_TG=None if tail_mass_TG is None else tail_mass_TG[:, columns],
-        logsumexp_TG=None if logsumexp_TG is None else logsumexp_TG[:, columns],
-    )
+    return _replaced(packed, packed.cells, temperatures=schema.temperatures)
 
 
 def keep_highest(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
@@ -88,40 +83,24 @@ def keep_highest(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
     Raises:
         CorruptionError: columns do not fit each other.
     """
-    head, tail_mass_TG = packed.head, packed.tail_mass_TG
-    assert head is not None
-    assert schema.head is not None
-    k = schema.head.max_entries
-    if k == head.id_planes[0].shape[1]:
+    entries, grid = part_of(packed.schema, Entries), part_of(packed.schema, Grid)
+    assert entries is not None
+    assert grid is not None
+    assert schema.entries is not None
+    k = schema.entries.max_entries
+    if k == entries.schema.max_entries:
         return packed
-    if tail_mass_TG is not None:
-        targets = packed.unpack()
-        dropped = [
-            np.exp(targets.logprobs_TK(temperature)[:, k:], dtype=np.float64).sum(axis=1)
-            for temperature in schema.temperatures
-        ]
-        tail_mass_TG = (tail_mass_TG + np.stack(dropped, axis=1)).astype(np.float32)
-    return replace(
-        packed,
-        schema=replace(packed.schema, head=schema.head),
-        head=_keep(head, k),
-        tail_mass_TG=tail_mass_TG,
-    )
+    cells = dict(entries.keep_highest(packed.cells, k))
+    targets = packed.unpack()
+    for name, temperature in zip(grid.names, grid.temperatures, strict=True):
+        dropped_TK = targets.logprobs_TK(temperature)[:, k:]
+        dropped_T = np.exp(dropped_TK, dtype=np.float64).sum(axis=1)
+        cells[name] = (cells[name] + dropped_T).astype(np.float32)
+    return _replaced(packed, cells, head=schema.entries)
 
 
-def _keep(head: PackedHead, k: int) -> PackedHead:
-    num_entries = head.id_planes[0].shape[1]
-    steps_TH, escapes_E = None, head.escapes_E
-    if head.steps_TH is not None:
-        head.check_escapes()
-        steps_TK = split_halves(head.steps_TH, num_entries)
-        _, ranks_E = np.nonzero(steps_TK == ESCAPE)
-        steps_TH, escapes_E = join_halves(steps_TK[:, :k]), escapes_E[ranks_E < k]
-    return replace(
-        head,
-        id_planes=tuple(plane[:, :k] for plane in head.id_planes),
-        num_entries_T=np.minimum(head.num_entries_T, k),
-        steps_TH=steps_TH,
-        escapes_E=escapes_E,
-        logits_TK=None if head.logits_TK is None else head.logits_TK[:, :k],
-    )
+def _replaced(packed: PackedTargets, cells: Cells, **changes: Any) -> PackedTargets:
+    """Return targets with some changes to their schema, and the cells that are left."""
+    schema = replace(packed.schema, **changes)
+    own = {column.name: cells[column.name] for column in target_columns(schema)}
+    return replace(packed, schema=schema, cells=own)

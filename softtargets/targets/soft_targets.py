@@ -13,24 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from softtargets.errors import TemperatureError
-
-Bool = npt.NDArray[np.bool_]
-UInt8 = npt.NDArray[np.uint8]
-UInt16 = npt.NDArray[np.uint16]
-Int8 = npt.NDArray[np.int8]
-Float16 = npt.NDArray[np.float16]
-Int32 = npt.NDArray[np.int32]
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-
-DType = Literal["bfloat16", "float16", "float32"]
-"""Number formats that teachers compute in."""
+from softtargets.targets.arrays import Array, Float32, Float64, Int32
 
 
 def temperature_index(temperatures: tuple[float, ...], temperature: float) -> int:
@@ -74,7 +61,7 @@ class Samples:
 class SoftTargets:
     """What a teacher says at T positions: K entries with their logits, and the mass of the rest.
 
-    A store without a head has K = 0, all mass in the tail and no entry anywhere; what it has
+    A store without entries has K = 0, all mass in the tail and no entry anywhere; what it has
     instead are samples, class logits or features.
     """
 
@@ -89,7 +76,7 @@ class SoftTargets:
     temperatures: tuple[float, ...]
     """The grid at which the tail mass, or the logsumexp, is known."""
     logsumexp_TG: Float32 | None = None
-    """log(sum over the vocabulary of exp(z / T)) where there is no head that it follows from."""
+    """log(sum over the vocabulary of exp(z / T)) where there are no entries it follows from."""
     label_logit_T: Float32 | None = None
     """The logit of the label, which is the token that follows in the document."""
     label_rank_T: Int32 | None = None
@@ -99,15 +86,31 @@ class SoftTargets:
     """Logits of every class."""
     features: Mapping[str, Float32] = field(default_factory=dict)
     """Hidden states [R, D] by name; R is the number of tokens, of targets, or 1 for the window."""
+    others: Mapping[str, Array] = field(default_factory=dict)
+    """What parts of your own hold, by the name of their column."""
 
     def __len__(self) -> int:
         return len(self.num_entries_T)
 
+    @property
+    def parts(self) -> frozenset[str]:
+        """Return what there is, as the parts of a schema call it (see `Part.holds`)."""
+        found = {
+            "head": self.ids_TK.shape[1] > 0,
+            "logsumexp": self.logsumexp_TG is not None,
+            "samples": self.samples is not None,
+            "label logits": self.label_logit_T is not None,
+            "label ranks": self.label_rank_T is not None,
+            "class logits": self.class_logits_TC is not None,
+        }
+        names = [name for name, is_there in found.items() if is_there]
+        return frozenset([*names, *(f"feature {name}" for name in self.features), *self.others])
+
     def logprobs_TK(self, temperature: float = 1.0) -> Float32:
         """Return log-probabilities [T, K] in nats; -inf past a position's count.
 
-        The kept entries are normalised to one minus the tail mass, so that head and tail sum to
-        one whatever the rounding of the logits:
+        The kept entries are normalised to one minus the tail mass, so that entries and tail sum
+        to one whatever the rounding of the logits:
         log p_i = z_i / T - logsumexp_K(z / T) + log(1 - tail).
 
         Raises:
@@ -129,7 +132,7 @@ class SoftTargets:
     def logsumexp_T(self, temperature: float = 1.0) -> Float64:
         """Return log(sum over the vocabulary of exp(z / T)), [T].
 
-        With a head it follows from the tail mass: logsumexp_K(z / T) - log(1 - tail).
+        With entries it follows from the tail mass: logsumexp_K(z / T) - log(1 - tail).
 
         Raises:
             TemperatureError: the temperature is not in the grid.
@@ -146,21 +149,3 @@ class SoftTargets:
     def _tail_T(self, temperature: float) -> Float64:
         index = temperature_index(self.temperatures, temperature)
         return self.tail_mass_TG[:, index].astype(np.float64)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadWeights:
-    """A teacher's output head: what makes logits of its last hidden states.
-
-    logits = hidden @ weight.T + bias, times `scale`, divided by `divisor`, and soft-capped; each
-    step rounded to `dtype`, as the teacher does.
-    """
-
-    weight_VD: Float32
-    bias_V: Float32 | None
-    dtype: DType
-    """The number format of the teacher, which holds all weights exactly."""
-    scale: float = 1.0
-    divisor: float = 1.0
-    softcap: float | None = None
-    """c of c * tanh(logits / c); None when logits are not soft-capped."""

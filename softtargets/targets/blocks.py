@@ -7,16 +7,7 @@ costs more than to compute it.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy.typing as npt
-
-Array = npt.NDArray[Any]
-Columns = Mapping[str, Array]
-"""Of every column of lists, its values."""
-Offsets = Mapping[str, Sequence[int]]
-"""Where the rows' cells begin in them, and the last one ends."""
+from collections.abc import Iterator, Sequence
 
 
 def blocks_of_rows(bounds: Sequence[int], most: int) -> Iterator[tuple[int, int]]:

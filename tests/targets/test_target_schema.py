@@ -14,8 +14,8 @@ from softtargets.kinds import (
     SampleSchema,
     TargetSchema,
 )
-from softtargets.packing import pack
 from softtargets.store.manifest import check_schema
+from softtargets.targets import pack
 from tests.golden import identity_of
 from tests.windows import KINDS, make_window
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from softtargets.errors import InputError, TemperatureError
-from softtargets.packing import PackedTargets, pack
-from softtargets.packing.head import (
+from softtargets.targets import PackedTargets, SoftTargets, pack
+from softtargets.targets.entry_bytes import (
     ESCAPE,
     join_halves,
     join_ids,
@@ -16,7 +16,6 @@ from softtargets.packing.head import (
     split_halves,
     split_ids,
 )
-from softtargets.targets import SoftTargets
 from tests.windows import select_in_numpy, topk_schema
 
 STEP = 1 / 16
@@ -81,10 +80,8 @@ def test_errors_do_not_add_up_along_the_rank() -> None:
 @pytest.mark.parametrize("gap", [14, 15, 16, 255, 256, 100_000])
 def test_large_gaps_are_exact(gap: int) -> None:
     packed = packed_of(targets_of([[1.0, 1 - gap * STEP, 1 - (gap + 3) * STEP]] * 2))
-    assert packed.head is not None
-    assert packed.head.steps_TH is not None
-    assert split_halves(packed.head.steps_TH, 3)[0].tolist() == [0, min(gap, ESCAPE), 3]
-    assert packed.head.escapes_E.tolist() == ([gap, gap] if gap >= ESCAPE else [])
+    assert split_halves(packed.cells["steps"], 3)[0].tolist() == [0, min(gap, ESCAPE), 3]
+    assert packed.cells["escapes"].tolist() == ([gap, gap] if gap >= ESCAPE else [])
     assert packed.unpack().logits_TK[1].tolist() == [1.0, 1 - gap * STEP, 1 - (gap + 3) * STEP]
 
 
@@ -101,8 +98,7 @@ def test_rising_logits_are_refused() -> None:
 @pytest.mark.parametrize("lossless", [False, True])
 def test_entries_past_the_count_come_back_as_minus_infinity(lossless: bool) -> None:
     packed = packed_of(targets_of([[3, 2, -np.inf], [3, 2, 1]]), lossless=lossless)
-    assert packed.head is not None
-    assert packed.head.id_planes[0][0].tolist() == [0, 1, 0]
+    assert packed.cells["id_plane_0"][0].tolist() == [0, 1, 0]
     unpacked = packed.unpack()
     assert unpacked.logits_TK.tolist() == [[3, 2, -np.inf], [3, 2, 1]]
     assert unpacked.logprobs_TK()[0, 2] == -np.inf

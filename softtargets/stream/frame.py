@@ -1,0 +1,121 @@
+"""Where the cells of rows go in the arrays of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from softtargets.store.row import Row
+from softtargets.stream.batch import IGNORE_INDEX
+from softtargets.targets import Array, Bool, Int64
+
+
+class Frame:
+    """B rows, and where their cells go in arrays [B, L, ...] as long as the longest of them."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.num_tokens = [len(row) for row in rows]
+        self.shape = len(rows), max(self.num_tokens)
+        self._bounds = [row.bounds("mask") for row in rows]
+        """Where the cells of columns of targets begin and end."""
+        lengths = {stop - start for start, stop in self._bounds}
+        self._are_listed = ["target_positions" in row.columns for row in rows]
+        """Whose targets are not simply the first positions; a mixture has rows of both kinds."""
+        self._same_length = None if any(self._are_listed) or len(lengths) > 1 else lengths.pop()
+
+    @property
+    def target_places_T(self) -> Int64:
+        """Return where the targets of all rows stand in a flattened [B, L]."""
+        places = []
+        rows = zip(self.rows, self._bounds, self._are_listed, strict=True)
+        for number, (row, (start, stop), is_listed) in enumerate(rows):
+            own = row.cell("target_positions") if is_listed else np.arange(stop - start)
+            places.append(own + number * self.shape[1])
+        return np.concatenate(places)
+
+    def joined(self, name: str) -> Array:
+        """Return the cells of a column, one after the other."""
+        return np.concatenate([row.cell(name) for row in self.rows])
+
+    def pad(self, name: str) -> Array:
+        """Return the cells of a column, each padded to the longest; trainers may slice rows."""
+        cells = [row.cell(name) for row in self.rows]
+        padded = np.zeros((len(cells), max(len(cell) for cell in cells)), cells[0].dtype)
+        for own, cell in zip(padded, cells, strict=True):
+            own[: len(cell)] = cell
+        return padded
+
+    def place_targets(self, name: str, fill: float = 0) -> Array:
+        """Return a column of targets as [B, L, ...], filled where there is none."""
+        first = self.rows[0].columns[name]
+        padded = np.empty((*self.shape, *first.shape[1:]), first.dtype)
+        self._place(padded, name, fill)
+        return padded
+
+    def place_grid(self, names: Sequence[str], fill: float = 0) -> Array:
+        """Return a column of targets for each temperature as [B, L, G]."""
+        padded = np.empty((*self.shape, len(names)), np.float32)
+        for index, name in enumerate(names):
+            self._place(padded[..., index], name, fill)
+        return padded
+
+    def place_draws(self, name: str) -> Array:
+        """Return what there is of each draw as [B, L, S], padded with 0."""
+        at_S, width = self._draw_places
+        array_S = self.joined(name)
+        placed = np.zeros((*self.shape, width), array_S.dtype)
+        placed.reshape(-1)[at_S] = array_S
+        return placed
+
+    @cached_property
+    def _draw_places(self) -> tuple[Int64, int]:
+        """Return where each draw stands in a flattened [B, L, S], and S."""
+        num_samples_T = self.joined("num_samples")
+        width = int(num_samples_T.max(initial=1))
+        # A position's samples stand one after the other in its row.
+        shifts_T = self.target_places_T * width - (np.cumsum(num_samples_T) - num_samples_T)
+        return np.arange(num_samples_T.sum()) + np.repeat(shifts_T, num_samples_T), width
+
+    def _place(self, padded: Array, name: str, fill: float) -> None:
+        cells = zip(self.rows, self._bounds, self._are_listed, strict=True)
+        if self._same_length is not None:
+            # The usual case, in one call instead of several for every row.
+            own = [row.columns[name][None, start:stop] for row, (start, stop), _ in cells]
+            np.concatenate(own, out=padded[:, : self._same_length])
+            padded[:, self._same_length :] = fill
+            return
+        padded[:] = fill
+        for own_L, (row, (start, stop), is_listed) in zip(padded, cells, strict=True):
+            cell_T = row.columns[name][start:stop]
+            if is_listed:
+                own_L[row.cell("target_positions")] = cell_T
+            else:
+                own_L[: len(cell_T)] = cell_T
+
+    def inputs(self, target_mask_BL: Bool) -> dict[str, Array]:
+        """Return what the student reads, and its labels."""
+        ids_BL = np.zeros(self.shape, np.int64)
+        for own, row, num_tokens in zip(ids_BL, self.rows, self.num_tokens, strict=True):
+            own[:num_tokens] = row.cell("input_ids")
+        at_L = np.arange(self.shape[1])
+        is_token_BL = at_L < np.array(self.num_tokens)[:, None]
+        segment_ids_BL = np.zeros(self.shape, np.int64)
+        position_ids_BL = np.where(is_token_BL, at_L, 0)
+        for number, row in enumerate(self.rows):
+            lengths_S = row.cell("segment_lengths")
+            if len(lengths_S) > 1:
+                here = number, slice(self.num_tokens[number])
+                starts_S = np.cumsum(lengths_S) - lengths_S
+                segment_ids_BL[here] = np.repeat(np.arange(len(lengths_S)), lengths_S)
+                position_ids_BL[here] -= np.repeat(starts_S, lengths_S)
+        labels_BL = np.full(self.shape, IGNORE_INDEX)
+        np.copyto(labels_BL[:, 1:], ids_BL[:, 1:], where=target_mask_BL[:, :-1])
+        return {
+            "input_ids": ids_BL,
+            "labels": labels_BL,
+            "segment_ids": segment_ids_BL,
+            "position_ids": position_ids_BL,
+        }

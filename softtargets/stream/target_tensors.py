@@ -1,0 +1,93 @@
+"""The tensors of targets in a batch: what each part's columns become there.
+
+Without a word of its own, a part has a tensor of each column that has an element for each target,
+[B, L, ...], and one of each column whose cells have any length, padded row by row, [B, E].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from softtargets.targets import (
+    Column,
+    Draws,
+    Features,
+    Grid,
+    Part,
+    TargetSchema,
+    parts_of,
+)
+from softtargets.targets.window_columns import WindowColumns
+
+Place = Literal["targets", "grid", "row", "draws"]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTensor:
+    """A tensor of targets in a batch."""
+
+    name: str
+    columns: tuple[str, ...]
+    """What it is made of."""
+    place: Place
+    """How: an element at each token, those of several columns beside each other, a row's elements
+    one after the other, or the draws of each token."""
+    fill: float = 0
+    """What stands where there is no target."""
+    is_float32: bool = False
+    """Whether it has numbers that targets are computed from: half of their bits would be another
+    target."""
+
+
+@cache
+def target_tensors(schema: TargetSchema) -> tuple[TargetTensor, ...]:
+    """Return the tensors that a batch has of targets."""
+    return tuple(tensor for part in parts_of(schema) for tensor in _tensors(part))
+
+
+def _tensors(part: Any) -> Iterator[TargetTensor]:
+    make: Callable[[Any], Iterator[TargetTensor]] = _MAKERS.get(type(part), _of_columns)
+    return make(part)
+
+
+def _of_columns(part: Part) -> Iterator[TargetTensor]:
+    places: dict[str, Place] = {"targets": "targets", "any": "row"}
+    for one in part.columns():
+        if one.rows in places and one.element != "string":
+            place = places[one.rows]
+            yield TargetTensor(one.name, (one.name,), place, one.fill, _is_float32(one))
+
+
+def _of_grid(part: Grid) -> Iterator[TargetTensor]:
+    """Yield all temperatures as one, [B, L, G]."""
+    name, fill = ("tail_mass", 1) if part.has_entries else ("logsumexp", 0)
+    yield TargetTensor(name, part.names, "grid", fill, is_float32=True)
+
+
+def _of_features(part: Features) -> Iterator[TargetTensor]:
+    """Yield the last hidden states [B, L, D], the only ones in batches."""
+    yield TargetTensor("hidden_states", (part.schemas[0].column,), "targets")
+
+
+def _of_draws(part: Draws) -> Iterator[TargetTensor]:
+    """Yield ids and counts [B, L, S], and their logits where the store has them."""
+    names = ["sample_ids", "sample_counts"]
+    if part.schema.values != "none":
+        names.append("sample_logits")
+    for name in names:
+        yield TargetTensor(name, (name,), "draws", is_float32=name == "sample_logits")
+
+
+_MAKERS: dict[type[Part], Callable[[Any], Iterator[TargetTensor]]] = {
+    WindowColumns: lambda _: iter(()),  # What a window itself has is no target.
+    Grid: _of_grid,
+    Features: _of_features,
+    Draws: _of_draws,
+}
+
+
+def _is_float32(column: Column) -> bool:
+    return column.element == "float32"

@@ -1,0 +1,172 @@
+"""The grid: what the whole vocabulary sums to at each temperature, as tail mass or as logsumexp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from softtargets.targets.arrays import Array, Cells
+from softtargets.targets.evidence import Evidence
+from softtargets.targets.part import FINITE, Column, Part, Range
+from softtargets.targets.promises import Promise, Promises
+from softtargets.targets.soft_targets import SoftTargets
+
+_BELOW_ONE = float(np.nextafter(np.float32(1), np.float32(0)))
+_MASS = Range(0, _BELOW_ONE, "a mass from 0 to below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid(Part):
+    """The temperatures at which targets are known."""
+
+    temperatures: tuple[float, ...]
+    has_entries: bool
+    """Whether it is the tail mass beside them that is stored, or the logsumexp without any."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the columns, in the grid's order."""
+        return _names("tail_mass" if self.has_entries else "logsumexp", self.temperatures)
+
+    def columns(self) -> Sequence[Column]:
+        """Return a column for each temperature."""
+        if self.has_entries:
+            words = "probability outside the kept entries at this temperature"
+        else:
+            words = "logsumexp over the vocabulary at this temperature"
+        within, fill = (_MASS, 1) if self.has_entries else (FINITE, 0)
+        return [
+            Column(name, "float32", "targets", words, within=within, fill=fill)
+            for name in self.names
+        ]
+
+    def exactness(self, imported: Mapping[str, Any] | None) -> Iterator[str]:
+        """Yield at which temperatures the targets are known."""
+        if self.temperatures and imported is not None:
+            yield (
+                "The probability outside the kept entries is what the imported ones leave of 1, "
+                f"within {imported['tail_mass_error']:.1g}. At other temperatures it is unknown."
+            )
+        elif self.temperatures:
+            what = "probability outside the kept entries" if self.has_entries else "logsumexp"
+            yield (
+                f"The {what} at each temperature is that of the whole vocabulary, computed before "
+                "anything was rounded. At other temperatures it is unknown."
+            )
+        elif self.has_entries:
+            yield "What is outside the kept entries is unknown: they give no probabilities."
+
+    @property
+    def holds(self) -> Sequence[str]:
+        """Return what `SoftTargets.parts` calls a logsumexp; a tail mass is always there."""
+        return ("logsumexp",) if self.temperatures and not self.has_entries else ()
+
+    def fits(self) -> Promises:
+        """Yield that no column is there twice."""
+        is_sound = len(set(self.names)) == len(self.names)
+        yield Promise("temperatures that differ in 6 digits", is_sound)
+
+    def pack(self, targets: SoftTargets) -> dict[str, Array]:
+        """Return a cell for each temperature."""
+        grid_TG = targets.tail_mass_TG if self.has_entries else targets.logsumexp_TG
+        if grid_TG is None:
+            return {}
+        return {name: grid_TG[:, index] for index, name in enumerate(self.names)}
+
+    def unpack(self, cells: Cells) -> dict[str, Any]:
+        """Return the tail mass or the logsumexp [T, G]."""
+        if not self.temperatures:
+            return {}
+        names = self.names
+        grid_TG = np.empty((len(cells[names[0]]), len(names)), np.float32)
+        for index, name in enumerate(names):
+            grid_TG[:, index] = cells[name]
+        return {"tail_mass_TG" if self.has_entries else "logsumexp_TG": grid_TG}
+
+    def contradictions(self, evidence: Evidence) -> Promises:
+        """Yield what sums must be by entries, and by each other."""
+        if not self.has_entries:
+            yield from _logsumexp_promises(evidence)
+        elif evidence.origin.is_tail_exact:
+            yield from _tail_promises(evidence)
+
+
+@cache
+def _names(what: str, temperatures: tuple[float, ...]) -> tuple[str, ...]:
+    return tuple(f"{what}_t{temperature_text(one)}" for one in temperatures)
+
+
+def temperature_text(temperature: float) -> str:
+    """Return a temperature as it stands in a column's name: 0.5 is 0_5."""
+    return f"{temperature:g}".replace(".", "_")
+
+
+def _tail_promises(evidence: Evidence) -> Promises:
+    """Yield what tail masses must be by the entries, and by each other.
+
+    A weight is at most 1, and outside the highest entries at most the lowest entry's. With a power
+    a = T2 / T1 > 1, the weights at T1 are those at T2 to the a: as these are at most 1 their sum
+    rises with T, and by the inequality of power means W(T1) is at least W(T2)^a / N^(a - 1), N
+    being the number of ids in the tail. The odds of a tail below every entry rise with T, too.
+    """
+    outside_T = evidence.vocab_size - evidence.num_entries_T
+    highest_T = evidence.lowest_T if evidence.origin.keeps_highest else evidence.top_T
+    temperatures = sorted(evidence.targets.temperatures)
+    weights = {one: evidence.tail_weight_T(one) for one in temperatures}
+    for temperature, (weight_T, factor_T) in weights.items():
+        most_T = outside_T * np.exp((highest_T - evidence.top_T) / temperature)
+        yield Promise(
+            f"a tail mass at temperature {temperature:g} that ids below the entries can have",
+            weight_T <= most_T * factor_T**2,
+        )
+    for low, high in pairwise(temperatures):
+        power = high / low
+        (low_T, low_factor_T), (high_T, high_factor_T) = weights[low], weights[high]
+        factor_T = low_factor_T * high_factor_T
+        rises_T = low_T <= high_T * factor_T + evidence.lost
+        if evidence.origin.keeps_highest:
+            errors = [evidence.mass_error_T(one, evidence.top_T) for one in (low, high)]
+            odds_T = evidence.odds_T(high) * np.exp(errors[0] + errors[1])
+            rises_T &= evidence.odds_T(low) <= odds_T + evidence.lost
+        yield Promise(f"a tail mass that rises from temperature {low:g} to {high:g}", rises_T)
+        spread_T = high_T / np.maximum(outside_T, 1)
+        least_T = outside_T * (spread_T / high_factor_T) ** power
+        yield Promise(
+            f"tail masses of one distribution at temperatures {low:g} and {high:g}",
+            least_T <= low_T * low_factor_T + evidence.lost,
+        )
+
+
+def _logsumexp_promises(evidence: Evidence) -> Promises:
+    """Yield what the logsumexps must be, without a head, by each other and by the label.
+
+    T lse(T) is the logarithm of a norm that rises with T, and T (lse(T) - log V) that of a power
+    mean that falls with it.
+    """
+    grid, sums_TG = evidence.targets.temperatures, evidence.targets.logsumexp_TG
+    if sums_TG is None:
+        return
+    lse = {one: sums_TG[:, grid.index(one)].astype(np.float64) for one in grid}
+    error = {one: evidence.mass_error_T(one, lse[one] * one) for one in grid}
+    width = np.log(evidence.vocab_size)
+    for low, high in pairwise(sorted(grid)):
+        error_T = low * error[low] + high * error[high]
+        rises_T = low * lse[low] <= high * lse[high] + error_T
+        falls_T = high * (lse[high] - width) <= low * (lse[low] - width) + error_T
+        yield Promise(
+            f"logsumexps of one distribution at temperatures {low:g} and {high:g}",
+            rises_T & falls_T,
+        )
+    if evidence.has_labels:
+        for temperature in grid:
+            above_T = np.log(evidence.label_rank_T + 1) + evidence.label_logit_T / temperature
+            yield Promise(
+                f"a logsumexp at temperature {temperature:g} that holds the label, and what is "
+                "above it",
+                above_T <= lse[temperature] + error[temperature],
+            )
