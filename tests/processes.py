@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+CONTEXT = multiprocessing.get_context("forkserver")
+"""New processes that inherit nothing, as spawned ones, but have torch and transformers imported."""
+CONTEXT.set_forkserver_preload(["tests.fakes", "transformers.models.llama.modeling_llama"])
+
 
 class Gate:
     """Where a process waits the first time it comes by, until the test opens it."""
@@ -44,9 +48,8 @@ def held(target: Callable[..., None], *arguments: Any) -> Iterator[Held]:
     Raises:
         EOFError: it ended before it reached its gate.
     """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=target, args=(*arguments, Gate(there)))
+    here, there = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=target, args=(*arguments, Gate(there)))
     process.start()
     there.close()
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
@@ -20,6 +21,12 @@ from softtargets.engines.engine import MOST_ATTEMPTS, Done, Event, Failed, Job, 
 from softtargets.errors import SoftTargetsError, StoreError
 from softtargets.places.waiting import Waiting, is_stopped, process_text
 
+if sys.platform == "linux":
+    # A server imports what jobs need, once, and every worker begins as a fork of it. It has neither
+    # threads nor devices. Libraries of macOS do not survive a fork.
+    _CONTEXT = multiprocessing.get_context("forkserver")
+else:
+    _CONTEXT = multiprocessing.get_context("spawn")
 _LOOK_SECONDS = 2.0
 """How long the parent hears nothing before it looks whether a worker is stopped."""
 _END_SECONDS = 5.0
@@ -118,11 +125,11 @@ class _Pool:
         return self._returned.popleft() if self._returned else self._take_new()
 
     def _start(self, unit: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        own, theirs = context.Pipe()
+        _CONTEXT.set_forkserver_preload([type(self._job).__module__])
+        own, theirs = _CONTEXT.Pipe()
         job = self._job.for_worker(self._num_started)
         self._num_started += 1
-        process = context.Process(target=_work, args=(job, theirs), daemon=True)
+        process = _CONTEXT.Process(target=_work, args=(job, theirs), daemon=True)
         process.start()
         theirs.close()
         self._workers.append(_Worker(process, own, reserved=unit))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -15,7 +14,7 @@ from softtargets.capture import BuildConfig, Progress, build, build_range, commi
 from softtargets.errors import BusyError, IdentityError, InputError, StoreError
 from softtargets.store import Store, verify
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
-from tests.processes import Gate, held
+from tests.processes import CONTEXT, Gate, held
 
 
 @pytest.fixture
@@ -106,7 +105,7 @@ class Marking(FakeTeacher):
 
 
 def start(target: Any, *arguments: Any) -> Any:
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process = CONTEXT.Process(target=target, args=arguments)
     process.start()
     return process
 

@@ -22,7 +22,7 @@ from softtargets.places.tree import Tree
 from softtargets.store import Store, verify
 from softtargets.store.writer import StoreWriter
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
-from tests.processes import Gate, held
+from tests.processes import CONTEXT, Gate, held
 
 
 class StopError(Exception):
@@ -179,7 +179,7 @@ def test_a_write_the_system_refuses_loses_nothing(tmp_path: Path) -> None:
     sizes = [shard.num_bytes for shard in whole.manifest.shards]
     limit = max(sizes) - 1
     config = build_config(tmp_path)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, CONTEXT) as process:
         error = process.submit(_build_within, config, limit).exception()
     assert isinstance(error, StoreError)
     assert f"unit-{sizes.index(max(sizes)):06d}.parquet: " in str(error)

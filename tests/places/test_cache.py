@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import shutil
@@ -16,6 +15,7 @@ import pytest
 from softtargets.errors import InputError, StoreError
 from softtargets.hashes import checksum
 from softtargets.places.cache import RangeCache
+from tests.processes import CONTEXT
 
 
 def content_of(number: int, num_bytes: int = 1000) -> bytes:
@@ -159,7 +159,7 @@ def fill(directory: Path, start: int, most: int) -> int:
 
 @pytest.mark.slow
 def test_three_processes_keep_to_the_limit(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as processes:
+    with ProcessPoolExecutor(3, CONTEXT) as processes:
         running = [processes.submit(fill, tmp_path, start, 20_000) for start in (0, 20, 40)]
         assert max(one.result() for one in running) <= 20_000
     assert 15_000 < held_bytes(RangeCache(tmp_path, 20_000)) <= 20_000
