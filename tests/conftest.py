@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from softtargets.store import Store
 from tests.fakes import build_store, byte_tokenizer
@@ -28,6 +29,13 @@ def pytest_configure() -> None:
     if "TMPDIR" not in os.environ and has_room and os.access(_MEMORY, os.W_OK):
         os.environ["TMPDIR"] = str(_MEMORY)
         tempfile.tempdir = None  # It is read anew.
+
+
+# No test depends on the clock.
+settings.register_profile(
+    "softtargets", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("softtargets")
 
 
 @pytest.fixture(scope="session", autouse=True)

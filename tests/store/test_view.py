@@ -123,7 +123,7 @@ def documents(store: Store) -> dict[tuple[str, str], set[str]]:
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(held_out=st.floats(0.01, 0.99), seed=st.integers(-5, 2**70))
 def test_a_split_parts_no_document_and_loses_no_window(
     sources: Store, held_out: float, seed: int

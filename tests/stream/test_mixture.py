@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from softtargets import Mixture, SoftTargetDataset, Store
@@ -83,7 +83,6 @@ def test_without_shuffling_each_store_keeps_its_order(stores: list[Store]) -> No
     assert sum(one != other for one, other in pairwise(turns)) > 20
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4),
     st.data(),

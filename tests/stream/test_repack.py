@@ -36,7 +36,7 @@ def make_batch(rng: np.random.Generator, kind: str, lengths: list[int]) -> Batch
     return collate(windows)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["topk", "hybrid", "topk-lossless", "assistant-tokens"]),
     st.lists(st.integers(2, 30), min_size=1, max_size=6),
