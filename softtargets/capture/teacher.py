@@ -39,7 +39,10 @@ class Teacher(Protocol):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what decides its numbers, for the identity; it need not be loaded."""
+        """Return what decides its numbers, for the identity; it need not be loaded.
+
+        `teacher` in schemas/identity.schema.json says which fields there must be.
+        """
 
     def for_worker(self, worker: int) -> Teacher:
         """Return the teacher for a process of its own, the `worker`th; it must be picklable."""
