@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from tests.cli.test_commands import run
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
 from tests.golden import GOLDEN, write_store
 from tests.store.test_codec import assert_same
-from tests.windows import KINDS, make_window
+from tests.windows import KINDS, make_window, of_own_documents
 
 
 def ids(store: Store) -> list[str]:
@@ -181,11 +180,7 @@ def test_an_interrupted_derivation_goes_on(
 
 def with_own_documents(store: Store, directory: Path) -> Store:
     """Return a store of the same windows, each of another document."""
-    windows = [
-        replace(window, document_ids=(f"own {number}", *window.document_ids[1:]))
-        for number, window in enumerate(store)
-    ]
-    return write_store(directory, store.targets, [windows])
+    return write_store(directory, store.targets, [of_own_documents(store)])
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
