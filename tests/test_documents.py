@@ -124,8 +124,24 @@ def test_the_code_of_the_pages_on_targets_loading_and_trainers_runs(workplace: P
     loading, *others = code_blocks("docs/loading.md", "python")
     assert "same_row_group" in run_block("python", loading, workplace)
     assert "input_ids" in run_block("python", "\n".join([loading, *others]), workplace)
-    [loop] = code_blocks("docs/trainers.md", "python")
-    run_block("python", loop, workplace)
+    run_block("python", "\n".join(code_blocks("docs/trainers.md", "python")), workplace)
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_page_on_extending_run(workplace: Path) -> None:
+    examples = code_blocks("docs/extending.md", "python")
+    printed = run_block("python", "\n".join(examples), workplace)
+    assert "unit 1: " in printed
+    assert Store.open(workplace / "near").manifest.identity["selection"]["nats"] == 0.2
+    assert (workplace / "checkpoint.pt").is_file()
+    assert not (workplace / "unused").exists()
+
+
+def test_the_page_on_extending_has_an_example_in_every_section() -> None:
+    _, *sections = (ROOT / "docs" / "extending.md").read_text().split("\n## ")
+    assert len(sections) == 8
+    for section in sections:
+        assert section.count("```python") == 1, section
 
 
 def test_links_and_paths_in_the_documents_exist() -> None:

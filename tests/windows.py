@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -192,6 +193,14 @@ def make_tokens(
         encoder_ids_M=encoder_ids_M,
         metadata={name: (f"{name} of 0", "") for name in schema.metadata},
     )
+
+
+def of_own_documents(windows: Iterable[Window]) -> list[Window]:
+    """Return windows that each begin with a document of their own, so that they can be split."""
+    return [
+        replace(window, document_ids=(f"own {number}", *window.document_ids[1:]))
+        for number, window in enumerate(windows)
+    ]
 
 
 def make_targets(

@@ -6,10 +6,23 @@ from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
 from softtargets.capture.dataset_corpus import DatasetCorpus
 from softtargets.capture.estimate import Estimate, estimate, estimate_from
 from softtargets.capture.identity import BuildConfig
-from softtargets.capture.keep.selection import Draws, Hybrid, Pins, Sampled, TopK, TopP
+from softtargets.capture.keep.listed import check_listed, select_listed
+from softtargets.capture.keep.selected import Selected
+from softtargets.capture.keep.selection import (
+    Draws,
+    Hybrid,
+    Keep,
+    Pins,
+    Sampled,
+    TopK,
+    TopP,
+    check_selection,
+)
 from softtargets.capture.rescore import RescoreReport, rescore
+from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.tally import Progress
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.capture.teachers.local import LocalTeacher
 from softtargets.capture.teachers.model_files import TeacherConfig
 from softtargets.capture.teachers.pretrained import TransformersTeacher
@@ -24,23 +37,31 @@ __all__ = [
     "Draws",
     "Estimate",
     "Hybrid",
+    "Keep",
     "LocalTeacher",
     "Pins",
     "Progress",
     "RangeResult",
     "RescoreReport",
     "Sampled",
+    "Segment",
+    "Selected",
     "Teacher",
     "TeacherConfig",
     "TopK",
     "TopP",
     "TransformersTeacher",
+    "TransformersTokenizer",
     "Windowing",
     "build",
     "build_range",
+    "check_ids",
+    "check_listed",
+    "check_selection",
     "commit",
     "estimate",
     "estimate_from",
     "rescore",
     "sample_corpus",
+    "select_listed",
 ]

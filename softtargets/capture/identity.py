@@ -118,6 +118,7 @@ def _schema(config: BuildConfig, teacher: Teacher, head: HeadWeights | None) -> 
         **({} if head is None else hidden_state_parts(head, teacher)),
         positions="listed" if config.corpus.lists_positions else "all",
         metadata=config.corpus.metadata_fields,
+        others=teacher.own_parts,
     )
 
 

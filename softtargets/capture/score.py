@@ -118,10 +118,13 @@ def pack_window(window: TokenWindow, selected: Selected, targets: TargetSchema) 
 
     Raises:
         TeacherError: logits are too far apart to be stored; the message names the documents.
+        InputError: there are other parts than the schema names.
     """
     try:
         return Window.of(window, pack(selected.numpy(targets), targets))
     except InputError as error:
+        if error.where != "logits":
+            raise
         raise TeacherError(
             f"{error.where} of {name_documents([window])}",
             expected=error.expected,

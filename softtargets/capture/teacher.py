@@ -12,7 +12,8 @@ from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher_tokenizer import Tokenizer
-from softtargets.targets import HeadWeights
+from softtargets.errors import TeacherError
+from softtargets.targets import HeadWeights, OwnPart
 
 
 class Teacher(Protocol):
@@ -26,8 +27,10 @@ class Teacher(Protocol):
     """What people call it."""
     vocab_size: int
     """Width of its output, padding included."""
-    device: torch.device
+    device: torch.device = torch.device("cpu")
     """Where it computes; the CPU when that is none of this process's business."""
+    own_parts: tuple[OwnPart, ...] = ()
+    """Parts of your own that its targets have; `capture` returns them in `Selected.others`."""
 
     @property
     @abstractmethod
@@ -36,11 +39,15 @@ class Teacher(Protocol):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what decides its numbers, for the identity; it need not be loaded."""
+        """Return what decides its numbers, for the identity; it need not be loaded.
 
-    @abstractmethod
+        `teacher` in schemas/identity.schema.json says which fields there must be.
+        """
+
     def for_worker(self, worker: int) -> Teacher:
         """Return the teacher for a process of its own, the `worker`th; it must be picklable."""
+        del worker
+        return self
 
     @abstractmethod
     def check(self, keep: Keep) -> None:
@@ -70,10 +77,15 @@ class Teacher(Protocol):
                 tried next.
         """
 
-    @abstractmethod
     def output_head(self) -> HeadWeights:
         """Return the weights that make its logits; asked for only to be stored.
 
         Raises:
             TeacherError: it has none that can be stored.
         """
+        raise TeacherError(
+            self.name,
+            expected="a teacher that has an output head",
+            found="one that has none",
+            next_step="Leave --hidden-states away.",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from softtargets.capture.keep.selection import (
@@ -47,7 +47,7 @@ class OwnSelection:
         """
         found = store.manifest.identity.get("selection")
         schema = store.targets
-        if not found or found["kind"] not in _KINDS or not schema.temperatures:
+        if not found or not _is_known(found) or not schema.temperatures:
             raise InputError(
                 f"{store.location}",
                 expected="a store whose manifest says what was selected, and a grid",
@@ -75,6 +75,12 @@ class OwnSelection:
             Candidate(name=f"{name}, {tail}", selection=self.selection, tail=tail)
             for tail in _TAILS[self.selection.kind]
         )
+
+
+def _is_known(found: Mapping[str, Any]) -> bool:
+    """Return whether a selection is one of the package's; others have fields of their own."""
+    kind = _KINDS.get(found["kind"])
+    return kind is not None and found.keys() <= {"kind", *(one.name for one in fields(kind))}
 
 
 def _parse(found: Mapping[str, Any]) -> Selection:

@@ -4,6 +4,20 @@ A layout is a class in a module of its own, which is imported when it is asked f
 """
 
 from softtargets.layouts.layout import Layout, Option, Way
-from softtargets.layouts.registry import export_store, find_layout, import_store
+from softtargets.layouts.listed_import import LIST_OPTIONS, ListedLayout
+from softtargets.layouts.listed_rows import ListedRow, read_rows
+from softtargets.layouts.registry import export_store, find_layout, import_store, register
 
-__all__ = ["Layout", "Option", "Way", "export_store", "find_layout", "import_store"]
+__all__ = [
+    "LIST_OPTIONS",
+    "Layout",
+    "ListedLayout",
+    "ListedRow",
+    "Option",
+    "Way",
+    "export_store",
+    "find_layout",
+    "import_store",
+    "read_rows",
+    "register",
+]

@@ -22,6 +22,12 @@ LAYOUTS = {
 Direction = Literal["reads", "writes"]
 
 
+def register(layout: type[Layout]) -> type[Layout]:
+    """Let a layout of your own be found by its name; a decorator of its class."""
+    LAYOUTS[layout.name] = f"{layout.__module__}:{layout.__qualname__}"
+    return layout
+
+
 def find_layout(name: str) -> type[Layout]:
     """Return the layout of this name.
 

@@ -48,7 +48,7 @@ def choose_held_out(
     """
     if not 0 < held_out < 1:
         raise InputError(
-            "Store.split, held_out",
+            "the share of documents to hold out",
             expected="a number between 0 and 1",
             found=f"{held_out:g}",
             next_step="0.1 holds a tenth of the documents out.",
@@ -61,7 +61,7 @@ def choose_held_out(
         raise InputError(
             f"{where}, split",
             expected="documents for both parts",
-            found=f"all of {len(found):,} windows in one of them, with held_out {held_out:g} and "
+            found=f"all of {len(found):,} windows in one of them, with share {held_out:g} and "
             f"seed {seed}",
             next_step="Pass another seed or share; the windows of a document are never parted.",
         )

@@ -7,7 +7,7 @@ same call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from softtargets.errors import InputError
@@ -62,42 +62,27 @@ def merge_stores(paths: Sequence[StorePath], output: StorePath) -> Store:
 
 
 def split_store(
-    path: StorePath, train: StorePath, validation: StorePath, *, fraction: float
+    path: StorePath, train: StorePath, validation: StorePath, *, fraction: float, seed: int = 0
 ) -> tuple[Store, Store]:
-    """Split a store in two by the hash of each window, so that any store is split alike.
+    """Write the two parts of `Store.split` as stores; every window goes to exactly one of them.
 
-    A window goes to validation when the first 64 bits of its id, as a fraction of 2^64, are below
-    `fraction`. Every window goes to exactly one of the two.
+    Args:
+        path: the store.
+        train: where the larger part goes.
+        validation: where the documents that are held out go.
+        fraction: share of the documents for validation.
+        seed: of the choice.
 
     Raises:
         InputError: the fraction is not between 0 and 1, or a part would be empty.
         StoreError: the store cannot be read, or an output cannot be written.
     """
-    if not 0 < fraction < 1:
-        raise InputError(
-            "split fraction",
-            expected="a number between 0 and 1",
-            found=f"{fraction:g}",
-            next_step="0.05 keeps a twentieth for validation.",
-        )
     store = Store.open(path)
-
-    def is_validation(window: Window) -> bool:
-        return int(window.window_id[:16], 16) < fraction * 2**64
-
+    step = {"operation": "split", "fraction": fraction, "seed": seed}
+    train_view, held_view = store.split(fraction, seed)
     return (
-        _derive(
-            store,
-            place_to_write(train),
-            {"operation": "split", "part": "train", "fraction": fraction},
-            lambda window: not is_validation(window),
-        ),
-        _derive(
-            store,
-            place_to_write(validation),
-            {"operation": "split", "part": "validation", "fraction": fraction},
-            is_validation,
-        ),
+        _derive(store, place_to_write(train), step | {"part": "train"}, train_view),
+        _derive(store, place_to_write(validation), step | {"part": "validation"}, held_view),
     )
 
 
@@ -128,11 +113,11 @@ def filter_store(
         return has_source and (not trained_only or bool(window.mask_T.any()))
 
     step = {"operation": "filter", "sources": wanted, "trained_only": trained_only}
-    return _derive(store, place_to_write(output), step, keep)
+    return _derive(store, place_to_write(output), step, filter(keep, store))
 
 
 def _derive(
-    store: Store, output: Place, step: Mapping[str, Any], keep: Callable[[Window], bool]
+    store: Store, output: Place, step: Mapping[str, Any], windows: Iterable[Window]
 ) -> Store:
     identity = {
         **store.manifest.identity,
@@ -141,7 +126,7 @@ def _derive(
             {**step, "fingerprint": store.fingerprint},
         ],
     }
-    return _write(filter(keep, store), output, identity, [store])
+    return _write(windows, output, identity, [store])
 
 
 def _write(

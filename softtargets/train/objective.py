@@ -58,7 +58,7 @@ class Objective(torch.nn.Module):
             num_targets: those of the optimizer step, see `softtargets.train.losses.Loss`; None for
                 the batch's own.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method loss")
 
     def fuses(self, batch: Batch) -> Fused:
         """Return whether `head_loss` shall stand for the logits of a batch."""
@@ -79,7 +79,7 @@ class Objective(torch.nn.Module):
             batch: see `loss`.
             num_targets: see `loss`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} fuses, and has no method head_loss")
 
     def forward(
         self, outputs: StudentOutputs, batch: Batch, num_targets: float | torch.Tensor | None

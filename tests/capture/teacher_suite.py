@@ -211,6 +211,7 @@ def tensors(selected: Selected) -> dict[str, torch.Tensor]:
     found: dict[str, Any] = {
         field.name: getattr(selected, field.name) for field in dataclasses.fields(selected)
     }
+    found |= found.pop("others")
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 

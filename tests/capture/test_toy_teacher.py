@@ -17,14 +17,25 @@ import pytest
 import torch
 
 from softtargets import SoftTargetDataset, collate, distillation_loss
-from softtargets.capture import Hybrid, Teacher, TopK, TopP, build, estimate, rescore
-from softtargets.capture.keep.listed import check_listed, select_listed
-from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Keep, Pins, check_selection
-from softtargets.capture.segments import Segment, check_ids
+from softtargets.capture import (
+    Hybrid,
+    Keep,
+    Pins,
+    Segment,
+    Selected,
+    Teacher,
+    TopK,
+    TopP,
+    build,
+    check_ids,
+    check_listed,
+    check_selection,
+    estimate,
+    rescore,
+    select_listed,
+)
 from softtargets.errors import InputError, TeacherError
 from softtargets.store import Store, verify
-from softtargets.targets import HeadWeights
 from tests.capture.teacher_suite import TeacherSuite
 from tests.fakes import TEXTS, ByteTokenizer, build_config
 
@@ -34,7 +45,6 @@ class Bigrams(Teacher):
 
     name = "bigrams"
     vocab_size = 256
-    device = torch.device("cpu")
     tokenizer = ByteTokenizer()
 
     def __init__(self) -> None:
@@ -49,9 +59,6 @@ class Bigrams(Teacher):
             "dtype": "float32",
             "attention": "none",
         }
-
-    def for_worker(self, worker: int) -> Bigrams:
-        return self
 
     def check(self, keep: Keep) -> None:
         check_selection(keep.selection, self.vocab_size, keep.temperatures)
@@ -83,8 +90,9 @@ class Bigrams(Teacher):
             label_ranks_N=torch.tensor(ranks) if keep.label_logits else None,
         )
 
-    def output_head(self) -> HeadWeights:
-        raise AssertionError("check refuses hidden states")
+
+class Firm(TopK):
+    """A selection with a rule of its own, which lists cannot follow."""
 
 
 class TestBigrams(TeacherSuite):
@@ -135,6 +143,7 @@ def test_it_is_planned(tmp_path: Path) -> None:
     [
         ({"selection": Hybrid(k=4)}, "--select: expected topk without --pin, .* found hybrid"),
         ({"selection": TopP(k=4)}, "--select: .* found topp"),
+        ({"selection": Firm(k=4)}, "--select: "),
         ({"selection": TopK(k=4, pins=Pins(label=True))}, "--select: "),
         ({"temperatures": (1.0, 2.0)}, "--temperature: expected 1 alone, .* found 1, 2"),
     ],
@@ -145,6 +154,11 @@ def test_what_its_lists_do_not_tell_is_refused_before_the_corpus_is_read(
     with pytest.raises(InputError, match=message):
         build_toy(tmp_path, **changes)
     assert not (tmp_path / "store").exists()
+
+
+def test_it_has_no_output_head() -> None:
+    with pytest.raises(TeacherError, match="bigrams: expected a teacher that has an output head"):
+        Bigrams().output_head()
 
 
 def test_it_cannot_be_rescored(tmp_path: Path) -> None:

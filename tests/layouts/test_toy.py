@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pytest
 
-from softtargets.layouts import Way
-from softtargets.layouts.listed_import import LIST_OPTIONS, ListedLayout
-from softtargets.layouts.listed_rows import ListedRow, read_rows
+from softtargets.layouts import LIST_OPTIONS, ListedLayout, ListedRow, Way, read_rows, register
 from softtargets.layouts.registry import LAYOUTS
 from softtargets.layouts.sequences import view_head
 from softtargets.layouts.trainer_export import HEAD_OPTIONS, TrainerExport
@@ -64,6 +62,7 @@ READING: dict[str, Any] = {"values_are": "full", "temperature": 1.0, "vocab_size
 
 class TestToy(Conformance):
     @pytest.fixture
-    def case(self, monkeypatch: pytest.MonkeyPatch) -> Case:
-        monkeypatch.setitem(LAYOUTS, "guesses", f"{__name__}:Guesses")
-        return Case(name="guesses", reading=READING)
+    def case(self) -> Iterator[Case]:
+        register(Guesses)
+        yield Case(name="guesses", reading=READING)
+        del LAYOUTS["guesses"]

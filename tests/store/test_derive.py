@@ -23,7 +23,7 @@ from tests.cli.test_commands import run
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
 from tests.golden import GOLDEN, write_store
 from tests.store.test_codec import assert_same
-from tests.windows import KINDS, make_window
+from tests.windows import KINDS, make_window, of_own_documents
 
 
 def ids(store: Store) -> list[str]:
@@ -69,24 +69,52 @@ def test_a_merge_of_unlike_stores_is_refused(tmp_path: Path) -> None:
         merge_stores([one.root], tmp_path / "merged")
 
 
-def test_a_split_sends_every_window_to_one_part(store: Store, tmp_path: Path) -> None:
+def documents(store: Store) -> set[tuple[str, str]]:
+    return {(window.source, window.document_ids[0]) for window in store}
+
+
+def test_a_split_sends_every_document_to_one_part(store: Store, tmp_path: Path) -> None:
+    assert len(documents(store)) < len(store)
     train, validation = split_store(
-        store.root, tmp_path / "train", tmp_path / "validation", fraction=0.3
+        store.root, tmp_path / "train", tmp_path / "validation", fraction=0.3, seed=3
     )
-    assert verify(train.root).is_sound
-    assert verify(validation.root).is_sound
+    assert not documents(train) & documents(validation)
+    for part, view in zip((train, validation), store.split(0.3, seed=3), strict=True):
+        assert verify(part.root).is_sound
+        assert ids(part) == ids(view)
+        for window in part:
+            assert_same(window, store[window.window_id])
     assert sorted(ids(train) + ids(validation)) == sorted(ids(store))
-    assert not set(ids(train)) & set(ids(validation))
-    assert 0 < len(validation) < len(train)
-    for window in validation:
-        assert int(window.window_id, 16) < 0.3 * 2**128
-        assert_same(window, store[window.window_id])
-    # It goes by content: a smaller fraction takes a part of the same windows.
-    _, smaller = split_store(store.root, tmp_path / "t", tmp_path / "v", fraction=0.15)
-    assert set(ids(smaller)) < set(ids(validation))
+    # A smaller fraction takes a part of the same documents, another seed takes others.
+    _, larger = split_store(store.root, tmp_path / "t", tmp_path / "v", fraction=0.6, seed=3)
+    assert set(ids(validation)) < set(ids(larger))
+    _, other = split_store(store.root, tmp_path / "a", tmp_path / "b", fraction=0.6, seed=0)
+    assert documents(other) != documents(larger)
+
+
+def test_a_split_that_cannot_be_is_refused_before_anything_is_written(
+    store: Store, tmp_path: Path
+) -> None:
     for fraction in (0.0, 1.0, -1.0):
         with pytest.raises(InputError, match="between 0 and 1"):
             split_store(store.root, tmp_path / "x", tmp_path / "y", fraction=fraction)
+    with pytest.raises(InputError, match="documents for both parts"):
+        split_store(store.root, tmp_path / "x", tmp_path / "y", fraction=1e-9)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_split_says_how_it_was_chosen(store: Store, tmp_path: Path) -> None:
+    """The part that went by the hash of each window had no seed; it is not continued."""
+    for part in split_store(store.root, tmp_path / "train", tmp_path / "v", fraction=0.5):
+        assert part.manifest.identity["derived"] == [
+            {
+                "operation": "split",
+                "part": "train" if part.root.name == "train" else "validation",
+                "fraction": 0.5,
+                "seed": 0,
+                "fingerprint": store.fingerprint,
+            }
+        ]
 
 
 def test_a_filter_keeps_sources_and_says_so(tmp_path: Path) -> None:
@@ -150,9 +178,14 @@ def test_an_interrupted_derivation_goes_on(
     )
 
 
+def with_own_documents(store: Store, directory: Path) -> Store:
+    """Return a store of the same windows, each of another document."""
+    return write_store(directory, store.targets, [of_own_documents(store)])
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
 def test_every_kind_is_merged_split_and_exported(name: str, tmp_path: Path) -> None:
-    store = Store.open(GOLDEN / name / "store")
+    store = with_own_documents(Store.open(GOLDEN / name / "store"), tmp_path / "store")
     train, validation = split_store(
         store.root, tmp_path / "train", tmp_path / "validation", fraction=0.5
     )

@@ -28,7 +28,7 @@ from tests.fakes import FakeTeacher, build_config, build_store
 from tests.golden import identity_of, write_store
 from tests.store.test_codec import assert_same
 from tests.store.test_store import edit_manifest
-from tests.windows import KINDS, head_schema, make_head, make_window
+from tests.windows import KINDS, head_schema, make_head, make_window, of_own_documents
 
 
 def make_windows(schema: TargetSchema, seed: int = 0) -> list[list[Window]]:
@@ -39,7 +39,8 @@ def make_windows(schema: TargetSchema, seed: int = 0) -> list[list[Window]]:
 def make_store(directory: Path, head: HeadWeights | None = None, seed: int = 0) -> Store:
     head = head or make_head()
     schema = head_schema(head)
-    return write_store(directory, schema, make_windows(schema, seed), head)
+    windows = [of_own_documents(group) for group in make_windows(schema, seed)]
+    return write_store(directory, schema, windows, head)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -205,7 +205,7 @@ def test_a_packed_window_goes_with_its_first_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("held_out", [0.0, 1.0, -0.1, float("nan")])
 def test_a_share_outside_its_range_is_refused(sources: Store, held_out: float) -> None:
-    with pytest.raises(InputError, match="held_out: expected a number between 0 and 1"):
+    with pytest.raises(InputError, match="hold out: expected a number between 0 and 1"):
         sources.split(held_out)
 
 

@@ -26,14 +26,16 @@ from tests.fakes import ByteTokenizer, FakeTeacher, build_config, build_store
 from tests.golden import GOLDEN, write_store
 from tests.store.test_codec import assert_same
 from tests.store.test_store import edit_manifest
-from tests.windows import KINDS, make_vocabulary, make_window
+from tests.windows import KINDS, make_vocabulary, make_window, of_own_documents
 
 
 def make_store(
     directory: Path, vocabulary: Vocabulary | None = None, kind: str = "topk", seed: int = 0
 ) -> Store:
     rng = np.random.default_rng(seed)
-    windows = [[make_window(rng, KINDS[kind])[0] for _ in range(3)] for _ in range(2)]
+    windows = [
+        of_own_documents(make_window(rng, KINDS[kind])[0] for _ in range(3)) for _ in range(2)
+    ]
     return write_store(directory, KINDS[kind], windows, vocabulary=vocabulary)
 
 

@@ -12,13 +12,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from softtargets import Mixture, SoftTargetDataset, Store, collate, repack, verify
+from softtargets import (
+    Mixture,
+    SoftTargetDataset,
+    Store,
+    collate,
+    distillation_loss,
+    repack,
+    verify,
+)
+from softtargets.capture import Keep, Segment, Selected, build
 from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError
 from softtargets.store.derivation import merge_stores
 from softtargets.targets import Column, OwnPart, Range, TargetSchema, pack, register
 from softtargets.targets.own_part import REGISTERED
 from softtargets.window import Window
 from tests.corruptions import forge_column, put
+from tests.fakes import FakeTeacher, build_config
 from tests.golden import write_store
 from tests.windows import make_targets, make_tokens, topk_schema
 
@@ -82,6 +92,40 @@ def test_it_is_stored_and_read(tmp_path: Path) -> None:
     merged = merge_stores([store.root, make_store(tmp_path / "other", seed=1).root], tmp_path / "m")
     assert len(merged) == 2 * len(store)
     assert verify(merged.root).is_sound
+
+
+class Surprised(FakeTeacher):
+    """A teacher that tells how surprising each label was."""
+
+    own_parts = (Surprise(),)
+
+    def capture(self, segments: Sequence[Segment], keep: Keep) -> Selected:
+        selected = super().capture(segments, keep)
+        assert selected.label_logit_N is not None
+        surprise_N = selected.logits_NK[:, 0] - selected.label_logit_N
+        return replace(selected, others={"surprise": surprise_N})
+
+
+def test_a_build_stores_what_its_teacher_gives(tmp_path: Path) -> None:
+    store = build(build_config(tmp_path, values="float32"), Surprised()).store
+    assert store.targets.others == (Surprise(),)
+    assert verify(store).is_sound
+    for window in store:
+        targets = window.targets
+        assert targets.label_logit_T is not None
+        expected_T = targets.logits_TK[:, 0] - targets.label_logit_T
+        np.testing.assert_array_equal(targets.others["surprise"], expected_T)
+    batch = collate(list(store)[:3])
+    assert batch["surprise"][batch["target_mask"]].max() > 0
+    assert distillation_loss(torch.zeros((*batch["input_ids"].shape, 300)), batch).isfinite()
+
+
+def test_a_teacher_that_does_not_give_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Surprised, "capture", FakeTeacher.capture)
+    with pytest.raises(InputError, match="found other targets: surprise"):
+        build(build_config(tmp_path), Surprised())
 
 
 def test_values_out_of_its_range_are_found(tmp_path: Path) -> None:

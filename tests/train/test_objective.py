@@ -208,6 +208,12 @@ def test_without_need_of_logits_the_output_head_does_not_run(store: Store) -> No
     assert StudentLoss(OfLayers())(student.model, student.model, batch, None) == loss
 
 
+def test_an_objective_without_a_loss_says_so(store: Store) -> None:
+    batch = next(iter(SoftTargetDataset(store, batch_size=4)))
+    with pytest.raises(NotImplementedError, match="Objective has no method loss"):
+        StudentWithObjective(make_student(), Objective())(batch)
+
+
 def test_an_objective_and_a_loss_are_not_both_taken() -> None:
     for both in ({"loss": LOSS}, {"fused": True}):
         with pytest.raises(InputError, match="expected an objective, or a loss and fused"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from softtargets.capture.keep.selection import Pins, Selection, TopP
+from softtargets.capture.keep.selection import Pins, Selection
 from softtargets.capture.keep.top import top
 
 
@@ -31,13 +31,10 @@ class KeptEntries:
         """Find the entries that a selection keeps."""
         top_logits_NK, top_ids_NK = top(logits_NV, selection.k)
         ids_NK, logits_NK = top_ids_NK, top_logits_NK
-        if isinstance(selection, TopP):
-            scaled_NK = top_logits_NK / selection.temperature
-            lse_N1 = (logits_NV / selection.temperature).logsumexp(dim=1, keepdim=True)
-            # An entry is needed when those before it do not reach the mass.
-            before_NK = (scaled_NK - lse_N1).exp().cumsum(dim=1).roll(1, dims=1)
-            is_needed_NK = before_NK < selection.p
-            is_needed_NK[:, : selection.k_min] = True
+        is_needed_NK = selection.needed(top_logits_NK, logits_NV)
+        if is_needed_NK is not None:
+            # `take` counts on the first.
+            is_needed_NK[:, :1] = True
             logits_NK = top_logits_NK.masked_fill(~is_needed_NK, -torch.inf)
         if selection.pins.num_entries:
             ids_NK, logits_NK = _pin(logits_NV, labels_N1, selection.pins, ids_NK, logits_NK)
@@ -45,7 +42,7 @@ class KeptEntries:
             top_logits_NK=top_logits_NK,
             ids_NK=ids_NK,
             logits_NK=logits_NK,
-            is_ragged=isinstance(selection, TopP) or selection.pins.num_entries > 0,
+            is_ragged=is_needed_NK is not None or selection.pins.num_entries > 0,
         )
 
     def take(self, weights_NV: torch.Tensor) -> torch.Tensor:

@@ -55,7 +55,7 @@ def check_listed(keep: Keep) -> None:
         InputError: they are not; the message names the option.
     """
     grid = ", ".join(f"{one:g}" for one in keep.temperatures)
-    is_plain = isinstance(keep.selection, TopK) and not keep.selection.pins.num_entries
+    is_plain = type(keep.selection) is TopK and not keep.selection.pins.num_entries
     for option, expected, found, holds in (
         ("--select", "topk without --pin", keep.selection.kind, is_plain),
         ("--temperature", "1 alone", grid, keep.temperatures == (1.0,)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Selected:
     drawn_logits_ND: torch.Tensor | None = None
     hidden_ND: torch.Tensor | None = None
     """The last hidden states, in the teacher's number format."""
+    others: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What parts of your own hold at each position, by the name of their column."""
 
     def cpu(self) -> Selected:
         """Return the targets on the host."""
@@ -40,11 +42,13 @@ class Selected:
         return self._map(lambda tensor: tensor[start:stop])
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Selected:
-        return Selected(**{name: change(tensor) for name, tensor in self._tensors().items()})
+        others = {name: change(tensor) for name, tensor in self.others.items()}
+        own = {name: change(tensor) for name, tensor in self._tensors().items()}
+        return Selected(**own, others=others)
 
     def _tensors(self) -> dict[str, Any]:
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        tensors = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: one for name, one in tensors.items() if isinstance(one, torch.Tensor)}
 
     def __len__(self) -> int:
         return len(self.num_entries_N)
@@ -74,8 +78,11 @@ class Selected:
         """Return the positions of all parts, in order; those of a single one without copying."""
         if len(parts) == 1:
             return parts[0]
-        names = parts[0]._tensors()
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+        names, others = parts[0]._tensors(), parts[0].others
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names},
+            others={name: torch.cat([part.others[name] for part in parts]) for name in others},
+        )
 
     def numpy(self, schema: TargetSchema) -> SoftTargets:
         """Return targets on the host as those of a store with a schema."""
@@ -93,6 +100,7 @@ class Selected:
             features={}
             if self.hidden_ND is None
             else {LAST_HIDDEN: self.hidden_ND.float().numpy()},
+            others={name: tensor.numpy() for name, tensor in self.others.items()},
         )
 
     def _samples(self, schema: TargetSchema, tail_mass_TG: Float32) -> Samples | None:

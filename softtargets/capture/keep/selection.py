@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from softtargets.errors import InputError
 from softtargets.kinds import HeadSchema, SampleSchema, TargetSchema
+
+if TYPE_CHECKING:
+    import torch
 
 Values = Literal["steps", "float32"]
 MOST_DRAWS = 1 << 16
@@ -52,7 +55,24 @@ class Draws:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopK:
+class _Entries:
+    """Which of the highest logits a selection keeps: all, unless it says otherwise."""
+
+    def needed(self, top_logits_NK: torch.Tensor, logits_NV: torch.Tensor) -> torch.Tensor | None:
+        """Return which of the `k` highest logits are kept, [N, K]; None for all.
+
+        The first always is.
+
+        Args:
+            top_logits_NK: the highest logits, falling.
+            logits_NV: all of them, which must stay as they are.
+        """
+        del top_logits_NK, logits_NV
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopK(_Entries):
     """Keep the `k` highest logits of every position, and the mass of the rest."""
 
     kind: ClassVar = "topk"
@@ -62,7 +82,7 @@ class TopK:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TopP:
+class TopP(_Entries):
     """Keep the fewest highest logits that reach a mass, and the mass of the rest."""
 
     kind: ClassVar = "topp"
@@ -75,9 +95,18 @@ class TopP:
     k: int = 64
     pins: Pins = field(default_factory=Pins)
 
+    def needed(self, top_logits_NK: torch.Tensor, logits_NV: torch.Tensor) -> torch.Tensor:
+        """Return those before which the mass is not reached."""
+        scaled_NK = top_logits_NK / self.temperature
+        lse_N1 = (logits_NV / self.temperature).logsumexp(dim=1, keepdim=True)
+        before_NK = (scaled_NK - lse_N1).exp().cumsum(dim=1).roll(1, dims=1)
+        is_needed_NK = before_NK < self.p
+        is_needed_NK[:, : self.k_min] = True
+        return is_needed_NK
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
+class Sampled(_Entries):
     """Keep draws from the whole vocabulary: an unbiased estimate of every probability.
 
     At temperatures other than the draws' it is unbiased up to the rounding of logits: see `Draws`.
@@ -91,7 +120,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hybrid:
+class Hybrid(_Entries):
     """Keep the `k` highest logits exactly, and draws from the rest of the vocabulary.
 
     Unbiased as draws from the whole are, with the same bound at other temperatures, and with the

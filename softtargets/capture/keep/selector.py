@@ -6,6 +6,7 @@ Shapes: N positions of any windows, V vocabulary, K kept entries, G temperatures
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -62,7 +63,7 @@ def _label(
     labels_N1: torch.Tensor,
     entries: KeptEntries,
     scratch_NV: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """Return the label's logit, and how many are above it; only one outside the top needs them all.
 
     They are counted in float32, in place: exact up to 2^24, and on a CPU four times as fast as
@@ -84,7 +85,7 @@ def _rest(
     temperatures: tuple[float, ...],
     uniforms_ND: torch.Tensor | None,
     scratch_NV: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Any]:
     """Return what is kept of all but the entries: tail masses, logsumexps without entries, draws.
 
     The tail's mass is summed by itself and not as one minus the entries', so that it is right to
