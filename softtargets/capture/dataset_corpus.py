@@ -23,7 +23,7 @@ from softtargets.capture.records import (
     raise_invalid,
     without_nulls,
 )
-from softtargets.errors import CorpusError, SoftTargetsError
+from softtargets.errors import CorpusError, SoftTargetsError, error_text
 from softtargets.limits import Limit
 from softtargets.store.arrow_stream import check_stream
 from softtargets.texts import shortened
@@ -164,7 +164,7 @@ class DatasetCorpus(RecordFields):
                 f"--dataset {self.dataset}",
                 expected=f"a saved dataset, or one on the Hub that can be reached, with a split "
                 f"'{self.split}'",
-                found=shortened((str(error) or type(error).__name__).splitlines()[0]),
+                found=shortened(error_text(error)),
                 next_step="Check name, split and configuration; without network, pass a directory.",
             ) from error
 

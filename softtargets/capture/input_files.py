@@ -97,7 +97,7 @@ def file_errors(path: Path) -> Iterator[None]:
     ) as error:
         if isinstance(error, SoftTargetsError):
             raise
-        text = shortened(error_text(error).splitlines()[0])
+        text = shortened(error_text(error))
         raise _unusable(path, text, is_of_system=bool(getattr(error, "errno", None))) from error
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from softtargets.errors import InputError
 from softtargets.kinds import DEFAULT_STEP, HeadSchema, TargetSchema
-from softtargets.layouts.input_files import (
+from softtargets.layouts.foreign_files import (
     InputFile,
     check_cells,
     check_row_cells,

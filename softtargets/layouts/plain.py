@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from softtargets.errors import CorpusError
 from softtargets.kinds import TargetSchema
-from softtargets.layouts.input_files import (
+from softtargets.layouts.foreign_files import (
     METADATA_KEY,
     InputFile,
     check_cells,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from softtargets.errors import CorpusError, InputError
+from softtargets.errors import CorpusError, InputError, error_text
 from softtargets.kinds import TargetSchema, temperature_text
-from softtargets.layouts.input_files import check_row_cells
+from softtargets.layouts.foreign_files import check_row_cells
 from softtargets.layouts.lists import (
     Array,
     Int64,
@@ -208,7 +208,7 @@ def _read_tokens(batch: pa.RecordBatch, schema: TargetSchema, where: str) -> lis
     try:
         return decode_tokens(pa.Table.from_batches([batch]).select(fields.names).cast(fields))
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise _broken(where, f"columns {fields.names}", str(error).splitlines()[0]) from error
+        raise _broken(where, f"columns {fields.names}", error_text(error)) from error
 
 
 def _check_length(found: Array, expected: int, where: str, name: str) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from softtargets.kinds import TargetSchema
-from softtargets.report.chosen_windows import document_starts
 from softtargets.report.predictions import Candidate, Predictions, probability
+from softtargets.report.shown_windows import document_starts
 from softtargets.report.tokens import TokenNames
 from softtargets.window import Window
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from softtargets.errors import InputError
 from softtargets.kinds import TargetSchema
-from softtargets.report.chosen_windows import sampled, sound
 from softtargets.report.distribution import Counts, Distribution, decades
 from softtargets.report.facts import (
     EntropyKind,
@@ -24,6 +23,7 @@ from softtargets.report.facts import (
     grid_of,
     has_label_logprobs,
 )
+from softtargets.report.shown_windows import sampled, sound
 from softtargets.store import Store
 from softtargets.targets import Bool, SoftTargets
 from softtargets.window import Window

@@ -30,7 +30,7 @@ from softtargets.sharing.repository import Repository
 from softtargets.sharing.shared_files import file_hashes, is_store_file
 from softtargets.store import Store, verify
 from softtargets.store.card import CARD_NAME
-from softtargets.store.manifest import MANIFEST_NAME, RESTORE, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, parse_manifest
 
 _COMMIT_FILES = 100
 
@@ -157,9 +157,7 @@ def _check_whole(store: Store) -> None:
     report = verify(store, fast=True)
     if not report.is_sound:
         first = report.problems[0]
-        raise CorruptionError(
-            first.where, expected=first.expected, found=first.found, next_step=RESTORE
-        )
+        raise CorruptionError(first.where, expected=first.expected, found=first.found)
 
 
 def _make(there: Repository, private: bool) -> None:
@@ -238,7 +236,6 @@ def _checked_additions(store: Store) -> list[CommitOperationAdd]:
                 store.location.where(path),
                 expected=f"SHA-256 {hashes[path]}",
                 found=sha256,
-                next_step=RESTORE,
             )
         additions.append(addition)
     for path in (CARD_NAME, MANIFEST_NAME):

@@ -13,9 +13,9 @@ from typing import Any
 from softtargets.errors import InputError
 from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.places.place import Place
-from softtargets.store.manifest import check_identity
 from softtargets.store.new_store import write_store
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.same_identity import check_identity
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError
 from softtargets.limits import Limit
-from softtargets.store.manifest import RESTORE
 
 UNPACKED_BYTES = Limit(
     variable="SOFTTARGETS_MAX_UNPACKED_BYTES", default=96 << 20, unit="bytes when it is unpacked"
@@ -169,7 +168,6 @@ def _check_counts(pages: Sequence[_Page], wanted: set[int], where: str) -> None:
             where,
             expected=f"pages with {' and '.join(f'{one:,}' for one in sorted(wanted))} values",
             found=f"{found:,}",
-            next_step=RESTORE,
         )
 
 
@@ -216,7 +214,6 @@ def _not_pages(where: str, found: str) -> CorruptionError:
         where,
         expected="the pages of a Parquet column, within the row group",
         found=found,
-        next_step=RESTORE,
     )
 
 

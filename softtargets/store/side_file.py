@@ -6,7 +6,7 @@ from softtargets.errors import CorruptionError
 from softtargets.hashes import hash_bytes
 from softtargets.places.place import Place
 from softtargets.places.ranges import check_size
-from softtargets.store.manifest import RESTORE, SideFile
+from softtargets.store.manifest import SideFile
 
 
 def read_side_file(place: Place, name: str, entry: SideFile) -> bytes:
@@ -26,7 +26,6 @@ def read_side_file(place: Place, name: str, entry: SideFile) -> bytes:
             found="no file"
             if content is None
             else f"{len(content):,} bytes with {hash_bytes(content)}",
-            next_step=RESTORE,
         )
     return content
 

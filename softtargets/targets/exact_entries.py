@@ -199,7 +199,6 @@ class Entries(Part):
                 "escapes",
                 expected=f"a difference for each of {wanted} steps that are {ESCAPE}",
                 found=f"{found}",
-                next_step="Restore the store from a copy, or build it again.",
             )
 
     def keep_highest(self, cells: Cells, k: int) -> dict[str, Array]:

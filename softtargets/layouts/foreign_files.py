@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.errors import CorpusError
+from softtargets.errors import CorpusError, error_text
 from softtargets.hashes import hash_file
 from softtargets.limits import Limit
 from softtargets.store.arrow_stream import check_stream
@@ -251,6 +251,6 @@ def _errors(path: Path) -> Iterator[None]:
         raise CorpusError(
             str(path),
             expected="a Parquet file, or an Arrow stream",
-            found=shortened(str(error).splitlines()[0]) if str(error) else type(error).__name__,
+            found=shortened(error_text(error)),
             next_step="The file is damaged, or something else; fetch it again.",
         ) from error
