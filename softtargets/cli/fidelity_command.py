@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.options import DEVICE, DTYPE
 from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import cell, echo
 from softtargets.errors import InputError
@@ -47,19 +48,8 @@ _COLUMNS = {
     help="File with text for a TEACHER, as for build. Repeat for more.",
 )
 @click.option("--sequence-length", default=128, show_default=True, help="Tokens of a window.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
-    default="bfloat16",
-    show_default=True,
-    help="Number format in which the teacher runs.",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
-)
+@DTYPE
+@DEVICE
 @click.option(
     "--only",
     multiple=True,

@@ -19,6 +19,24 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Number format in which the teacher runs.",
+)
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
+)
+REVISION = click.option("--revision", help="Branch, tag or commit of a teacher on the Hub.")
+TRUST_REMOTE_CODE = click.option(
+    "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
+)
+
 _OPTIONS = (
     click.option(
         "--teacher",
@@ -72,35 +90,22 @@ _OPTIONS = (
         help="Tokens of context that each window repeats from the one before. They are not trained "
         "on again.",
     ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["bfloat16", "float16", "float32"]),
-        default="bfloat16",
-        show_default=True,
-        help="Number format in which the teacher runs.",
-    ),
+    DTYPE,
     click.option(
         "--attention",
         default="sdpa",
         show_default=True,
         help="Attention implementation of transformers.",
     ),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
-    ),
+    DEVICE,
     click.option(
         "--compile",
         is_flag=True,
         help="Run the decoder through torch.compile, which takes minutes at the start. Its "
         "rounding differs, so it is part of the fingerprint.",
     ),
-    click.option("--revision", help="Branch, tag or commit of a teacher on the Hub."),
-    click.option(
-        "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
-    ),
+    REVISION,
+    TRUST_REMOTE_CODE,
     click.option(
         "--text-field", default="text", show_default=True, help="Field that has the text."
     ),

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
@@ -31,14 +32,9 @@ MOST_SHOWN = 20
     help="Also run the teacher over N random windows again and compare. Needs --teacher.",
 )
 @click.option("--teacher", metavar="DIR_OR_ID", help="Teacher that the store was built from.")
-@click.option("--revision", help="Branch, tag or commit of a teacher on the Hub.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
-)
-@click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
+@REVISION
+@DEVICE
+@TRUST_REMOTE_CODE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
     store: str,

@@ -257,7 +257,7 @@ def open_remote(
             "Store.open, cache_bytes",
             expected="cache_dir, a directory on a local disk",
             found="a limit without one",
-            next_step="Pass cache_dir too, or leave both away.",
+            next_step="Pass cache_dir too, or omit both.",
         )
     url = os.fspath(path)
     client, root = open_client(url, filesystem)

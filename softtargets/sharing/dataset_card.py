@@ -126,7 +126,7 @@ def _read(path: Path) -> str | None:
     """Return the text of a card, or None if there is none; a link is refused."""
     tree = Tree(path.parent)
     CARD_LIMIT.check(str(path), tree.size(path.name) or 0)
-    content = tree.read(path.name)
+    content = tree.get(path.name)
     try:
         # The Hub sees no YAML after a byte order mark.
         return None if content is None else content.decode().removeprefix("\ufeff")

@@ -141,16 +141,16 @@ def _pull_alone(
     on_file: Callable[[int, int], None] | None,
 ) -> list[int]:
     """Pull what is not there, the manifest last; return the sizes of what was fetched."""
-    tree.write(_MARK, content)
+    tree.put(_MARK, content)
     for directory in (*_CLIENT_DIRECTORIES, "shards"):
         tree.make_directory(directory)
     fetched = _fetch_files(there, commit, tree, manifest, on_file)
     if tree.size(CARD_NAME) is None:
         card = there.read(commit, CARD_NAME)
         if card is not None:
-            tree.write(CARD_NAME, card)
+            tree.put(CARD_NAME, card)
     if tree.size(MANIFEST_NAME) is None:
-        tree.write(MANIFEST_NAME, content)
+        tree.put(MANIFEST_NAME, content)
     staged = Leftovers(place=Directory(tree.root), directories=(*_CLIENT_DIRECTORIES, PULL_NAME))
     staged.remove(_STAGED, last=(_LOCK, _MARK, f"{PULL_NAME}/"))
     staged.warn_of_others(_STAGED)
@@ -160,7 +160,7 @@ def _pull_alone(
 def _check_directory(tree: Tree, content: bytes, manifest: Manifest) -> None:
     """Check that a directory is new or empty, or holds this store, whole or not."""
     check_root(tree.root)
-    finished, begun = tree.read(MANIFEST_NAME), tree.read(_MARK)
+    finished, begun = tree.get(MANIFEST_NAME), tree.get(_MARK)
     if finished is not None:
         # Its files would have to be exchanged one by one, under a manifest that is not theirs.
         where = tree.where(MANIFEST_NAME)
@@ -239,7 +239,7 @@ def _fetch_file(there: Repository, commit: str, tree: Tree, path: str, sha256: s
     found = tree.hash(arrived)
     if found != sha256:
         # The client would take it for what it is asked for again.
-        tree.remove(arrived)
+        tree.delete(arrived)
         raise CorruptionError(
             f"{there.url}/{path}",
             expected=f"SHA-256 {sha256}",

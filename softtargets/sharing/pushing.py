@@ -240,7 +240,7 @@ def _checked_additions(store: Store) -> list[CommitOperationAdd]:
         additions.append(addition)
     for path in (CARD_NAME, MANIFEST_NAME):
         # No checksum tells what these are to be, so what was read is what is sent.
-        content = tree.read(path)
+        content = tree.get(path)
         assert content is not None
         additions.append(CommitOperationAdd(path_in_repo=path, path_or_fileobj=content))
     return additions

@@ -160,7 +160,7 @@ def _stray_files(store: Store) -> Iterator[Problem]:
     try:
         paths = [path.rstrip("/") for path in store.location.list("shards")]
     except SoftTargetsError as error:
-        yield Problem(where=error.where, expected=error.expected, found=error.found)
+        yield _problem(error)
         return
     for path in paths:
         if path.endswith(".parquet") and path not in listed:

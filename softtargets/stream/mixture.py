@@ -121,7 +121,7 @@ def _share_out(total: int, weights: Sequence[float], num_stores: int) -> tuple[i
             "Mixture",
             expected="stores, a positive weight for each, and a window or more of each in an epoch",
             found=f"{num_stores} stores, weights {list(weights)}, {total:,} windows an epoch",
-            next_step="Correct the weights, leave a store away, or pass a larger epoch_windows.",
+            next_step="Correct the weights, omit a store, or pass a larger epoch_windows.",
         )
     return tuple(counts.tolist())
 

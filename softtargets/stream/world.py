@@ -98,7 +98,7 @@ def check_collator(dataset: IterableDataset[object], yields: str) -> None:
     """
     for reader in _readers():
         collator = getattr(reader, "collate_fn", None)
-        # A Trainer wraps what it was given, to leave columns away.
+        # A Trainer wraps what it was given, to omit columns.
         collator = getattr(collator, "data_collator", collator)
         module = getattr(collator, "__module__", None) or ""
         is_foreign = module.split(".")[0] in ("transformers", "trl")
