@@ -19,11 +19,11 @@ import pyarrow as pa
 from softtargets.layouts.layout import Option, Way
 from softtargets.layouts.listed_import import LIST_OPTIONS, ListedLayout
 from softtargets.layouts.listed_rows import IGNORE_INDEX, ListedRow, ListsOfRow, read_rows
-from softtargets.layouts.lists import Array, Int64, read_nested
+from softtargets.layouts.lists import read_nested
 from softtargets.layouts.sequences import EntriesView, TokenSequence, Values, view_entries
 from softtargets.layouts.trainer_export import ENTRIES_OPTIONS, TrainerExport
 from softtargets.store.store import Store
-from softtargets.targets import Bool
+from softtargets.targets import Array, Bool, Int64
 
 PADDING = -1e9
 """What axolotl writes for no log-probability; older releases wrote -inf."""

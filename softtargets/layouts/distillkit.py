@@ -30,11 +30,10 @@ from softtargets.layouts.distillkit_compression import (
 from softtargets.layouts.layout import Option, Way
 from softtargets.layouts.listed_import import LIST_OPTIONS, ListedLayout
 from softtargets.layouts.listed_rows import IGNORE_INDEX, ListedRow, ListsOfRow, read_rows
-from softtargets.layouts.lists import Array, Int64
 from softtargets.layouts.sequences import EntriesView, TokenSequence, view_entries
 from softtargets.layouts.trainer_export import ENTRIES_OPTIONS, TrainerExport
 from softtargets.store.store import Store
-from softtargets.targets import UInt8
+from softtargets.targets import Array, Int64, UInt8
 
 ABSENT = -8192.0
 """The log-probability of what is no entry: in every number format, and 0 as a probability. What is

@@ -11,19 +11,20 @@ import pyarrow as pa
 from softtargets.errors import CorpusError, InputError, error_text
 from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.layouts.foreign_files import check_row_cells
-from softtargets.layouts.lists import (
-    Array,
-    Int64,
-    Kind,
-    Lists,
-    NestedLists,
-    read_lists,
-    read_nested,
-)
+from softtargets.layouts.lists import Kind, Lists, NestedLists, read_lists, read_nested
 from softtargets.store.codec import decode_tokens
 from softtargets.store.invariants import check_window
 from softtargets.store.schema import field_of, grid_columns, token_columns
-from softtargets.targets import Float32, Origin, Samples, SoftTargets, kept_entries, pack
+from softtargets.targets import (
+    Array,
+    Float32,
+    Int64,
+    Origin,
+    Samples,
+    SoftTargets,
+    kept_entries,
+    pack,
+)
 from softtargets.window import TokenWindow, Window
 
 

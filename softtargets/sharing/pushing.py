@@ -179,8 +179,8 @@ def _make(there: Repository, private: bool) -> None:
             there.url,
             expected="a new repository, or one that is private",
             found="a public one",
-            next_step="Choose another name, make the repository private on its page, or leave "
-            "--private away.",
+            next_step="Choose another name, make the repository private on its page, or omit "
+            "--private.",
         )
 
 
