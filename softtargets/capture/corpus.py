@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from softtargets.capture.compressed import open_input
 from softtargets.capture.input_files import (
     check_files,
-    describe_file,
     expand_path,
     file_errors,
     file_kind,
@@ -30,6 +29,7 @@ from softtargets.capture.records import (
     without_nulls,
 )
 from softtargets.errors import CorpusError
+from softtargets.hashes import describe_file
 from softtargets.limits import Limit
 from softtargets.store.growth import check_growth
 from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages

@@ -15,7 +15,6 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from softtargets.capture.corpus import check_columns
-from softtargets.capture.input_files import describe_file
 from softtargets.capture.records import (
     Document,
     OnInvalid,
@@ -24,6 +23,7 @@ from softtargets.capture.records import (
     without_nulls,
 )
 from softtargets.errors import CorpusError, SoftTargetsError, error_text
+from softtargets.hashes import describe_file
 from softtargets.limits import Limit
 from softtargets.store.arrow_stream import check_stream
 from softtargets.texts import shortened

@@ -202,12 +202,7 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
     """Return what the options ask for."""
     from transformers.utils import logging as transformers_logging
 
-    from softtargets.capture import (
-        BuildConfig,
-        TeacherConfig,
-        TransformersTeacher,
-        Windowing,
-    )
+    from softtargets.capture import BuildConfig, TeacherConfig, TransformersTeacher, Windowing
 
     transformers_logging.disable_progress_bar()
     of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")

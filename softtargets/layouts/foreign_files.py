@@ -9,14 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError, error_text
-from softtargets.hashes import hash_file
 from softtargets.limits import Limit
 from softtargets.store.arrow_stream import check_stream
 from softtargets.store.growth import check_growth
@@ -78,14 +76,6 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
                 next_step="Rename the file.",
             )
     return found
-
-
-def describe_files(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return name, size and SHA-256 of each, for the identity."""
-    return [
-        {"name": path.name, "num_bytes": path.stat().st_size, "sha256": hash_file(path)}
-        for path in files
-    ]
 
 
 def read_metadata(path: Path, key: str) -> bytes | None:

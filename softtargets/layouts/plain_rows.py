@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from softtargets.errors import CorpusError, InputError, error_text
-from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.layouts.foreign_files import check_row_cells
 from softtargets.layouts.lists import Kind, Lists, NestedLists, read_lists, read_nested
 from softtargets.store.codec import decode_tokens
@@ -22,8 +21,10 @@ from softtargets.targets import (
     Origin,
     Samples,
     SoftTargets,
+    TargetSchema,
     kept_entries,
     pack,
+    temperature_text,
 )
 from softtargets.window import TokenWindow, Window
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.layouts.lists import nested_lists
 from softtargets.store.codec import encode_tokens
 from softtargets.store.schema import grid_columns
-from softtargets.targets import Float32, Int32, Samples, SoftTargets
+from softtargets.targets import Float32, Int32, Samples, SoftTargets, TargetSchema, temperature_text
 from softtargets.window import Window
 
 

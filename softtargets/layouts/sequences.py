@@ -14,9 +14,8 @@ from typing import Literal
 import numpy as np
 
 from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
 from softtargets.store.store import Store
-from softtargets.targets import Bool, Float64, Int32, SoftTargets, temperature_index
+from softtargets.targets import Bool, Float64, Int32, SoftTargets, TargetSchema, temperature_index
 from softtargets.window import Window
 
 Values = Literal["renormalised", "full"]

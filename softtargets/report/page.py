@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from softtargets.kinds import TargetSchema
 from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
 from softtargets.report.column_sizes import column_sizes
 from softtargets.report.distribution import Counts
@@ -27,6 +26,7 @@ from softtargets.report.target_statistics import Statistics, Sums, measure
 from softtargets.report.tokens import TokenNames
 from softtargets.store import Store
 from softtargets.store.sizes import StoreSizes, store_sizes
+from softtargets.targets import TargetSchema
 from softtargets.texts import shown
 
 DEFAULT_WINDOWS = 1000

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
 from softtargets.report.distribution import Counts, Distribution, decades
 from softtargets.report.facts import (
     EntropyKind,
@@ -25,7 +24,7 @@ from softtargets.report.facts import (
 )
 from softtargets.report.shown_windows import sampled, sound
 from softtargets.store import Store
-from softtargets.targets import Bool, SoftTargets
+from softtargets.targets import Bool, SoftTargets, TargetSchema
 from softtargets.window import Window
 
 TAIL_EDGES = decades(-9, 0, 4)

@@ -17,13 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from softtargets.errors import (
-    CorruptionError,
-    FormatError,
-    IdentityError,
-    InputError,
-    StoreError,
-)
+from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError, StoreError
 from softtargets.places.tree import Tree
 from softtargets.sharing.dataset_card import unstated_licences, write_card
 from softtargets.sharing.repository import Repository

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from softtargets.errors import StoreError
-from softtargets.kinds import TargetSchema
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
@@ -43,6 +42,7 @@ from softtargets.store.side_file import commit_side_file
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
+from softtargets.targets import TargetSchema
 
 _log = logging.getLogger(__name__)
 _RECORD = re.compile(r"work/records/unit-\d{6,}\.json")

@@ -17,12 +17,7 @@ from softtargets.errors import CorruptionError, FormatError, InputError
 from softtargets.limits import Limit
 from softtargets.store.json_object import parse_object
 from softtargets.store.shard_table import ShardTable
-from softtargets.store.versions import (
-    UPGRADE,
-    check_version,
-    is_newer,
-    upgrade_identity,
-)
+from softtargets.store.versions import UPGRADE, check_version, is_newer, upgrade_identity
 from softtargets.targets import TargetSchema
 from softtargets.targets.own_part import REGISTERED
 from softtargets.targets.target_schema import without_own_parts

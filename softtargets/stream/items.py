@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from softtargets.errors import CorruptionError
-from softtargets.kinds import TargetSchema
 from softtargets.store.row import Row, row_of
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.store.store import Store
 from softtargets.stream.mixed_reader import MixedReader
 from softtargets.stream.mixture import Mixture
 from softtargets.stream.read_ahead import StreamStats
+from softtargets.targets import TargetSchema
 from softtargets.targets.truncate import narrow
 from softtargets.window import Window
 

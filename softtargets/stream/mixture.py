@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from softtargets.errors import IdentityError, InputError
-from softtargets.kinds import TargetSchema
 from softtargets.places.place import ReadCounts
 from softtargets.store.store import Store
 from softtargets.stream.common_targets import Difference, common_targets, first_difference
 from softtargets.stream.order import Places, ShuffleQuality, shuffle_quality
+from softtargets.targets import TargetSchema
 
 
 class Mixture:

@@ -16,13 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from softtargets.errors import CorruptionError
-from softtargets.targets.arrays import (
-    Array,
-    Bool,
-    Cells,
-    Columns,
-    Offsets,
-)
+from softtargets.targets.arrays import Array, Bool, Cells, Columns, Offsets
 from softtargets.targets.entry_bytes import (
     ESCAPE,
     check_falling,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 from softtargets.errors import InputError
-from softtargets.kinds import HeadSchema, SampleSchema, TargetSchema
+from softtargets.targets import DrawsSchema, EntriesSchema, TargetSchema
 
 Values = Literal["steps", "float32"]
 MOST_DRAWS = 1 << 16
@@ -151,9 +151,9 @@ def schema_parts(
     parts: dict[str, Any] = {}
     if selection.k:
         num_entries = selection.k + selection.pins.num_entries
-        parts["head"] = HeadSchema(max_entries=num_entries, values=values)
+        parts["head"] = EntriesSchema(max_entries=num_entries, values=values)
     if selection.draws is not None:
-        parts["samples"] = SampleSchema(
+        parts["samples"] = DrawsSchema(
             num_draws=selection.draws.num,
             origin="tail" if selection.k else "all",
             temperature=selection.draws.temperature,
