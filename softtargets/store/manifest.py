@@ -16,8 +16,11 @@ import jsonschema_rs
 from softtargets.errors import CorruptionError, FormatError, InputError
 from softtargets.limits import Limit
 from softtargets.store.json_object import parse_object
+from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_table import ShardTable
+from softtargets.store.side_file import SideFile
 from softtargets.store.versions import UPGRADE, check_version, is_newer, upgrade_identity
+from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.targets import TargetSchema
 from softtargets.targets.own_part import REGISTERED
 from softtargets.targets.target_schema import without_own_parts
@@ -36,20 +39,6 @@ COLUMNS = Limit(
 )
 
 _MOST_COUNTED = 2**53 - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideFile:
-    """A file beside the shards: the teacher's output head, or its vocabulary."""
-
-    num_bytes: int
-    sha256: str
-    """Of the file; what the identity has is a hash of the content, whoever wrote it."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SideFile:
-        """Parse the JSON form; fields of a later release are left out."""
-        return cls(num_bytes=data["num_bytes"], sha256=data["sha256"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +67,12 @@ class Manifest:
     def targets(self) -> TargetSchema:
         """Return what the targets are and how they are encoded."""
         return TargetSchema.from_dict(self.identity["targets"])
+
+    @property
+    def side_files(self) -> dict[str, SideFile]:
+        """Return the files beside the shards, by name."""
+        found = {VOCABULARY_NAME: self.vocabulary, OUTPUT_HEAD_NAME: self.output_head}
+        return {name: entry for name, entry in found.items() if entry is not None}
 
     def to_json(self) -> str:
         """Return the text of the file."""

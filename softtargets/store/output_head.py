@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError, StoreError, error_text
 from softtargets.places.place import Place
-from softtargets.store.manifest import SideFile
 from softtargets.store.pages import check_unpacked
 from softtargets.store.parquet_footer import check_chunks, footer_of
-from softtargets.store.side_file import commit_side_file
+from softtargets.store.side_file import SideFile, commit_side_file
 from softtargets.targets import Float32, HeadWeights, HeadWeightsSchema
 from softtargets.targets.number_formats import STORED_AS, are_finite, pack_bfloat16, unpack_numbers
 
