@@ -13,7 +13,7 @@ from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
 from softtargets.errors import InputError
 
 if TYPE_CHECKING:
-    from softtargets.capture import BuildConfig
+    from softtargets.capture import BuildConfig, TransformersTeacher
     from softtargets.capture.teacher import Teacher
     from softtargets.capture.unit_plan import AnyCorpus
 
@@ -198,17 +198,22 @@ def build_options(command: Command) -> Command:
     return command
 
 
-def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, Teacher]:
-    """Return what the options ask for."""
+def find_teacher(name: str, **options: Any) -> TransformersTeacher:
+    """Return a model of transformers, which is to show no bars of its own; see `TeacherConfig`."""
     from transformers.utils import logging as transformers_logging
 
-    from softtargets.capture import BuildConfig, TeacherConfig, TransformersTeacher, Windowing
+    from softtargets.capture import TeacherConfig, TransformersTeacher
 
     transformers_logging.disable_progress_bar()
+    return TransformersTeacher(TeacherConfig(name=name, **options))
+
+
+def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, Teacher]:
+    """Return what the options ask for."""
+    from softtargets.capture import BuildConfig, Windowing
+
     of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
-    teacher = TransformersTeacher(
-        TeacherConfig(name=options["teacher"], **{name: options[name] for name in of_teacher})
-    )
+    teacher = find_teacher(options["teacher"], **{name: options[name] for name in of_teacher})
     config = BuildConfig(
         corpus=_parse_corpus(options),
         output=output,
