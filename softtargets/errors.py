@@ -7,6 +7,8 @@ Much of what messages say comes from files and clients of others. Every part of 
 here: it is printable, no URL in it has credentials, and it is not longer than people read.
 """
 
+from typing import ClassVar
+
 from softtargets.texts import shortened, shown
 
 RESTORE = "Restore the file from a copy, or build the store again."
@@ -24,10 +26,12 @@ class SoftTargetsError(Exception):
         where: the file, option or argument the error is about.
         expected: what would have been right.
         found: what was there instead.
-        next_step: what the reader can do about it.
+        next_step: what the reader can do about it; by default the `advice` of the class.
         failed: what could not be done, such as "cannot be read", when the system is why; `found` is
             then what the system says.
     """
+
+    advice: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -43,7 +47,7 @@ class SoftTargetsError(Exception):
         self.where = "\n".join(map(shown, where.split("\n"))) if is_text else _part(where)
         self.expected = _part(expected or (_EXPECTED_OF_SYSTEM if failed else ""))
         self.found = _part(found)
-        self.next_step = _part(next_step)
+        self.next_step = _part(next_step or ("" if is_text else self.advice))
         self.failed = _part(failed)
         what = f"expected {self.expected}; found {self.found}"
         if failed:
@@ -73,8 +77,9 @@ def _rebuild(
 
 
 def error_text(error: BaseException) -> str:
-    """Return what an error of the system says, without the path, or its type if it is silent."""
-    return str(getattr(error, "strerror", None) or error) or type(error).__name__
+    """Return the first line an error of the system says, without the path; its type if silent."""
+    said = str(getattr(error, "strerror", None) or error)
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 class InputError(SoftTargetsError, ValueError):
@@ -100,9 +105,13 @@ class StoreError(SoftTargetsError):
 class FormatError(StoreError):
     """A manifest or shard is of an unknown version or does not follow the format."""
 
+    advice = RESTORE
+
 
 class CorruptionError(StoreError):
     """Bytes on disk differ from what was committed."""
+
+    advice = RESTORE
 
 
 class LimitError(StoreError):

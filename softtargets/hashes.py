@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -22,3 +23,8 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal, reading it in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return a file's name, size and SHA-256, as an identity has it."""
+    return {"name": path.name, "num_bytes": path.stat().st_size, "sha256": hash_file(path)}

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from softtargets.errors import InputError, LimitError
 
+_GROWTH = 50
+"""Times the size of files, up to which nothing else is asked."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
@@ -58,3 +61,19 @@ class Limit:
                 found=f"{found:,}",
                 next_step=f"If you trust the file, set {self.variable}={found} and run it again.",
             )
+
+    def check_growth(self, where: str, file_bytes: int, num_bytes: int) -> None:
+        """Check that files are within the limit when unpacked, if they grow very much.
+
+        Packed text and numbers grow, bombs explode.
+
+        Args:
+            where: which files.
+            file_bytes: their size.
+            num_bytes: their content's.
+
+        Raises:
+            LimitError: they grow more than 50 times, to more than they are trusted with.
+        """
+        if num_bytes > file_bytes * _GROWTH:
+            self.check(where, num_bytes)

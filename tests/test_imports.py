@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -57,7 +61,7 @@ MAY_IMPORT = {
 }
 LAZY = {
     "store/iterable_dataset.py": {"layouts"},
-    "store/layouts/__init__.py": {"layouts"},
+    "store/__init__.py": {"layouts"},
 }
 """Files of a room below another that give names of it to whoever asks, and not before."""
 ADAPTERS = {
@@ -134,6 +138,89 @@ def test_the_walk_sees_a_wrong_import(tmp_path: Path, monkeypatch: pytest.Monkey
     assert misplaced(path) == ["torch", "softtargets.stream"]
 
 
+def modules() -> dict[str, Path]:
+    """Return the files of all modules by their full names, packages too."""
+    paths = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts): p for p in walk()}
+    return {name.removesuffix(".__init__"): path for name, path in paths.items()}
+
+
+def walk() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def imported(name: str, known: dict[str, Path]) -> set[str]:
+    """Return the modules that one imports, in functions and for types too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(known[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & set(known) or {str(node.module)}
+    return found & set(known) - {name}
+
+
+def circle(known: dict[str, Path]) -> list[str]:
+    """Return modules that import each other in turn; none if there are no such."""
+    done: set[str] = set()
+
+    def follow(name: str, before: list[str]) -> list[str]:
+        if name in before:
+            return before[before.index(name) :]
+        if name in done:
+            return []
+        for other in sorted(imported(name, known)):
+            if found := follow(other, [*before, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in known if (found := follow(name, []))), [])
+
+
+def libraries() -> set[str]:
+    """Return the names of Python's own modules, and of those that the package depends on."""
+    with (ROOT.parent / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    needed = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    names = {re.split(r"[^\w-]", one)[0].replace("-", "_") for one in needed} - {"softtargets"}
+    return names | set(HOMES) | sys.stdlib_module_names
+
+
+def test_no_two_modules_share_a_name_and_none_has_that_of_a_library() -> None:
+    names = Counter(p.stem for p in walk() if p.stem not in ("__init__", "__main__"))
+    assert {name for name, count in names.items() if count > 1} == set()
+    assert set(names) & libraries() == set()
+
+
+def test_no_modules_import_each_other_in_turn() -> None:
+    assert circle(modules()) == []
+
+
+def test_files_and_functions_are_short() -> None:
+    """No file has more than 300 lines, and fewer than ten functions have more than 40."""
+    files = {path: path.read_text() for path in walk()}
+    assert [path for path, text in files.items() if text.count("\n") > 300] == []
+    functions = [
+        f"{path.name}, {node.name}"
+        for path, text in files.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 40
+    ]
+    assert len(functions) < 10, functions
+
+
+def test_the_walk_sees_a_circle(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.py" for name in "abc")
+    first.write_text("import p.b")
+    second.write_text("def f():\n    from p import c")
+    third.write_text("from p.b import f")
+    known = {"p.a": first, "p.b": second, "p.c": third}
+    assert circle(known) == ["p.b", "p.c"]
+    third.write_text("from p.d import f")
+    assert circle(known) == []
+
+
 def test_a_store_opens_without_torch() -> None:
     script = "import sys, softtargets; softtargets.Store; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -156,10 +243,9 @@ assert "softtargets.layouts.axolotl" in sys.modules
 
 
 def test_names_of_layouts_are_found_where_they_were() -> None:
-    old = import_module("softtargets.store.layouts")
-    for name in {*store.__all__} & {*old.__all__}:
-        assert getattr(store, name) is getattr(old, name)
-    assert {"Stated", "export_plain", "import_lists"} < {*store.__all__} & {*old.__all__}
+    for name, home in store._HOMES.items():
+        assert getattr(store, name) is getattr(import_module(f"softtargets.layouts.{home}"), name)
+    assert {"Stated", "export_plain", "import_lists"} < {*store._HOMES} < {*store.__all__}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = store.nothing
 

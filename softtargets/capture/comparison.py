@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from softtargets.kinds import TargetSchema
-from softtargets.targets import Bool, Float64, Samples, SoftTargets
+from softtargets.targets import Bool, Float64, Samples, SoftTargets, TargetSchema
 
 _ROUNDING = 1e-4
 """How far float32 sums of a whole vocabulary may differ, in nats."""

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from softtargets.capture.compressed import open_input
 from softtargets.capture.input_files import (
     check_files,
-    describe_file,
     expand_path,
     file_errors,
     file_kind,
@@ -30,8 +29,8 @@ from softtargets.capture.records import (
     without_nulls,
 )
 from softtargets.errors import CorpusError
+from softtargets.hashes import describe_file
 from softtargets.limits import Limit
-from softtargets.store.growth import check_growth
 from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
 from softtargets.texts import shortened
 
@@ -245,7 +244,7 @@ class _Unpacked:
             LimitError: it is more than the files are trusted with.
         """
         self.num_bytes += num_bytes
-        check_growth(UNPACKED_LIMIT, self.where, self.file_bytes, self.num_bytes)
+        UNPACKED_LIMIT.check_growth(self.where, self.file_bytes, self.num_bytes)
 
     def count_rest(self, read: Callable[[int], bytes]) -> int:
         """Return how many bytes come before the end that a reader stops at, and forget them.

@@ -10,11 +10,10 @@ import numpy as np
 
 from softtargets.capture.identity import BuildConfig
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.unit_plan import SOME_WINDOW, read_windows
+from softtargets.capture.unit_plan import no_window, read_windows
 from softtargets.capture.unused import UnusedPart, UnusedTally
 from softtargets.capture.windows import stored_counts
-from softtargets.errors import CorpusError, InputError
-from softtargets.texts import plural
+from softtargets.errors import InputError
 from softtargets.window import TokenWindow, cut_windows
 
 SAMPLE_WINDOWS = 16
@@ -89,12 +88,7 @@ def sample_corpus(
         num_units += 1
         reservoir.add(unit)
     if reservoir.first is None:
-        raise CorpusError(
-            config.corpus.name,
-            expected=SOME_WINDOW,
-            found=f"{plural(counts['documents'], 'document')}, none with that many",
-            next_step="Check the input and --text-field.",
-        )
+        raise no_window(config.corpus, counts)
     sample = reservoir.kept if num_windows is not None else _few(reservoir.kept, counts, rng)
     return CorpusSample(
         counts=stored_counts(counts),
@@ -115,7 +109,7 @@ def _checked(num_windows: int | None) -> int:
             "--sample",
             expected="a positive number of windows",
             found=str(num_windows),
-            next_step="Leave it away to score little.",
+            next_step="Omit it to score little.",
         )
     return num_windows
 

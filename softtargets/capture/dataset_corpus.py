@@ -15,7 +15,6 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from softtargets.capture.corpus import check_columns
-from softtargets.capture.input_files import describe_file
 from softtargets.capture.records import (
     Document,
     OnInvalid,
@@ -23,7 +22,8 @@ from softtargets.capture.records import (
     raise_invalid,
     without_nulls,
 )
-from softtargets.errors import CorpusError, SoftTargetsError
+from softtargets.errors import CorpusError, SoftTargetsError, error_text
+from softtargets.hashes import describe_file
 from softtargets.limits import Limit
 from softtargets.store.arrow_stream import check_stream
 from softtargets.texts import shortened
@@ -164,7 +164,7 @@ class DatasetCorpus(RecordFields):
                 f"--dataset {self.dataset}",
                 expected=f"a saved dataset, or one on the Hub that can be reached, with a split "
                 f"'{self.split}'",
-                found=shortened((str(error) or type(error).__name__).splitlines()[0]),
+                found=shortened(error_text(error)),
                 next_step="Check name, split and configuration; without network, pass a directory.",
             ) from error
 

@@ -20,10 +20,10 @@ from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import LocalTeacher
 from softtargets.capture.unused import UnusedPart
-from softtargets.kinds import TargetSchema
 from softtargets.store.manifest import fingerprint_of
 from softtargets.store.schema import Compression
 from softtargets.store.shard import encode_shard
+from softtargets.targets import TargetSchema
 from softtargets.window import TokenWindow, Window, cut_windows
 
 _MOST_SPEEDS = 4

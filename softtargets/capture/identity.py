@@ -20,11 +20,10 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import AnyCorpus
 from softtargets.capture.windows import Windowing
 from softtargets.errors import InputError, TeacherError
-from softtargets.kinds import LAST_HIDDEN, FeatureSchema, TargetSchema
 from softtargets.store.output_head import describe_output_head
 from softtargets.store.schema import Compression
 from softtargets.store.versions import FORMAT_VERSION
-from softtargets.targets import HeadWeights
+from softtargets.targets import LAST_HIDDEN, FeatureSchema, HeadWeights, TargetSchema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

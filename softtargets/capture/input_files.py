@@ -7,21 +7,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import zstandard
 
 from softtargets.errors import CorpusError, SoftTargetsError, error_text
-from softtargets.hashes import hash_file
 from softtargets.texts import is_utf8, shortened
 
 _KINDS = (".txt", ".jsonl", ".parquet")
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Return a file's name, size and hash."""
-    return {"name": path.name, "num_bytes": path.stat().st_size, "sha256": hash_file(path)}
 
 
 def expand_path(path: Path) -> list[Path]:
@@ -97,7 +90,7 @@ def file_errors(path: Path) -> Iterator[None]:
     ) as error:
         if isinstance(error, SoftTargetsError):
             raise
-        text = shortened(error_text(error).splitlines()[0])
+        text = shortened(error_text(error))
         raise _unusable(path, text, is_of_system=bool(getattr(error, "errno", None))) from error
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from softtargets.errors import TeacherError
+from softtargets.errors import TeacherError, error_text
 
 _OUT_OF_MEMORY = re.compile(
     # cuBLAS, cuDNN and others, which ask for memory beside PyTorch's; the driver and MPS; the CPU.
@@ -38,7 +38,7 @@ def enough_memory(where: str, what: str, device: torch.device, next_step: str) -
         raise TeacherError(
             where,
             expected=f"enough memory on {device} for {what}",
-            found=str(error).splitlines()[0],
+            found=error_text(error),
             next_step=next_step,
         ) from error
 

@@ -20,7 +20,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import COMPARING, LocalTeacher, check_local
 from softtargets.errors import InputError
 from softtargets.store import Store
-from softtargets.store.manifest import check_identity
+from softtargets.store.same_identity import check_identity
 from softtargets.window import Window
 
 _LIVE_WINDOWS = 8

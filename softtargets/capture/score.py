@@ -13,8 +13,7 @@ from softtargets.capture.keep.selection import Keep, Selection
 from softtargets.capture.segments import Segment, name_documents, name_segments, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
-from softtargets.kinds import TargetSchema
-from softtargets.targets import pack
+from softtargets.targets import TargetSchema, pack
 from softtargets.window import TokenWindow, Window
 
 

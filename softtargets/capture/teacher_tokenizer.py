@@ -17,7 +17,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from softtargets.capture.chat import encode_conversation
 from softtargets.capture.records import Conversation
 from softtargets.capture.unused import UnusedParts
-from softtargets.errors import TeacherError
+from softtargets.errors import TeacherError, error_text
 from softtargets.tokenizer import Vocabulary, describe_tokenizer, tokens_by_id
 
 
@@ -82,7 +82,7 @@ class TransformersTokenizer:
             raise TeacherError(
                 str(directory),
                 expected="a tokenizer that transformers can load",
-                found=str(error).splitlines()[0],
+                found=error_text(error),
                 next_step="Save it there with tokenizer.save_pretrained(directory).",
             ) from error
 

@@ -35,7 +35,6 @@ from softtargets.texts import plural, shortened
 from softtargets.window import TokenWindow, cut_windows
 
 AnyCorpus = Corpus | DatasetCorpus
-SOME_WINDOW = "at least one document of two tokens or more"
 MOST_WARNINGS = 10
 """Invalid documents that are named; all are counted."""
 
@@ -129,15 +128,20 @@ def make_plan(
         num_tokens = sum(len(window) for window in group)
         units.append(Unit(unit=number, num_windows=len(group), num_tokens=num_tokens))
     if not units:
-        raise CorpusError(
-            corpus.name,
-            expected=SOME_WINDOW,
-            found=f"{plural(counts['documents'], 'document')}, none with that many",
-            next_step="Check the input and --text-field.",
-        )
+        raise no_window(corpus, counts)
     plan = Plan(units=tuple(units), corpus=stored_counts(counts), teacher=teacher.name)
     place.put(PLAN, json.dumps(asdict(plan)).encode())
     return plan
+
+
+def no_window(corpus: AnyCorpus, counts: Counter[str]) -> CorpusError:
+    """Return the error of a corpus whose documents are all too short."""
+    return CorpusError(
+        corpus.name,
+        expected="at least one document of two tokens or more",
+        found=f"{plural(counts['documents'], 'document')}, none with that many",
+        next_step="Check the input and --text-field.",
+    )
 
 
 def read_plan(place: Place) -> Plan | None:

@@ -46,7 +46,7 @@ def check_budget_options(context: click.Context, config: BuildConfig) -> None:
             "--budget-bytes-per-token",
             expected="no option that says what to keep: it finds that",
             found=", ".join(given),
-            next_step="Leave one or the other away.",
+            next_step="Omit one or the other.",
         )
 
 

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.options import DEVICE, DTYPE, find_teacher
 from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import cell, echo
 from softtargets.errors import InputError
@@ -47,19 +48,8 @@ _COLUMNS = {
     help="File with text for a TEACHER, as for build. Repeat for more.",
 )
 @click.option("--sequence-length", default=128, show_default=True, help="Tokens of a window.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
-    default="bfloat16",
-    show_default=True,
-    help="Number format in which the teacher runs.",
-)
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
-)
+@DTYPE
+@DEVICE
 @click.option(
     "--only",
     multiple=True,
@@ -95,20 +85,14 @@ def fidelity_command(
     With a store and its teacher, it measures how well the store keeps distributions and gradients.
     --only asks for other sections, which always compare several selections.
     """
-    from transformers.utils import logging as transformers_logging
-
-    from softtargets.capture import TeacherConfig, TransformersTeacher
     from softtargets.fidelity.own import OwnSelection
     from softtargets.places.local_files import check_is_new, make_directory
 
-    transformers_logging.disable_progress_bar()
     is_store = (Path(store_or_teacher) / "manifest.json").is_file()
     _check_form(is_store, options["teacher"], options["inputs"])
     check_is_new(output)
     name = options["teacher"] if is_store else store_or_teacher
-    teacher = TransformersTeacher(
-        TeacherConfig(name=str(name), dtype=options["dtype"], device=options["device"])
-    )
+    teacher = find_teacher(str(name), dtype=options["dtype"], device=options["device"])
     own = None
     if is_store:
         store = Store.open(store_or_teacher)

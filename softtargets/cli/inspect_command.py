@@ -12,11 +12,11 @@ from rich.text import Text
 
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
-from softtargets.report.chosen_windows import find_window, sound
 from softtargets.report.facts import grid_of
 from softtargets.report.number_texts import number_text, percent_text
 from softtargets.report.predictions import Predictions
 from softtargets.report.reading import Reading
+from softtargets.report.shown_windows import find_window, sound
 from softtargets.report.tokens import TokenNames
 from softtargets.store import Store
 from softtargets.targets import temperature_index

@@ -13,11 +13,29 @@ from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
 from softtargets.errors import InputError
 
 if TYPE_CHECKING:
-    from softtargets.capture import BuildConfig
+    from softtargets.capture import BuildConfig, TransformersTeacher
     from softtargets.capture.teacher import Teacher
     from softtargets.capture.unit_plan import AnyCorpus
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Number format in which the teacher runs.",
+)
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
+)
+REVISION = click.option("--revision", help="Branch, tag or commit of a teacher on the Hub.")
+TRUST_REMOTE_CODE = click.option(
+    "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
+)
 
 _OPTIONS = (
     click.option(
@@ -72,35 +90,22 @@ _OPTIONS = (
         help="Tokens of context that each window repeats from the one before. They are not trained "
         "on again.",
     ),
-    click.option(
-        "--dtype",
-        type=click.Choice(["bfloat16", "float16", "float32"]),
-        default="bfloat16",
-        show_default=True,
-        help="Number format in which the teacher runs.",
-    ),
+    DTYPE,
     click.option(
         "--attention",
         default="sdpa",
         show_default=True,
         help="Attention implementation of transformers.",
     ),
-    click.option(
-        "--device",
-        default="auto",
-        show_default=True,
-        help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
-    ),
+    DEVICE,
     click.option(
         "--compile",
         is_flag=True,
         help="Run the decoder through torch.compile, which takes minutes at the start. Its "
         "rounding differs, so it is part of the fingerprint.",
     ),
-    click.option("--revision", help="Branch, tag or commit of a teacher on the Hub."),
-    click.option(
-        "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
-    ),
+    REVISION,
+    TRUST_REMOTE_CODE,
     click.option(
         "--text-field", default="text", show_default=True, help="Field that has the text."
     ),
@@ -193,22 +198,22 @@ def build_options(command: Command) -> Command:
     return command
 
 
-def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, Teacher]:
-    """Return what the options ask for."""
+def find_teacher(name: str, **options: Any) -> TransformersTeacher:
+    """Return a model of transformers, which is to show no bars of its own; see `TeacherConfig`."""
     from transformers.utils import logging as transformers_logging
 
-    from softtargets.capture import (
-        BuildConfig,
-        TeacherConfig,
-        TransformersTeacher,
-        Windowing,
-    )
+    from softtargets.capture import TeacherConfig, TransformersTeacher
 
     transformers_logging.disable_progress_bar()
+    return TransformersTeacher(TeacherConfig(name=name, **options))
+
+
+def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, Teacher]:
+    """Return what the options ask for."""
+    from softtargets.capture import BuildConfig, Windowing
+
     of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
-    teacher = TransformersTeacher(
-        TeacherConfig(name=options["teacher"], **{name: options[name] for name in of_teacher})
-    )
+    teacher = find_teacher(options["teacher"], **{name: options[name] for name in of_teacher})
     config = BuildConfig(
         corpus=_parse_corpus(options),
         output=output,

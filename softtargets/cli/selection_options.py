@@ -93,7 +93,7 @@ def parse_selection(options: Mapping[str, Any], tokenizer: Tokenizer) -> Selecti
             _NAMES[name],
             expected=f"--select {' or '.join(having)} with it",
             found=f"--select {kind}, which does not use it",
-            next_step="Leave it away, or choose another selection.",
+            next_step="Omit it, or choose another selection.",
         )
 
     def chosen(**names: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, find_teacher
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
@@ -31,14 +32,9 @@ MOST_SHOWN = 20
     help="Also run the teacher over N random windows again and compare. Needs --teacher.",
 )
 @click.option("--teacher", metavar="DIR_OR_ID", help="Teacher that the store was built from.")
-@click.option("--revision", help="Branch, tag or commit of a teacher on the Hub.")
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
-)
-@click.option("--trust-remote-code", is_flag=True, help="Run the code that comes with the model.")
+@REVISION
+@DEVICE
+@TRUST_REMOTE_CODE
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
     store: str,
@@ -94,11 +90,8 @@ def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None)
 
 def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) -> RescoreReport:
     """Compare a store with its teacher, as it was run for it."""
-    from transformers.utils import logging as transformers_logging
+    from softtargets.capture import rescore
 
-    from softtargets.capture import TeacherConfig, TransformersTeacher, rescore
-
-    transformers_logging.disable_progress_bar()
     if "imported" in store.manifest.identity:
         raise InputError(
             f"{store.location}",
@@ -107,14 +100,14 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
             next_step="verify without --rescore checks what can be checked of it.",
         )
     identity = store.manifest.identity["teacher"]
-    config = TeacherConfig(
-        name=name,
+    teacher = find_teacher(
+        name,
         dtype=identity["dtype"],
         attention=identity["attention"],
         compile=identity.get("compile", False),
         **options,
     )
-    return rescore(store, TransformersTeacher(config), num_windows)
+    return rescore(store, teacher, num_windows)
 
 
 def print_rescoring(store: Store, report: RescoreReport) -> None:

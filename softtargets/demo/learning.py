@@ -14,11 +14,7 @@ from transformers import PreTrainedModel
 
 from softtargets.capture.teacher import Teacher
 from softtargets.fidelity.sample import TeacherSample
-from softtargets.fidelity.students import (
-    learning_rate_factor,
-    make_student,
-    student_hidden_states,
-)
+from softtargets.fidelity.students import learning_rate_factor, make_student, student_hidden_states
 from softtargets.store import Store
 from softtargets.stream import Batch, SoftTargetDataset, collate
 from softtargets.train import distillation_loss, student_inputs

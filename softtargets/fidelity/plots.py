@@ -66,14 +66,7 @@ def _draw_reconstruction(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     at_one = [row for row in rows if row["temperature"] == 1]
     for number, (family, own) in enumerate(_series(at_one).items()):
         own = sorted(own, key=lambda row: row["bytes_per_token"])
-        axes.plot(
-            [row["bytes_per_token"] for row in own],
-            [row["mean_variation"] for row in own],
-            marker="o",
-            label=family,
-            color=_COLORS[number % len(_COLORS)],
-            linestyle="-" if number < len(_COLORS) else "--",
-        )
+        _draw_line(axes, number, family, own, "bytes_per_token", "mean_variation")
     axes.set(
         xscale="log",
         yscale="log",
@@ -83,18 +76,24 @@ def _draw_reconstruction(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
+def _draw_line(
+    axes: Axes, number: int, label: str, rows: Sequence[Mapping[str, Any]], x: str, y: str
+) -> None:
+    axes.plot(
+        [row[x] for row in rows],
+        [row[y] for row in rows],
+        marker="o",
+        label=label,
+        color=_COLORS[number % len(_COLORS)],
+        linestyle="-" if number < len(_COLORS) else "--",
+    )
+
+
 def _draw_gradients(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(row["name"] for row in rows))
     for number, name in enumerate(names):
         own = [row for row in rows if row["name"] == name]
-        axes.plot(
-            [row["num_positions"] for row in own],
-            [row["degrees"] for row in own],
-            marker="o",
-            label=name,
-            color=_COLORS[number % len(_COLORS)],
-            linestyle="-" if number < len(_COLORS) else "--",
-        )
+        _draw_line(axes, number, name, own, "num_positions", "degrees")
     axes.set(
         xscale="log",
         yscale="log",

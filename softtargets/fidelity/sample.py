@@ -21,8 +21,8 @@ from softtargets.capture.score import check_selected, pack_window
 from softtargets.capture.segments import segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import MEASURING, LocalTeacher, check_local
-from softtargets.kinds import TargetSchema
 from softtargets.store.schema import Compression
+from softtargets.targets import TargetSchema
 from softtargets.train.full import OutputHead
 from softtargets.window import TokenWindow, Window
 

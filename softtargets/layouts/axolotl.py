@@ -19,11 +19,11 @@ import pyarrow as pa
 from softtargets.layouts.layout import Option, Way
 from softtargets.layouts.listed_import import LIST_OPTIONS, ListedLayout
 from softtargets.layouts.listed_rows import IGNORE_INDEX, ListedRow, ListsOfRow, read_rows
-from softtargets.layouts.lists import Array, Int64, read_nested
-from softtargets.layouts.sequences import HeadView, TokenSequence, Values, view_head
-from softtargets.layouts.trainer_export import HEAD_OPTIONS, TrainerExport
+from softtargets.layouts.lists import read_nested
+from softtargets.layouts.sequences import EntriesView, TokenSequence, Values, view_entries
+from softtargets.layouts.trainer_export import ENTRIES_OPTIONS, TrainerExport
 from softtargets.store.store import Store
-from softtargets.targets import Bool
+from softtargets.targets import Array, Bool, Int64
 
 PADDING = -1e9
 """What axolotl writes for no log-probability; older releases wrote -inf."""
@@ -76,7 +76,7 @@ class Axolotl(ListedLayout):
                 "over the whole vocabulary.  [default: renormalised]",
                 flag="--log-probabilities",
             ),
-            *HEAD_OPTIONS,
+            *ENTRIES_OPTIONS,
         ),
     )
 
@@ -91,14 +91,14 @@ class Axolotl(ListedLayout):
         top_k: int | None = None,
         without_draws: bool = False,
     ) -> Path:
-        """Write a store's head as a dataset prepared for the trainer, and return the directory.
+        """Write a store's entries as a dataset prepared for the trainer, and return the directory.
 
         The values are log-probabilities over the kept entries alone, as axolotl prepares them, or
         of the whole vocabulary's softmax, with `kd_normalize_topk` false. Its `kd_temperature` has
         to be their temperature, which axolotl cannot change. For the rest see `Layout.write`.
         """
         store = Store.open(path)
-        view = view_head(store, temperature, values, top_k, without_draws=without_draws)
+        view = view_entries(store, temperature, values, top_k, without_draws=without_draws)
         return TrainerExport(
             store=store,
             view=view,
@@ -159,7 +159,7 @@ def _columns(sequences: list[TokenSequence]) -> dict[str, pa.Array]:
     return {name: _array(arrays, name) for name, arrays in columns.items()}
 
 
-def _config(view: HeadView) -> dict[str, Any]:
+def _config(view: EntriesView) -> dict[str, Any]:
     """Return what of axolotl's configuration these columns need."""
     return {
         "plugins": ["axolotl.integrations.kd.KDPlugin"],

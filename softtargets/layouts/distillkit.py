@@ -30,11 +30,10 @@ from softtargets.layouts.distillkit_compression import (
 from softtargets.layouts.layout import Option, Way
 from softtargets.layouts.listed_import import LIST_OPTIONS, ListedLayout
 from softtargets.layouts.listed_rows import IGNORE_INDEX, ListedRow, ListsOfRow, read_rows
-from softtargets.layouts.lists import Array, Int64
-from softtargets.layouts.sequences import HeadView, TokenSequence, view_head
-from softtargets.layouts.trainer_export import HEAD_OPTIONS, TrainerExport
+from softtargets.layouts.sequences import EntriesView, TokenSequence, view_entries
+from softtargets.layouts.trainer_export import ENTRIES_OPTIONS, TrainerExport
 from softtargets.store.store import Store
-from softtargets.targets import UInt8
+from softtargets.targets import Array, Int64, UInt8
 
 ABSENT = -8192.0
 """The log-probability of what is no entry: in every number format, and 0 as a probability. What is
@@ -74,7 +73,7 @@ class DistillKit(ListedLayout):
                 ValueFormat,
                 "Number format of the log-probabilities.  [default: float32]",
             ),
-            *HEAD_OPTIONS,
+            *ENTRIES_OPTIONS,
         ),
     )
 
@@ -103,14 +102,14 @@ class DistillKit(ListedLayout):
         top_k: int | None = None,
         without_draws: bool = False,
     ) -> Path:
-        """Write a store's head as compressed columns, and return the directory.
+        """Write a store's entries as compressed columns, and return the directory.
 
         The log-probabilities are those at temperature 1, from which the trainer computes others; in
         float16 they have an error of 2^-11 of them. Every row has as many tokens as the longest
         document, and `compression_config.yaml` says what is in it. For the rest see `Layout.write`.
         """
         store = Store.open(path)
-        view = view_head(store, 1.0, "full", top_k, without_draws=without_draws)
+        view = view_entries(store, 1.0, "full", top_k, without_draws=without_draws)
         return _export(store, view, value_format).write(output)
 
     def rows(self, batch: pa.RecordBatch, where: str, first: int) -> Iterator[ListedRow]:
@@ -148,7 +147,7 @@ class DistillKit(ListedLayout):
 export_distillkit = DistillKit.write
 
 
-def _export(store: Store, view: HeadView, value_format: ValueFormat) -> TrainerExport:
+def _export(store: Store, view: EntriesView, value_format: ValueFormat) -> TrainerExport:
     vocab_size, top_k = max(2, store.targets.vocab_size), view.top_k
     compression = Compression(d=vocab_size, k=top_k, exact_k=top_k, exact_dtype=value_format)
     row_tokens = _longest_segment(store)

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from softtargets.errors import CorpusError
-from softtargets.layouts.lists import Array, Int64
 from softtargets.store.foreign_yaml import YAML_LIMIT, parse_yaml
-from softtargets.targets import Float64, Int32, UInt8
+from softtargets.targets import Array, Float64, Int32, Int64, UInt8
 from softtargets.targets.number_formats import unpack_numbers
 from softtargets.texts import shortened
 

@@ -9,11 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softtargets.kinds import TargetSchema
 from softtargets.layouts.listed_rows import ListedRow
-from softtargets.layouts.lists import Int64
 from softtargets.layouts.stated import Stated
-from softtargets.targets import Bool, Float32, Float64, SoftTargets, kept_entries, pack
+from softtargets.targets import (
+    Bool,
+    Float32,
+    Float64,
+    Int64,
+    SoftTargets,
+    TargetSchema,
+    kept_entries,
+    pack,
+)
 from softtargets.window import TokenWindow, Window, hash_window
 
 SOFTMAX_ERROR = 1e-5

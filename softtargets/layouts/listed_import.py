@@ -12,12 +12,11 @@ from typing import Any, ClassVar, Literal, Self
 import pyarrow as pa
 
 from softtargets.errors import InputError
-from softtargets.kinds import DEFAULT_STEP, HeadSchema, TargetSchema
-from softtargets.layouts.input_files import (
+from softtargets.hashes import describe_file
+from softtargets.layouts.foreign_files import (
     InputFile,
     check_cells,
     check_row_cells,
-    describe_files,
     list_files,
     open_files,
 )
@@ -28,6 +27,7 @@ from softtargets.layouts.stated import STATED_OPTIONS, Stated
 from softtargets.store.new_store import write_store
 from softtargets.store.store import Store
 from softtargets.store.versions import FORMAT_VERSION
+from softtargets.targets import DEFAULT_STEP, EntriesSchema, TargetSchema
 from softtargets.window import Window
 
 UNIT_TOKENS = 65_536
@@ -198,7 +198,7 @@ class _Lists:
                 yield window
 
     def identity(self, survey: _Survey, values: StoredValues) -> dict[str, Any]:
-        stated, files = self.stated, describe_files([one.path for one in self.files])
+        stated, files = self.stated, [describe_file(one.path) for one in self.files]
         # What is not known is told apart by the files: two unknown teachers are not the same.
         hashes = "".join(one["sha256"] for one in files)
         source = {"source_sha256": hashlib.sha256(hashes.encode()).hexdigest()}
@@ -208,7 +208,7 @@ class _Lists:
             tokenizer_vocab_size=tokenizer["vocab_size"],
             temperatures=stated.grid,
             positions="listed" if survey.has_gaps else "all",
-            head=HeadSchema(max_entries=survey.max_entries, values=values, step=DEFAULT_STEP),
+            head=EntriesSchema(max_entries=survey.max_entries, values=values, step=DEFAULT_STEP),
         )
         return {
             "format_version": FORMAT_VERSION,

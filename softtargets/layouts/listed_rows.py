@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from softtargets.errors import CorpusError
-from softtargets.layouts.lists import Array, Int64, Kind, read_lists, read_nested
-from softtargets.targets import Bool, Float64
+from softtargets.layouts.lists import Kind, read_lists, read_nested
+from softtargets.targets import Array, Bool, Float64, Int64
 
 IGNORE_INDEX = -100
 """The label of a token that is not trained on."""

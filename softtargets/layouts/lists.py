@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from softtargets.errors import CorpusError
 from softtargets.limits import Limit
+from softtargets.targets import Array, Int64
 from softtargets.texts import shortened
 
-Array = npt.NDArray[Any]
-Int64 = npt.NDArray[np.int64]
 Kind = Literal["integers", "numbers"]
 
 TOKENS_LIMIT = Limit(

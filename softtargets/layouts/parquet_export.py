@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.layouts.input_files import METADATA_KEY
+from softtargets.layouts.foreign_files import METADATA_KEY
 from softtargets.places.local_files import check_is_new, make_directory, write_file
 from softtargets.store.store import Store
 from softtargets.window import Window

@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from softtargets.errors import CorpusError
-from softtargets.kinds import TargetSchema
-from softtargets.layouts.input_files import (
+from softtargets.hashes import describe_file
+from softtargets.layouts.foreign_files import (
     METADATA_KEY,
     InputFile,
     check_cells,
-    describe_files,
     list_files,
     open_files,
     read_metadata,
@@ -38,7 +37,7 @@ from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary
-from softtargets.targets import Origin
+from softtargets.targets import Origin, TargetSchema
 from softtargets.window import Window
 
 
@@ -104,7 +103,7 @@ class Plain(Layout):
         step = {
             "operation": "import",
             "fingerprint": about["fingerprint"],
-            "files": describe_files(files),
+            "files": [describe_file(path) for path in files],
         }
         identity = {
             **about["identity"],

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorpusError
-from softtargets.kinds import TargetSchema
-from softtargets.layouts.input_files import METADATA_KEY, list_files, open_files
+from softtargets.layouts.foreign_files import METADATA_KEY, list_files, open_files
 from softtargets.layouts.lists import read_lists, read_numbers
 from softtargets.limits import Limit
-from softtargets.targets import HeadWeights
+from softtargets.targets import HeadWeights, TargetSchema
 
 
 def plain_head(head: HeadWeights, metadata: str) -> bytes:

@@ -8,22 +8,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from softtargets.errors import CorpusError, InputError
-from softtargets.kinds import TargetSchema, temperature_text
-from softtargets.layouts.input_files import check_row_cells
-from softtargets.layouts.lists import (
-    Array,
-    Int64,
-    Kind,
-    Lists,
-    NestedLists,
-    read_lists,
-    read_nested,
-)
+from softtargets.errors import CorpusError, InputError, error_text
+from softtargets.layouts.foreign_files import check_row_cells
+from softtargets.layouts.lists import Kind, Lists, NestedLists, read_lists, read_nested
 from softtargets.store.codec import decode_tokens
 from softtargets.store.invariants import check_window
 from softtargets.store.schema import field_of, grid_columns, token_columns
-from softtargets.targets import Float32, Origin, Samples, SoftTargets, kept_entries, pack
+from softtargets.targets import (
+    Array,
+    Float32,
+    Int64,
+    Origin,
+    Samples,
+    SoftTargets,
+    TargetSchema,
+    kept_entries,
+    pack,
+    temperature_text,
+)
 from softtargets.window import TokenWindow, Window
 
 
@@ -208,7 +210,7 @@ def _read_tokens(batch: pa.RecordBatch, schema: TargetSchema, where: str) -> lis
     try:
         return decode_tokens(pa.Table.from_batches([batch]).select(fields.names).cast(fields))
     except (pa.ArrowException, KeyError, ValueError) as error:
-        raise _broken(where, f"columns {fields.names}", str(error).splitlines()[0]) from error
+        raise _broken(where, f"columns {fields.names}", error_text(error)) from error
 
 
 def _check_length(found: Array, expected: int, where: str, name: str) -> None:

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.layouts.lists import nested_lists
 from softtargets.store.codec import encode_tokens
 from softtargets.store.schema import grid_columns
-from softtargets.targets import Float32, Int32, Samples, SoftTargets
+from softtargets.targets import Float32, Int32, Samples, SoftTargets, TargetSchema, temperature_text
 from softtargets.window import Window
 
 
@@ -28,7 +27,7 @@ def plain_table(windows: Sequence[Window], schema: TargetSchema) -> pa.Table:
     columns = encode_tokens(windows)
     targets = [window.targets for window in windows]
     if schema.head is not None:
-        columns |= _head_columns(targets, schema)
+        columns |= _entry_columns(targets, schema)
     for index, name in enumerate(grid_columns(schema)):
         grids = [one.tail_mass_TG if schema.head else one.logsumexp_TG for one in targets]
         columns[name] = pa.array([grid[:, index] for grid in grids if grid is not None])
@@ -47,7 +46,7 @@ def plain_table(windows: Sequence[Window], schema: TargetSchema) -> pa.Table:
     return pa.table(columns)
 
 
-def _head_columns(targets: Sequence[SoftTargets], schema: TargetSchema) -> dict[str, pa.Array]:
+def _entry_columns(targets: Sequence[SoftTargets], schema: TargetSchema) -> dict[str, pa.Array]:
     counts = [one.num_entries_T for one in targets]
     kept = [np.isfinite(one.logits_TK) for one in targets]
 

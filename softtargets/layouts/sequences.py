@@ -1,4 +1,4 @@
-"""What trainers of other people read a row at a time: one document's tokens, with a dense head.
+"""What trainers of other people read a row at a time: one document's tokens, with dense entries.
 
 A window in which several documents stand becomes a row for each: the teacher read them apart, and
 these layouts have no place to say so within a row.
@@ -14,9 +14,8 @@ from typing import Literal
 import numpy as np
 
 from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
 from softtargets.store.store import Store
-from softtargets.targets import Bool, Float64, Int32, SoftTargets, temperature_index
+from softtargets.targets import Bool, Float64, Int32, SoftTargets, TargetSchema, temperature_index
 from softtargets.window import Window
 
 Values = Literal["renormalised", "full"]
@@ -37,8 +36,8 @@ class TokenSequence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadView:
-    """What of a store's head a layout gets."""
+class EntriesView:
+    """What of a store's entries a layout gets."""
 
     temperature: float
     values: Values
@@ -95,18 +94,18 @@ def batched(sequences: Iterable[TokenSequence], size: int) -> Iterator[list[Toke
         yield some
 
 
-def view_head(
+def view_entries(
     store: Store, temperature: float, values: Values, top_k: int | None, *, without_draws: bool
-) -> HeadView:
-    """Return how a store's head goes into a layout that knows nothing else.
+) -> EntriesView:
+    """Return how a store's entries go into a layout that knows nothing else.
 
     Raises:
-        InputError: the store has no head of the next token, or draws that would be left out, or
+        InputError: the store has no entries of the next token, or draws that would be left out, or
             fewer entries than `top_k`.
         TemperatureError: the temperature is not in the store's grid.
     """
     schema = store.targets
-    _check_head(schema, f"{store.location}", without_draws=without_draws)
+    _check_entries(schema, f"{store.location}", without_draws=without_draws)
     assert schema.head is not None
     if schema.temperatures or values == "full":
         temperature_index(schema.temperatures, temperature)
@@ -116,12 +115,12 @@ def view_head(
             "top_k",
             expected=f"1 to {schema.head.max_entries} entries, as the store has",
             found=f"{kept}",
-            next_step="Pass fewer, or leave it away.",
+            next_step="Pass fewer, or omit it.",
         )
-    return HeadView(temperature=temperature, values=values, top_k=kept)
+    return EntriesView(temperature=temperature, values=values, top_k=kept)
 
 
-def _check_head(schema: TargetSchema, where: str, *, without_draws: bool) -> None:
+def _check_entries(schema: TargetSchema, where: str, *, without_draws: bool) -> None:
     if schema.head is None or schema.predicts != "next_token" or schema.encoder_input:
         raise InputError(
             where,

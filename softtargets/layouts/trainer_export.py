@@ -19,7 +19,7 @@ from softtargets.layouts.parquet_export import (
     write_json,
     write_shards,
 )
-from softtargets.layouts.sequences import HeadView, TokenSequence, batched
+from softtargets.layouts.sequences import EntriesView, TokenSequence, batched
 from softtargets.places.local_files import write_file
 from softtargets.store.card import code_span
 from softtargets.store.store import Store
@@ -27,11 +27,11 @@ from softtargets.window import Window
 
 _DATA_NAME = "data"
 
-HEAD_OPTIONS = (
+ENTRIES_OPTIONS = (
     Option("top_k", int, "Entries to write.  [default: all]"),
     Option("without_draws", bool, "Omit the draws of a store. Its targets are then biased."),
 )
-"""What every layout without a place for more than the head asks for."""
+"""What every layout without a place for more than entries asks for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class TrainerExport:
     """What goes into the directory that a trainer reads: a row for each document of a window."""
 
     store: Store
-    view: HeadView
+    view: EntriesView
     layout: str
     """Its name."""
     trainer: str
@@ -106,7 +106,7 @@ What the trainer has to be told:
 """
 
 
-def describe_loss(store: Store, view: HeadView) -> Iterator[str]:
+def describe_loss(store: Store, view: EntriesView) -> Iterator[str]:
     """Yield what of a store's targets no such export has, a sentence for each."""
     schema = store.targets
     assert schema.head is not None

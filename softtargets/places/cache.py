@@ -97,7 +97,7 @@ class RangeCache:
             # Of a disk that is damaged; what is no file nobody here wrote.
             if not isinstance(error.__cause__, OSError):
                 raise
-            self._tree.remove(path)
+            self._tree.delete(path)
             return False
         if is_right is None:
             return None
@@ -106,12 +106,12 @@ class RangeCache:
             with suppress(FileNotFoundError, PermissionError):
                 os.utime(self.directory / path, follow_symlinks=False)
             return True
-        self._tree.remove(path)
+        self._tree.delete(path)
         return False
 
     def _read(self, path: str, piece: memoryview) -> bool | None:
         """Read a range; return whether it is as long as it has to be, or None if there is none."""
-        file = self._tree.open(path)
+        file = self._tree.open_file(path)
         if file is None:
             return None
         with file:
@@ -161,7 +161,7 @@ class RangeCache:
         found = []
         for name in self._tree.names(""):
             if _TEMPORARY.fullmatch(name):
-                self._tree.remove(name)
+                self._tree.delete(name)
             elif _RANGE.fullmatch(name):
                 with suppress(FileNotFoundError):  # Found to be wrong by another, and deleted.
                     status = (self.directory / name).lstat()
@@ -172,7 +172,7 @@ class RangeCache:
             for _, size, name in sorted(found):
                 if left <= most_bytes * _KEPT_AFTER_EVICTION:
                     break
-                self._tree.remove(name)
+                self._tree.delete(name)
                 left -= size
         return left
 
@@ -214,5 +214,5 @@ class RangeCache:
             failed=failed,
             found=error_text(error),
             next_step="Make room or permit writing there, choose another cache_dir on a local "
-            "disk, or leave cache_dir away.",
+            "disk, or omit cache_dir.",
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 from softtargets.errors import CorruptionError, StoreError
 from softtargets.hashes import hash_bytes
@@ -16,39 +15,27 @@ from softtargets.places.ranges import PlainFile, RangeFile, wrong_size
 from softtargets.places.tree import Tree
 
 
-class Directory(Place):
-    """A directory of this machine."""
+class Directory(Tree, Place):
+    """A directory of this machine: a tree of files that a store may be in."""
 
     has_locks = True
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.tree = Tree(root)
 
     def __str__(self) -> str:
         return str(self.root)
 
-    def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes, or None if there is none."""
-        return self.tree.size(path)
-
-    def get(self, path: str, sha256: str | None = None) -> bytes | None:  # noqa: ARG002
-        """Return the content of a file, or None if there is none."""
-        return self.tree.read(path)
-
     def list(self, directory: str) -> list[str]:
         """Return the paths of what is in a directory."""
-        return [f"{directory}/{name}".lstrip("/") for name in self.tree.names(directory)]
+        return [f"{directory}/{name}".lstrip("/") for name in self.names(directory)]
 
-    def open(self, path: str, num_bytes: int, fingerprint: str) -> RangeFile:  # noqa: ARG002
-        """Open a file to read ranges of it.
+    def open_uncached(self, path: str, num_bytes: int, sha256: str | None = None) -> RangeFile:  # noqa: ARG002
+        """Open a file to read ranges of it; there is no cache to be past.
 
         Raises:
             CorruptionError: it is missing, of another size, a link, no file, or cannot be read.
             StoreError: this process has too many files open, or no memory.
         """
         try:
-            file = self.tree.open(path)
+            file = self.open_file(path)
         except StoreError as error:
             raise _as_damage(error) from error
         found = None if file is None else os.fstat(file.fileno()).st_size
@@ -58,29 +45,13 @@ class Directory(Place):
             raise wrong_size(self.where(path), num_bytes, found)
         return PlainFile(self.where(path), file)
 
-    def open_uncached(self, path: str, num_bytes: int, sha256: str | None = None) -> RangeFile:  # noqa: ARG002
-        """Open a file as `open` does: there is no cache."""
-        return self.open(path, num_bytes, "")
-
     def check_writable(self) -> None:
         """Check that this is a directory, or nothing yet."""
         check_root(self.root)
 
-    def put(self, path: str, content: bytes) -> None:
-        """Write a file durably: temporary file, fsync, rename, fsync of the directory.
-
-        Raises:
-            StoreError: a link or no file is there, or the system refused; nothing is left.
-        """
-        self.tree.write(path, content)
-
-    def put_if_absent(self, path: str, content: bytes) -> bool:
-        """Write a file that is not there; return whether it was this call that wrote it."""
-        return self.tree.write_new(path, content)
-
     def get_tagged(self, path: str) -> tuple[bytes, str] | None:
         """Return the content of a file and its hash, or None if there is none."""
-        content = self.tree.read(path)
+        content = self.get(path)
         return None if content is None else (content, hash_bytes(content))
 
     def put_if_match(self, path: str, content: bytes, tag: str) -> bool:
@@ -93,16 +64,12 @@ class Directory(Place):
         """
         if self.size(path) is None:
             return False
-        with self.tree.alone(path.rpartition("/")[0]):
+        with self.alone(path.rpartition("/")[0]):
             found = self.get_tagged(path)
             if found is None or found[1] != tag:
                 return False
-            self.tree.write(path, content)
+            self.put(path, content)
             return True
-
-    def delete(self, path: str) -> None:
-        """Remove a file, or do nothing if it is gone already."""
-        self.tree.remove(path)
 
     def make_directory(self, path: str) -> bool:
         """Make a directory, and those that it is in; return whether it was not there.
@@ -115,12 +82,12 @@ class Directory(Place):
             is_new = not self.root.exists()
             make_directory(self.root)
             return is_new
-        return self.tree.make_directory(path)
+        return super().make_directory(path)
 
     def remove_directory(self, path: str) -> None:
         """Remove a directory that is empty, or do nothing if it is gone already."""
         if path:
-            self.tree.remove_directory(path)
+            super().remove_directory(path)
         else:
             self.root.rmdir()
 
@@ -134,11 +101,11 @@ class Directory(Place):
             BusyError: another process holds it.
             StoreError: it cannot be written, is not ours, or the file system knows no locks.
         """
-        return hold_lock(self.tree, path, shared=shared, wait_for=wait_for)
+        return hold_lock(self, path, shared=shared, wait_for=wait_for)
 
     def lock_holder(self, path: str) -> str:
         """Return who holds a lock, or held it last; nothing if nobody did."""
-        return read_holder(self.tree, path)
+        return read_holder(self, path)
 
 
 def _as_damage(error: StoreError) -> StoreError:

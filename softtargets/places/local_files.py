@@ -21,7 +21,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         StoreError: a link or no file is there, or the system refused; nothing is left.
     """
-    Tree(path.parent).write(path.name, content)
+    Tree(path.parent).put(path.name, content)
 
 
 def make_directory(path: Path) -> None:

@@ -47,7 +47,7 @@ def hold_lock(
 
 def read_holder(tree: Tree, path: str, note_at: int = 0) -> str:
     """Return who holds a lock, or held it last; nothing if nobody did."""
-    file = tree.open(path)
+    file = tree.open_file(path)
     if file is None:
         return ""
     with file:

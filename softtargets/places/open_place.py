@@ -49,7 +49,7 @@ def open_place(
                 found=f"{path}"
                 if isinstance(path, Place)
                 else f"the local path {os.fsdecode(path)}",
-                next_step="Leave them away: local files are read where they are.",
+                next_step="Omit them: local files are read where they are.",
             )
         return path if isinstance(path, Place) else Directory(Path(os.fsdecode(path)))
     # What reads local stores needs no client of an object store.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import BinaryIO, Protocol
 
-from softtargets.errors import RESTORE, CorruptionError, error_text
+from softtargets.errors import CorruptionError, error_text
 from softtargets.hashes import checksum
 
 FOOTER = "footer"
@@ -61,7 +61,6 @@ class PlainFile:
                 f"{self.where}, {part}",
                 failed=f"{len(piece):,} bytes cannot be read",
                 found=error_text(error),
-                next_step=RESTORE,
             ) from error
         found = checksum(piece[:count])
         if found != xxh3:
@@ -80,7 +79,6 @@ def wrong_bytes(
         where,
         expected=f"{num_bytes:,} bytes with checksum {xxh3}",
         found=f"{found_bytes:,} bytes with {found}",
-        next_step=RESTORE,
     )
 
 
@@ -90,7 +88,6 @@ def wrong_size(where: str, expected: int, found: int | None) -> CorruptionError:
         where,
         expected=f"{expected:,} bytes",
         found="no file" if found is None else f"{found:,} bytes",
-        next_step=RESTORE,
     )
 
 

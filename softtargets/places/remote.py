@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from softtargets.errors import RESTORE, CorruptionError, InputError, StoreError
+from softtargets.errors import CorruptionError, InputError, StoreError
 from softtargets.hashes import checksum, hash_bytes
 from softtargets.places.cache import CACHE_BYTES, RangeCache
 from softtargets.places.filesystems import Client, client_options, open_client
@@ -188,7 +188,6 @@ class RemotePlace(ReadOnlyPlace):
                 where,
                 expected=f"a file with {len(piece):,} bytes at {offset:,}",
                 found="no file",
-                next_step=RESTORE,
             ) from self._secrets.cause(error)
         except WrongBytesError as error:
             found = checksum(error.content)
@@ -258,7 +257,7 @@ def open_remote(
             "Store.open, cache_bytes",
             expected="cache_dir, a directory on a local disk",
             found="a limit without one",
-            next_step="Pass cache_dir too, or leave both away.",
+            next_step="Pass cache_dir too, or omit both.",
         )
     url = os.fspath(path)
     client, root = open_client(url, filesystem)

@@ -20,7 +20,7 @@ TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
 class Tree(PathOpener):
     """The files below a directory. Paths are relative to it, with forward slashes."""
 
-    def open(self, path: str) -> BufferedReader | None:
+    def open_file(self, path: str) -> BufferedReader | None:
         """Open a file for reading; return None if there is none.
 
         Raises:
@@ -52,13 +52,13 @@ class Tree(PathOpener):
         found = self._status(path)
         return found is not None and os.path.samestat(found, os.fstat(descriptor))
 
-    def read(self, path: str) -> bytes | None:
-        """Return the content of a file, or None if there is none.
+    def get(self, path: str, sha256: str | None = None) -> bytes | None:  # noqa: ARG002
+        """Return the content of a file, or None if there is none; it is not fetched again.
 
         Raises:
             StoreError: it is a link, no file, or cannot be read.
         """
-        file = self.open(path)
+        file = self.open_file(path)
         if file is None:
             return None
         with file, self._errors(path, "cannot be read"):
@@ -70,7 +70,7 @@ class Tree(PathOpener):
         Raises:
             StoreError: it is a link, no file, or cannot be read.
         """
-        file = self.open(path)
+        file = self.open_file(path)
         if file is None:
             return None
         with file, self._errors(path, "cannot be read"):
@@ -128,7 +128,7 @@ class Tree(PathOpener):
                 pass
             return is_new
 
-    def write(self, path: str, content: bytes) -> None:
+    def put(self, path: str, content: bytes) -> None:
         """Write a file durably: temporary file, fsync, rename, fsync of the directory.
 
         Raises:
@@ -139,7 +139,7 @@ class Tree(PathOpener):
             os.replace(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             self.sync(path.rpartition("/")[0])
 
-    def write_new(self, path: str, content: bytes) -> bool:
+    def put_if_absent(self, path: str, content: bytes) -> bool:
         """Write a file durably unless there is one; return whether it was written.
 
         Of several processes that try at the same time one succeeds: it gives the temporary file the
@@ -229,7 +229,7 @@ class Tree(PathOpener):
                 os.replace(old_name, new_name, src_dir_fd=old_parent, dst_dir_fd=new_parent)
                 return os.fstat(file.fileno()).st_size
 
-    def remove(self, path: str) -> None:
+    def delete(self, path: str) -> None:
         """Remove a file, or do nothing if it is gone already.
 
         Raises:

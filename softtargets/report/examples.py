@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from softtargets.kinds import TargetSchema
-from softtargets.report.chosen_windows import document_starts
 from softtargets.report.predictions import Candidate, Predictions, probability
+from softtargets.report.shown_windows import document_starts
 from softtargets.report.tokens import TokenNames
+from softtargets.targets import TargetSchema
 from softtargets.window import Window
 
 MOST_TOKENS = 256

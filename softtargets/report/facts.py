@@ -12,8 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from softtargets.kinds import TargetSchema
-from softtargets.targets import Bool, Float32, Float64, Int32, SoftTargets
+from softtargets.targets import Bool, Float32, Float64, Int32, SoftTargets, TargetSchema
 from softtargets.window import TokenWindow, Window
 
 EntropyKind = Literal["exact", "bound", "estimate"]

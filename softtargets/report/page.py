@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from softtargets.kinds import TargetSchema
 from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
-from softtargets.report.chosen_windows import find_window, sampled, sound
 from softtargets.report.column_sizes import column_sizes
 from softtargets.report.distribution import Counts
 from softtargets.report.examples import MOST_TOKENS, Examples
 from softtargets.report.number_texts import bytes_text, number_text, percent_text
+from softtargets.report.shown_windows import find_window, sampled, sound
 from softtargets.report.summary import summary
 from softtargets.report.target_statistics import Statistics, Sums, measure
 from softtargets.report.tokens import TokenNames
 from softtargets.store import Store
 from softtargets.store.sizes import StoreSizes, store_sizes
+from softtargets.targets import TargetSchema
 from softtargets.texts import shown
 
 DEFAULT_WINDOWS = 1000

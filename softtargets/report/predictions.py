@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softtargets.kinds import TargetSchema
 from softtargets.report.facts import Facts, class_logprobs, drawn_at, facts_of, grid_of
-from softtargets.targets import Float32, Float64, Int32
+from softtargets.targets import Float32, Float64, Int32, TargetSchema
 from softtargets.window import Window
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from softtargets.report.chosen_windows import document_starts
 from softtargets.report.predictions import Candidate, Predictions, probability
+from softtargets.report.shown_windows import document_starts
 from softtargets.report.tokens import TokenNames
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from softtargets.kinds import TargetSchema
 from softtargets.report.number_texts import bytes_text, list_text
 from softtargets.store import Store
 from softtargets.store.manifest import MANIFEST_NAME
 from softtargets.store.sizes import store_sizes
+from softtargets.targets import TargetSchema
 from softtargets.texts import plural, shown
 
 

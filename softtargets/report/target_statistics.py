@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from softtargets.errors import InputError
-from softtargets.kinds import TargetSchema
-from softtargets.report.chosen_windows import sampled, sound
 from softtargets.report.distribution import Counts, Distribution, decades
 from softtargets.report.facts import (
     EntropyKind,
@@ -24,8 +22,9 @@ from softtargets.report.facts import (
     grid_of,
     has_label_logprobs,
 )
+from softtargets.report.shown_windows import sampled, sound
 from softtargets.store import Store
-from softtargets.targets import Bool, SoftTargets
+from softtargets.targets import Bool, SoftTargets, TargetSchema
 from softtargets.window import Window
 
 TAIL_EDGES = decades(-9, 0, 4)

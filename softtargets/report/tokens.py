@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from softtargets.kinds import TargetSchema
+from softtargets.targets import TargetSchema
 from softtargets.tokenizer import Vocabulary
 
 SPACE, NEWLINE, TAB = "\u00b7", "\u21b5", "\u21e5"

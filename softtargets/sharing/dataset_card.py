@@ -24,7 +24,8 @@ from softtargets.store.card import (
     part_of_card,
 )
 from softtargets.store.foreign_yaml import parse_yaml
-from softtargets.store.manifest import Manifest, read_json
+from softtargets.store.json_object import parse_object
+from softtargets.store.manifest import Manifest
 from softtargets.texts import shortened
 
 CARD_LIMIT = Limit(variable="SOFTTARGETS_MAX_CARD_BYTES", default=1 << 22, unit="bytes")
@@ -125,7 +126,7 @@ def _read(path: Path) -> str | None:
     """Return the text of a card, or None if there is none; a link is refused."""
     tree = Tree(path.parent)
     CARD_LIMIT.check(str(path), tree.size(path.name) or 0)
-    content = tree.read(path.name)
+    content = tree.get(path.name)
     try:
         # The Hub sees no YAML after a byte order mark.
         return None if content is None else content.decode().removeprefix("\ufeff")
@@ -178,7 +179,7 @@ def _measured(path: Path, manifest: Manifest) -> str:
         IdentityError: another store was measured.
     """
     try:
-        data = read_json(path)
+        data = parse_object(path.read_bytes(), str(path))
         fingerprint = data["fingerprint"]
         lines = list(_table(data["rescored"]))
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -20,10 +20,9 @@ from huggingface_hub import HfApi
 from softtargets.errors import CorruptionError, IdentityError, StoreError
 from softtargets.places.directory import Directory
 from softtargets.places.leftovers import Leftovers
-from softtargets.places.local_files import check_root, make_directory
-from softtargets.places.lock import hold_lock
+from softtargets.places.local_files import check_root
 from softtargets.places.place import LockGoneError
-from softtargets.places.tree import TEMPORARY, Tree
+from softtargets.places.tree import TEMPORARY
 from softtargets.sharing.repository import Repository
 from softtargets.sharing.shared_files import file_hashes
 from softtargets.store import Store
@@ -73,7 +72,7 @@ class PullResult:
     """Of these files."""
 
     @classmethod
-    def of(cls, tree: Tree, commit: str, sizes: list[int]) -> PullResult:
+    def of(cls, tree: Directory, commit: str, sizes: list[int]) -> PullResult:
         """Open the store, and count files of these sizes."""
         store = Store.open(tree.root)
         return cls(store=store, commit=commit, num_files=len(sizes), num_bytes=sum(sizes))
@@ -104,17 +103,17 @@ def pull(
         BusyError or IdentityError: another process pulls to it, or it holds another store.
         CorruptionError or FormatError: what arrived is not what was committed, or unknown.
     """
-    there, tree = Repository.parse(repository, revision, api), Tree(Path(directory))
+    there, tree = Repository.parse(repository, revision, api), Directory(Path(directory))
     commit = there.commit()
     content = _read_manifest(there, commit)
     manifest = parse_manifest(content, f"{there.url}/{MANIFEST_NAME}")
     fetched = None
     while fetched is None:
         _check_directory(tree, content, manifest)
-        make_directory(tree.root)
+        tree.make_directory("")
         tree.make_directory(PULL_NAME)
         # Else another pull ended meanwhile, and removed the directory of the lock.
-        with suppress(LockGoneError), hold_lock(tree, _LOCK):
+        with suppress(LockGoneError), tree.lock(_LOCK):
             fetched = _pull_alone(there, commit, tree, content, manifest, on_file)
     return PullResult.of(tree, commit, fetched)
 
@@ -135,32 +134,32 @@ def _read_manifest(there: Repository, commit: str) -> bytes:
 def _pull_alone(
     there: Repository,
     commit: str,
-    tree: Tree,
+    tree: Directory,
     content: bytes,
     manifest: Manifest,
     on_file: Callable[[int, int], None] | None,
 ) -> list[int]:
     """Pull what is not there, the manifest last; return the sizes of what was fetched."""
-    tree.write(_MARK, content)
+    tree.put(_MARK, content)
     for directory in (*_CLIENT_DIRECTORIES, "shards"):
         tree.make_directory(directory)
     fetched = _fetch_files(there, commit, tree, manifest, on_file)
     if tree.size(CARD_NAME) is None:
         card = there.read(commit, CARD_NAME)
         if card is not None:
-            tree.write(CARD_NAME, card)
+            tree.put(CARD_NAME, card)
     if tree.size(MANIFEST_NAME) is None:
-        tree.write(MANIFEST_NAME, content)
-    staged = Leftovers(place=Directory(tree.root), directories=(*_CLIENT_DIRECTORIES, PULL_NAME))
+        tree.put(MANIFEST_NAME, content)
+    staged = Leftovers(place=tree, directories=(*_CLIENT_DIRECTORIES, PULL_NAME))
     staged.remove(_STAGED, last=(_LOCK, _MARK, f"{PULL_NAME}/"))
     staged.warn_of_others(_STAGED)
     return fetched
 
 
-def _check_directory(tree: Tree, content: bytes, manifest: Manifest) -> None:
+def _check_directory(tree: Directory, content: bytes, manifest: Manifest) -> None:
     """Check that a directory is new or empty, or holds this store, whole or not."""
     check_root(tree.root)
-    finished, begun = tree.read(MANIFEST_NAME), tree.read(_MARK)
+    finished, begun = tree.get(MANIFEST_NAME), tree.get(_MARK)
     if finished is not None:
         # Its files would have to be exchanged one by one, under a manifest that is not theirs.
         where = tree.where(MANIFEST_NAME)
@@ -173,7 +172,7 @@ def _check_directory(tree: Tree, content: bytes, manifest: Manifest) -> None:
         if found != manifest.fingerprint:
             raise _other_store(tree.where(_MARK), manifest, found)
     else:
-        found_here = Leftovers(place=Directory(tree.root), directories=(PULL_NAME, ""))
+        found_here = Leftovers(place=tree, directories=(PULL_NAME, ""))
         others = found_here.others(_BEFORE_MARK)
         # Another pull may have ended since the manifest was looked for.
         if others and tree.size(MANIFEST_NAME) is None:
@@ -199,7 +198,7 @@ def _other_store(where: str, manifest: Manifest, found: str) -> IdentityError:
 def _fetch_files(
     there: Repository,
     commit: str,
-    tree: Tree,
+    tree: Directory,
     manifest: Manifest,
     on_file: Callable[[int, int], None] | None,
 ) -> list[int]:
@@ -225,7 +224,9 @@ def _fetch_files(
     return fetched
 
 
-def _fetch_file(there: Repository, commit: str, tree: Tree, path: str, sha256: str) -> int | None:
+def _fetch_file(
+    there: Repository, commit: str, tree: Directory, path: str, sha256: str
+) -> int | None:
     """Fetch and check a file, then move it to its place; return its size, or None if it is there.
 
     Raises:
@@ -239,7 +240,7 @@ def _fetch_file(there: Repository, commit: str, tree: Tree, path: str, sha256: s
     found = tree.hash(arrived)
     if found != sha256:
         # The client would take it for what it is asked for again.
-        tree.remove(arrived)
+        tree.delete(arrived)
         raise CorruptionError(
             f"{there.url}/{path}",
             expected=f"SHA-256 {sha256}",

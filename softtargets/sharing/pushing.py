@@ -17,20 +17,14 @@ from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundErro
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from softtargets.errors import (
-    CorruptionError,
-    FormatError,
-    IdentityError,
-    InputError,
-    StoreError,
-)
+from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError, StoreError
 from softtargets.places.tree import Tree
 from softtargets.sharing.dataset_card import unstated_licences, write_card
 from softtargets.sharing.repository import Repository
 from softtargets.sharing.shared_files import file_hashes, is_store_file
 from softtargets.store import Store, verify
 from softtargets.store.card import CARD_NAME
-from softtargets.store.manifest import MANIFEST_NAME, RESTORE, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, parse_manifest
 
 _COMMIT_FILES = 100
 
@@ -157,9 +151,7 @@ def _check_whole(store: Store) -> None:
     report = verify(store, fast=True)
     if not report.is_sound:
         first = report.problems[0]
-        raise CorruptionError(
-            first.where, expected=first.expected, found=first.found, next_step=RESTORE
-        )
+        raise CorruptionError(first.where, expected=first.expected, found=first.found)
 
 
 def _make(there: Repository, private: bool) -> None:
@@ -181,8 +173,8 @@ def _make(there: Repository, private: bool) -> None:
             there.url,
             expected="a new repository, or one that is private",
             found="a public one",
-            next_step="Choose another name, make the repository private on its page, or leave "
-            "--private away.",
+            next_step="Choose another name, make the repository private on its page, or omit "
+            "--private.",
         )
 
 
@@ -238,12 +230,11 @@ def _checked_additions(store: Store) -> list[CommitOperationAdd]:
                 store.location.where(path),
                 expected=f"SHA-256 {hashes[path]}",
                 found=sha256,
-                next_step=RESTORE,
             )
         additions.append(addition)
     for path in (CARD_NAME, MANIFEST_NAME):
         # No checksum tells what these are to be, so what was read is what is sent.
-        content = tree.read(path)
+        content = tree.get(path)
         assert content is not None
         additions.append(CommitOperationAdd(path_in_repo=path, path_or_fileobj=content))
     return additions

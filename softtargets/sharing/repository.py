@@ -150,7 +150,7 @@ class Repository:
             next_step = f"Check the name. {LOG_IN}, with a token that may use it."
         elif any(isinstance(one, RevisionNotFoundError) for one in causes):
             expected, found = f"a branch, tag or commit {self.revision}", "none"
-            next_step = "Name one that is there, or leave it away for main."
+            next_step = "Name one that is there, or omit it for main."
         elif status == 403:
             expected, found = "permission", f"{found}, {self._token_text()}"
             next_step = f"{LOG_IN}, with a token that may write to the repository."

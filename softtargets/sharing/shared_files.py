@@ -10,8 +10,7 @@ from softtargets.store.vocabulary import VOCABULARY_NAME
 def file_hashes(manifest: Manifest) -> dict[str, str]:
     """Return the SHA-256 of every file that a manifest lists, shards first, by path."""
     hashes = {entry.path: entry.sha256 for entry in manifest.shards}
-    side_files = {OUTPUT_HEAD_NAME: manifest.output_head, VOCABULARY_NAME: manifest.vocabulary}
-    return hashes | {name: entry.sha256 for name, entry in side_files.items() if entry is not None}
+    return hashes | {name: entry.sha256 for name, entry in manifest.side_files.items()}
 
 
 def is_store_file(path: str) -> bool:

@@ -12,14 +12,11 @@ from softtargets.store.store import Store, StoreView
 from softtargets.store.verification import VerifyReport, verify
 
 if TYPE_CHECKING:
-    from softtargets.store.layouts import (
-        Stated,
-        export_axolotl,
-        export_distillkit,
-        export_plain,
-        import_lists,
-        import_plain,
-    )
+    from softtargets.layouts.axolotl import export_axolotl
+    from softtargets.layouts.distillkit import export_distillkit
+    from softtargets.layouts.listed_import import import_lists
+    from softtargets.layouts.plain import export_plain, import_plain
+    from softtargets.layouts.stated import Stated
 
 __all__ = [
     "Problem",
@@ -39,7 +36,18 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "Stated": "stated",
+    "export_axolotl": "axolotl",
+    "export_distillkit": "distillkit",
+    "export_plain": "plain",
+    "import_lists": "listed_import",
+    "import_plain": "plain",
+}
+"""Modules of the names that have to do with layouts, which were here at first."""
+
+
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("softtargets.store.layouts"), name)
+    return getattr(import_module(f"softtargets.layouts.{_HOMES[name]}"), name)

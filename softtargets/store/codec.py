@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from softtargets.errors import CorruptionError
 from softtargets.store.column_checks import check_columns
-from softtargets.store.manifest import RESTORE
 from softtargets.store.row import Row, cell_columns
 from softtargets.targets import (
     Array,
@@ -257,7 +256,6 @@ def _check_documents(
             f"{where}, row {first_row + row}, column offset",
             expected="a place in its document that is not negative",
             found=f"{places[row]}",
-            next_step=RESTORE,
         )
 
 
@@ -271,5 +269,4 @@ def _check_same(
             f"{where}, row {first_row + row}, column {name}",
             expected=f"{wanted[row]} {words}",
             found=f"{found[row]}",
-            next_step=RESTORE,
         )

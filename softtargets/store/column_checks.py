@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import cache
 
 from softtargets.errors import CorruptionError
-from softtargets.store.manifest import RESTORE
 from softtargets.targets import Columns, Offsets, Range, TargetSchema, columns_of, parts_of
 from softtargets.targets.part import Fault, outside
 
@@ -38,7 +37,6 @@ def check_columns(
             f"{where}, row {first_row + fault.row}, column {fault.column}",
             expected=fault.expected,
             found=fault.found,
-            next_step=RESTORE,
         )
 
 

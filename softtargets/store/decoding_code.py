@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from softtargets.kinds import TargetSchema, temperature_text
 from softtargets.store.schema import id_columns
+from softtargets.targets import TargetSchema, temperature_text
 
 _ENTRIES = """\
 import numpy as np

@@ -13,12 +13,10 @@ from typing import Any
 from softtargets.errors import InputError
 from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.places.place import Place
-from softtargets.store.manifest import check_identity
 from softtargets.store.new_store import write_store
-from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.same_identity import check_identity
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
-from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.window import Window
 
 
@@ -145,16 +143,12 @@ def _write(
 
 
 def _side_files(parents: Sequence[Store]) -> dict[str, bytes]:
-    files = {}
-    head = parents[0].manifest.output_head
-    if head is not None:
-        files[OUTPUT_HEAD_NAME] = read_side_file(parents[0].location, OUTPUT_HEAD_NAME, head)
+    """Return each file of the first that has it: a store of an older format has no vocabulary."""
+    files: dict[str, bytes] = {}
     for parent in parents:
-        # A store of an older format has none, and is merged with those that have.
-        vocabulary = parent.manifest.vocabulary
-        if vocabulary is not None:
-            files[VOCABULARY_NAME] = read_side_file(parent.location, VOCABULARY_NAME, vocabulary)
-            break
+        for name, entry in parent.manifest.side_files.items():
+            if name not in files:
+                files[name] = read_side_file(parent.location, name, entry)
     return files
 
 

@@ -82,9 +82,4 @@ def _children(value: object) -> Iterator[object]:
 
 
 def _not_an_object(where: str, found: str) -> FormatError:
-    return FormatError(
-        where,
-        expected="a JSON object",
-        found=shortened(found),
-        next_step="Restore the file from a copy, or build the store again in a new directory.",
-    )
+    return FormatError(where, expected="a JSON object", found=shortened(found))

@@ -31,18 +31,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from softtargets.errors import StoreError
-from softtargets.kinds import TargetSchema
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
 from softtargets.store.json_object import parse_object
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, SideFile, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.shard_table import ShardEntry, ShardTable
-from softtargets.store.side_file import commit_side_file
+from softtargets.store.side_file import SideFile, commit_side_file
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
+from softtargets.targets import TargetSchema
 
 _log = logging.getLogger(__name__)
 _RECORD = re.compile(r"work/records/unit-\d{6,}\.json")

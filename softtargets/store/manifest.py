@@ -9,22 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 
-from softtargets.errors import RESTORE as RESTORE
-from softtargets.errors import CorruptionError, FormatError, IdentityError, InputError
+from softtargets.errors import CorruptionError, FormatError, InputError
 from softtargets.limits import Limit
 from softtargets.store.json_object import parse_object
+from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_table import ShardTable
-from softtargets.store.versions import (
-    UPGRADE,
-    check_version,
-    is_newer,
-    upgrade_identity,
-)
+from softtargets.store.side_file import SideFile
+from softtargets.store.versions import UPGRADE, check_version, is_newer, upgrade_identity
+from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.targets import TargetSchema
 from softtargets.targets.own_part import REGISTERED
 from softtargets.targets.target_schema import without_own_parts
@@ -43,20 +39,6 @@ COLUMNS = Limit(
 )
 
 _MOST_COUNTED = 2**53 - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SideFile:
-    """A file beside the shards: the teacher's output head, or its vocabulary."""
-
-    num_bytes: int
-    sha256: str
-    """Of the file; what the identity has is a hash of the content, whoever wrote it."""
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SideFile:
-        """Parse the JSON form; fields of a later release are left out."""
-        return cls(num_bytes=data["num_bytes"], sha256=data["sha256"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +68,12 @@ class Manifest:
         """Return what the targets are and how they are encoded."""
         return TargetSchema.from_dict(self.identity["targets"])
 
+    @property
+    def side_files(self) -> dict[str, SideFile]:
+        """Return the files beside the shards, by name."""
+        found = {VOCABULARY_NAME: self.vocabulary, OUTPUT_HEAD_NAME: self.output_head}
+        return {name: entry for name, entry in found.items() if entry is not None}
+
     def to_json(self) -> str:
         """Return the text of the file."""
         data: dict[str, Any] = {
@@ -113,11 +101,6 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read and check the manifest of a local store, as `parse_manifest` does."""
-    return parse_manifest(path.read_bytes(), str(path))
-
-
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Return a manifest, checked with its identity.
 
@@ -127,7 +110,25 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     """
     data = parse_object(content, where)
     version = check_version(data.get("format_version"), where)
-    next_step = RESTORE
+    identity = _checked_identity(data, version, where)
+    shards = ShardTable(data["shards"])
+    _check_shards(shards, where)
+    side_files = {name: SideFile.from_dict(data[name]) for name in _SIDE_FILES if name in data}
+    return Manifest(
+        identity=identity,
+        fingerprint=data["fingerprint"],
+        format_version=version,
+        teacher=data["teacher"],
+        corpus=data["corpus"],
+        shards=shards,
+        created_by=data["created_by"],
+        **side_files,
+    )
+
+
+def _checked_identity(data: Mapping[str, Any], version: str, where: str) -> Mapping[str, Any]:
+    """Return the identity in a manifest, in the current form, and check all but the shards."""
+    next_step = ""
     if is_newer(version):
         next_step = (
             f"The store is of format {shortened(version, 20)}; read it with a newer release "
@@ -144,26 +145,15 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
             found=f"{data.get('output_head')}",
             next_step=next_step,
         )
-    if fingerprint_of(data["identity"]) != data["fingerprint"]:
+    fingerprint = fingerprint_of(data["identity"])
+    if fingerprint != data["fingerprint"]:
         raise CorruptionError(
             f"{where}, field fingerprint",
-            expected=f"the hash of the identity, {fingerprint_of(data['identity'])}",
+            expected=f"the hash of the identity, {fingerprint}",
             found=data["fingerprint"],
             next_step="The manifest was edited; restore it from a copy, or build the store again.",
         )
-    shards = ShardTable(data["shards"])
-    _check_shards(shards, where)
-    side_files = {name: SideFile.from_dict(data[name]) for name in _SIDE_FILES if name in data}
-    return Manifest(
-        identity=identity,
-        fingerprint=data["fingerprint"],
-        format_version=version,
-        teacher=data["teacher"],
-        corpus=data["corpus"],
-        shards=shards,
-        created_by=data["created_by"],
-        **side_files,
-    )
+    return identity
 
 
 def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> None:
@@ -217,7 +207,6 @@ def _check_shards(shards: ShardTable, where: str) -> None:
             f"{where}, field shards",
             expected=f"at most {_MOST_COUNTED:,} positions",
             found=f"{shards.sum_of_positions:.3g}",
-            next_step=RESTORE,
         )
     place = shards.misplaced()
     if place is not None:
@@ -229,7 +218,6 @@ def _check_shards(shards: ShardTable, where: str) -> None:
             "cover the file",
             found=f"unit {shard.unit}, {covered:,} of {shard.num_bytes:,} bytes in "
             f"{len(shard.row_groups)} row groups and a footer",
-            next_step=RESTORE,
         )
     place = shards.crowded()
     if place is not None:
@@ -237,21 +225,11 @@ def _check_shards(shards: ShardTable, where: str) -> None:
             f"{where}, field shards.{place}",
             expected="row groups that may hold the ids of their windows, of 16 bytes each",
             found=f"{shards[place].num_windows:,} windows in {shards[place].num_bytes:,} bytes",
-            next_step=RESTORE,
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FormatError: the file holds something else.
-    """
-    return parse_object(path.read_bytes(), str(path))
-
-
 def check_schema(
-    data: object, name: str, where: str, *, field: str = "", next_step: str = RESTORE
+    data: object, name: str, where: str, *, field: str = "", next_step: str = ""
 ) -> None:
     """Check `data`, which is `field` of a file if not all of it, against a JSON Schema by name.
 
@@ -281,44 +259,3 @@ def _validator(name: str, own_parts: tuple[str, ...]) -> jsonschema_rs.Draft2020
         targets["properties"] |= {key: {"type": "object"} for key in own_parts}
         targets["anyOf"] += [{"required": [key]} for key in own_parts]
     return jsonschema_rs.Draft202012Validator(schema)
-
-
-def check_identity(
-    expected: Mapping[str, Any], found: Mapping[str, Any], where: str, next_step: str
-) -> None:
-    """Check that two identities are the same.
-
-    Raises:
-        IdentityError: naming the first field that differs.
-    """
-    difference = first_difference(expected, found)
-    if difference is not None:
-        field, wanted, there = difference
-        raise IdentityError(
-            f"{where}, field {field}",
-            expected=f"{wanted!r}",
-            found=f"{there!r}",
-            next_step=next_step,
-        )
-
-
-def first_difference(left: Any, right: Any, field: str = "") -> tuple[str, Any, Any] | None:
-    """Return (field, left value, right value) of the first difference between two JSON values."""
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-        # A field that both have says more than one that is missing.
-        for key in sorted(
-            {*left, *right}, key=lambda key: (key not in left or key not in right, key)
-        ):
-            inner = first_difference(
-                left.get(key), right.get(key), f"{field}.{key}" if field else str(key)
-            )
-            if inner is not None:
-                return inner
-        return None
-    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        for index, (one, other) in enumerate(zip(left, right, strict=True)):
-            inner = first_difference(one, other, f"{field}[{index}]")
-            if inner is not None:
-                return inner
-        return None
-    return None if left == right else (field, left, right)

@@ -15,20 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.errors import CorruptionError, StoreError
-from softtargets.kinds import HeadWeightsSchema
+from softtargets.errors import CorruptionError, StoreError, error_text
 from softtargets.places.place import Place
-from softtargets.store.manifest import RESTORE, SideFile
 from softtargets.store.pages import check_unpacked
 from softtargets.store.parquet_footer import check_chunks, footer_of
-from softtargets.store.side_file import commit_side_file
-from softtargets.targets import Float32, HeadWeights
-from softtargets.targets.number_formats import (
-    STORED_AS,
-    are_finite,
-    pack_bfloat16,
-    unpack_numbers,
-)
+from softtargets.store.side_file import SideFile, commit_side_file
+from softtargets.targets import Float32, HeadWeights, HeadWeightsSchema
+from softtargets.targets.number_formats import STORED_AS, are_finite, pack_bfloat16, unpack_numbers
 
 OUTPUT_HEAD_NAME = "head.parquet"
 _ROW_GROUP_BYTES = 1 << 28
@@ -97,8 +90,7 @@ def decode_output_head(
         raise CorruptionError(
             where,
             expected=f"a Parquet file with {vocab_size:,} rows of {schema.width} {schema.dtype}",
-            found=f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            next_step=RESTORE,
+            found=error_text(error),
         ) from error
     found = _content_hash(stored_VD, bias_V)
     if found != schema.sha256:
@@ -106,7 +98,6 @@ def decode_output_head(
             where,
             expected=f"weights with SHA-256 {schema.sha256}",
             found=found,
-            next_step=RESTORE,
         )
     _check_numbers(stored_VD, bias_V, schema, where)
     return HeadWeights(
@@ -131,7 +122,6 @@ def _check_numbers(
             where,
             expected=f"{wrong} that are finite numbers",
             found="NaN or infinity",
-            next_step=RESTORE,
         )
 
 

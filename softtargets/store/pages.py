@@ -2,21 +2,20 @@
 
 The footer cannot tell: its sizes are what somebody wrote there, and a run of equal values takes a
 few bytes however long it is. What pyarrow allocates follows the headers of the pages, which stand
-before them and are no part of what is compressed. So they are read here first, in Thrift's compact
-protocol, and no more of it than Parquet's page headers need.
+before them and are no part of what is compressed. So they are read here first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError
 from softtargets.limits import Limit
-from softtargets.store.manifest import RESTORE
+from softtargets.store.thrift import I32, STRUCT, Compact, Fields
 
 UNPACKED_BYTES = Limit(
     variable="SOFTTARGETS_MAX_UNPACKED_BYTES", default=96 << 20, unit="bytes when it is unpacked"
@@ -35,11 +34,6 @@ TEXT_BYTES = 64
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DICTIONARY_ENCODINGS = (2, 8)
 _DELTA_BYTE_ARRAY = 7
-_SKIP_DEPTH = 8
-
-
-class _NotAHeaderError(Exception):
-    """Bytes that are no page header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +163,6 @@ def _check_counts(pages: Sequence[_Page], wanted: set[int], where: str) -> None:
             where,
             expected=f"pages with {' and '.join(f'{one:,}' for one in sorted(wanted))} values",
             found=f"{found:,}",
-            next_step=RESTORE,
         )
 
 
@@ -188,26 +181,26 @@ def _pages(
         raise _not_pages(where, f"bytes {at:,} to {end:,}")
     try:
         while at < end:
-            page = _read_page(_Thrift(content, at, end))
+            page = _read_page(_Header(content[:end], at))
             at = page.start + page.packed_bytes
             if page.packed_bytes < 0 or page.unpacked_bytes < 0 or page.num_values < 0 or at > end:
-                raise _NotAHeaderError("a page that does not fit")
+                raise ValueError("a page that does not fit")
             yield page
-    except (_NotAHeaderError, KeyError, TypeError) as error:
+    except (ValueError, KeyError) as error:
         raise _not_pages(where, f"{error} at byte {at:,}") from error
 
 
-def _read_page(thrift: _Thrift) -> _Page:
-    header = thrift.struct()
-    kind = header[1]
-    own: Mapping[int, Any] = header[{_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}[kind]]
+def _read_page(reader: _Header) -> _Page:
+    header = reader.struct()
+    kind = header[1, I32]
+    own: Fields = header[{_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}[kind], STRUCT]
     return _Page(
-        start=thrift.at,
+        start=reader.position,
         kind=kind,
-        unpacked_bytes=header[2],
-        packed_bytes=header[3],
-        num_values=own[1],
-        encoding=own[4 if kind == _DATA_V2 else 2],
+        unpacked_bytes=header[2, I32],
+        packed_bytes=header[3, I32],
+        num_values=own[1, I32],
+        encoding=own[4 if kind == _DATA_V2 else 2, I32],
     )
 
 
@@ -216,64 +209,20 @@ def _not_pages(where: str, found: str) -> CorruptionError:
         where,
         expected="the pages of a Parquet column, within the row group",
         found=found,
-        next_step=RESTORE,
     )
 
 
-class _Thrift:
-    """A reader of Thrift's compact protocol.
+class _Header(Compact):
+    """A reader of page headers, stricter than the protocol.
 
-    Stricter than the protocol: a struct's fields stand by rising number, each once, as all writers
-    put them. So no header can be read in two ways.
+    A struct's fields stand by rising number, as all writers put them, and none is a list, of which
+    they need none. So no header can be read in two ways.
     """
 
-    def __init__(self, content: memoryview, at: int, end: int) -> None:
-        self.at = at
-        self._content = content
-        self._end = end
-
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Return the fields of a struct by their numbers."""
-        if depth > _SKIP_DEPTH:
-            raise _NotAHeaderError("structs in structs")
-        fields: dict[int, Any] = {}
-        number = 0
-        while (head := self._byte()) != 0:
-            step = head >> 4
-            if step == 0:
-                raise _NotAHeaderError("a field out of order")
-            number += step
-            fields[number] = self._value(head & 15, depth)
-        return fields
-
-    def _value(self, kind: int, depth: int) -> Any:
-        if kind in (1, 2):
-            return kind == 1
-        if kind in (4, 5, 6):
-            number = self._number()
-            return (number >> 1) ^ -(number & 1)
-        if kind == 8:
-            length = self._number()
-            self.at += length
-            return None
-        if kind == 12:
-            return self.struct(depth + 1)
-        raise _NotAHeaderError(f"a field of type {kind}")
-
     def _number(self) -> int:
-        number = shift = 0
-        while True:
-            byte = self._byte()
-            number |= (byte & 127) << shift
-            if byte < 128:
-                return number
-            shift += 7
-            if shift > 63:
-                raise _NotAHeaderError("a number of more than 64 bits")
+        raise ValueError("a field out of order")
 
-    def _byte(self) -> int:
-        if self.at >= self._end:
-            raise _NotAHeaderError("the end of the column")
-        byte = self._content[self.at]
-        self.at += 1
-        return byte
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise ValueError("a list or a map")
+
+    _list = _map = _refuse

@@ -13,8 +13,7 @@ from typing import Literal
 import pyarrow as pa
 
 from softtargets.store.versions import FORMAT_VERSION
-from softtargets.targets import Column, Entries, Grid, TargetSchema, part_of
-from softtargets.targets import columns_of as columns_of
+from softtargets.targets import Column, Entries, Grid, TargetSchema, columns_of, part_of
 from softtargets.targets.window_columns import WindowColumns
 
 METADATA_KEY = b"softtargets"

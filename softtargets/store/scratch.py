@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 
-from softtargets.errors import CorruptionError, SoftTargetsError
-from softtargets.store.manifest import RESTORE
+from softtargets.errors import CorruptionError, SoftTargetsError, error_text
 from softtargets.targets import UInt8
 
 
@@ -53,6 +52,5 @@ def parquet_errors(where: str) -> Iterator[None]:
         raise CorruptionError(
             where,
             expected="a readable Parquet file whose checksums hold",
-            found=f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            next_step=RESTORE,
+            found=error_text(error),
         ) from error

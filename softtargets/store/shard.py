@@ -10,12 +10,7 @@ import pyarrow.parquet as pq
 
 from softtargets.hashes import checksum, hash_bytes
 from softtargets.store.codec import encode
-from softtargets.store.schema import (
-    Compression,
-    arrow_schema,
-    has_shared_texts,
-    path_of,
-)
+from softtargets.store.schema import Compression, arrow_schema, has_shared_texts, path_of
 from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.targets import TargetSchema, columns_of
 from softtargets.window import Window, cut_windows

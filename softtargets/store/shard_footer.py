@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 
 from softtargets.errors import CorruptionError, IdentityError
 from softtargets.store.json_object import parse_object
-from softtargets.store.manifest import RESTORE
 from softtargets.store.schema import METADATA_KEY, field_of
 from softtargets.store.scratch import parquet_errors
 from softtargets.store.shard_table import ShardEntry
@@ -51,7 +50,6 @@ def check_footer(
             where,
             expected=f"row groups of {rows} windows",
             found=f"{found}",
-            next_step=RESTORE,
         )
 
 
@@ -64,5 +62,4 @@ def _check_columns(found: pa.Schema, targets: TargetSchema, where: str) -> None:
                 where,
                 expected=f"a column {wanted.name} of {wanted.type}",
                 found="none" if index < 0 else f"{found.field(index)}",
-                next_step=RESTORE,
             )

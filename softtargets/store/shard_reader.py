@@ -15,7 +15,6 @@ from softtargets.errors import CorruptionError, SoftTargetsError
 from softtargets.limits import Limit
 from softtargets.places.ranges import FOOTER, RangeFile
 from softtargets.store.codec import decode, decode_rows
-from softtargets.store.manifest import RESTORE
 from softtargets.store.pages import check_unpacked
 from softtargets.store.parquet_footer import FOOTER_END, FOOTER_LIMIT, check_chunks
 from softtargets.store.row import Row, row_columns
@@ -280,5 +279,4 @@ def _check_ids(ids: pa.ChunkedArray, where: str) -> None:
             f"{where}, row {place}, column window_id",
             expected="32 hexadecimal digits",
             found=shortened(repr(ids[place].as_py()), 100),
-            next_step=RESTORE,
         )

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 from softtargets.errors import CorruptionError
 from softtargets.hashes import hash_bytes
 from softtargets.places.place import Place
 from softtargets.places.ranges import check_size
-from softtargets.store.manifest import RESTORE, SideFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideFile:
+    """A file beside the shards: the teacher's output head, or its vocabulary."""
+
+    num_bytes: int
+    sha256: str
+    """Of the file; what the identity has is a hash of the content, whoever wrote it."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SideFile:
+        """Parse the JSON form; fields of a later release are left out."""
+        return cls(num_bytes=data["num_bytes"], sha256=data["sha256"])
 
 
 def read_side_file(place: Place, name: str, entry: SideFile) -> bytes:
@@ -26,7 +43,6 @@ def read_side_file(place: Place, name: str, entry: SideFile) -> bytes:
             found="no file"
             if content is None
             else f"{len(content):,} bytes with {hash_bytes(content)}",
-            next_step=RESTORE,
         )
     return content
 

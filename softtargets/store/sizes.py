@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from softtargets.store.card import CARD_NAME
 from softtargets.store.manifest import MANIFEST_NAME
-from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.store import Store
-from softtargets.store.vocabulary import VOCABULARY_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +39,7 @@ def store_sizes(store: Store) -> StoreSizes:
         StoreError: a file is a link, or the place cannot be reached.
     """
     manifest, location = store.manifest, store.location
-    entries = {VOCABULARY_NAME: manifest.vocabulary, OUTPUT_HEAD_NAME: manifest.output_head}
-    fixed = {name: entry.num_bytes for name, entry in entries.items() if entry is not None}
+    fixed = {name: entry.num_bytes for name, entry in manifest.side_files.items()}
     card_bytes = location.size(CARD_NAME)
     if card_bytes is not None:
         fixed[CARD_NAME] = card_bytes

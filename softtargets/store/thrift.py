@@ -13,6 +13,7 @@ Fields = dict[tuple[int, int], Any]
 _DEEPEST = 12
 _MOST_PARTS = 1_000_000
 _VARINT_BITS = 63
+_BITS = {I16: 16, I32: 32, I64: 64}
 
 
 class Compact:
@@ -26,6 +27,7 @@ class Compact:
 
     def __init__(self, content: memoryview, start: int = 0) -> None:
         self._content = content
+        self._end = len(content)
         self._parts_left = _MOST_PARTS
         self.position = start
         """Where the next structure begins."""
@@ -36,16 +38,20 @@ class Compact:
         fields: Fields = {}
         numbers: set[int] = set()
         number = 0
-        while (head := self._byte()) & 15:
-            kind = head & 15
-            number = number + (head >> 4) if head >> 4 else self._zigzag(16)
+        while kind := (head := self._byte()) & 15:
+            number = number + (head >> 4) if head >> 4 else self._number()
             if number in numbers:
                 raise ValueError("a structure with a field twice")
             numbers.add(number)
-            is_bool = kind in (TRUE, FALSE)
-            value = kind == TRUE if is_bool else self._value(kind, depth)
-            fields[number, TRUE if is_bool else kind] = value
+            if kind in (TRUE, FALSE):
+                fields[number, TRUE] = kind == TRUE
+            else:
+                fields[number, kind] = self._value(kind, depth)
         return fields
+
+    def _number(self) -> int:
+        """Return a field's number, where it is not told by its distance from the one before."""
+        return self._zigzag(16)
 
     def _enter(self, depth: int) -> None:
         self._parts_left -= 1
@@ -53,10 +59,10 @@ class Compact:
             raise ValueError("a structure of too many parts")
 
     def _value(self, kind: int, depth: int) -> Any:
+        if kind in _BITS:
+            return self._zigzag(_BITS[kind])
         if kind in (TRUE, FALSE, BYTE):
             return self._byte()
-        if kind in (I16, I32, I64):
-            return self._zigzag({I16: 16, I32: 32, I64: 64}[kind])
         if kind == DOUBLE:
             return self._skip(8)
         if kind == BINARY:
@@ -73,14 +79,14 @@ class Compact:
         self._enter(depth)
         head = self._byte()
         size = head >> 4 if head >> 4 < 15 else self._varint(32)
-        if size > len(self._content) - self.position:
+        if size > self._end - self.position:
             raise ValueError("a list that is cut off")
         return [self._value(head & 15, depth + 1) for _ in range(size)]
 
     def _map(self, depth: int) -> None:
         self._enter(depth)
         size = self._varint(32)
-        if size > len(self._content) - self.position:
+        if size > self._end - self.position:
             raise ValueError("a map that is cut off")
         kinds = self._byte() if size else 0
         for _ in range(size):
@@ -88,21 +94,22 @@ class Compact:
             self._value(kinds & 15, depth + 1)
 
     def _byte(self) -> int:
-        if self.position >= len(self._content):
+        at = self.position
+        if at >= self._end:
             raise ValueError("a structure that is cut off")
-        self.position += 1
-        return self._content[self.position - 1]
+        self.position = at + 1
+        return self._content[at]
 
     def _varint(self, bits: int) -> int:
-        value = shift = 0
-        while True:
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value & ((1 << bits) - 1)
+        byte = self._byte()
+        value, shift = byte & 127, 0
+        while byte >= 128:
             shift += 7
             if shift > _VARINT_BITS:
                 raise ValueError("a number of more than 64 bits")
+            byte = self._byte()
+            value |= (byte & 127) << shift
+        return value & ((1 << bits) - 1)
 
     def _zigzag(self, bits: int) -> int:
         value = self._varint(bits)
@@ -110,6 +117,6 @@ class Compact:
 
     def _skip(self, num_bytes: int) -> memoryview:
         self.position += num_bytes
-        if self.position > len(self._content):
+        if self.position > self._end:
             raise ValueError("a structure that is cut off")
         return self._content[self.position - num_bytes : self.position]

@@ -12,10 +12,11 @@ import numpy as np
 from softtargets.errors import SoftTargetsError
 from softtargets.places.ranges import RangeFile, check_size
 from softtargets.store.invariants import Problem, check_window
-from softtargets.store.manifest import MANIFEST_NAME, SideFile
+from softtargets.store.manifest import MANIFEST_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroup, ShardEntry
+from softtargets.store.side_file import SideFile
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.targets import Origin
@@ -160,7 +161,7 @@ def _stray_files(store: Store) -> Iterator[Problem]:
     try:
         paths = [path.rstrip("/") for path in store.location.list("shards")]
     except SoftTargetsError as error:
-        yield Problem(where=error.where, expected=error.expected, found=error.found)
+        yield _problem(error)
         return
     for path in paths:
         if path.endswith(".parquet") and path not in listed:

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.errors import CorruptionError
+from softtargets.errors import CorruptionError, error_text
 from softtargets.limits import Limit
-from softtargets.store.manifest import RESTORE
 from softtargets.store.pages import TEXT_BYTES, column_pages
 from softtargets.store.parquet_footer import check_chunks, footer_of
 from softtargets.tokenizer import Vocabulary
@@ -78,13 +77,12 @@ def decode_vocabulary(content: bytes, where: str) -> Vocabulary:
         ids_N = np.concatenate(ids) if ids else np.empty(0, np.int32)
         found = "ids that do not rise" if (np.diff(ids_N) <= 0).any() else ""
     except (pa.ArrowException, MemoryError, OSError, ValueError, KeyError) as error:
-        found = f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        found = error_text(error)
     if found:
         raise CorruptionError(
             where,
             expected="a Parquet file with a row for each token, by rising id",
             found=found,
-            next_step=RESTORE,
         )
     return Vocabulary(ids_N=ids_N, tokens=tuple(tokens), utf8=tuple(utf8))
 

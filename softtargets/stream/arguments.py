@@ -6,50 +6,39 @@ from typing import Any, Literal
 
 from softtargets.errors import IdentityError, InputError
 from softtargets.store.store import Store
-from softtargets.stream.read_ahead import OnError
 from softtargets.tokenizer import describe_tokenizer, tokens_by_id
 
 Tail = Literal["pad", "drop", "error"]
 
 
-def check_arguments(
-    *,
-    rank: int,
-    world_size: int,
-    batch_size: int | None,
-    row_tokens: int | None,
-    piece_tokens: int | None,
-    tail: Tail,
-    shuffle_groups: int | None,
-    num_threads: int,
-    stall_timeout: float,
-    on_error: OnError,
-) -> None:
-    """Check that every argument is in its range.
+def check_arguments(given: Any) -> None:
+    """Check that every argument of a dataset, which are attributes of it, is in its range.
 
     Raises:
         InputError: one is not.
     """
-    for name, promise, value, holds in (
-        ("rank", "0 <= rank < world_size", f"rank {rank} of {world_size}",
-         0 <= rank < world_size),
-        ("batch_size", "1 or more", batch_size, batch_size is None or batch_size >= 1),
-        ("row_tokens", "2 or more, with batch_size", row_tokens,
-         row_tokens is None or (row_tokens >= 2 and batch_size is not None)),
-        ("piece_tokens", "from 2 to row_tokens", piece_tokens,
+    rank, world_size, size = given.rank, given.world_size, given.batch_size
+    row_tokens, piece_tokens = given.row_tokens, given.piece_tokens
+    groups = given.shuffle_groups
+    for name, promise, holds in (
+        ("rank", "0 <= rank < world_size", 0 <= rank < world_size),
+        ("batch_size", "1 or more", size is None or size >= 1),
+        ("row_tokens", "2 or more, with batch_size",
+         row_tokens is None or (row_tokens >= 2 and size is not None)),
+        ("piece_tokens", "from 2 to row_tokens",
          piece_tokens is None or (row_tokens is not None and 2 <= piece_tokens <= row_tokens)),
-        ("tail", "pad, drop or error", tail, tail in ("pad", "drop", "error")),
-        ("shuffle_groups", "1 or more, or None", shuffle_groups,
-         shuffle_groups is None or shuffle_groups >= 1),
-        ("num_threads", "0 or more", num_threads, num_threads >= 0),
-        ("stall_timeout", "a positive number", stall_timeout, stall_timeout > 0),
-        ("on_error", "raise or skip", on_error, on_error in ("raise", "skip")),
+        ("tail", "pad, drop or error", given.tail in ("pad", "drop", "error")),
+        ("shuffle_groups", "1 or more, or None", groups is None or groups >= 1),
+        ("num_threads", "0 or more", given.num_threads >= 0),
+        ("stall_timeout", "a positive number", given.stall_timeout > 0),
+        ("on_error", "raise or skip", given.on_error in ("raise", "skip")),
     ):  # fmt: skip
         if not holds:
+            found = f"rank {rank} of {world_size}" if name == "rank" else getattr(given, name)
             raise InputError(
                 f"SoftTargetDataset, {name}",
                 expected=promise,
-                found=f"{value}",
+                found=f"{found}",
                 next_step="Correct the argument.",
             )
 
@@ -72,20 +61,29 @@ def named_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return rank, world_size
 
 
-def check_divides(size: int, num_windows: int) -> None:
-    """Check that a global batch size divides what is to be delivered.
+def end_of_epoch(start: int, num_windows: int, size: int, tail: Tail) -> int:
+    """Return where delivery from a place on ends; places from the number of windows on are padding.
+
+    Args:
+        start: the place.
+        num_windows: of the epoch.
+        size: the global batch size.
+        tail: what to do with a last batch that is not full.
 
     Raises:
-        InputError: it does not; the message lists sizes that do.
+        InputError: it is to be an error; the message lists sizes with which there is none.
     """
-    if num_windows % size:
+    left = max(0, num_windows - start)
+    if tail == "error" and left % size:
         raise InputError(
             "SoftTargetDataset, tail='error'",
-            expected=f"a global batch size that divides the {num_windows:,} windows",
+            expected=f"a global batch size that divides the {left:,} windows",
             found=f"{size}",
-            next_step=f"Sizes near it that do: {_divisors_text(num_windows, size)}. Or choose "
+            next_step=f"Sizes near it that do: {_divisors_text(left, size)}. Or choose "
             "tail='pad' or 'drop'.",
         )
+    num_steps = left // size if tail == "drop" else -(-left // size)
+    return start + num_steps * size
 
 
 def check_tokenizer(store: Store, tokenizer: Any) -> None:
@@ -141,7 +139,7 @@ def own_batch_size(batch_size: int | None, global_batch_size: int, world_size: i
             "SoftTargetDataset",
             expected="batch_size or global_batch_size",
             found="both",
-            next_step="Leave one away.",
+            next_step="Omit one.",
         )
     if global_batch_size < 1 or world_size < 1 or global_batch_size % world_size:
         raise InputError(

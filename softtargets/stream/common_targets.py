@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from softtargets.kinds import TargetSchema
+from softtargets.targets import TargetSchema
 
 _Value = TypeVar("_Value")
 

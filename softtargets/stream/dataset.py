@@ -8,29 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 
 from softtargets.errors import InputError
 from softtargets.store.store import Store
 from softtargets.stream.arguments import (
     Tail,
     check_arguments,
-    check_divides,
     check_tokenizer,
+    end_of_epoch,
     named_rank,
     own_batch_size,
 )
 from softtargets.stream.collate import collate_rows
-from softtargets.stream.cursor import Cursor, Resume
+from softtargets.stream.cursor import Cursor
 from softtargets.stream.items import Items
 from softtargets.stream.mixed_order import MixedOrder
 from softtargets.stream.mixed_reader import MixedReader
 from softtargets.stream.mixture import Mixture
 from softtargets.stream.order import Share, ShuffleQuality
+from softtargets.stream.progress import Progress
 from softtargets.stream.read_ahead import OnError, StreamStats
 from softtargets.stream.repack import repack
-from softtargets.stream.world import check_collator, check_reader, check_world
+from softtargets.stream.world import check_collator, check_reader, check_world, own_share
 from softtargets.targets.truncate import chosen_grid, truncated_schema
 
 SHUFFLED_GROUPS = 16
@@ -114,30 +114,6 @@ class SoftTargetDataset(IterableDataset[Any]):
         rank, world_size = named_rank(rank, world_size)
         if global_batch_size is not None:
             batch_size = own_batch_size(batch_size, global_batch_size, world_size)
-        check_arguments(
-            rank=rank,
-            world_size=world_size,
-            batch_size=batch_size,
-            row_tokens=row_tokens,
-            piece_tokens=piece_tokens,
-            tail=tail,
-            shuffle_groups=shuffle_groups,
-            num_threads=num_threads,
-            stall_timeout=stall_timeout,
-            on_error=on_error,
-        )
-        self.store = store if isinstance(store, Store | Mixture) else Store.open(store)
-        self._mixture = self.store if isinstance(self.store, Mixture) else Mixture([self.store])
-        for one in self._mixture.stores:
-            # What is read for a block and the one after it is not to drive itself out.
-            one.check_cache(2 * (shuffle_groups or len(one.row_groups)))
-        self._schema = self._mixture.targets
-        if top_k is not None:
-            self._schema = truncated_schema(self._schema, top_k)
-        if temperatures is not None:
-            self._schema = chosen_grid(self._schema, temperatures)
-        if tokenizer is not None:
-            check_tokenizer(self._mixture.stores[0], tokenizer)
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -150,14 +126,22 @@ class SoftTargetDataset(IterableDataset[Any]):
         self.num_threads = num_threads
         self.stall_timeout = stall_timeout
         self.on_error: OnError = on_error
-        self._items = Items(self._mixture, self._schema, as_rows=batch_size is not None)
-        self._index = 0
+        check_arguments(self)
+        self.store = store if isinstance(store, Store | Mixture) else Store.open(store)
+        self._mixture = self.store if isinstance(self.store, Mixture) else Mixture([self.store])
+        for one in self._mixture.stores:
+            # What is read for a block and the one after it is not to drive itself out.
+            one.check_cache(2 * (shuffle_groups or len(one.row_groups)))
+        schema = self._mixture.targets
+        schema = schema if top_k is None else truncated_schema(schema, top_k)
+        self._schema = schema if temperatures is None else chosen_grid(schema, temperatures)
+        if tokenizer is not None:
+            check_tokenizer(self._mixture.stores[0], tokenizer)
+        as_rows, skip_damaged = batch_size is not None, on_error == "skip"
+        self._items = Items(self._mixture, self._schema, as_rows=as_rows, skip_damaged=skip_damaged)
+        self._progress = Progress()
         self._stats = StreamStats()
         self._order: tuple[int, MixedOrder] | None = None
-        # Shared with worker processes: the epoch, where to resume, and whether they have begun.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._resume = Resume()
-        self._in_workers = torch.zeros((), dtype=torch.bool).share_memory_()
 
     @property
     def fingerprint(self) -> str:
@@ -167,7 +151,7 @@ class SoftTargetDataset(IterableDataset[Any]):
     @property
     def epoch(self) -> int:
         """Return the epoch that the next iteration delivers."""
-        return int(self._epoch)
+        return self._progress.epoch
 
     def __repr__(self) -> str:
         batches = "" if self.batch_size is None else f", batch_size={self.batch_size}"
@@ -186,8 +170,7 @@ class SoftTargetDataset(IterableDataset[Any]):
         Raises:
             InputError: it is before the one that was resumed and is not iterated yet.
         """
-        self._resume.check_epoch(epoch)
-        self._epoch.fill_(epoch)
+        self._progress.set_epoch(epoch)
 
     def stats(self) -> StreamStats:
         """Return what the last iteration in this process delivered, and what it waited for."""
@@ -229,24 +212,7 @@ class SoftTargetDataset(IterableDataset[Any]):
         Raises:
             InputError: worker processes deliver, so that this object does not know its place.
         """
-        if after is not None and "next_place" not in after:
-            raise InputError(
-                "SoftTargetDataset.state_dict, after",
-                expected="a batch of a dataset with batch_size, which knows its place",
-                found="one that was made of windows",
-                next_step="Pass batch_size to the dataset, and batch_size=None to the DataLoader.",
-            )
-        if after is None and self._in_workers and get_worker_info() is None:
-            raise InputError(
-                "SoftTargetDataset.state_dict",
-                expected="a dataset iterated in this process",
-                found="one iterated in DataLoader workers",
-                next_step="Use num_workers=0; or pass batch_size to the dataset and the last batch "
-                "to state_dict(after=batch); or the state_dict of torchdata's StatefulDataLoader.",
-            )
-        place = self._index if after is None else int(after["next_place"])
-        epoch = self.epoch if after is None else int(after["epoch"])
-        return self._cursor(epoch, place).to_dict()
+        return self._cursor(*self._progress.after(after)).to_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state` was taken: the next iteration of that epoch starts there.
@@ -256,22 +222,14 @@ class SoftTargetDataset(IterableDataset[Any]):
         """
         cursor = Cursor.from_dict(state)
         cursor.check(self._cursor(cursor.epoch, cursor.place), len(self._mixture))
-        self.set_epoch(cursor.epoch)
-        self._index = cursor.place
-        is_worker = get_worker_info() is not None
-        self._resume.set(cursor.epoch, cursor.place, is_worker=is_worker)
+        self._progress.resume(cursor.epoch, cursor.place)
 
     def __iter__(self) -> Iterator[Any]:
         check_world(self._named_world_size)
         check_reader(self)
         check_collator(self, "windows" if self.batch_size is None else "finished batches")
         share, epoch = self._share(), self.epoch
-        num_workers = 0
-        if get_worker_info() is not None:
-            self._in_workers.fill_(True)
-            num_workers = share.num_workers
-        start = self._resume.take(epoch, share.worker, num_workers=num_workers)
-        self._index = start
+        start = self._progress.begin(share.worker, share.num_workers)
         self._stats = StreamStats()
         return self._stream(epoch, self._epoch_order(), share, start, self._stop(start))
 
@@ -293,9 +251,9 @@ class SoftTargetDataset(IterableDataset[Any]):
             stats=stats,
         ) as reader:
             for number, places in enumerate(share.steps(start, stop), start=1):
-                items = self._at(reader, places.tolist())
+                items = self._items.at(reader, places.tolist(), stats)
                 # Past this step of every worker, as far as this one knows.
-                self._index = start + number * share.global_size * share.num_workers
+                self._progress.place = start + number * share.global_size * share.num_workers
                 stats.seconds = time.perf_counter() - started
                 stats.reads = self._mixture.reads - reads_before
                 if self.batch_size is None:
@@ -308,32 +266,9 @@ class SoftTargetDataset(IterableDataset[Any]):
                     batch["next_place"] = int(places[0]) - share.rank + share.global_size
                     yield batch
 
-    def _at(self, reader: MixedReader[Any], places: Sequence[int]) -> list[Any]:
-        """Return what is at some places, padding where there is nothing."""
-        items, missing = [], []
-        for index, place in enumerate(places):
-            item = reader.item(place) if place < len(self._mixture) else None
-            if item is None:
-                missing.append(index)
-                self._stats.skipped_windows += place < len(self._mixture)
-            else:
-                self._stats.windows += 1
-                self._stats.tokens += len(item)
-            items.append(item)
-        if missing:
-            like = next((item for item in items if item is not None), None)
-            padding = self._items.padding(like, skip_damaged=self.on_error == "skip")
-            for index in missing:
-                items[index] = padding
-        return items
-
     def _stop(self, start: int) -> int:
         """Return where delivery ends; places from the number of windows on are padding."""
-        size, left = self._share().global_size, max(0, len(self._mixture) - start)
-        if self.tail == "error":
-            check_divides(size, left)
-        num_steps = left // size if self.tail == "drop" else -(-left // size)
-        return start + num_steps * size
+        return end_of_epoch(start, len(self._mixture), self._share().global_size, self.tail)
 
     def _epoch_order(self) -> MixedOrder:
         if self._order is None or self._order[0] != self.epoch:
@@ -349,14 +284,7 @@ class SoftTargetDataset(IterableDataset[Any]):
         return self._order[1]
 
     def _share(self) -> Share:
-        info = get_worker_info()
-        return Share(
-            rank=self.rank,
-            world_size=self.world_size,
-            worker=0 if info is None else info.id,
-            num_workers=1 if info is None else info.num_workers,
-            size=self.batch_size or 1,
-        )
+        return own_share(self.rank, self.world_size, self.batch_size or 1)
 
     def _cursor(self, epoch: int, place: int) -> Cursor:
         share = self._share()

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from softtargets.errors import CorruptionError
-from softtargets.kinds import TargetSchema
 from softtargets.store.row import Row, row_of
 from softtargets.store.shard_table import RowGroupRef
 from softtargets.store.store import Store
+from softtargets.stream.mixed_reader import MixedReader
 from softtargets.stream.mixture import Mixture
+from softtargets.stream.read_ahead import StreamStats
+from softtargets.targets import TargetSchema
 from softtargets.targets.truncate import narrow
 from softtargets.window import Window
 
@@ -29,11 +31,16 @@ class Items:
         mixture: whose windows.
         schema: what their targets are to be; those stored, or fewer entries or temperatures.
         as_rows: whether they are to be batched.
+        skip_damaged: whether padding stands in the place of what is damaged.
     """
 
-    def __init__(self, mixture: Mixture, schema: TargetSchema, *, as_rows: bool) -> None:
+    def __init__(
+        self, mixture: Mixture, schema: TargetSchema, *, as_rows: bool, skip_damaged: bool
+    ) -> None:
+        self._mixture = mixture
         self._stores = mixture.stores
         self._schema = schema
+        self._skip_damaged = skip_damaged
         self._read = self._read_rows if as_rows else self._read_windows
 
     @property
@@ -41,30 +48,41 @@ class Items:
         """Return what reads a row group of each store."""
         return [partial(self._read, store) for store in self._stores]
 
-    def padding(self, like: Window | Row | None, *, skip_damaged: bool) -> Window | Row:
-        """Return what stands in a place without a window: no place of it is a target.
+    def at(self, reader: MixedReader[Any], places: Sequence[int], stats: StreamStats) -> list[Any]:
+        """Return what is at some places, padding where there is nothing, and count it."""
+        num_windows = len(self._mixture)
+        items = [reader.item(place) if place < num_windows else None for place in places]
+        found = [item for item in items if item is not None]
+        stats.windows += len(found)
+        stats.tokens += sum(map(len, found))
+        if len(found) < len(items):
+            # What is missing below the number of windows is damaged.
+            in_store = sum(place < num_windows for place in places)
+            stats.skipped_windows += in_store - len(found)
+            padding = self._padding(found[0] if found else self._first())
+            items = [padding if item is None else item for item in items]
+        return items
 
-        Args:
-            like: what else is delivered; None to look for something that can be read.
-            skip_damaged: whether to look on where a row group is damaged.
-
-        Raises:
-            CorruptionError: nothing can be read.
-        """
-        like = self._first(skip_damaged=skip_damaged) if like is None else like
+    def _padding(self, like: Window | Row) -> Window | Row:
+        """Return what stands in a place without a window: no place of it is a target."""
         if isinstance(like, Row):
             mask = np.zeros_like(like.columns["mask"])
             return replace(like, window_id=PADDING_ID, columns={**like.columns, "mask": mask})
         return replace(like, window_id=PADDING_ID, mask_T=np.zeros_like(like.mask_T))
 
-    def _first(self, *, skip_damaged: bool) -> Any:
+    def _first(self) -> Any:
+        """Return the first window that can be read, to make padding of.
+
+        Raises:
+            CorruptionError: none can, or not the first, and what is damaged is not to be skipped.
+        """
         error: CorruptionError | None = None
         for store, read in zip(self._stores, self.reads, strict=True):
             for ref in store.row_groups:
                 try:
                     return read(ref)[0]
                 except CorruptionError as found:
-                    if not skip_damaged:
+                    if not self._skip_damaged:
                         raise
                     error = found
         assert error is not None

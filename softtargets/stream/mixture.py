@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from softtargets.errors import IdentityError, InputError
-from softtargets.kinds import TargetSchema
 from softtargets.places.place import ReadCounts
 from softtargets.store.store import Store
 from softtargets.stream.common_targets import Difference, common_targets, first_difference
 from softtargets.stream.order import Places, ShuffleQuality, shuffle_quality
+from softtargets.targets import TargetSchema
 
 
 class Mixture:
@@ -121,7 +121,7 @@ def _share_out(total: int, weights: Sequence[float], num_stores: int) -> tuple[i
             "Mixture",
             expected="stores, a positive weight for each, and a window or more of each in an epoch",
             found=f"{num_stores} stores, weights {list(weights)}, {total:,} windows an epoch",
-            next_step="Correct the weights, leave a store away, or pass a larger epoch_windows.",
+            next_step="Correct the weights, omit a store, or pass a larger epoch_windows.",
         )
     return tuple(counts.tolist())
 

@@ -11,15 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from softtargets.targets import (
-    Column,
-    Draws,
-    Features,
-    Grid,
-    Part,
-    TargetSchema,
-    parts_of,
-)
+from softtargets.targets import Column, Draws, Features, Grid, Part, TargetSchema, parts_of
 from softtargets.targets.window_columns import WindowColumns
 
 Place = Literal["targets", "grid", "row", "draws"]

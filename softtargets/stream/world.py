@@ -13,6 +13,7 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from softtargets.errors import InputError
+from softtargets.stream.order import Share
 
 _NEXT_STEP = (
     "Pass rank and world_size of the data-parallel group; a process that is to read everything by "
@@ -47,6 +48,15 @@ def check_world(world_size: int | None) -> None:
             found="none" if world_size is None else f"{world_size}, which does not divide it",
             next_step=_NEXT_STEP,
         )
+
+
+def own_share(rank: int, world_size: int, size: int) -> Share:
+    """Return which part of an epoch this process, or this worker of it, delivers."""
+    info = get_worker_info()
+    worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
+    return Share(
+        rank=rank, world_size=world_size, worker=worker, num_workers=num_workers, size=size
+    )
 
 
 def check_reader(dataset: IterableDataset[object]) -> None:
@@ -88,7 +98,7 @@ def check_collator(dataset: IterableDataset[object], yields: str) -> None:
     """
     for reader in _readers():
         collator = getattr(reader, "collate_fn", None)
-        # A Trainer wraps what it was given, to leave columns away.
+        # A Trainer wraps what it was given, to omit columns.
         collator = getattr(collator, "data_collator", collator)
         module = getattr(collator, "__module__", None) or ""
         is_foreign = module.split(".")[0] in ("transformers", "trl")

@@ -207,5 +207,4 @@ def _corruption(expected: str, found: str) -> CorruptionError:
         "samples",
         expected=expected,
         found=found,
-        next_step="Restore the store from a copy, or build it again.",
     )

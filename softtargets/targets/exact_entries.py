@@ -16,13 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from softtargets.errors import CorruptionError
-from softtargets.targets.arrays import (
-    Array,
-    Bool,
-    Cells,
-    Columns,
-    Offsets,
-)
+from softtargets.targets.arrays import Array, Bool, Cells, Columns, Offsets
 from softtargets.targets.entry_bytes import (
     ESCAPE,
     check_falling,
@@ -199,7 +193,6 @@ class Entries(Part):
                 "escapes",
                 expected=f"a difference for each of {wanted} steps that are {ESCAPE}",
                 found=f"{found}",
-                next_step="Restore the store from a copy, or build it again.",
             )
 
     def keep_highest(self, cells: Cells, k: int) -> dict[str, Array]:

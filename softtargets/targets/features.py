@@ -10,12 +10,7 @@ import numpy as np
 
 from softtargets.errors import InputError
 from softtargets.targets.arrays import Array, Cells, Columns, Float32, Offsets
-from softtargets.targets.number_formats import (
-    STORED_AS,
-    are_finite,
-    pack_bfloat16,
-    unpack_numbers,
-)
+from softtargets.targets.number_formats import STORED_AS, are_finite, pack_bfloat16, unpack_numbers
 from softtargets.targets.part import (
     FINITE,
     LARGEST_FLOAT,

@@ -29,10 +29,9 @@ def truncated_schema(schema: TargetSchema, k: int) -> TargetSchema:
             "top_k",
             expected="a number of entries from 1 to those of a head without draws beside it",
             found=f"{k}, of {schema.describe()}",
-            next_step="Draws estimate the tail of the head that they were drawn beside: leave "
-            "top_k away."
+            next_step="Draws estimate the tail of the head that they were drawn beside: omit top_k."
             if schema.draws is not None
-            else "Pass fewer, or leave top_k away.",
+            else "Pass fewer, or omit top_k.",
         )
     return replace(schema, head=replace(entries, max_entries=k))
 
@@ -41,7 +40,7 @@ def chosen_grid(schema: TargetSchema, temperatures: Sequence[float]) -> TargetSc
     """Return what targets are when only some temperatures are kept, in the order of the grid.
 
     Raises:
-        InputError: none is named, one is not stored, or draws are weighed by one that is left away.
+        InputError: none is named, one is not stored, or draws are weighed by one that is not.
     """
     for temperature in temperatures:
         temperature_index(schema.temperatures, temperature)
@@ -53,7 +52,7 @@ def chosen_grid(schema: TargetSchema, temperatures: Sequence[float]) -> TargetSc
             "temperatures",
             expected=f"some of those stored ({grid}){drawn}",
             found=", ".join(f"{one:g}" for one in temperatures) or "none",
-            next_step="Pass those to train at, or leave temperatures away."
+            next_step="Pass those to train at, or omit temperatures."
             if drawn_at is None
             else f"Add {drawn_at:g}: what the draws weigh follows from it.",
         )

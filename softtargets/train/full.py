@@ -75,7 +75,7 @@ class OutputHead:
                 "OutputHead, dtype",
                 expected="a floating-point dtype, such as torch.bfloat16",
                 found=repr(dtype),
-                next_step="Leave it away for the teacher's own.",
+                next_step="Omit it for the teacher's own.",
             )
         weight_VD, bias_V = torch.from_numpy(head.weight_VD), None
         if head.bias_V is not None:

@@ -48,7 +48,7 @@ class DistillationSFTTrainer(DistillationTrainer, SFTTrainer):  # type: ignore[m
                 "SFTConfig",
                 expected="windows as they are stored, which have their packing and masks",
                 found=", ".join(asked),
-                next_step="Leave it away; `softtargets build` has --window and --messages-field.",
+                next_step="Omit it; `softtargets build` has --window and --messages-field.",
             )
         args.dataset_kwargs = {"skip_prepare_dataset": True}
         # SFTTrainer insists on a dataset of texts; none of it is read after the first look.

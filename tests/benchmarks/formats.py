@@ -22,7 +22,7 @@ from rich.table import Table
 from softtargets.layouts.axolotl import Axolotl
 from softtargets.layouts.distillkit import DistillKit
 from softtargets.layouts.distillkit_compression import CONFIG_NAME, Compression
-from softtargets.layouts.sequences import HeadView, TokenSequence, Values
+from softtargets.layouts.sequences import EntriesView, TokenSequence, Values
 from softtargets.store import (
     Stated,
     Store,
@@ -99,7 +99,7 @@ def measure(store: Store, name: str, directory: Path) -> Trip:
     assert store.targets.head is not None
     back, written, values = TRIPS[name](store, directory)
     size = sum(path.stat().st_size for path in written.rglob("*.parquet"))
-    view = HeadView(temperature=1.0, values=values, top_k=store.targets.head.max_entries)
+    view = EntriesView(temperature=1.0, values=values, top_k=store.targets.head.max_entries)
     differences, tails = [], []
     num_changed = num_top = 0
     pairs = zip(_sequences(store, view), _sequences(back, view), strict=True)
@@ -126,7 +126,7 @@ def measure(store: Store, name: str, directory: Path) -> Trip:
     )
 
 
-def _sequences(store: Store, view: HeadView) -> list[TokenSequence]:
+def _sequences(store: Store, view: EntriesView) -> list[TokenSequence]:
     assert store.targets.head is not None
     own = replace(view, top_k=store.targets.head.max_entries)
     return list(own.sequences(list(store)))

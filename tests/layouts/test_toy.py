@@ -12,8 +12,8 @@ import pytest
 
 from softtargets.layouts import LIST_OPTIONS, ListedLayout, ListedRow, Way, read_rows, register
 from softtargets.layouts.registry import LAYOUTS
-from softtargets.layouts.sequences import view_head
-from softtargets.layouts.trainer_export import HEAD_OPTIONS, TrainerExport
+from softtargets.layouts.sequences import view_entries
+from softtargets.layouts.trainer_export import ENTRIES_OPTIONS, TrainerExport
 from softtargets.store import Store
 from tests.layouts.conformance import Case, Conformance
 
@@ -25,7 +25,7 @@ class Guesses(ListedLayout):
     name: ClassVar[str] = "guesses"
     columns: ClassVar[tuple[str, ...]] = ("input_ids", "guesses", "sureness")
     reads: ClassVar[Way] = Way("guesses with their sureness.", LIST_OPTIONS)
-    writes: ClassVar[Way] = Way("guesses with their sureness.", HEAD_OPTIONS)
+    writes: ClassVar[Way] = Way("guesses with their sureness.", ENTRIES_OPTIONS)
 
     @classmethod
     def write(
@@ -37,7 +37,7 @@ class Guesses(ListedLayout):
         without_draws: bool = False,
     ) -> Path:
         store = Store.open(path)
-        view = view_head(store, 1.0, "full", top_k, without_draws=without_draws)
+        view = view_entries(store, 1.0, "full", top_k, without_draws=without_draws)
         return TrainerExport(
             store=store,
             view=view,

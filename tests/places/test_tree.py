@@ -15,14 +15,14 @@ from softtargets.errors import StoreError
 from softtargets.places.tree import Tree
 
 READS: dict[str, Callable[[Tree, str], object]] = {
-    "open": Tree.open,
-    "read": Tree.read,
+    "open_file": Tree.open_file,
+    "get": Tree.get,
     "size": Tree.size,
     "hash": Tree.hash,
     "open_lock": Tree.open_lock,
 }
 WRITES: dict[str, Callable[[Tree, str], object]] = {
-    "write": lambda tree, path: tree.write(path, b"new"),
+    "put": lambda tree, path: tree.put(path, b"new"),
     "move": lambda tree, path: tree.move("here", path),
 }
 EVERY = {**READS, **WRITES}
@@ -81,8 +81,8 @@ def test_a_path_that_cannot_be_is_an_error_of_ours(tree: Tree, name: str, path: 
 def test_the_root_may_be_a_link(tree: Tree, tmp_path: Path) -> None:
     (tmp_path / "root").symlink_to("inner")
     other = Tree(tmp_path / "root")
-    assert other.read("deep/file") == b"deep"
-    other.write("new", b"new")
+    assert other.get("deep/file") == b"deep"
+    other.put("new", b"new")
     assert (tmp_path / "inner" / "new").read_bytes() == b"new"
 
 
@@ -90,19 +90,19 @@ def test_a_root_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     for root in (tmp_path / "nowhere", tmp_path / "file"):
         (tmp_path / "file").write_text("")
         tree = Tree(root)
-        assert [act(tree, "a") for act in (Tree.read, Tree.size, Tree.hash, Tree.open)] == [
+        assert [act(tree, "a") for act in (Tree.get, Tree.size, Tree.hash, Tree.open_file)] == [
             None
         ] * 4
         assert tree.names("") == tree.names("a") == []
         with pytest.raises(StoreError):
-            tree.write("a", b"")
+            tree.put("a", b"")
 
 
 def test_a_file_whose_name_is_no_text_is_named_and_read(tree: Tree) -> None:
     name = os.fsdecode(b"\xff\xfe")
-    tree.write(name, b"odd")
+    tree.put(name, b"odd")
     assert tree.names("") == ["here", "inner/", name]
-    assert tree.read(name) == b"odd"
+    assert tree.get(name) == b"odd"
 
 
 def test_a_link_that_appears_after_the_look_is_not_followed(
@@ -117,7 +117,7 @@ def test_a_link_that_appears_after_the_look_is_not_followed(
 
     monkeypatch.setattr(Tree, "_check_replaceable", look)
     with pytest.raises(StoreError, match="here: cannot be read: Too many"):
-        tree.read("here")
+        tree.get("here")
 
 
 READ_ALONE = """
@@ -127,19 +127,19 @@ from softtargets.errors import StoreError
 from softtargets.places.tree import Tree
 os.seteuid(65534)
 tree = Tree(Path(sys.argv[1]))
-for act in (tree.read, tree.size, tree.names, lambda path: tree.write(path, b"")):
+for act in (tree.get, tree.size, tree.names, lambda path: tree.put(path, b"")):
     try:
         act("closed/file")
         sys.exit("not refused")
     except StoreError as error:
         assert "Permission denied" in str(error), error
-for act in (tree.read, tree.hash, tree.open_lock):
+for act in (tree.get, tree.hash, tree.open_lock):
     try:
         act("private")
         sys.exit("not refused")
     except StoreError as error:
         assert "Permission denied" in str(error), error
-assert tree.read("passage/file") == b"public"
+assert tree.get("passage/file") == b"public"
 """
 
 
@@ -162,16 +162,16 @@ def test_a_write_that_fails_leaves_nothing(tree: Tree, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(StoreError, match="here: 3 bytes cannot be written: No space left"):
-        tree.write("here", b"new")
+        tree.put("here", b"new")
     assert tree.names("") == ["here", "inner/"]
-    assert tree.read("here") == b"here"
+    assert tree.get("here") == b"here"
 
 
 def test_what_is_not_empty_or_gone_is_not_removed(tree: Tree) -> None:
     tree.remove_directory("inner")
     tree.remove_directory("nowhere/at/all")
-    tree.remove("nowhere/at/all")
-    assert tree.read("inner/deep/file") == b"deep"
-    tree.remove("inner/deep/file")
+    tree.delete("nowhere/at/all")
+    assert tree.get("inner/deep/file") == b"deep"
+    tree.delete("inner/deep/file")
     tree.remove_directory("inner/deep")
     assert tree.names("inner") == []

@@ -26,8 +26,9 @@ from softtargets.errors import FormatError, IdentityError, InputError, LimitErro
 from softtargets.sharing import unstated_licences, write_card
 from softtargets.store import filter_store
 from softtargets.store.card import CARD_NAME, card_text
-from softtargets.store.manifest import Manifest, read_json
-from softtargets.store.schema import columns_of
+from softtargets.store.json_object import parse_object
+from softtargets.store.manifest import Manifest
+from softtargets.targets import columns_of
 from tests.cli.test_commands import run
 from tests.fakes import build_store, write_corpus
 from tests.golden import GOLDEN, make_store
@@ -298,7 +299,7 @@ def test_what_was_measured_becomes_a_table(tmp_path: Path, tiny_teacher: Path) -
     assert found.exit_code == 0, found.output
     measured = tmp_path / "measured.json"
     measured.write_text(found.stdout)
-    [one] = read_json(measured)["rescored"]["temperatures"]
+    [one] = parse_object(measured.read_bytes(), "here")["rescored"]["temperatures"]
     assert one["holds"]
     assert run("card", root, "--fidelity", measured).exit_code == 0
     numbers = (one["stored"]["largest"], one["live"]["largest"], one["bound"])

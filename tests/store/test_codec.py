@@ -11,7 +11,8 @@ from softtargets.errors import CorruptionError
 from softtargets.kinds import TargetSchema
 from softtargets.store.codec import decode, encode
 from softtargets.store.invariants import check_window
-from softtargets.store.schema import arrow_schema, columns_of, grid_columns
+from softtargets.store.schema import arrow_schema, grid_columns
+from softtargets.targets import columns_of
 from softtargets.window import Window
 from tests.windows import KINDS, make_window, topk_schema
 

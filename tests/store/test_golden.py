@@ -11,8 +11,8 @@ import pytest
 
 from softtargets.capture import Corpus
 from softtargets.store import Store, merge_stores, verify
-from softtargets.store.schema import columns_of
 from softtargets.store.versions import FORMAT_VERSION
+from softtargets.targets import columns_of
 from tests.fakes import build_store, write_corpus
 from tests.golden import GOLDEN, arrays_of, make_store
 from tests.plain_reader import read_store

@@ -15,8 +15,8 @@ from softtargets import SoftTargetDataset, Store
 from softtargets.errors import CorruptionError, FormatError, LimitError
 from softtargets.store import verify
 from softtargets.store.manifest import parse_manifest
-from softtargets.store.schema import columns_of
 from softtargets.store.vocabulary import encode_vocabulary
+from softtargets.targets import columns_of
 from softtargets.tokenizer import Vocabulary
 from tests.forgery import forge_manifest, forge_shard, forge_side_file, list_of_lists, with_column
 from tests.golden import write_store

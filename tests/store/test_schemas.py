@@ -7,14 +7,14 @@ import pytest
 
 from softtargets.errors import FormatError
 from softtargets.kinds import HeadSchema
-from softtargets.store.manifest import check_schema, read_manifest
+from softtargets.store.manifest import check_schema, parse_manifest
 
 SAMPLES = sorted((Path(__file__).parent / "invalid").glob("*.json"))
 VALID = Path(__file__).parent / "invalid" / "valid.json"
 
 
 def test_the_sample_the_others_are_made_from_is_valid() -> None:
-    assert read_manifest(VALID).targets.head == HeadSchema(max_entries=8)
+    assert parse_manifest(VALID.read_bytes(), "here").targets.head == HeadSchema(max_entries=8)
     assert len(SAMPLES) > 30
 
 
@@ -27,4 +27,4 @@ def test_every_invalid_sample_is_refused_by_the_schemas_and_by_the_parser(path: 
         check_schema(data, "manifest", "here")
         check_schema(data["identity"], "identity", "here")
     with pytest.raises(FormatError, match=path.name):
-        read_manifest(path)
+        parse_manifest(path.read_bytes(), str(path))

@@ -20,7 +20,8 @@ from softtargets.errors import (
     StoreError,
 )
 from softtargets.store import Store
-from softtargets.store.manifest import check_schema, first_difference
+from softtargets.store.manifest import check_schema
+from softtargets.store.same_identity import first_difference
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.versions import FORMAT_VERSION
 from tests.fakes import build_store

@@ -228,7 +228,7 @@ def test_the_mark_is_written_before_anything_else(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         from softtargets.places.tree import Tree
 
-        patch.setattr(Tree, "write", look(Tree.write))
+        patch.setattr(Tree, "put", look(Tree.put))
         build(config, FakeTeacher())
     assert seen[0] == "work/request.json"
 

@@ -10,8 +10,16 @@ import numpy as np
 import torch
 
 from softtargets.errors import TeacherError
-from softtargets.kinds import LAST_HIDDEN, TargetSchema
-from softtargets.targets import Draws, Float32, Int32, Samples, SoftTargets, part_of
+from softtargets.targets import (
+    LAST_HIDDEN,
+    Draws,
+    Float32,
+    Int32,
+    Samples,
+    SoftTargets,
+    TargetSchema,
+    part_of,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from softtargets.errors import InputError
-from softtargets.kinds import HeadSchema, SampleSchema, TargetSchema
+from softtargets.targets import DrawsSchema, EntriesSchema, TargetSchema
 
 if TYPE_CHECKING:
     import torch
@@ -180,9 +180,9 @@ def schema_parts(
     parts: dict[str, Any] = {}
     if selection.k:
         num_entries = selection.k + selection.pins.num_entries
-        parts["head"] = HeadSchema(max_entries=num_entries, values=values)
+        parts["head"] = EntriesSchema(max_entries=num_entries, values=values)
     if selection.draws is not None:
-        parts["samples"] = SampleSchema(
+        parts["samples"] = DrawsSchema(
             num_draws=selection.draws.num,
             origin="tail" if selection.k else "all",
             temperature=selection.draws.temperature,

@@ -9,17 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.errors import CorpusError
-from softtargets.hashes import hash_file
+from softtargets.errors import CorpusError, error_text
 from softtargets.limits import Limit
 from softtargets.store.arrow_stream import check_stream
-from softtargets.store.growth import check_growth
 from softtargets.store.parquet_pages import ROW_LIMIT, ParquetPages
 from softtargets.texts import is_utf8, shortened
 
@@ -78,14 +75,6 @@ def list_files(paths: Sequence[str | Path]) -> list[Path]:
                 next_step="Rename the file.",
             )
     return found
-
-
-def describe_files(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return name, size and SHA-256 of each, for the identity."""
-    return [
-        {"name": path.name, "num_bytes": path.stat().st_size, "sha256": hash_file(path)}
-        for path in files
-    ]
 
 
 def read_metadata(path: Path, key: str) -> bytes | None:
@@ -159,7 +148,7 @@ def open_files(paths: Sequence[Path], names: Sequence[str]) -> list[InputFile]:
             file_bytes += path.stat().st_size
             files.append((_open_arrow if _is_arrow(path) else _open_parquet)(path, names))
         where = str(path) if len(paths) == 1 else f"{path} and the files before it"
-        check_growth(UNPACKED_LIMIT, where, file_bytes, sum(one.num_bytes for one in files))
+        UNPACKED_LIMIT.check_growth(where, file_bytes, sum(one.num_bytes for one in files))
         num_rows = sum(one.num_rows for one in files)
         if num_rows * _FILE_BYTES_OF_ROW > file_bytes:
             ROWS_LIMIT.check(where, num_rows)
@@ -174,7 +163,7 @@ def check_cells(files: Sequence[InputFile], num_targets: int, max_entries: int) 
     """
     file_bytes = sum(file.path.stat().st_size for file in files)
     where = f"{files[0].path}: {num_targets:,} targets with room for {max_entries:,} entries"
-    check_growth(UNPACKED_LIMIT, where, file_bytes, num_targets * max_entries * _CELL_BYTES)
+    UNPACKED_LIMIT.check_growth(where, file_bytes, num_targets * max_entries * _CELL_BYTES)
 
 
 def check_row_cells(where: str, num_targets: int, max_entries: int) -> None:
@@ -197,7 +186,7 @@ def _open_parquet(path: Path, names: Sequence[str]) -> InputFile:
     pages = ParquetPages(path)
     own = _known(path, pq.read_schema(path), names)
     # Pages are looked into where the footer asks for no more than is allowed.
-    check_growth(UNPACKED_LIMIT, str(path), path.stat().st_size, pages.declared_bytes(own))
+    UNPACKED_LIMIT.check_growth(str(path), path.stat().st_size, pages.declared_bytes(own))
     sizes = pages.sizes(own)
     for name, size in sizes.items():
         ROW_LIMIT.check(f"{path}, column {name}", size.row_bytes)
@@ -251,6 +240,6 @@ def _errors(path: Path) -> Iterator[None]:
         raise CorpusError(
             str(path),
             expected="a Parquet file, or an Arrow stream",
-            found=shortened(str(error).splitlines()[0]) if str(error) else type(error).__name__,
+            found=shortened(error_text(error)),
             next_step="The file is damaged, or something else; fetch it again.",
         ) from error
