@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 from softtargets.targets import (
+    Classes,
     Column,
     Draws,
     Features,
@@ -72,6 +73,12 @@ def _of_features(part: Features) -> Iterator[TargetTensor]:
     yield TargetTensor("hidden_states", (part.schemas[0].column,), "targets")
 
 
+def _of_classes(part: Classes) -> Iterator[TargetTensor]:
+    """Yield the class logits [B, C], or [B, L, C] where targets are about tokens."""
+    (column,) = part.columns()
+    yield TargetTensor(column.name, (column.name,), "targets", is_float32=True)
+
+
 def _of_draws(part: Draws) -> Iterator[TargetTensor]:
     """Yield ids and counts [B, L, S], and their logits where the store has them."""
     names = ["sample_ids", "sample_counts"]
@@ -86,6 +93,7 @@ _MAKERS: dict[type[Part], Callable[[Any], Iterator[TargetTensor]]] = {
     Grid: _of_grid,
     Features: _of_features,
     Draws: _of_draws,
+    Classes: _of_classes,
 }
 
 
