@@ -1,11 +1,11 @@
 """The teacher's side: a corpus and a teacher become a store."""
 
+from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.building import BuildResult, RangeResult, build, build_range, commit
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
 from softtargets.capture.dataset_corpus import DatasetCorpus
 from softtargets.capture.estimate import Estimate, estimate, estimate_from
-from softtargets.capture.identity import BuildConfig
 from softtargets.capture.keep.selection import Draws, Hybrid, Pins, Sampled, TopK, TopP
 from softtargets.capture.rescore import RescoreReport, rescore
 from softtargets.capture.tally import Progress
@@ -18,6 +18,7 @@ from softtargets.capture.windows import Windowing
 __all__ = [
     "BuildConfig",
     "BuildResult",
+    "CaptureTask",
     "Corpus",
     "CorpusSample",
     "DatasetCorpus",

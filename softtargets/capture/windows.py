@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from softtargets.capture.records import Conversation, Document, OnInvalid, raise_invalid
+from softtargets.capture.documents import Conversation, Document, OnInvalid, raise_invalid
 from softtargets.capture.teacher_tokenizer import ChatTokenizer, Tokenizer
 from softtargets.errors import CorpusError, InputError
 from softtargets.targets import DEFAULT_CONVENTION, Bool, Convention, Int32
