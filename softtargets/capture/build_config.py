@@ -18,9 +18,8 @@ from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.windows import OnUnused, Windowing
-from softtargets.kinds import TargetSchema
 from softtargets.store.schema import Compression
-from softtargets.targets import HeadWeights
+from softtargets.targets import HeadWeights, TargetSchema
 from softtargets.task_registry import DEFAULT_TASK, find_task
 from softtargets.window import TokenWindow
 

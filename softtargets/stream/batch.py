@@ -38,6 +38,15 @@ def _parsed(text: str) -> TargetSchema:
     return TargetSchema.from_dict(json.loads(text))
 
 
+@cache
+def _at_tokens(schema: TargetSchema) -> frozenset[str]:
+    """Return which tensors have an element for each token."""
+    if schema.convention.is_of_windows:
+        return frozenset(_INPUTS)
+    own = {one.name for one in target_tensors(schema) if one.place != "row"}
+    return frozenset(_INPUTS | _OF_TARGETS | own)
+
+
 class Batch(UserDict[str, Any]):
     """A mapping of tensors, padded on the right to the longest window.
 
@@ -126,9 +135,8 @@ class Batch(UserDict[str, Any]):
         """
         num_windows, num_tokens = len(self["window_id"]), self["input_ids"].shape[-1]
         tensors = {name: one for name, one in self.items() if isinstance(one, torch.Tensor)}
-        schema = self.schema
-        targets = {one.name: one for one in target_tensors(schema)}
-        at_tokens = _INPUTS if schema.convention.is_of_windows else _INPUTS | _OF_TARGETS
+        targets = {one.name: one for one in target_tensors(self.schema)}
+        at_tokens = _at_tokens(self.schema)
         for name, value in tensors.items():
             if value.ndim and len(value) != num_windows:
                 raise InputError(
@@ -139,10 +147,7 @@ class Batch(UserDict[str, Any]):
                     "windows among ranks, see docs/trainers.md.",
                 )
             own = targets.get(name)
-            is_at_tokens = name in at_tokens
-            if own is not None and not schema.convention.is_of_windows:
-                is_at_tokens = own.place != "row"
-            if is_at_tokens and value.shape[1] != num_tokens:
+            if name in at_tokens and value.shape[1] != num_tokens:
                 raise InputError(
                     f"Batch, {name}",
                     expected=f"{num_tokens} positions, as many as input_ids has",

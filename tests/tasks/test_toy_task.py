@@ -191,7 +191,7 @@ class ClassObjective(Objective):
 
 
 class CountingTeacher(Teacher):
-    """It goes by how often each byte occurs, times random weights."""
+    """It goes by how often each byte occurs up to a target, times random weights."""
 
     name = "counting"
     vocab_size = 256
@@ -226,7 +226,10 @@ class CountingTeacher(Teacher):
 
     def capture(self, segments: Sequence[Segment], keep: Keep) -> Selected:
         check_ids(segments, self.vocab_size, self.name)
-        rows = [self.logits_C(torch.from_numpy(one.input_ids_L)) for one in segments]
+        rows = []
+        for segment in segments:
+            (position,) = segment.positions_T.tolist()
+            rows.append(self.logits_C(torch.from_numpy(segment.input_ids_L[: position + 1])))
         return Selected.of_classes(torch.stack(rows))
 
     def output_head(self) -> HeadWeights:

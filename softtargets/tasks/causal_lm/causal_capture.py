@@ -16,8 +16,7 @@ from softtargets.capture.segments import Segment, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.windows import OnUnused
-from softtargets.kinds import TargetSchema
-from softtargets.targets import NEXT_TOKEN, HeadWeights
+from softtargets.targets import NEXT_TOKEN, HeadWeights, TargetSchema
 from softtargets.window import TokenWindow
 
 
