@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from softtargets.targets import Bool, Int32, PackedTargets, SoftTargets
+from softtargets.targets import Bool, Int32, PackedTargets, SoftTargets, input_labels
 
 CELLS = {
     "input_ids": "input_ids_L",
@@ -48,7 +48,7 @@ class TokenWindow:
     positions_T: Int32 | None = None
     """Where the targets are, rising; None when every position has one."""
     label_ids_T: Int32 | None = None
-    """The labels where they are not the next input ids, for example of masked tokens."""
+    """The labels where they are no input ids, for example of masked tokens."""
     encoder_ids_M: Int32 | None = None
     """What an encoder read, when the input ids are a decoder's."""
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -63,10 +63,10 @@ class TokenWindow:
 
     @property
     def labels_T(self) -> Int32:
-        """Return the label of every target: the next input id, or what is listed instead."""
+        """Return the label of every target: an input id, or what is listed instead."""
         if self.label_ids_T is not None:
             return self.label_ids_T
-        return self.input_ids_L[self.target_positions_T + 1]
+        return input_labels(self.input_ids_L, self.target_positions_T)
 
     def __len__(self) -> int:
         return len(self.input_ids_L)

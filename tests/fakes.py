@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from softtargets.capture import BuildConfig, Corpus, LocalTeacher, TopK, Windowing, build
-from softtargets.capture.records import Conversation
+from softtargets.capture.documents import Conversation
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.store import Store
 from softtargets.targets import HeadWeights

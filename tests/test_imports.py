@@ -1,4 +1,4 @@
-"""Imports run like the data: train -> stream -> store <- capture, cli above all."""
+"""Imports run like the data: train -> stream -> store <- capture, tasks above, cli above all."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ BELOW_ALL = {
     "urls",
     "kinds",
     "targets",
+    "task_registry",
     "tokenizer",
     "window",
     "schemas",
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "limits": {"errors"},
     "targets": {"errors"},
     "kinds": {"targets"},
+    "task_registry": {"errors", "targets"},
     "tokenizer": {"errors", "targets"},
     "window": {"targets"},
     "places": {"errors", "hashes", "urls"},
@@ -51,6 +53,7 @@ MAY_IMPORT = {
     "sharing": BELOW_ALL | {"places", "store"},
     "stream": BELOW_ALL | {"places", "store"},
     "train": BELOW_ALL | {"store", "stream"},
+    "tasks": BELOW_ALL | {"store", "capture", "stream", "train"},
     "fidelity": BELOW_ALL | {"places", "store", "capture", "stream", "train"},
     "demo": BELOW_ALL | {"places", "store", "capture", "stream", "train", "fidelity"},
     "cli": BELOW_ALL

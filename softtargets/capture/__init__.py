@@ -1,11 +1,11 @@
 """The teacher's side: a corpus and a teacher become a store."""
 
+from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.building import BuildResult, RangeResult, build, build_range, commit
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
 from softtargets.capture.dataset_corpus import DatasetCorpus
 from softtargets.capture.estimate import Estimate, estimate, estimate_from
-from softtargets.capture.identity import BuildConfig
 from softtargets.capture.keep.listed import check_listed, select_listed
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import (
@@ -31,6 +31,7 @@ from softtargets.capture.windows import Windowing
 __all__ = [
     "BuildConfig",
     "BuildResult",
+    "CaptureTask",
     "Corpus",
     "CorpusSample",
     "DatasetCorpus",

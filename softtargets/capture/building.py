@@ -7,7 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from softtargets.capture.identity import BuildConfig, describe_build, read_output_head
+from softtargets.capture.build_config import BuildConfig
+from softtargets.capture.identity import describe_build, read_output_head
 from softtargets.capture.segments import name_documents
 from softtargets.capture.tally import Progress, Tally
 from softtargets.capture.teacher import Teacher
@@ -173,7 +174,7 @@ def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, head: HeadWeigh
     if (plan := read_plan(ledger.place)) is not None:
         return plan
     ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
-    return make_plan(config.corpus, config.windowing, teacher, config.unit_tokens, ledger.place)
+    return make_plan(config, teacher, ledger.place)
 
 
 def _run(
@@ -197,6 +198,7 @@ def _run(
     queue = UnitQueue(writer, missing, tally.finish, is_shared=units is not None)
     job = ScoringJob(
         teacher=teacher,
+        task=config.capture_task,
         writer=writer,
         selection=config.selection,
         batch_tokens=config.batch_tokens,

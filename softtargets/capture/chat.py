@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from softtargets.capture.records import DOCUMENT_LIMIT, Conversation
+from softtargets.capture.documents import DOCUMENT_LIMIT, Conversation
 from softtargets.errors import CorpusError
 from softtargets.texts import shortened
 

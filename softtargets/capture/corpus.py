@@ -14,20 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.capture.compressed import open_input
+from softtargets.capture.documents import (
+    DOCUMENT_LIMIT,
+    Document,
+    OnInvalid,
+    Records,
+    raise_invalid,
+)
 from softtargets.capture.input_files import (
     check_files,
     expand_path,
     file_errors,
     file_kind,
 )
-from softtargets.capture.records import (
-    DOCUMENT_LIMIT,
-    Document,
-    OnInvalid,
-    RecordFields,
-    raise_invalid,
-    without_nulls,
-)
+from softtargets.capture.records import RecordFields, without_nulls
 from softtargets.errors import CorpusError
 from softtargets.hashes import describe_file
 from softtargets.limits import Limit
@@ -83,8 +83,15 @@ class Corpus(RecordFields):
         check_files(self.files)
         return {"files": [describe_file(path) for path in self.files], **self.describe_fields()}
 
-    def documents(self, on_invalid: OnInvalid = raise_invalid) -> Iterator[Document]:
+    def documents(
+        self, on_invalid: OnInvalid = raise_invalid, records: Records | None = None
+    ) -> Iterator[Document]:
         """Yield every document.
+
+        Args:
+            on_invalid: called with what is wrong with a document.
+            records: makes documents of records, if not the fields of the corpus itself. A `.txt`
+                file has none.
 
         Raises:
             CorpusError: a file cannot be read; or, from `on_invalid`, naming the line or row that
@@ -92,10 +99,11 @@ class Corpus(RecordFields):
         """
         check_files(self.files)
         unpacked = _Unpacked()
-        readers = {
-            ".txt": self._text_file,
-            ".jsonl": self._json_lines,
-            ".parquet": self._parquet_rows,
+        records = records or self
+        readers: dict[str, Callable[[Path, _Unpacked], Iterator[_Parse]]] = {
+            ".txt": _text_file,
+            ".jsonl": partial(_json_lines, records),
+            ".parquet": partial(_parquet_rows, records, self.input_ids_field),
         }
         for path in self.files:
             with file_errors(path):
@@ -109,93 +117,101 @@ class Corpus(RecordFields):
                         if document is not None:
                             yield document
 
-    def _text_file(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
-        most = DOCUMENT_LIMIT.value
-        with open_input(path) as file:
-            content = file.read(most + 1)
-            unpacked.add(len(content))
-            if len(content) > most:
-                size = len(content) + unpacked.count_rest(file.read)
-                DOCUMENT_LIMIT.check(f"{path}, which is one document", size)
-        yield partial(_parse_text, content, path)
 
-    def _json_lines(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
-        most = DOCUMENT_LIMIT.value
-        with open_input(path) as file:
-            for number in count(1):
-                line = file.readline(most + 1)
-                if not line:
-                    return
-                is_empty = line.isspace()
-                unpacked.add(max(len(line), _EMPTY_BYTES if is_empty else _ROW_BYTES))
-                if len(line) > most:
-                    size = len(line) + (line[-1:] != b"\n" and unpacked.count_rest(file.readline))
-                    DOCUMENT_LIMIT.check(f"{path}, line {number}", size)
-                if not is_empty:
-                    yield partial(self._parse_line, line, path, number)
-
-    def _parquet_rows(self, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
-        batch_size = self._rows_at_once(path)
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size, columns=list(self.fields)):
-                for row in range(len(batch)):
-                    yield partial(self._parse_row, batch.slice(row, 1), path, number, unpacked)
-                    number += 1
-
-    def _rows_at_once(self, path: Path) -> int:
-        """Return how many rows of a Parquet file fit into memory at a time."""
-        pages = ParquetPages(path)
-        check_columns(self, str(path), pq.read_schema(path).names)
-        sizes = pages.sizes(self.fields)
-        for name, size in sizes.items():
-            limit = ROW_LIMIT if name == self.input_ids_field else PAGE_LIMIT
-            limit.check(f"{path}, column {name}", size.row_bytes)
-        row_bytes = sum(size.row_bytes for size in sizes.values())
-        return min(_ROWS, max(1, _READ_BYTES // max(1, row_bytes)))
-
-    def _parse_line(self, line: bytes, path: Path, number: int) -> Document | None:
-        text = _decode(line, path, number)
-        where = f"{path}, line {number}"
-        try:
-            # Control characters within strings are no reason to lose a document.
-            record = json.loads(text, strict=False)
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(
-                where,
-                expected="a JSON object",
-                found=shortened(str(error)),
-                next_step="Mend or remove the line, or pass --on-invalid skip.",
-            ) from error
-        return self.parse_record(record, path.name, where, number - 1)
-
-    def _parse_row(
-        self, row: pa.RecordBatch, path: Path, number: int, unpacked: _Unpacked
-    ) -> Document:
-        where = f"{path}, row {number}"
-        try:
-            record = row.to_pylist()[0]
-        except (ValueError, OverflowError) as error:
-            raise CorpusError(
-                where,
-                expected="values that Python has, strings in UTF-8",
-                found=shortened(str(error)),
-                next_step="Mend the row, or pass --on-invalid skip.",
-            ) from error
-        document = self.parse_record(without_nulls(record), path.name, where, number)
-        # Rows may share a text.
-        num_characters = len(document.content) if isinstance(document.content, str) else 0
-        unpacked.add(max(row.nbytes, num_characters, _ROW_BYTES))
-        return document
+def _text_file(path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
+    most = DOCUMENT_LIMIT.value
+    with open_input(path) as file:
+        content = file.read(most + 1)
+        unpacked.add(len(content))
+        if len(content) > most:
+            size = len(content) + unpacked.count_rest(file.read)
+            DOCUMENT_LIMIT.check(f"{path}, which is one document", size)
+    yield partial(_parse_text, content, path)
 
 
-def check_columns(fields: RecordFields, where: str, names: list[str]) -> None:
+def _json_lines(records: Records, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
+    most = DOCUMENT_LIMIT.value
+    with open_input(path) as file:
+        for number in count(1):
+            line = file.readline(most + 1)
+            if not line:
+                return
+            is_empty = line.isspace()
+            unpacked.add(max(len(line), _EMPTY_BYTES if is_empty else _ROW_BYTES))
+            if len(line) > most:
+                size = len(line) + (line[-1:] != b"\n" and unpacked.count_rest(file.readline))
+                DOCUMENT_LIMIT.check(f"{path}, line {number}", size)
+            if not is_empty:
+                yield partial(_parse_line, records, line, path, number)
+
+
+def _parquet_rows(
+    records: Records, ids_field: str | None, path: Path, unpacked: _Unpacked
+) -> Iterator[_Parse]:
+    batch_size = _rows_at_once(records, ids_field, path)
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        number = 0
+        for batch in file.iter_batches(batch_size, columns=list(records.fields)):
+            for row in range(len(batch)):
+                yield partial(_parse_row, records, batch.slice(row, 1), path, number, unpacked)
+                number += 1
+
+
+def _rows_at_once(records: Records, ids_field: str | None, path: Path) -> int:
+    """Return how many rows of a Parquet file fit into memory at a time."""
+    pages = ParquetPages(path)
+    check_columns(records, str(path), pq.read_schema(path).names)
+    sizes = pages.sizes(records.fields)
+    for name, size in sizes.items():
+        limit = ROW_LIMIT if name == ids_field else PAGE_LIMIT
+        limit.check(f"{path}, column {name}", size.row_bytes)
+    row_bytes = sum(size.row_bytes for size in sizes.values())
+    return min(_ROWS, max(1, _READ_BYTES // max(1, row_bytes)))
+
+
+def _parse_line(records: Records, line: bytes, path: Path, number: int) -> Document | None:
+    text = _decode(line, path, number)
+    where = f"{path}, line {number}"
+    try:
+        # Control characters within strings are no reason to lose a document.
+        record = json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(
+            where,
+            expected="a JSON object",
+            found=shortened(str(error)),
+            next_step="Mend or remove the line, or pass --on-invalid skip.",
+        ) from error
+    return records.parse_record(record, path.name, where, number - 1)
+
+
+def _parse_row(
+    records: Records, row: pa.RecordBatch, path: Path, number: int, unpacked: _Unpacked
+) -> Document:
+    where = f"{path}, row {number}"
+    try:
+        record = row.to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        raise CorpusError(
+            where,
+            expected="values that Python has, strings in UTF-8",
+            found=shortened(str(error)),
+            next_step="Mend the row, or pass --on-invalid skip.",
+        ) from error
+    document = records.parse_record(without_nulls(record), path.name, where, number)
+    # Rows may share a text.
+    num_characters = len(document.content) if isinstance(document.content, str) else 0
+    unpacked.add(max(row.nbytes, num_characters, _ROW_BYTES))
+    return document
+
+
+def check_columns(records: Records, where: str, names: list[str]) -> None:
     """Check that a table has every field that is read.
 
     Raises:
         CorpusError: a column is missing.
     """
-    missing = [field for field in fields.fields if field not in names]
+    missing = [field for field in records.fields if field not in names]
     if missing:
         raise CorpusError(
             where,

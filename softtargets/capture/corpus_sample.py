@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softtargets.capture.identity import BuildConfig
+from softtargets.capture.build_config import BuildConfig
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import no_window, read_windows
 from softtargets.capture.unused import UnusedPart, UnusedTally
@@ -83,7 +83,7 @@ def sample_corpus(
     reservoir = _Reservoir(_checked(num_windows), rng)
     counts, unused = Counter[str](), UnusedTally()
     num_units = 0
-    windows = read_windows(config.corpus, config.windowing, teacher.tokenizer, counts, unused)
+    windows = read_windows(config, teacher.tokenizer, counts, unused)
     for unit in cut_windows(windows, config.unit_tokens):
         num_units += 1
         reservoir.add(unit)

@@ -15,13 +15,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from softtargets.capture.corpus import check_columns
-from softtargets.capture.records import (
-    Document,
-    OnInvalid,
-    RecordFields,
-    raise_invalid,
-    without_nulls,
-)
+from softtargets.capture.documents import Document, OnInvalid, Records, raise_invalid
+from softtargets.capture.records import RecordFields, without_nulls
 from softtargets.errors import CorpusError, SoftTargetsError, error_text
 from softtargets.hashes import describe_file
 from softtargets.limits import Limit
@@ -66,8 +61,10 @@ class DatasetCorpus(RecordFields):
                 described["files"] = [describe_file(path) for path in _data_files(self._directory)]
         return {"dataset": described, **self.describe_fields()}
 
-    def documents(self, on_invalid: OnInvalid = raise_invalid) -> Iterator[Document]:
-        """Yield every document.
+    def documents(
+        self, on_invalid: OnInvalid = raise_invalid, records: Records | None = None
+    ) -> Iterator[Document]:
+        """Yield every document; for the arguments see `Corpus.documents`.
 
         Raises:
             CorpusError: the dataset cannot be read; or, from `on_invalid`, naming the row that is
@@ -76,6 +73,7 @@ class DatasetCorpus(RecordFields):
         # Importing datasets takes a second that those who read files need not wait.
         from datasets import load_dataset, load_from_disk
 
+        records = records or self
         with self._errors():
             if self._directory is None:
                 rows = load_dataset(
@@ -91,12 +89,12 @@ class DatasetCorpus(RecordFields):
                         check_stream(source)
                 rows = load_from_disk(str(self._directory))
             if rows.column_names is not None:
-                check_columns(self, self.name, rows.column_names)
-                rows = rows.select_columns(list(self.fields))
+                check_columns(records, self.name, rows.column_names)
+                rows = rows.select_columns(list(records.fields))
             for number, record in enumerate(rows):
                 where = f"{self.name}, row {number}"
                 try:
-                    document = self.parse_record(without_nulls(record), self.name, where, number)
+                    document = records.parse_record(without_nulls(record), self.name, where, number)
                 except CorpusError as error:
                     on_invalid(error)
                 else:

@@ -14,8 +14,9 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from softtargets.capture.build_config import BuildConfig
 from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
-from softtargets.capture.identity import BuildConfig, describe_build, read_output_head
+from softtargets.capture.identity import describe_build, read_output_head
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import LocalTeacher
@@ -127,7 +128,8 @@ def estimate_from(config: BuildConfig, teacher: Teacher, corpus: CorpusSample) -
     sample = corpus.windows
     targets = TargetSchema.from_dict(identity["targets"])
     teacher.load()
-    scorer = Scorer(teacher, config.selection, targets, config.batch_tokens)
+    task = config.capture_task
+    scorer = Scorer(teacher, config.selection, targets, config.batch_tokens, task.segments)
     num_tokens = sum(len(window) for window in sample)
     measured = _measure(scorer, sample, targets, config)
     return Estimate(

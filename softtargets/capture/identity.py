@@ -1,54 +1,17 @@
-"""What is to be built: the options, and the identity that they and the teacher make."""
+"""The identity of a build: what its options, its task and its teacher make."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from softtargets.capture.keep.selection import (
-    Hybrid,
-    Keep,
-    Selection,
-    Values,
-    check_temperatures,
-    describe_selection,
-    schema_parts,
-)
+from softtargets.capture.build_config import BuildConfig
+from softtargets.capture.keep.selection import Keep, check_temperatures, schema_parts
 from softtargets.capture.memory import enough_memory, free_memory
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.unit_plan import AnyCorpus
-from softtargets.capture.windows import Windowing
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.output_head import describe_output_head
-from softtargets.store.schema import Compression
 from softtargets.store.versions import FORMAT_VERSION
 from softtargets.targets import LAST_HIDDEN, FeatureSchema, HeadWeights, TargetSchema
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuildConfig:
-    """What to build. All but `output`, `batch_tokens` and `workers` decide the store's content."""
-
-    corpus: AnyCorpus
-    output: Path
-    windowing: Windowing = field(default_factory=Windowing)
-    selection: Selection = field(default_factory=Hybrid)
-    temperatures: tuple[float, ...] = (1.0,)
-    values: Values = "steps"
-    """Whether logits are kept in steps (the head's of 1/16 nat, drawn ones of 1/64) or lossless."""
-    label_logits: bool = True
-    """Whether the label's logit and rank are kept."""
-    hidden_states: bool = False
-    """Whether the teacher's last hidden states and its output head are kept too, from which the
-    full distribution is recomputed."""
-    compression: Compression = "zstd"
-    unit_tokens: int = 65_536
-    """Tokens after which a unit, and so a shard, ends; what a crash can cost."""
-    batch_tokens: int = 4096
-    """Tokens of a forward pass; changes numbers by rounding noise only."""
-    workers: int = 1
-    """Processes that run units; with several CUDA devices each takes one in turn."""
 
 
 def describe_build(
@@ -66,6 +29,7 @@ def describe_build(
         CorpusError, TeacherError: a file or the model cannot be read.
     """
     _check_counts(config)
+    task = config.capture_task
     corpus = config.corpus.describe()
     if config.corpus.messages_field is not None:
         corpus = teacher.tokenizer.describe_chat() | corpus
@@ -75,8 +39,8 @@ def describe_build(
         "tokenizer": teacher.tokenizer.describe(),
         "corpus": corpus,
         "windowing": config.windowing.describe(),
-        "selection": describe_selection(config.selection),
-        "targets": _schema(config, teacher, head).to_dict(),
+        **task.describe(config),
+        "targets": task.schema(config, teacher, head).to_dict(),
         "unit_tokens": config.unit_tokens,
         "compression": config.compression,
     }
@@ -93,12 +57,24 @@ def _check_counts(config: BuildConfig) -> None:
                 option,
                 expected="a positive number",
                 found=str(value),
-                next_step="Leave it away for the default.",
+                next_step="Omit it for the default.",
             )
 
 
-def _schema(config: BuildConfig, teacher: Teacher, head: HeadWeights | None) -> TargetSchema:
-    """Return what the targets are to be."""
+def vocabulary_schema(
+    config: BuildConfig, teacher: Teacher, head: HeadWeights | None, **own: Any
+) -> TargetSchema:
+    """Return what targets are to be that are a selection of the teacher's vocabulary.
+
+    Args:
+        config: of the build.
+        teacher: that it runs.
+        head: its output head, if it is to be stored.
+        own: what the task says of them beside that.
+
+    Raises:
+        InputError: an option is out of range, or the teacher cannot tell what is to be kept.
+    """
     temperatures = check_temperatures(config.temperatures)
     teacher.check(
         Keep(
@@ -115,9 +91,9 @@ def _schema(config: BuildConfig, teacher: Teacher, head: HeadWeights | None) -> 
         **schema_parts(config.selection, config.values, temperatures),
         label_logits=config.label_logits,
         **({} if head is None else hidden_state_parts(head, teacher)),
-        positions="listed" if config.corpus.lists_positions else "all",
         metadata=config.corpus.metadata_fields,
         others=teacher.own_parts,
+        **own,
     )
 
 

@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
+from softtargets.capture.documents import DOCUMENT_LIMIT, Conversation, Document
 from softtargets.errors import CorpusError, InputError
 from softtargets.hashes import hash_bytes
 from softtargets.limits import Limit
 from softtargets.targets import Int32
 from softtargets.texts import shortened
 
-DOCUMENT_LIMIT = Limit(
-    variable="SOFTTARGETS_MAX_DOCUMENT_BYTES", default=3_500_000, unit="bytes of one document"
-)
-"""Tokenizers take some 200 times the memory of a text."""
-
 METADATA_LIMIT = Limit(
     variable="SOFTTARGETS_MAX_METADATA_BYTES", default=1 << 14, unit="bytes beside every window"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversation:
-    """Messages for the tokenizer's chat template, as they are."""
-
-    messages: Sequence[Mapping[str, Any]]
-    tools: Sequence[Any] | None
-    chat_template: str | None
-    """Instead of the tokenizer's own."""
-    train_on: Literal["assistant", "all"]
-    """Whose tokens are targets."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """What is to be scored and where it came from."""
-
-    content: str | Int32 | Conversation
-    """A text, token ids [L], or messages."""
-    document_id: str
-    source: str
-    """Name of its file, without the directory, or of its dataset."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-def raise_invalid(error: CorpusError) -> NoReturn:
-    """Stop at a document that is wrong."""
-    raise error
-
-
-OnInvalid = Callable[[CorpusError], None]
-"""Called with what is wrong with a document; when it returns, the document is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

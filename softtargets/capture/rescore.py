@@ -8,19 +8,20 @@ that. Memory depends on neither the length nor the number of windows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from softtargets.capture.comparison import Comparison, Fidelity, rows_of
-from softtargets.capture.segments import segments_of
+from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import COMPARING, LocalTeacher, check_local
 from softtargets.errors import InputError
 from softtargets.store import Store
 from softtargets.store.same_identity import check_identity
+from softtargets.task_registry import task_of
 from softtargets.window import Window
 
 _LIVE_WINDOWS = 8
@@ -57,6 +58,7 @@ def rescore(
     """
     store = store if isinstance(store, Store) else Store.open(store)
     _check(store, teacher, num_windows)
+    cut = task_of(store.targets).capture().segments
     local = check_local(teacher, "--rescore")
     local.load()
     rng = np.random.default_rng(seed)
@@ -67,7 +69,7 @@ def rescore(
         group = places[start : start + _LIVE_WINDOWS]
         windows = [next(store.windows(place, place + 1)) for place in group]
         num_positions += sum(len(window.packed) for window in windows)
-        for window, own_TD, other_TD in _live(local, windows):
+        for window, own_TD, other_TD in _live(local, windows, cut):
             targets = window.targets
             for rows, logits_CV, other_CV in _logits(local, own_TD, other_TD):
                 own = rows_of(targets, rows)
@@ -82,7 +84,7 @@ def rescore(
 
 def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     schema = store.targets
-    if not schema.temperatures or schema.predicts != "next_token":
+    if not schema.temperatures or not schema.convention.labels_are_inputs:
         raise InputError(
             str(store.location),
             expected="targets of the next token, and what the vocabulary sums to, to be compared",
@@ -103,13 +105,13 @@ def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
 
 
 def _live(
-    teacher: LocalTeacher, windows: Sequence[Window]
+    teacher: LocalTeacher, windows: Sequence[Window], cut: Callable[..., list[Segment]]
 ) -> Iterator[tuple[Window, torch.Tensor, torch.Tensor]]:
     """Yield windows and their last hidden states [T, D], read alone and read all together."""
-    together = teacher.read(segments_of(*windows))
+    together = teacher.read(cut(*windows))
     others = together.split([len(window.mask_T) for window in windows])
     for window, other_TD in zip(windows, others, strict=True):
-        yield window, teacher.read(segments_of(window)), other_TD
+        yield window, teacher.read(cut(window)), other_TD
 
 
 def _logits(

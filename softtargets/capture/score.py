@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ class ScoredBatch:
     """Segments of a batch with their targets one after another, on the host."""
 
     places: Sequence[int]
-    """Where the segments stand in `segments_of` all windows."""
+    """Where the segments stand among those of all windows."""
     segments: Sequence[Segment]
     selected: Selected
 
@@ -36,24 +36,38 @@ class ScoredBatch:
         """Return how many tokens were read, without padding."""
         return sum(len(segment) for segment in self.segments)
 
-    def rows(self) -> Iterator[tuple[int, Selected]]:
-        """Yield every segment's place and its targets."""
+    def rows(self) -> Iterator[tuple[int, str, Selected]]:
+        """Yield every segment's place, its window's id and its targets."""
         start = 0
         for place, segment in zip(self.places, self.segments, strict=True):
             stop = start + len(segment.positions_T)
-            yield place, self.selected.slice(start, stop)
+            yield place, segment.window.window_id, self.selected.slice(start, stop)
             start = stop
 
 
 class Scorer:
-    """Has a teacher capture windows in batches of at most `batch_tokens` tokens; see `Batches`."""
+    """Has a teacher capture windows in batches of at most `batch_tokens` tokens; see `Batches`.
+
+    Args:
+        teacher: is loaded.
+        selection: what is kept.
+        targets: what its targets are.
+        batch_tokens: most tokens of a batch.
+        cut: makes segments of windows, as `CaptureTask.segments` does.
+    """
 
     def __init__(
-        self, teacher: Teacher, selection: Selection, targets: TargetSchema, batch_tokens: int
+        self,
+        teacher: Teacher,
+        selection: Selection,
+        targets: TargetSchema,
+        batch_tokens: int,
+        cut: Callable[..., list[Segment]] = segments_of,
     ) -> None:
         self._teacher = teacher
         self._keep = Keep.of(selection, targets)
         self._batches = Batches(batch_tokens, teacher.device)
+        self._cut = cut
 
     @property
     def batch_tokens(self) -> int:
@@ -67,7 +81,7 @@ class Scorer:
             TeacherError: a single segment does not fit the device's memory, has ids that the
                 teacher does not know, or gets logits that are no numbers; the message names it.
         """
-        segments = segments_of(*windows)
+        segments = self._cut(*windows)
         for places, selected in self._batches.run(segments, self._capture):
             members = [segments[place] for place in places]
             yield ScoredBatch(places=places, segments=members, selected=selected)
@@ -101,15 +115,14 @@ def pack_windows(
     Raises:
         TeacherError: logits are too far apart to be stored; the message names the documents.
     """
-    scored = dict(rows for batch in batches for rows in batch.rows())
-    packed = []
-    at = 0
-    for window in windows:
-        stop = at + len(window.segment_lengths_S)
-        own = Selected.concatenate([scored[place] for place in range(at, stop)])
-        packed.append(pack_window(window, own, targets))
-        at = stop
-    return packed
+    parts: dict[str, list[Selected]] = {window.window_id: [] for window in windows}
+    rows = (row for batch in batches for row in batch.rows())
+    for _, window_id, selected in sorted(rows, key=lambda row: row[0]):
+        parts[window_id].append(selected)
+    return [
+        pack_window(window, Selected.concatenate(parts[window.window_id]), targets)
+        for window in windows
+    ]
 
 
 def pack_window(window: TokenWindow, selected: Selected, targets: TargetSchema) -> Window:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from softtargets.capture.chat import encode_conversation
-from softtargets.capture.records import Conversation
+from softtargets.capture.documents import Conversation
 from softtargets.capture.unused import UnusedParts
 from softtargets.errors import TeacherError, error_text
 from softtargets.tokenizer import Vocabulary, describe_tokenizer, tokens_by_id

@@ -19,13 +19,12 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.capture.corpus import Corpus
-from softtargets.capture.dataset_corpus import DatasetCorpus
-from softtargets.capture.records import raise_invalid
+from softtargets.capture.build_config import AnyCorpus, BuildConfig
+from softtargets.capture.documents import raise_invalid
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.unused import UnusedTally
-from softtargets.capture.windows import PARTLY_WRITTEN, Windowing, stored_counts
+from softtargets.capture.windows import PARTLY_WRITTEN, stored_counts
 from softtargets.errors import CorpusError, FormatError
 from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
@@ -34,7 +33,6 @@ from softtargets.store.workplace import PLAN
 from softtargets.texts import plural, shortened
 from softtargets.window import TokenWindow, cut_windows
 
-AnyCorpus = Corpus | DatasetCorpus
 MOST_WARNINGS = 10
 """Invalid documents that are named; all are counted."""
 
@@ -71,17 +69,12 @@ class Plan:
 
 
 def read_windows(
-    corpus: AnyCorpus,
-    windowing: Windowing,
-    tokenizer: Tokenizer,
-    counts: Counter[str],
-    unused: UnusedTally,
+    config: BuildConfig, tokenizer: Tokenizer, counts: Counter[str], unused: UnusedTally
 ) -> Iterator[TokenWindow]:
-    """Yield every window of a corpus; what is left out is counted and logged.
+    """Yield every window of a build; what is left out is counted and logged.
 
     Args:
-        corpus: what is read.
-        windowing: how it is cut.
+        config: what is read, and how it is cut.
         tokenizer: the teacher's.
         counts: is added to.
         unused: told what the chat template does not write, and logged at the end.
@@ -95,32 +88,25 @@ def read_windows(
         if counts["invalid_documents"] <= MOST_WARNINGS:
             _log.warning("Left out: %s", error)
 
+    task, corpus = config.capture_task, config.corpus
     on_invalid = skip if corpus.on_invalid == "skip" else raise_invalid
-    yield from windowing.windows(
-        corpus.documents(on_invalid),
-        tokenizer,
-        counts,
-        lists_positions=corpus.lists_positions,
-        on_invalid=on_invalid,
-        on_unused=unused.add,
-    )
+    documents = corpus.documents(on_invalid, task.records(corpus))
+    yield from task.windows(documents, config, tokenizer, counts, on_invalid, unused.add)
     counts[PARTLY_WRITTEN] = unused.num_documents
     unused.warn()
 
 
-def make_plan(
-    corpus: AnyCorpus, windowing: Windowing, teacher: Teacher, unit_tokens: int, place: Place
-) -> Plan:
-    """Cut a corpus into units of at least `unit_tokens` tokens and write them to a place.
+def make_plan(config: BuildConfig, teacher: Teacher, place: Place) -> Plan:
+    """Cut a corpus into units of at least `config.unit_tokens` tokens and write them to a place.
 
     Raises:
         CorpusError: a file is wrong, or no document gives a window.
     """
     place.make_directory("work/plan")
     counts: Counter[str] = Counter()
-    windows = read_windows(corpus, windowing, teacher.tokenizer, counts, UnusedTally())
+    windows = read_windows(config, teacher.tokenizer, counts, UnusedTally())
     units = []
-    for number, group in enumerate(cut_windows(windows, unit_tokens)):
+    for number, group in enumerate(cut_windows(windows, config.unit_tokens)):
         table = pa.table(encode_tokens(group))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
@@ -128,7 +114,7 @@ def make_plan(
         num_tokens = sum(len(window) for window in group)
         units.append(Unit(unit=number, num_windows=len(group), num_tokens=num_tokens))
     if not units:
-        raise no_window(corpus, counts)
+        raise no_window(config.corpus, counts)
     plan = Plan(units=tuple(units), corpus=stored_counts(counts), teacher=teacher.name)
     place.put(PLAN, json.dumps(asdict(plan)).encode())
     return plan

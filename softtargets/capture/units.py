@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
+from softtargets.capture.build_config import CaptureTask
 from softtargets.capture.keep.selection import Selection
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
@@ -32,6 +33,7 @@ class ScoringJob:
     """Scores the planned units of a store and writes them: the `Job` of a build."""
 
     teacher: Teacher
+    task: CaptureTask
     writer: StoreWriter
     selection: Selection
     batch_tokens: int
@@ -61,7 +63,9 @@ class ScoringJob:
         if self._scorer is None:
             self.teacher.load()
             targets = self.writer.targets
-            self._scorer = Scorer(self.teacher, self.selection, targets, self.batch_tokens)
+            self._scorer = Scorer(
+                self.teacher, self.selection, targets, self.batch_tokens, self.task.segments
+            )
         return run_units(self._scorer, self.teacher, self.writer, units)
 
     def recorded(self, unit: int) -> ShardEntry | None:

@@ -18,7 +18,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from softtargets.capture.chat import TEMPLATE_ERRORS, Renderer, encode_marked, has_generation_tags
-from softtargets.capture.records import Conversation, Document
+from softtargets.capture.documents import Conversation, Document
 from softtargets.texts import plural, shortened, shown
 
 _OTHER = "Zvqxk"

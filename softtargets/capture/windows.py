@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from softtargets.capture.records import Conversation, Document, OnInvalid, raise_invalid
+from softtargets.capture.documents import Conversation, Document, OnInvalid, raise_invalid
 from softtargets.capture.teacher_tokenizer import ChatTokenizer, Tokenizer
 from softtargets.errors import CorpusError, InputError
-from softtargets.targets import Bool, Int32
+from softtargets.targets import DEFAULT_CONVENTION, Bool, Convention, Int32
 from softtargets.window import TokenWindow, hash_window
 
 COUNTS = (
@@ -51,8 +51,8 @@ class _Piece:
 
     document: Document
     input_ids_L: Int32
-    is_target_T: Bool
-    """Which of the L - 1 tokens after the first a student is trained to predict."""
+    is_target_L: Bool
+    """Which of its tokens a student is trained to predict."""
     offset: int
 
 
@@ -99,6 +99,7 @@ class Windowing:
         tokenizer: Tokenizer,
         counts: Counter[str],
         *,
+        convention: Convention = DEFAULT_CONVENTION,
         lists_positions: bool = False,
         on_invalid: OnInvalid = raise_invalid,
         on_unused: OnUnused = lambda *_: None,
@@ -113,14 +114,15 @@ class Windowing:
             documents: what is cut.
             tokenizer: the teacher's.
             counts: is added to.
+            convention: how targets stand to tokens, of which there is at most one for each.
             lists_positions: list the positions that are targets, instead of giving every position
                 one and masking the others.
             on_invalid: called for a document that the tokenizer refuses.
             on_unused: called for a conversation, if the tokenizer can say what it does not write.
         """
         tokenized = _tokenized(documents, tokenizer, on_invalid, on_unused)
-        for pieces in self._groups(self._pieces(tokenized, counts)):
-            window = _window(pieces, lists_positions=lists_positions)
+        for pieces in self._groups(self._pieces(tokenized, counts, convention)):
+            window = _window(pieces, convention, lists_positions=lists_positions)
             counts["windows"] += 1
             counts["tokens"] += len(window)
             yield window
@@ -145,18 +147,20 @@ class Windowing:
         if group:
             yield group
 
-    def _pieces(self, tokenized: Iterable[_Tokenized], counts: Counter[str]) -> Iterator[_Piece]:
+    def _pieces(
+        self, tokenized: Iterable[_Tokenized], counts: Counter[str], convention: Convention
+    ) -> Iterator[_Piece]:
         """Yield the pieces that have something to learn from, each once."""
         seen: set[bytes] = set()
         for document, ids_L, is_target_L in tokenized:
             counts["documents"] += 1
             counts["empty_documents"] += len(ids_L) == 0
             for offset in self._offsets(len(ids_L)):
-                piece = self._piece(document, ids_L, is_target_L, offset)
-                key = _key(piece)
-                if len(piece.input_ids_L) == 1:
+                piece = self._piece(document, ids_L, is_target_L, offset, convention)
+                key = _key(piece, convention)
+                if len(piece.input_ids_L) == convention.shift:
                     counts["single_tokens"] += 1
-                elif not piece.is_target_T.any():
+                elif not piece.is_target_L.any():
                     counts["untargeted_windows"] += 1
                 elif key in seen:
                     counts["repeated_windows"] += 1
@@ -175,32 +179,42 @@ class Windowing:
         return range(0, last, self.sequence_length - self.overlap)
 
     def _piece(
-        self, document: Document, ids_L: Int32, is_target_L: Bool | None, offset: int
+        self,
+        document: Document,
+        ids_L: Int32,
+        is_target_L: Bool | None,
+        offset: int,
+        convention: Convention,
     ) -> _Piece:
-        input_ids_L = ids_L[offset : offset + self.sequence_length]
+        own = slice(offset, offset + self.sequence_length)
+        input_ids_L = ids_L[own]
         if is_target_L is None:
-            is_target_T = np.ones(len(input_ids_L) - 1, np.bool_)
+            own_target_L = np.ones(len(input_ids_L), np.bool_)
         else:
-            is_target_T = is_target_L[offset + 1 : offset + self.sequence_length].copy()
+            own_target_L = is_target_L[own].copy()
+        # No position of the piece is about its first tokens.
+        own_target_L[: convention.shift] = False
         if offset > 0:
-            is_target_T[: max(0, self.overlap - 1)] = False
+            own_target_L[: self.overlap] = False
         return _Piece(
-            document=document, input_ids_L=input_ids_L, is_target_T=is_target_T, offset=offset
+            document=document, input_ids_L=input_ids_L, is_target_L=own_target_L, offset=offset
         )
 
 
-def _key(piece: _Piece) -> bytes:
+def _key(piece: _Piece, convention: Convention) -> bytes:
     """Return a hash of what a piece teaches."""
     lengths_1 = np.array([len(piece.input_ids_L)], np.int32)
-    return bytes.fromhex(hash_window(piece.input_ids_L, lengths_1, piece.is_target_T))
+    mask_T = piece.is_target_L[convention.shift :]
+    return bytes.fromhex(hash_window(piece.input_ids_L, lengths_1, mask_T))
 
 
-def _window(pieces: Sequence[_Piece], *, lists_positions: bool) -> TokenWindow:
+def _window(
+    pieces: Sequence[_Piece], convention: Convention, *, lists_positions: bool
+) -> TokenWindow:
     first = pieces[0]
     input_ids_L = np.concatenate([piece.input_ids_L for piece in pieces])
     segment_lengths_S = np.array([len(piece.input_ids_L) for piece in pieces], np.int32)
-    # Between two segments is a position whose next token is of another document.
-    is_target_T = np.concatenate([np.append(piece.is_target_T, False) for piece in pieces])[:-1]
+    is_target_T = np.concatenate([piece.is_target_L for piece in pieces])[convention.shift :]
     positions_T = np.flatnonzero(is_target_T).astype(np.int32) if lists_positions else None
     mask_T = is_target_T if positions_T is None else np.ones(len(positions_T), np.bool_)
     names = first.document.metadata

@@ -9,6 +9,7 @@ import numpy as np
 from rich.text import Text
 
 from softtargets.cli.terminal import cell
+from softtargets.targets import DEFAULT_CONVENTION
 from softtargets.texts import shortened
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ _MOST_STRETCHES = 12
 def read_stretches(window: TokenWindow, vocabulary: Vocabulary) -> list[tuple[str, bool]]:
     """Return the first document of a window as texts in order, and whether each is trained on."""
     is_target_L = np.zeros(len(window), np.bool_)
-    is_target_L[window.target_positions_T[window.mask_T] + 1] = True
+    about_T = window.target_positions_T + DEFAULT_CONVENTION.shift
+    is_target_L[about_T[window.mask_T]] = True
     length = int(window.segment_lengths_S[0])
     pairs = zip(window.input_ids_L[:length].tolist(), is_target_L[:length].tolist(), strict=True)
     return [

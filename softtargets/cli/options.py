@@ -14,8 +14,8 @@ from softtargets.errors import InputError
 
 if TYPE_CHECKING:
     from softtargets.capture import BuildConfig, TransformersTeacher
+    from softtargets.capture.build_config import AnyCorpus
     from softtargets.capture.teacher import Teacher
-    from softtargets.capture.unit_plan import AnyCorpus
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

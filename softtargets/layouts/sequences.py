@@ -121,7 +121,7 @@ def view_entries(
 
 
 def _check_entries(schema: TargetSchema, where: str, *, without_draws: bool) -> None:
-    if schema.head is None or schema.predicts != "next_token" or schema.encoder_input:
+    if schema.head is None or not schema.convention.labels_are_inputs or schema.encoder_input:
         raise InputError(
             where,
             expected="targets of a decoder's next token with a head of exact entries",

@@ -87,7 +87,7 @@ class Examples:
 
     def _tokens(self, window: Window, predictions: Predictions) -> Iterator[ShownToken]:
         starts = document_starts(window)
-        if self.schema.predicts == "window":
+        if self.schema.convention.is_of_windows:
             yield self._token("the whole window", 0, 0, bool(window.mask_T[0]), None)
         target_L = predictions.target_of_token_L.tolist()
         for position, token_id in enumerate(window.input_ids_L[:MOST_TOKENS].tolist()):

@@ -96,8 +96,8 @@ def facts_of(window: Window, schema: TargetSchema, targets: SoftTargets | None =
 
 
 def labels_of(window: TokenWindow, schema: TargetSchema) -> Int32 | None:
-    """Return the label of every target [T]: the next token, or what is stored; None if unknown."""
-    return window.labels_T if schema.predicts == "next_token" else window.label_ids_T
+    """Return the label of every target [T]: None if they are unknown."""
+    return window.labels_T if schema.has_labels else None
 
 
 def _class_facts(logits_TC: Float32, labels_T: Int32 | None) -> Facts:

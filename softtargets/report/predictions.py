@@ -61,14 +61,12 @@ class Predictions:
 
     @property
     def target_of_token_L(self) -> Int32:
-        """Return for every token which target is about it; -1 where none is.
-
-        With next_token that of token l is the one at position l - 1.
-        """
+        """Return for every token which target is about it; -1 where none is."""
         target_L = np.full(len(self.window), -1, np.int32)
-        if self.schema.predicts != "window":
-            shift = 1 if self.schema.predicts == "next_token" else 0
-            target_L[self.window.target_positions_T + shift] = np.arange(len(self))
+        convention = self.schema.convention
+        if not convention.is_of_windows:
+            about_T = self.window.target_positions_T + convention.shift
+            target_L[about_T] = np.arange(len(self))
         return target_L
 
     @property

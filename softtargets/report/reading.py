@@ -30,7 +30,7 @@ class Reading:
     def tokens(self, most_candidates: int) -> Iterator[dict[str, Any]]:
         """Yield every token with its prediction, if it has one; for whole windows one without."""
         window = self.predictions.window
-        if self.predictions.schema.predicts == "window":
+        if self.predictions.schema.convention.is_of_windows:
             yield {
                 "position": None,
                 "token": "the whole window",

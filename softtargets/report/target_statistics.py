@@ -160,8 +160,7 @@ def _empty(schema: TargetSchema, all_windows: int) -> Statistics:
         num_drawn=None
         if schema.samples is None
         else np.zeros(schema.samples.num_draws + 1, np.int64),
-        has_top=_has_ranks(schema)
-        or (schema.head is not None and (schema.label_ids or schema.predicts == "next_token")),
+        has_top=_has_ranks(schema) or (schema.head is not None and schema.has_labels),
     )
 
 

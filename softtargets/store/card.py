@@ -112,7 +112,7 @@ def description(manifest: Manifest) -> str:
         [
             f"# Soft targets of {code_span(manifest.teacher)}\n",
             f"What this teacher says about {manifest.shards.num_windows:,} windows of text, "
-            f"computed once with softtargets to train students on: {_about(targets)}. "
+            f"computed once with softtargets to train students on: {targets.convention.words}. "
             "This page is generated from `manifest.json`, which is what counts.\n",
             *(f"- **{name}**: {words}" for name, words in _facts(manifest)),
             "\n## Load it\n",
@@ -142,16 +142,6 @@ def code_span(text: str) -> str:
 def _escaped(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 1 << 8 else f"\\u{code:04x}"
-
-
-def _about(targets: TargetSchema) -> str:
-    about = {
-        "next_token": "the target at position t is its distribution of token t + 1, given tokens "
-        "0..t of the same document",
-        "token": "each target is about the token at its own position",
-        "window": "there is one target, about the whole window",
-    }
-    return about[targets.predicts]
 
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:

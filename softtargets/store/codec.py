@@ -229,8 +229,7 @@ def _check_lengths(
         if column.rows in expected
     }
     if targets.positions == "all":
-        spare = {"next_token": tokens - windows, "token": tokens, "window": windows}
-        wanted["mask"] = spare[targets.predicts]
+        wanted["mask"] = targets.convention.num_targets(tokens, windows)
     for name, own in wanted.items():
         if offsets[name].tobytes() != own.tobytes():
             words = "elements, by the window's tokens and targets"

@@ -144,8 +144,8 @@ def _count_problems(store: Store) -> Iterator[Problem]:
     """Check that no shard was taken out of the manifest."""
     corpus, targets = store.manifest.corpus, store.targets
     counts = {"windows": len(store)}
-    if targets.predicts == "next_token" and targets.positions == "all":
-        counts["tokens"] = store.num_positions + len(store)
+    if targets.positions == "all" and not targets.convention.is_of_windows:
+        counts["tokens"] = store.num_positions + targets.convention.shift * len(store)
     for name, found in counts.items():
         if corpus.get(name) != found:
             yield Problem(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from softtargets.errors import FormatError
+from softtargets.targets import DEFAULT_CONVENTION
 from softtargets.texts import shortened
 
 FORMAT_VERSION = "1.2"
@@ -69,7 +70,7 @@ def upgrade_targets(targets: Any, version: str) -> Any:
         "vocab_size": targets.get("vocab_size"),
         "tokenizer_vocab_size": targets.get("tokenizer_vocab_size"),
         "temperatures": targets.get("temperatures"),
-        "predicts": "next_token",
+        "predicts": DEFAULT_CONVENTION.name,
         "positions": "all",
         "head": head,
         "label_logits": True,

@@ -21,10 +21,10 @@ IGNORE_INDEX = -100
 """The label of a token that no loss counts, as in torch and transformers."""
 
 
-_INPUTS = {
-    "attention_mask", "input_ids", "labels", "position_ids", "segment_ids", "target_mask",
-}  # fmt: skip
-"""Tensors [B, L] beside those of targets."""
+_INPUTS = {"attention_mask", "input_ids", "position_ids", "segment_ids"}
+"""Tensors [B, L] of what the student reads."""
+_OF_TARGETS = {"labels", "target_mask"}
+"""Tensors [B, L] beside those of the parts of targets; [B] if targets are about windows."""
 
 
 @cache
@@ -38,12 +38,22 @@ def _parsed(text: str) -> TargetSchema:
     return TargetSchema.from_dict(json.loads(text))
 
 
+@cache
+def _at_tokens(schema: TargetSchema) -> frozenset[str]:
+    """Return which tensors have an element for each token."""
+    if schema.convention.is_of_windows:
+        return frozenset(_INPUTS)
+    own = {one.name for one in target_tensors(schema) if one.place != "row"}
+    return frozenset(_INPUTS | _OF_TARGETS | own)
+
+
 class Batch(UserDict[str, Any]):
     """A mapping of tensors, padded on the right to the longest window.
 
     A student reads `student_inputs(batch)`, and of this mapping `input_ids`, `attention_mask` and
     `labels` [B, L] int64. `labels` are the input ids where a target is trained on and -100
     elsewhere, not shifted, as transformers wants them. `num_tokens` [B] are the tokens of each row.
+    Where targets are about whole windows, `labels` and `target_mask` are [B].
 
     Where documents share a row the teacher read each by itself, from position 0. `segment_ids`
     [B, L] tells which tokens are of one document, `position_ids` where they stand in it.
@@ -126,6 +136,7 @@ class Batch(UserDict[str, Any]):
         num_windows, num_tokens = len(self["window_id"]), self["input_ids"].shape[-1]
         tensors = {name: one for name, one in self.items() if isinstance(one, torch.Tensor)}
         targets = {one.name: one for one in target_tensors(self.schema)}
+        at_tokens = _at_tokens(self.schema)
         for name, value in tensors.items():
             if value.ndim and len(value) != num_windows:
                 raise InputError(
@@ -136,8 +147,7 @@ class Batch(UserDict[str, Any]):
                     "windows among ranks, see docs/trainers.md.",
                 )
             own = targets.get(name)
-            is_at_tokens = name in _INPUTS if own is None else own.place != "row"
-            if is_at_tokens and value.shape[1] != num_tokens:
+            if name in at_tokens and value.shape[1] != num_tokens:
                 raise InputError(
                     f"Batch, {name}",
                     expected=f"{num_tokens} positions, as many as input_ids has",
@@ -157,6 +167,16 @@ class Batch(UserDict[str, Any]):
     def schema(self) -> TargetSchema:
         """Return what the targets are."""
         return _parsed(self["schema"])
+
+    def target_labels(self) -> torch.Tensor:
+        """Return the label of each target, in the shape of `target_mask`.
+
+        In `labels` it stands at the token that the target is about. What stands here where no
+        target is trained on means nothing.
+        """
+        labels: torch.Tensor = self["labels"]
+        shift = self.schema.convention.shift
+        return labels.roll(-shift, dims=-1) if shift else labels
 
     def soft_targets(self, temperature: float = 1.0) -> BatchTargets:
         """Return the targets at one of the stored temperatures, on the batch's device.

@@ -26,8 +26,9 @@ def collate(windows: Sequence[Window]) -> Batch:
 
     Raises:
         InputError: there are no windows, they come from stores that `Mixture` would not mix, or
-            their targets are not those of the next token with a head or samples, or have other
-            features than the last hidden states.
+            batches do not hold their targets. They hold those of a vocabulary about the token that
+            follows, with a head or samples, and class logits about windows; of features they hold
+            the last hidden states.
     """
     schemas = list(dict.fromkeys(window.packed.schema for window in windows))
     if not schemas:
@@ -63,15 +64,17 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
         InputError: batches do not hold such targets, see `collate`.
     """
     _check_schema(schema)
-    frame = Frame(rows)
-    target_mask_BL = frame.place_targets("mask")
+    frame = Frame(rows, schema.convention)
+    inputs = frame.inputs()
+    target_mask = frame.place_targets("mask")
+    labels = frame.labels(inputs["input_ids"], target_mask)
     num_tokens = torch.tensor(frame.num_tokens)
     num_segments = max(len(row.cell("segment_lengths")) for row in rows)
     return Batch(
-        {name: _tensor(array) for name, array in frame.inputs(target_mask_BL).items()}
+        {name: _tensor(array) for name, array in {**inputs, "labels": labels}.items()}
         | {"attention_mask": attention_mask(num_tokens, frame.shape[1], num_segments)}
         | {"num_tokens": num_tokens}
-        | {"target_mask": _tensor(target_mask_BL)}
+        | {"target_mask": _tensor(target_mask)}
         | {one.name: _tensor(_PLACED[one.place](frame, one)) for one in target_tensors(schema)}
         | {
             "window_id": [row.window_id for row in rows],
@@ -79,7 +82,7 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
             "temperatures": schema.temperatures,
             "step": schema.entries.step if schema.entries is not None else None,
             "vocab_size": schema.vocab_size,
-            "num_targets": int(target_mask_BL.sum()),
+            "num_targets": int(target_mask.sum()),
             "num_segments": num_segments,
         }
         | _numbers(schema)
@@ -116,12 +119,14 @@ def _check_schema(schema: TargetSchema) -> None:
     """Check that batches hold such targets."""
     entries, draws = schema.entries, schema.draws
     is_whole = bool(entries) if draws is None else (draws.origin == "tail") == bool(entries)
-    others = (not _is_last_hidden(schema.features), schema.label_ids, schema.encoder_input)
-    if not is_whole or any(others) or schema.predicts != "next_token":
+    is_known = is_whole and schema.convention.labels_are_inputs
+    if schema.num_classes:
+        is_known = schema.convention.is_of_windows
+    if not is_known or not _is_last_hidden(schema.features) or schema.encoder_input:
         raise InputError(
             "collate",
             expected="targets of the next token: a head, samples, or both, samples of its tail, "
-            f"and no feature but {LAST_HIDDEN}",
+            f"or class logits of windows; and no feature but {LAST_HIDDEN}",
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )

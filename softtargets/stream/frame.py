@@ -9,14 +9,21 @@ import numpy as np
 
 from softtargets.store.row import Row
 from softtargets.stream.batch import IGNORE_INDEX
-from softtargets.targets import Array, Bool, Int64
+from softtargets.targets import Array, Bool, Convention, Int64
 
 
 class Frame:
-    """B rows, and where their cells go in arrays [B, L, ...] as long as the longest of them."""
+    """B rows, and where their cells go in arrays [B, L, ...] as long as the longest of them.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    Args:
+        rows: of one or several stores.
+        convention: how their targets stand to their tokens. Of targets that are about whole windows
+            there is one in a row, and arrays of targets are [B, ...].
+    """
+
+    def __init__(self, rows: Sequence[Row], convention: Convention) -> None:
         self.rows = rows
+        self.convention = convention
         self.num_tokens = [len(row) for row in rows]
         self.shape = len(rows), max(self.num_tokens)
         self._bounds = [row.bounds("mask") for row in rows]
@@ -50,6 +57,8 @@ class Frame:
 
     def place_targets(self, name: str, fill: float = 0) -> Array:
         """Return a column of targets as [B, L, ...], filled where there is none."""
+        if self.convention.is_of_windows:
+            return self.joined(name)
         first = self.rows[0].columns[name]
         padded = np.empty((*self.shape, *first.shape[1:]), first.dtype)
         self._place(padded, name, fill)
@@ -95,8 +104,8 @@ class Frame:
             else:
                 own_L[: len(cell_T)] = cell_T
 
-    def inputs(self, target_mask_BL: Bool) -> dict[str, Array]:
-        """Return what the student reads, and its labels."""
+    def inputs(self) -> dict[str, Array]:
+        """Return what the student reads, without labels."""
         ids_BL = np.zeros(self.shape, np.int64)
         for own, row, num_tokens in zip(ids_BL, self.rows, self.num_tokens, strict=True):
             own[:num_tokens] = row.cell("input_ids")
@@ -111,11 +120,24 @@ class Frame:
                 starts_S = np.cumsum(lengths_S) - lengths_S
                 segment_ids_BL[here] = np.repeat(np.arange(len(lengths_S)), lengths_S)
                 position_ids_BL[here] -= np.repeat(starts_S, lengths_S)
-        labels_BL = np.full(self.shape, IGNORE_INDEX)
-        np.copyto(labels_BL[:, 1:], ids_BL[:, 1:], where=target_mask_BL[:, :-1])
         return {
             "input_ids": ids_BL,
-            "labels": labels_BL,
             "segment_ids": segment_ids_BL,
             "position_ids": position_ids_BL,
         }
+
+    def labels(self, ids_BL: Array, target_mask: Bool) -> Array:
+        """Return the label of each target that is trained on, at the token it is about.
+
+        Args:
+            ids_BL: what the student reads.
+            target_mask: which targets are trained on, as `place_targets` returns it.
+        """
+        labels = np.full(target_mask.shape, IGNORE_INDEX)
+        if self.convention.labels_are_inputs:
+            shift = self.convention.shift
+            stop = self.shape[1] - shift
+            np.copyto(labels[:, shift:], ids_BL[:, shift:], where=target_mask[:, :stop])
+        elif "label_ids" in self.rows[0].columns:
+            np.copyto(labels, self.place_targets("label_ids"), where=target_mask)
+        return labels

@@ -49,13 +49,13 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
 
     Raises:
         InputError: a length is below 2, pieces are longer than rows, or the batch is one of
-            `repack`.
+            `repack`, or its targets are about whole windows.
     """
     most = _most_tokens(batch, row_tokens, piece_tokens)
     rows = _fill_rows(_cut(batch, most), row_tokens)
     lengths = [row[-1].column + row[-1].num_tokens for row in rows]
     packed = _move(batch, _sources(batch, rows, max(lengths)))
-    _separate(packed, rows)
+    _separate(packed, rows, batch.schema.convention.shift)
     packed["window_id"] = [
         " ".join(dict.fromkeys(piece.window_id for piece in pieces)) for pieces in rows
     ]
@@ -72,6 +72,13 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
 def _most_tokens(batch: Batch, row_tokens: int, piece_tokens: int | None) -> int:
     """Return how many tokens a piece may have."""
     most = row_tokens if piece_tokens is None else piece_tokens
+    if batch.schema.convention.is_of_windows:
+        raise InputError(
+            "repack",
+            expected="targets that are about tokens",
+            found=batch.schema.convention.words,
+            next_step="Feed such windows to the student as they are.",
+        )
     if not 2 <= most <= row_tokens or "pieces" in batch:
         raise InputError(
             "repack",
@@ -150,15 +157,21 @@ def _move(batch: Batch, sources: torch.Tensor) -> dict[str, Any]:
     return moved
 
 
-def _separate(packed: dict[str, Any], rows: list[list[Piece]]) -> None:
-    """Let no target, label, segment or position reach from one piece into another."""
+def _separate(packed: dict[str, Any], rows: list[list[Piece]], shift: int) -> None:
+    """Let no target, label, segment or position reach from one piece into another.
+
+    Args:
+        packed: is changed.
+        rows: the pieces of each row.
+        shift: of the targets' convention.
+    """
     segments, positions = packed["segment_ids"], packed["position_ids"]
     for row, pieces in enumerate(rows):
         num_segments = 0
         for piece in pieces:
             first, last = piece.column, piece.column + piece.num_tokens - 1
-            packed["labels"][row, first] = IGNORE_INDEX
-            packed["target_mask"][row, last] = False
+            packed["labels"][row, first : first + shift] = IGNORE_INDEX
+            packed["target_mask"][row, last + 1 - shift : last + 1] = False
             own = segments[row, first : last + 1]
             own -= int(own[0])
             positions[row, first : last + 1] -= (own == 0) * int(positions[row, first])

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from softtargets.targets import Column, Draws, Features, Grid, Part, TargetSchema, parts_of
+from softtargets.targets import (
+    Classes,
+    Column,
+    Draws,
+    Features,
+    Grid,
+    Part,
+    TargetSchema,
+    parts_of,
+)
 from softtargets.targets.window_columns import WindowColumns
 
 Place = Literal["targets", "grid", "row", "draws"]
@@ -64,6 +73,12 @@ def _of_features(part: Features) -> Iterator[TargetTensor]:
     yield TargetTensor("hidden_states", (part.schemas[0].column,), "targets")
 
 
+def _of_classes(part: Classes) -> Iterator[TargetTensor]:
+    """Yield the class logits [B, C], or [B, L, C] where targets are about tokens."""
+    (column,) = part.columns()
+    yield TargetTensor(column.name, (column.name,), "targets", is_float32=True)
+
+
 def _of_draws(part: Draws) -> Iterator[TargetTensor]:
     """Yield ids and counts [B, L, S], and their logits where the store has them."""
     names = ["sample_ids", "sample_counts"]
@@ -78,6 +93,7 @@ _MAKERS: dict[type[Part], Callable[[Any], Iterator[TargetTensor]]] = {
     Grid: _of_grid,
     Features: _of_features,
     Draws: _of_draws,
+    Classes: _of_classes,
 }
 
 

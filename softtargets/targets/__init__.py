@@ -21,6 +21,16 @@ from softtargets.targets.arrays import (
     UInt8,
     UInt16,
 )
+from softtargets.targets.classes import Classes
+from softtargets.targets.conventions import (
+    DEFAULT_CONVENTION,
+    NEXT_TOKEN,
+    TOKEN,
+    WINDOW,
+    Convention,
+    Predicts,
+    input_labels,
+)
 from softtargets.targets.drawn_ids import Draws, DrawsSchema
 from softtargets.targets.entry_bytes import kept_entries
 from softtargets.targets.evidence import Origin
@@ -37,13 +47,19 @@ from softtargets.targets.soft_targets import Samples, SoftTargets, temperature_i
 from softtargets.targets.target_schema import TargetSchema, columns_of, part_of, parts_of
 
 __all__ = [
+    "DEFAULT_CONVENTION",
     "DEFAULT_STEP",
     "LAST_HIDDEN",
+    "NEXT_TOKEN",
+    "TOKEN",
+    "WINDOW",
     "Array",
     "Bool",
     "Cells",
+    "Classes",
     "Column",
     "Columns",
+    "Convention",
     "DType",
     "Draws",
     "DrawsSchema",
@@ -66,6 +82,7 @@ __all__ = [
     "OwnPart",
     "PackedTargets",
     "Part",
+    "Predicts",
     "Promise",
     "Range",
     "Samples",
@@ -76,6 +93,7 @@ __all__ = [
     "broken",
     "check",
     "columns_of",
+    "input_labels",
     "kept_entries",
     "pack",
     "part_of",

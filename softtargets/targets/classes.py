@@ -48,6 +48,13 @@ class Classes(Part):
         """Return the logits [T, C]."""
         return {"class_logits_TC": cells[_NAME].reshape(-1, self.num_classes)}
 
+    def for_batches(
+        self, columns: Columns, offsets: Offsets, where: str
+    ) -> tuple[Columns, Offsets]:
+        """Return the logits [T, C]."""
+        logits = columns[_NAME].reshape(-1, self.num_classes)
+        return {**columns, _NAME: logits}, {**offsets, _NAME: offsets["mask"]}
+
     def faults(self, columns: Columns, offsets: Offsets) -> Iterator[Fault]:
         """Find targets that rule every class out."""
         logits = columns[_NAME]

@@ -13,6 +13,12 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from softtargets.targets.classes import Classes
+from softtargets.targets.conventions import (
+    CONVENTIONS,
+    DEFAULT_CONVENTION,
+    Convention,
+    Predicts,
+)
 from softtargets.targets.drawn_ids import Draws, DrawsSchema
 from softtargets.targets.exact_entries import Entries, EntriesSchema
 from softtargets.targets.features import Features, FeatureSchema
@@ -22,7 +28,7 @@ from softtargets.targets.labels import Labels
 from softtargets.targets.own_part import REGISTERED, OwnPart
 from softtargets.targets.part import Column, Part
 from softtargets.targets.promises import Promise, Promises, check
-from softtargets.targets.window_columns import Predicts, WindowColumns
+from softtargets.targets.window_columns import WindowColumns
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 
@@ -42,8 +48,8 @@ class TargetSchema:
     temperatures: tuple[float, ...]
     """Where the whole vocabulary's softmax is known: by the tail mass if there are entries, else by
     the logsumexp. Empty when it is unknown or there is none."""
-    predicts: Predicts = "next_token"
-    """What the target at position t is about: token t + 1, token t, or the whole window."""
+    predicts: Predicts = DEFAULT_CONVENTION.name
+    """What the target at position t is about, see `convention`."""
     positions: Literal["all", "listed"] = "all"
     """Whether every position has a target, or those that the window lists."""
     head: EntriesSchema | None = None
@@ -84,9 +90,18 @@ class TargetSchema:
             not (self.num_classes and any(beside)),
             found,
         )
-        has_labels = self.label_ids or self.predicts == "next_token"
         words = "label logits only where there are labels"
-        yield Promise(words, has_labels or not self.label_logits, found)
+        yield Promise(words, self.has_labels or not self.label_logits, found)
+
+    @property
+    def convention(self) -> Convention:
+        """Return how the targets of a window stand to its tokens."""
+        return CONVENTIONS[self.predicts]
+
+    @property
+    def has_labels(self) -> bool:
+        """Return whether each target's label is known."""
+        return self.label_ids or self.convention.labels_are_inputs
 
     @property
     def entries(self) -> EntriesSchema | None:
@@ -162,7 +177,7 @@ def _parts(targets: TargetSchema) -> Iterator[Part]:
     yield WindowColumns(
         num_input_ids=targets.num_input_ids,
         num_labels=targets.num_labels,
-        predicts=targets.predicts,
+        convention=targets.convention,
         are_listed=targets.positions == "listed",
         has_label_ids=targets.label_ids,
         has_encoder=targets.encoder_input,

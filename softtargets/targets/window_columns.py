@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from softtargets.targets.arrays import Columns, Offsets
+from softtargets.targets.conventions import Convention
 from softtargets.targets.part import LARGEST_INT, Column, Fault, Part, Range, outside
 from softtargets.targets.promises import Promise, Promises
 
 METADATA_PREFIX = "metadata_"
 """What the names of columns with the documents' metadata begin with."""
-Predicts = Literal["next_token", "token", "window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class WindowColumns(Part):
 
     num_input_ids: int
     num_labels: int
-    predicts: Predicts
+    convention: Convention
     are_listed: bool
     has_label_ids: bool
     has_encoder: bool
@@ -66,11 +65,11 @@ class WindowColumns(Part):
         yield Promise("metadata whose names differ", is_sound)
         yield Promise(
             "label ids only where the label is not the next input id",
-            not (self.has_label_ids and self.predicts == "next_token"),
+            not (self.has_label_ids and self.convention.labels_are_inputs),
         )
         yield Promise(
             "listed positions only where a target is about a token",
-            not (self.are_listed and self.predicts == "window"),
+            not (self.are_listed and self.convention.is_of_windows),
         )
 
     def faults(self, columns: Columns, offsets: Offsets) -> Iterator[Fault]:
@@ -82,7 +81,7 @@ class WindowColumns(Part):
     def _position_faults(self, columns: Columns, offsets: Offsets) -> Iterator[Fault]:
         positions = columns["target_positions"]
         starts = np.asarray(offsets["target_positions"])
-        most = np.diff(offsets["input_ids"]) - (self.predicts == "next_token")
+        most = np.diff(offsets["input_ids"]) - self.convention.shift
         before = np.append(-1, positions[:-1])[: len(positions)]
         before[starts[:-1][starts[:-1] < len(positions)]] = -1
         holds = (positions > before) & (positions < np.repeat(most, np.diff(starts)))

@@ -186,7 +186,7 @@ def make_objective(
     check_options(temperature, ce_weight, tail, confidence_power)
     teacher_head = check_full(batch, tail, teacher_head)
     places_N = batch["target_mask"].flatten().nonzero()[:, 0]
-    labels_N = _labels(batch, places_N)
+    labels_N = batch.target_labels().flatten()[places_N]
     number = _number_of(num_targets, len(places_N))
     scale = (1 - ce_weight) * temperature**2 / number
     weights_N = scale * torch.ones_like(places_N, dtype=torch.float32) if ce_weight < 1 else None
@@ -211,12 +211,6 @@ def make_objective(
         weights_N=weights_N,
         ce_weight=ce_weight / number if ce_weight > 0 else None,
     )
-
-
-def _labels(batch: Batch, places_N: torch.Tensor) -> torch.Tensor:
-    """Return the labels [N]: a target at position t belongs to that of token t + 1."""
-    labels_N: torch.Tensor = batch["labels"].roll(-1, dims=1).flatten()[places_N]
-    return labels_N
 
 
 def _stored_targets(batch: Batch, temperature: float, tail: Tail) -> BatchTargets:
@@ -277,6 +271,13 @@ def check_student(
         InputError: it does not, or the batch is not as it was collated.
     """
     batch.check()
+    if batch.schema.num_classes:
+        raise InputError(
+            where,
+            expected="a batch with targets of a vocabulary",
+            found=batch.schema.describe(),
+            next_step="Train for the objective of its task, see softtargets.tasks.task_of.",
+        )
     expected = tuple(batch["input_ids"].shape)
     if len(shape) != 3 or tuple(shape[:2]) != expected:
         raise InputError(

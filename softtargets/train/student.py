@@ -1,4 +1,4 @@
-"""What a student of transformers is given of a batch."""
+"""What a student is given of a batch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import torch
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
+from softtargets.task_registry import DEFAULT_TASK, find_task, task_of
 
 
 def student_inputs(batch: Batch) -> dict[str, Any]:
-    """Return the arguments by which a causal language model of transformers reads what was stored.
+    """Return the arguments by which a model of transformers reads a batch as the teacher read it.
 
-    Where documents share windows they are told apart by their positions, which transformers reads
-    so if it is given no mask and no cache. A mask is not needed: padding is on the right.
+    The model is one of the family that the batch's store is of. A batch of inputs alone, which says
+    nothing of targets, is of the default one.
+
+    Raises:
+        InputError: that family is not known here, see `softtargets.tasks.register_task`.
     """
-    if batch["num_segments"] == 1:
-        return {name: batch[name] for name in ("input_ids", "attention_mask")}
-    positions = batch["position_ids"].long()
-    return {"input_ids": batch["input_ids"], "position_ids": positions, "use_cache": False}
+    task = task_of(batch.schema) if "schema" in batch else find_task(DEFAULT_TASK)
+    inputs: dict[str, Any] = task.student().inputs(batch)
+    return inputs
 
 
 def check_embeddings(student: torch.nn.Module, batch: Batch) -> None:

@@ -29,9 +29,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from softtargets import Batch, distillation_loss
 from softtargets.capture import Hybrid, TeacherConfig, TopK, TransformersTeacher, Windowing
+from softtargets.capture.documents import Document
 from softtargets.capture.keep.selection import schema_parts
 from softtargets.capture.keep.selector import select
-from softtargets.capture.records import Document
 from softtargets.capture.score import Scorer, pack_windows
 from softtargets.cli.selection_options import selection_text
 from softtargets.kinds import TargetSchema

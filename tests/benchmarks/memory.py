@@ -31,7 +31,6 @@ from softtargets.capture import (
     Corpus,
     TeacherConfig,
     TransformersTeacher,
-    Windowing,
     build,
 )
 from softtargets.capture.unit_plan import make_plan
@@ -68,7 +67,8 @@ def plan(directory: Path, corpus: Corpus) -> int:
     teacher = TransformersTeacher(TeacherConfig(name=str(directory / "teacher")))
     place = Directory(directory / f"{Path(corpus.name).stem}-plan")
     place.make_directory("")
-    return make_plan(corpus, Windowing(), teacher, UNIT_TOKENS, place).num_tokens
+    config = BuildConfig(corpus=corpus, output=place.root, unit_tokens=UNIT_TOKENS)
+    return make_plan(config, teacher, place).num_tokens
 
 
 def build_all(directory: Path, corpus: Corpus) -> int:

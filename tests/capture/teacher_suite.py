@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from softtargets.capture import Teacher, TopK, Windowing, build
+from softtargets.capture.documents import Document
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep
-from softtargets.capture.records import Document
 from softtargets.capture.score import Scorer, check_selected, pack_windows
 from softtargets.capture.segments import segments_of
 from softtargets.errors import InputError, TeacherError

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from softtargets.capture.chat import encode_conversation
-from softtargets.capture.records import Conversation
+from softtargets.capture.documents import Conversation
 from softtargets.errors import CorpusError
 
 CHATML = (

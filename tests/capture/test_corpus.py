@@ -16,7 +16,7 @@ import zstandard
 
 from softtargets.capture import Corpus
 from softtargets.capture.compressed import open_input
-from softtargets.capture.records import Conversation
+from softtargets.capture.documents import Conversation
 from softtargets.errors import CorpusError, InputError, LimitError
 
 LINES = b"".join(

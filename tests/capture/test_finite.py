@@ -21,10 +21,10 @@ from softtargets.capture import (
     Windowing,
     build,
 )
+from softtargets.capture.documents import Document
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Selection
 from softtargets.capture.keep.selector import select
-from softtargets.capture.records import Document
 from softtargets.capture.score import Scorer
 from softtargets.errors import StoreError, TeacherError
 from softtargets.fidelity.sample import TeacherSample

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from softtargets.capture import TopK, Windowing, build
 from softtargets.capture.batches import plan_batches
+from softtargets.capture.documents import Document
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.memory import free_memory
-from softtargets.capture.records import Document
 from softtargets.capture.score import Scorer, pack_windows
 from softtargets.capture.segments import segments_of
 from softtargets.errors import StoreError, TeacherError

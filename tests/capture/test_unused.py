@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from softtargets.capture import Corpus, Windowing, build
-from softtargets.capture.records import Conversation
+from softtargets.capture.documents import Conversation
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.capture.unused import UnusedParts
 from tests.fakes import FakeTeacher, build_config, byte_tokenizer

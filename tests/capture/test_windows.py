@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softtargets.capture import Windowing
-from softtargets.capture.records import Conversation, Document
+from softtargets.capture.documents import Conversation, Document
 from softtargets.errors import CorpusError, InputError
 from softtargets.store import verify
 from softtargets.window import TokenWindow

@@ -367,6 +367,12 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     if kind == "topk-without-tail":
         with pytest.raises(TemperatureError, match="there are none"):
             collate(windows).soft_targets()
+    elif kind == "classes-of-windows":
+        batch = collate(windows)
+        for window, logits_C in zip(windows, batch["class_logits"], strict=True):
+            assert np.array_equal(window.packed.cells["class_logits"], logits_C)
+        labels = [window.labels_T[0] if window.mask_T[0] else -100 for window in windows]
+        assert batch["labels"].tolist() == labels
     else:
         with pytest.raises(InputError, match=r"next token: a head, samples, or both, .*; found "):
             collate(windows)
@@ -375,8 +381,8 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
 @pytest.mark.parametrize(
     "kind",
     [
-        "assistant-tokens", "hybrid", "sampled-with-logits", "topk-lossless", "topk-of-262144",
-        "topk-without-tail", "with-metadata",
+        "assistant-tokens", "classes-of-windows", "hybrid", "sampled-with-logits", "topk-lossless",
+        "topk-of-262144", "topk-without-tail", "with-metadata",
     ],
 )  # fmt: skip
 def test_rows_of_a_store_make_the_batch_that_its_windows_make(kind: str) -> None:

@@ -40,6 +40,19 @@ class Selected:
     """The last hidden states, in the teacher's number format."""
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """What parts of your own hold at each position, by the name of their column."""
+    class_logits_NC: torch.Tensor | None = None
+
+    @classmethod
+    def of_classes(cls, logits_NC: torch.Tensor) -> Selected:
+        """Return targets that are class logits, and nothing else."""
+        empty_N0 = logits_NC.new_empty((len(logits_NC), 0))
+        return cls(
+            ids_NK=empty_N0.int(),
+            logits_NK=empty_N0,
+            num_entries_N=torch.zeros(len(logits_NC), dtype=torch.int32, device=logits_NC.device),
+            tail_mass_NG=empty_N0,
+            class_logits_NC=logits_NC,
+        )
 
     def cpu(self) -> Selected:
         """Return the targets on the host."""
@@ -75,6 +88,9 @@ class Selected:
             is_sound_N = self.hidden_ND.isfinite().all(dim=1)
             _check(is_sound_N, "hidden states", "finite numbers", "NaN or infinity", name_rows)
         is_sound_N = self.tail_mass_NG.isfinite().all(dim=1)
+        if self.class_logits_NC is not None:
+            # NaN and infinity stay the largest, and a row without a number has none but -inf.
+            is_sound_N &= self.class_logits_NC.amax(dim=1).isfinite()
         if self.logsumexp_NG is not None:
             is_sound_N &= self.logsumexp_NG.isfinite().all(dim=1)
         expected = "numbers, and at least one above -inf at every position"
@@ -105,6 +121,9 @@ class Selected:
             label_logit_T=None if self.label_logit_N is None else self.label_logit_N.numpy(),
             label_rank_T=None if self.label_rank_N is None else self.label_rank_N.numpy(),
             samples=self._samples(schema, tail_mass_TG),
+            class_logits_TC=None
+            if self.class_logits_NC is None
+            else self.class_logits_NC.float().numpy(),
             features={}
             if self.hidden_ND is None
             else {LAST_HIDDEN: self.hidden_ND.float().numpy()},

@@ -1,0 +1,124 @@
+"""What to build: the options, and the task that says how."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from softtargets.capture.corpus import Corpus
+from softtargets.capture.dataset_corpus import DatasetCorpus
+from softtargets.capture.documents import Document, OnInvalid, Records
+from softtargets.capture.keep.selection import Hybrid, Selection, Values
+from softtargets.capture.records import RecordFields
+from softtargets.capture.segments import Segment
+from softtargets.capture.teacher import Teacher
+from softtargets.capture.teacher_tokenizer import Tokenizer
+from softtargets.capture.windows import OnUnused, Windowing
+from softtargets.store.schema import Compression
+from softtargets.targets import HeadWeights, TargetSchema
+from softtargets.task_registry import DEFAULT_TASK, find_task
+from softtargets.window import TokenWindow
+
+AnyCorpus = Corpus | DatasetCorpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """What to build. All but `output`, `batch_tokens` and `workers` decide the store's content."""
+
+    corpus: AnyCorpus
+    output: Path
+    task: str | CaptureTask = DEFAULT_TASK
+    """Name of the family that the teacher is of, or what has options of its own."""
+    windowing: Windowing = field(default_factory=Windowing)
+    selection: Selection = field(default_factory=Hybrid)
+    temperatures: tuple[float, ...] = (1.0,)
+    values: Values = "steps"
+    """Whether logits are kept in steps (the head's of 1/16 nat, drawn ones of 1/64) or lossless."""
+    label_logits: bool = True
+    """Whether the label's logit and rank are kept."""
+    hidden_states: bool = False
+    """Whether the teacher's last hidden states and its output head are kept too, from which the
+    full distribution is recomputed."""
+    compression: Compression = "zstd"
+    unit_tokens: int = 65_536
+    """Tokens after which a unit, and so a shard, ends; what a crash can cost."""
+    batch_tokens: int = 4096
+    """Tokens of a forward pass; changes numbers by rounding noise only."""
+    workers: int = 1
+    """Processes that run units; with several CUDA devices each takes one in turn."""
+
+    @property
+    def capture_task(self) -> CaptureTask:
+        """Return the task.
+
+        Raises:
+            InputError: there is none of this name.
+        """
+        if not isinstance(self.task, str):
+            return self.task
+        found: CaptureTask = find_task(self.task).capture()
+        return found
+
+
+class CaptureTask(Protocol):
+    """What a build asks of a family of models. It must be picklable, for workers."""
+
+    @abstractmethod
+    def describe(self, config: BuildConfig) -> dict[str, Any]:
+        """Return the fields of the identity that this family alone has.
+
+        They are what decides windows and targets beside the teacher, the corpus, the windowing and
+        the schema.
+        """
+
+    @abstractmethod
+    def schema(
+        self, config: BuildConfig, teacher: Teacher, head: HeadWeights | None
+    ) -> TargetSchema:
+        """Return what the targets are to be.
+
+        Args:
+            config: of the build.
+            teacher: that it runs; it need not be loaded.
+            head: its output head, if it is to be stored.
+
+        Raises:
+            InputError: an option is out of range, or the teacher cannot tell what is to be kept.
+        """
+
+    @abstractmethod
+    def records(self, corpus: RecordFields) -> Records:
+        """Return how the records of a corpus become documents."""
+
+    @abstractmethod
+    def windows(
+        self,
+        documents: Iterable[Document],
+        config: BuildConfig,
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+        on_invalid: OnInvalid,
+        on_unused: OnUnused,
+    ) -> Iterator[TokenWindow]:
+        """Yield every window once, in the order of the corpus, with a place for each target.
+
+        Args:
+            documents: what `records` made.
+            config: of the build.
+            tokenizer: the teacher's.
+            counts: is added to, under the names of `softtargets.capture.windows.COUNTS`.
+            on_invalid: called for a document that the tokenizer refuses.
+            on_unused: called for what of a document leaves no trace in a window.
+        """
+
+    @abstractmethod
+    def segments(self, *windows: TokenWindow) -> list[Segment]:
+        """Return what the teacher reads as one sequence each, and where in it the targets are.
+
+        They come in the order of the windows. Those of one window have its targets, in order.
+        """

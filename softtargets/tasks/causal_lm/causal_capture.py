@@ -1,0 +1,69 @@
+"""Causal language models on the teacher's side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from softtargets.capture.build_config import BuildConfig, CaptureTask
+from softtargets.capture.documents import Document, OnInvalid, Records
+from softtargets.capture.identity import vocabulary_schema
+from softtargets.capture.keep.selection import describe_selection
+from softtargets.capture.records import RecordFields
+from softtargets.capture.segments import Segment, segments_of
+from softtargets.capture.teacher import Teacher
+from softtargets.capture.teacher_tokenizer import Tokenizer
+from softtargets.capture.windows import OnUnused
+from softtargets.targets import NEXT_TOKEN, HeadWeights, TargetSchema
+from softtargets.window import TokenWindow
+
+
+@dataclass(frozen=True, slots=True)
+class CausalCapture(CaptureTask):
+    """Texts, token ids or conversations, cut into windows; a selection of each distribution."""
+
+    def describe(self, config: BuildConfig) -> dict[str, Any]:
+        """Return the selection."""
+        return {"selection": describe_selection(config.selection)}
+
+    def schema(
+        self, config: BuildConfig, teacher: Teacher, head: HeadWeights | None
+    ) -> TargetSchema:
+        """Return a selection of the vocabulary at all positions, or at the assistant's tokens."""
+        return vocabulary_schema(
+            config,
+            teacher,
+            head,
+            predicts=NEXT_TOKEN.name,
+            positions="listed" if config.corpus.lists_positions else "all",
+        )
+
+    def records(self, corpus: RecordFields) -> Records:
+        """Return the corpus itself: its fields are those of texts, token ids and conversations."""
+        return corpus
+
+    def windows(
+        self,
+        documents: Iterable[Document],
+        config: BuildConfig,
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+        on_invalid: OnInvalid,
+        on_unused: OnUnused,
+    ) -> Iterator[TokenWindow]:
+        """Yield what `Windowing` cuts, with a target for each token that another one precedes."""
+        return config.windowing.windows(
+            documents,
+            tokenizer,
+            counts,
+            convention=NEXT_TOKEN,
+            lists_positions=config.corpus.lists_positions,
+            on_invalid=on_invalid,
+            on_unused=on_unused,
+        )
+
+    def segments(self, *windows: TokenWindow) -> list[Segment]:
+        """Return each document of the windows as a segment, which is read by itself."""
+        return segments_of(*windows)

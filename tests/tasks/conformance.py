@@ -1,0 +1,120 @@
+"""What every task promises; each one's tests inherit `TaskTests`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from softtargets import SoftTargetDataset, student_inputs, verify
+from softtargets.capture import BuildConfig, BuildResult, Teacher, build, estimate
+from softtargets.tasks import Task, task_of
+from softtargets.train import StudentWithObjective
+
+NEAR = 1e-5
+"""By how much the loss of a teacher as its own student may differ from zero, and its gradient."""
+
+
+class TaskTests:
+    """Tests of a task; a subclass makes it, and all that is needed to use it."""
+
+    def task(self) -> Task:
+        """Return the task; if it is your own, it is registered."""
+        raise NotImplementedError
+
+    def config(self, directory: Path) -> BuildConfig:
+        """Return a lossless build of some documents of unlike length, of several units."""
+        raise NotImplementedError
+
+    def teacher(self) -> Teacher:
+        """Return a new teacher, which is always the same."""
+        raise NotImplementedError
+
+    def student(self, teacher: Teacher) -> torch.nn.Module:
+        """Return a student that answers as the teacher does, and has parameters."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def built(self, tmp_path: Path) -> BuildResult:
+        return build(self.config(tmp_path), self.teacher())
+
+    def test_its_stores_are_found_to_be_of_it(self, built: BuildResult) -> None:
+        task = self.task()
+        assert task.owns(built.store.targets)
+        assert task_of(built.store.targets).name == task.name
+
+    def test_a_build_is_sound_and_as_it_was_planned(
+        self, built: BuildResult, tmp_path: Path
+    ) -> None:
+        store = built.store
+        assert verify(store.root).is_sound
+        assert len(store.manifest.shards) > 1
+        plan = estimate(self.config(tmp_path), self.teacher(), sample_windows=3)
+        assert plan.fingerprint == store.fingerprint
+        assert plan.num_targets == store.num_positions
+        assert plan.corpus == store.manifest.corpus
+
+    def test_its_fields_of_the_identity_are_canonical_json_and_its_own(
+        self, built: BuildResult, tmp_path: Path
+    ) -> None:
+        """Keys are texts and numbers finite, so that any language computes the same fingerprint."""
+        config = self.config(tmp_path)
+        described = config.capture_task.describe(config)
+        assert json.loads(json.dumps(described, allow_nan=False)) == described
+        others = {"format_version", "teacher", "tokenizer", "corpus", "windowing", "targets"}
+        assert not described.keys() & {*others, "unit_tokens", "compression"}
+        assert built.store.manifest.identity.items() >= described.items()
+
+    def test_segments_have_the_targets_of_their_windows_in_order(
+        self, built: BuildResult, tmp_path: Path
+    ) -> None:
+        windows = list(built.store)
+        task = self.config(tmp_path).capture_task
+        segments = task.segments(*windows)
+        for window in windows:
+            own = [one for one in segments if one.window is window]
+            labels_T = np.concatenate([one.label_ids_T for one in own])
+            assert sum(len(one.positions_T) for one in own) == len(window.mask_T)
+            np.testing.assert_array_equal(labels_T, window.labels_T)
+            for one in own:
+                assert (np.diff(one.positions_T) > 0).all()
+                assert set(one.positions_T.tolist()) <= set(range(len(one)))
+        order = {window.window_id: place for place, window in enumerate(windows)}
+        places = [order[one.window.window_id] for one in segments]
+        assert places == sorted(places)
+
+    def test_a_worker_has_the_same_task(self, tmp_path: Path) -> None:
+        config = self.config(tmp_path)
+        other = pickle.loads(pickle.dumps(config.capture_task))
+        assert other.describe(config) == config.capture_task.describe(config)
+
+    def test_the_teacher_as_its_own_student_has_no_loss_and_no_gradient(
+        self, built: BuildResult
+    ) -> None:
+        task = task_of(built.store.targets).student()
+        student = self.student(self.teacher())
+        trained = StudentWithObjective(student, task.objective())
+        num_targets = 0
+        for batch in SoftTargetDataset(built.store, shuffle=True, batch_size=4):
+            assert task.inputs(batch).keys() == student_inputs(batch).keys()
+            loss = trained(batch)
+            loss.backward()
+            assert abs(loss.item()) < NEAR
+            num_targets += batch["num_targets"]
+        assert num_targets == sum(int(window.mask_T.sum()) for window in built.store)
+        for parameter in student.parameters():
+            assert parameter.grad is not None
+            assert parameter.grad.abs().max() < NEAR
+
+    def test_a_student_that_answers_otherwise_has_a_loss(self, built: BuildResult) -> None:
+        student = self.student(self.teacher())
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.copy_(parameter.flip(0))
+        trained = StudentWithObjective(student, task_of(built.store.targets).student().objective())
+        batch = next(iter(SoftTargetDataset(built.store, batch_size=4)))
+        assert trained(batch).item() > 1000 * NEAR
