@@ -141,7 +141,7 @@ def _checked_range(start: int, stop: int | None, num_units: int) -> range:
             "--unit-range",
             expected=f"A:B with 0 <= A < B <= {num_units}, the number of units",
             found=f"{start}:{'' if stop is None else stop}",
-            next_step="Leave B away for all units from A on.",
+            next_step="Omit B for all units from A on.",
         )
     return units
 

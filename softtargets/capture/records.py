@@ -127,7 +127,7 @@ class RecordFields:
                 where,
                 expected=f"a value in field '{self.id_field}'",
                 found=_names_text(record),
-                next_step="Name another field with --id-field, or leave the option away.",
+                next_step="Name another field with --id-field, or omit the option.",
             )
         return Document(
             content=content,

@@ -87,5 +87,5 @@ class Teacher(Protocol):
             self.name,
             expected="a teacher that has an output head",
             found="one that has none",
-            next_step="Leave --hidden-states away.",
+            next_step="Omit --hidden-states.",
         )

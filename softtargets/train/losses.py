@@ -244,7 +244,7 @@ def _number_of(num_targets: float | torch.Tensor | None, own_targets: int) -> fl
             num_targets,
             low=0,
             with_ends=own_targets == 0,
-            next_step="Pass the targets of the whole step, or leave it away for the batch's own.",
+            next_step="Pass the targets of the whole step, or omit it for the batch's own.",
         )
     # A sum over no targets is 0, whatever it is divided by.
     return max(1, own_targets) if num_targets is None or own_targets == 0 else num_targets
@@ -257,7 +257,7 @@ def _confidence(targets: BatchTargets, places_N: torch.Tensor) -> torch.Tensor:
             "confidence_power",
             expected="targets with a head, whose first entry tells the teacher's confidence",
             found="a store of samples",
-            next_step="Leave it away, or build the store with --select hybrid.",
+            next_step="Omit it, or build the store with --select hybrid.",
         )
     return targets.logprobs[..., 0].flatten()[places_N].exp()
 

@@ -28,6 +28,8 @@ _OWN_BYTES = 400 << 20
 """What a fresh process has of its own at most, before it meets anything; pytest's has more."""
 _ADDRESS_SPACE = 12 << 30
 """Where an attack that succeeds ends, so that it does not take the machine along."""
+USAGE_ERROR = 2
+"""How a command ends whose options are wrong."""
 _CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -60,6 +62,8 @@ class Attack:
     """Makes the input in an empty directory, which is the working directory then."""
     wanted: Literal["refused", "survived"] = "refused"
     """Whether it must fail with an error, or go on unharmed."""
+    is_command_line: bool = False
+    """Whether it lies in the command line itself, which may then be refused as wrong usage."""
     harm: Callable[[Path, Outcome], str] = lambda _, __: ""
     """Says what was lost, leaked or silently wrong afterwards; nothing if all is well."""
 
@@ -85,10 +89,12 @@ def carry_out(attack: Attack, directory: Path) -> tuple[Outcome, str]:
 def _harm(attack: Attack, directory: Path, outcome: Outcome) -> str:
     found = attack.harm(directory, outcome)
     wanted_failure = attack.wanted == "refused"
+    is_misused = outcome.exit_code == USAGE_ERROR and not attack.is_command_line
     control = _CONTROLS.search(outcome.output)
     for harm, is_done in (
         ("a raw traceback", "Traceback (most recent call last)" in outcome.output),
         (f"died by signal {-outcome.exit_code}", outcome.exit_code < 0),
+        ("wrong usage: the command did not meet the input", is_misused),
         ("accepted", wanted_failure and outcome.exit_code == 0),
         ("refused, though harmless", not wanted_failure and outcome.exit_code != 0),
         (f"{outcome.peak_bytes / 1e9:.1f} GB of memory", outcome.peak_bytes > MOST_BYTES),

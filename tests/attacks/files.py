@@ -80,7 +80,7 @@ def _link(target: str) -> Callable[[Path], object]:
 _WRITING = {
     "filter": ("filter", "store", "--trained-only", "--output", "output"),
     "merge": ("merge", "store", "store", "--output", "output"),
-    "export": ("export", "store", "--to", "plain", "--output", "output"),
+    "export": ("export", "store", "output", "--to", "plain"),
 }
 _FOREIGN = ("shards/train-0.tar", "work/thesis.tex", "work/lock", "work/plan.json", "README.md")
 _FILES = ("manifest.json", "shards/unit-000001.parquet", "vocabulary.parquet", "README.md")

@@ -31,7 +31,14 @@ from tests.forgery import (
     with_column,
 )
 from tests.golden import write_store
-from tests.windows import KINDS, head_schema, make_head, make_vocabulary, make_window
+from tests.windows import (
+    KINDS,
+    head_schema,
+    make_head,
+    make_vocabulary,
+    make_window,
+    of_own_documents,
+)
 
 _BOMB = "a shard that unpacks to gigabytes"
 _MANIFEST = "a manifest that asks for memory, time or a deep stack"
@@ -53,8 +60,8 @@ _READERS: dict[str, Callable[[Path], None]] = {
     "info --detail": command("info", "store", "--detail"),
     "inspect": command("inspect", "store"),
     "report": command("report", "store", "--output", "page.html"),
-    "split": command("split", "store", "train", "validation"),
-    "export": command("export", "store", "--to", "plain", "--output", "plain"),
+    "split": command("split", "store", "--train", "train", "--validation", "validation"),
+    "export": command("export", "store", "plain", "--to", "plain"),
     "streaming": _stream,
 }
 
@@ -63,7 +70,7 @@ def _write(directory: Path, kind: str = "topk", num_windows: int = 4) -> Path:
     rng, root = np.random.default_rng(0), directory / "store"
     schema = head_schema(make_head()) if kind == "head" else KINDS[kind]
     windows = [make_window(rng, schema, num_tokens=20)[0] for _ in range(num_windows)]
-    write_store(root, schema, [windows], vocabulary=make_vocabulary())
+    write_store(root, schema, [of_own_documents(windows)], vocabulary=make_vocabulary())
     return root
 
 

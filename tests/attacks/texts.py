@@ -172,7 +172,13 @@ _CONTROLS = (
     _edited("verified", lambda data: data.update(fingerprint=OBEYED), "verify", "store"),
     _edited("reported", lambda data: data.update(fingerprint=OBEYED), "inspect", "store"),
     *(
-        _control(f"argument {name}", command(*arguments), prepare=lambda _: None, wanted="refused")
+        _control(
+            f"argument {name}",
+            command(*arguments),
+            prepare=lambda _: None,
+            wanted="refused",
+            is_command_line=True,
+        )
         for name, arguments in {
             "command": (OBEYED,),
             "option": ("info", f"--{OBEYED}"),
@@ -259,7 +265,7 @@ def soon(*arguments: str) -> Callable[[Path], None]:
 
 
 def _secret(name: str, run: Callable[[Path], None]) -> Attack:
-    return Attack(kind="credentials in URLs", name=name, run=run, harm=leaked)
+    return Attack(kind="credentials in URLs", name=name, run=run, is_command_line=True, harm=leaked)
 
 
 _LEAKS = (

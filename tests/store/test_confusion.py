@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from softtargets.cli import main
 from tests.forgery import forge_manifest, forge_shard, with_column
 from tests.golden import write_store
-from tests.windows import KINDS, make_vocabulary, make_window
+from tests.windows import KINDS, make_vocabulary, make_window, of_own_documents
 
 COMMANDS = (
     ("info", "store", "--detail"),
@@ -26,9 +26,11 @@ COMMANDS = (
     ("report", "store", "--output", "page.html"),
     ("merge", "store", "other", "--output", "merged"),
     ("filter", "store", "--output", "kept", "--source", "random"),
-    ("split", "store", "train", "validation"),
-    ("export", "store", "--to", "plain", "--output", "plain"),
+    ("split", "store", "--train", "train", "--validation", "validation"),
+    ("export", "store", "plain", "--to", "plain"),
 )
+USAGE_ERROR = 2
+"""How a command ends whose options are wrong: it has met no store."""
 NUMBERS = (0, -1, 1, 7, 300, 2**31 - 1, -(2**31))
 FLOATS = (float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 1e38, 1e-45)
 FIELDS: tuple[Any, ...] = (
@@ -127,11 +129,15 @@ def try_once(seed: int) -> list[str]:
     with TemporaryDirectory() as directory, chdir(directory):
         for name in ("store", "other"):
             windows = [make_window(numbers, KINDS[kind], num_tokens=length)[0] for length in (6, 9)]
-            write_store(Path(name), KINDS[kind], [windows], vocabulary=make_vocabulary())
+            write_store(
+                Path(name), KINDS[kind], [of_own_documents(windows)], vocabulary=make_vocabulary()
+            )
         what = confuse(Path("store"), rng)
         failures = []
         for command in rng.sample(COMMANDS, 4):
-            error = CliRunner().invoke(main, command).exception
+            result = CliRunner().invoke(main, command)
+            assert result.exit_code != USAGE_ERROR, result.output
+            error = result.exception
             if error is not None and not isinstance(error, SystemExit):
                 failures.append(f"{seed} {kind}, {what}: {' '.join(command)}: {error!r}")
     return failures

@@ -140,7 +140,7 @@ class TransformersTeacher(LocalTeacher):
             self._decode = torch.compile(self._decode, dynamic=True)
             with self._running(
                 "a decoder that torch.compile can compile and run",
-                next_step="Leave --compile away.",
+                next_step="Omit --compile.",
             ):
                 self.hidden_states(input_ids_1L.expand(2, -1))
 
@@ -209,7 +209,7 @@ class TransformersTeacher(LocalTeacher):
         head = find_head(self._model)
         if head is not None and head.weight_VD.dtype == getattr(torch, self.config.dtype):
             hidden_ND = random_hidden_states(head).to(self.device)
-            with self._running("a head that can be run", next_step="Leave --hidden-states away."):
+            with self._running("a head that can be run", next_step="Omit --hidden-states."):
                 own_NV = self.logits(hidden_ND)
             if own_NV.dtype == hidden_ND.dtype and torch.equal(head.logits(hidden_ND), own_NV):
                 return head.numpy(self.config.dtype)
@@ -217,7 +217,7 @@ class TransformersTeacher(LocalTeacher):
             self.name,
             expected="logits that are hidden @ weight.T + bias, scaled and soft-capped",
             found=f"others from {type(self._model).__name__}",
-            next_step="This architecture's head cannot be stored: leave --hidden-states away.",
+            next_step="This architecture's head cannot be stored: omit --hidden-states.",
         )
 
     def _check_vocabulary(self) -> None:
