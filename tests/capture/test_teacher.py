@@ -424,7 +424,7 @@ def test_a_decoder_that_does_not_compile_is_a_typed_error(
         raise RuntimeError("no C++ compiler")
 
     compile_with(backend, monkeypatch)
-    with pytest.raises(TeacherError, match=r"no C\+\+ compiler.*Leave --compile away"):
+    with pytest.raises(TeacherError, match=r"no C\+\+ compiler.*Omit --compile"):
         load_compiled(tmp_path, "OPT")
 
 
