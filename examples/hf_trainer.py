@@ -51,3 +51,4 @@ after = trainer.evaluate()["eval_loss"]
 if trainer.is_world_process_zero():
     first = 0 if last is None else int(last.rsplit("-", 1)[1])
     print(f"step {first}, loss {before:.3f}; step {trainer.state.global_step}, loss {after:.3f}")
+trainer.accelerator.end_training()

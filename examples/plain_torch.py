@@ -56,6 +56,7 @@ mean = loss.detach()  # Of this rank's targets, by step_targets; the mean over r
 if world_size > 1:
     distributed.all_reduce(mean)
     mean /= world_size
+    del model  # It holds the group, whose threads have to end before the process does.
     distributed.destroy_process_group()
 if rank == 0:
     print(f"step {num_steps}, loss {mean.item():.3f}")

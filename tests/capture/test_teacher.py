@@ -232,7 +232,7 @@ def test_a_scale_that_is_no_power_of_two_rounds_as_in_the_model(tmp_path: Path, 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_head_with_more_to_it_is_not_stored(dtype: str, load_both: LoadBoth) -> None:
     teacher, _ = load_both("Bert", dtype)
-    with pytest.raises(TeacherError, match=r"others from BertLMHeadModel\. .* leave --hidden-st"):
+    with pytest.raises(TeacherError, match=r"others from BertLMHeadModel\. .* omit --hidden-st"):
         teacher.output_head()
 
 
