@@ -22,8 +22,8 @@ from softtargets.errors import SoftTargetsError, StoreError
 from softtargets.places.waiting import Waiting, is_stopped, process_text
 
 if sys.platform == "linux":
-    # A server imports what jobs need, once, and every worker begins as a fork of it. It has neither
-    # threads nor devices. Libraries of macOS do not survive a fork.
+    # A server imports what jobs need, once, and every worker begins as a fork of it. It computes
+    # nothing and opens no device. Libraries of macOS do not survive a fork.
     _CONTEXT = multiprocessing.get_context("forkserver")
 else:
     _CONTEXT = multiprocessing.get_context("spawn")
