@@ -91,7 +91,7 @@ def _parameter(option: Option, layouts: list[str]) -> click.Option:
         type=kind,
         is_flag=option.kind is bool,
         default=None,
-        help=f"{', '.join(layouts)}: {option.help}",
+        help=f"{option.help}  [{', '.join(layouts)}]",
     )
 
 
