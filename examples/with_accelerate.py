@@ -53,4 +53,5 @@ for epoch in range(loader.epoch, 2):
         if num_steps == int(os.environ.get("STOP_AFTER", "-1")):
             sys.exit("stopped")
 accelerator.print(f"{num_steps} steps in this run, loss {mean.item():.3f}")
+del model  # It holds the group, whose threads have to end before the process does.
 accelerator.end_training()

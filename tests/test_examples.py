@@ -14,7 +14,8 @@ from softtargets.capture import TeacherConfig, TransformersTeacher, build
 from tests.fakes import build_config
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ENDED = Path(__file__).parent / "ended.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(ENDED)]
 
 
 @pytest.fixture(scope="module")
