@@ -10,8 +10,16 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-"""New processes that inherit nothing, as spawned ones, but have torch and transformers imported."""
-CONTEXT.set_forkserver_preload(["tests.fakes", "transformers.models.llama.modeling_llama"])
+"""New processes that inherit nothing, as spawned ones, but have torch and the trainers imported."""
+CONTEXT.set_forkserver_preload(
+    [
+        "tests.fakes",
+        "tests.train.runs",
+        "transformers.models.llama.modeling_llama",
+        "transformers.trainer",
+        "trl.trainer.sft_trainer",
+    ]
+)
 
 
 class Gate:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -17,6 +14,7 @@ import pytest
 from softtargets import Store, verify
 from softtargets.store.schema import arrow_schema
 from tests.fakes import TEXTS, write_corpus
+from tests.shell import run_python, run_shell
 from tests.windows import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -28,13 +26,7 @@ def code_blocks(document: str, language: str) -> list[str]:
 
 
 def run_block(language: str, code: str, directory: Path) -> str:
-    command = ["bash", "-euo", "pipefail", "-c", code]
-    if language == "python":
-        command = [sys.executable, "-W", "error", "-c", code]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        command, cwd=directory, env=os.environ | {"PATH": path}, capture_output=True, text=True
-    )
+    done = {"python": run_python, "sh": run_shell}[language](code, directory)
     assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -10,6 +10,7 @@ import os
 import pty
 import re
 import resource
+import shutil
 import sys
 import time
 import traceback
@@ -17,6 +18,7 @@ import tty
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import click
@@ -60,6 +62,8 @@ class Attack:
     """Meets the input in the directory; an error of the package ends it with exit code 1."""
     prepare: Callable[[Path], object] = lambda _: None
     """Makes the input in an empty directory, which is the working directory then."""
+    is_shared: bool = False
+    """Whether others have the same `prepare`: it makes their input once, and each gets a copy."""
     wanted: Literal["refused", "survived"] = "refused"
     """Whether it must fail with an error, or go on unharmed."""
     is_command_line: bool = False
@@ -77,13 +81,28 @@ def command(*arguments: str) -> Callable[[Path], None]:
     return run
 
 
+_MADE: dict[Callable[[Path], object], TemporaryDirectory[str]] = {}
+"""Input that is shared, by what made it."""
+
+
 def carry_out(attack: Attack, directory: Path) -> tuple[Outcome, str]:
     """Carry out an attack in an empty directory; return what came of it, and the harm it did."""
+    if attack.is_shared:
+        if attack.prepare not in _MADE:
+            made = TemporaryDirectory()
+            _prepare(attack, Path(made.name))
+            _MADE[attack.prepare] = made
+        shutil.copytree(_MADE[attack.prepare].name, directory, dirs_exist_ok=True)
+    else:
+        _prepare(attack, directory)
+    outcome = _in_child(attack.run, directory)
+    return outcome, _harm(attack, directory, outcome)
+
+
+def _prepare(attack: Attack, directory: Path) -> None:
     prepared = _in_child(attack.prepare, directory)
     if prepared.exit_code != 0:
         raise RuntimeError(f"{attack.kind}, {attack.name}: not prepared\n{prepared.output}")
-    outcome = _in_child(attack.run, directory)
-    return outcome, _harm(attack, directory, outcome)
 
 
 def _harm(attack: Attack, directory: Path, outcome: Outcome) -> str:

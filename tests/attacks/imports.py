@@ -225,13 +225,13 @@ def _zst(num_bytes: int, piece: bytes) -> Callable[[Path], object]:
 
 def _gz(directory: Path) -> None:
     with gzip.open(directory / "a.txt.gz", "wb") as file:
-        for _ in range(300):
+        for _ in range(150):
             file.write(b" " * 10_000_000)
 
 
 def _texts_of_one(directory: Path) -> None:
     """All rows have the same text."""
-    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**5, np.int32)), ["a" * 10**5])
+    column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**5, np.int32)), ["a" * 20_000])
     sink = io.BytesIO()
     pq.write_table(pa.table({"text": column}), sink, compression="zstd", write_statistics=False)
     (directory / "a.parquet").write_bytes(sink.getvalue())
@@ -291,7 +291,7 @@ def _named(name: str) -> Attack:
 
 
 ATTACKS: tuple[Attack, ...] = (
-    _import(_UNPACKS, "one value", lambda place: one_row(place / "rows.parquet", 1 << 28)),
+    _import(_UNPACKS, "one value", lambda place: one_row(place / "rows.parquet", 1 << 27)),
     _import(_UNPACKS, "one page of zeros", _one_page),
     _import(_UNPACKS, "a footer that understates", _forged),
     _import(_UNPACKS, "rows without end", _many_rows),

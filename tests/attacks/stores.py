@@ -103,14 +103,13 @@ _BOMBS: dict[str, tuple[Callable[[], TableChange], dict[str, Any]]] = {
 
 
 def _bombs() -> list[Attack]:
-    return [
-        Attack(
-            kind=_BOMB,
-            name=f"{name}: {reader}",
-            prepare=partial(_with_shard, change=change, **options),
-            run=run,
-        )
+    prepared = {
+        name: partial(_with_shard, change=change, **options)
         for name, (change, options) in _BOMBS.items()
+    }
+    return [
+        Attack(kind=_BOMB, name=f"{name}: {reader}", prepare=prepare, is_shared=True, run=run)
+        for name, prepare in prepared.items()
         for reader, run in _READERS.items()
         if _reads_texts(reader) or "text" not in name
         if reader != "info --detail"
@@ -193,7 +192,13 @@ def _manifests() -> list[Attack]:
     }
     prepared |= {name: partial(_edited, change=change) for name, change in _EDITS.items()}
     return [
-        Attack(kind=_MANIFEST, name=f"{name}: {reader}", prepare=prepare, run=_READERS[reader])
+        Attack(
+            kind=_MANIFEST,
+            name=f"{name}: {reader}",
+            prepare=prepare,
+            is_shared=True,
+            run=_READERS[reader],
+        )
         for name, prepare in prepared.items()
         for reader in ("verify", "info --detail", "streaming")
     ]
@@ -250,13 +255,16 @@ _SIDE_FILES: dict[str, Callable[[Path], None]] = {
 
 def _beside() -> list[Attack]:
     return [
-        Attack(kind=_BESIDE, name=name, prepare=prepare, run=command("verify", "store"))
+        Attack(
+            kind=_BESIDE, name=name, prepare=prepare, is_shared=True, run=command("verify", "store")
+        )
         for name, prepare in _SIDE_FILES.items()
     ] + [
         Attack(
             kind=_BESIDE,
             name=f"8,000 long tokens in 20 kB: {reader}",
             prepare=_SIDE_FILES["8,000 long tokens in 20 kB"],
+            is_shared=True,
             run=_READERS[reader],
         )
         for reader in ("inspect", "report")
@@ -335,6 +343,7 @@ def _values() -> list[Attack]:
                 kind="a footer at which Arrow ends the process",
                 name=name,
                 prepare=_with_histogram,
+                is_shared=True,
                 run=run,
             )
             for name, run in _READERS.items()

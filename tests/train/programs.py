@@ -1,11 +1,8 @@
-"""Programs that tests run in several processes: `launch` starts one by torchrun for each rank."""
+"""Programs that tests run in several processes: `launch` starts one for each rank."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,34 +12,28 @@ import torch
 from torch import distributed
 
 from softtargets import SoftTargetDataset
+from tests.ranks import run_ranks
 from tests.train.runs import TRAINERS, make_student, open_dataset, rank
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def launch(program: str, *arguments: Any, num_processes: int, directory: Path) -> list[Any]:
     """Run a program and return what it returned on every rank."""
     directory.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={num_processes}", "-m", "tests.train.programs", program,
-        json.dumps([str(one) if isinstance(one, Path) else one for one in arguments]),
-        str(directory),
-    ]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    code, printed = run_ranks(
+        run, program, arguments, directory, num_ranks=num_processes, log=directory / "printed"
+    )
+    assert code == 0, printed
     return [
         json.loads((directory / f"{program}-{rank}.json").read_text())
         for rank in range(num_processes)
     ]
 
 
-def main() -> None:
-    name, arguments, directory = sys.argv[1:]
+def run(name: str, arguments: tuple[Any, ...], directory: Path) -> None:
+    """Run a program on this rank, and write what it returned."""
     torch.set_num_threads(1)
-    result = PROGRAMS[name](*json.loads(arguments))
-    (Path(directory) / f"{name}-{rank()}.json").write_text(json.dumps(result))
+    result = PROGRAMS[name](*arguments)
+    (directory / f"{name}-{rank()}.json").write_text(json.dumps(result))
     if distributed.is_initialized():
         # A process that ends while its group's threads run may be aborted.
         distributed.destroy_process_group()
@@ -112,6 +103,3 @@ def train(trainer: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 PROGRAMS: dict[str, Callable[..., Any]] = {"misuses": misuses, "train": train}
-
-if __name__ == "__main__":
-    main()

@@ -57,7 +57,7 @@ def steps(directory: Path) -> Iterator[Step]:
     ]  # fmt: skip
     yield Step(
         name="plan",
-        arguments=command("plan", *chat, "--sample", "4", "--json"),
+        arguments=command("plan", *chat, "--json"),
         claim=_planned,
     )
     yield Step(
@@ -115,7 +115,7 @@ def _files(directory: Path) -> list[Path]:
 
 def _planned(output: str) -> str | None:
     counts = json.loads(output[output.index("{") :])["corpus"]
-    return None if 10 <= counts["windows"] <= 14 else f"{counts['windows']} windows planned"
+    return None if 6 <= counts["windows"] <= 9 else f"{counts['windows']} windows planned"
 
 
 def _is_store(path: Path, positions: str) -> str | None:

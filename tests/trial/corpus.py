@@ -15,7 +15,7 @@ _TOOL = {
     "type": "function",
     "function": {"name": "look_up", "parameters": {"topic": {"type": "string"}}},
 }
-_ANSWER, _TEXT = 150, 900
+_ANSWER, _TEXT = 75, 450
 """Characters of an answer and of a text."""
 
 
