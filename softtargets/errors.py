@@ -7,9 +7,13 @@ Much of what messages say comes from files and clients of others. Every part of 
 here: it is printable, no URL in it has credentials, and it is not longer than people read.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import ClassVar, TypeVar
 
 from softtargets.texts import shortened, shown
+
+Restated = TypeVar("Restated", bound="SoftTargetsError")
 
 RESTORE = "Restore the file from a copy, or build the store again."
 """What to do about a file that is damaged."""
@@ -57,23 +61,25 @@ class SoftTargetsError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process boundaries (DataLoader workers); keyword-only fields need help.
-        parts = (self.where, self.expected, self.found, self.next_step, self.failed)
-        return _rebuild, (type(self), *parts)
+        return _rebuild, (type(self), self.where, self._said)
+
+    @property
+    def _said(self) -> dict[str, str]:
+        names = ("expected", "found", "next_step", "failed")
+        return {name: getattr(self, name) for name in names}
+
+    def restated(self, kind: type[Restated], where: str = "", *, next_step: str = "") -> Restated:
+        """Return an error of another kind that says the same, but for what is named here."""
+        said = self._said | ({"next_step": next_step} if next_step else {})
+        return _rebuild(kind, where or self.where, said)
 
 
 def _part(text: str) -> str:
     return shortened(shown(text), _MOST_SHOWN)
 
 
-def _rebuild(
-    kind: type[SoftTargetsError],
-    where: str,
-    expected: str,
-    found: str,
-    next_step: str,
-    failed: str,
-) -> SoftTargetsError:
-    return kind(where, expected=expected, found=found, next_step=next_step, failed=failed)
+def _rebuild(kind: type[Restated], where: str, said: dict[str, str]) -> Restated:
+    return kind(where, **said)
 
 
 def error_text(error: BaseException) -> str:

@@ -6,6 +6,7 @@ of a task is imported when it is asked for.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -21,21 +22,21 @@ class FoundTask(Protocol):
     """A task, as far as it is known here; `softtargets.tasks.Task` says the rest."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Return what builds call it."""
-        ...
 
+    @abstractmethod
     def owns(self, schema: TargetSchema) -> bool:
         """Return whether stores of such targets are of this task."""
-        ...
 
+    @abstractmethod
     def capture(self) -> Any:
         """Return what the teacher's side asks, a `CaptureTask`."""
-        ...
 
+    @abstractmethod
     def student(self) -> Any:
         """Return what the student's side asks, a `StudentTask`."""
-        ...
 
 
 REGISTERED: dict[str, FoundTask] = {}

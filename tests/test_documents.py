@@ -131,7 +131,7 @@ def test_the_examples_of_the_page_on_extending_run(workplace: Path) -> None:
 
 def test_the_page_on_extending_has_an_example_in_every_section() -> None:
     _, *sections = (ROOT / "docs" / "extending.md").read_text().split("\n## ")
-    assert len(sections) == 8
+    assert len(sections) == 9
     for section in sections:
         assert section.count("```python") == 1, section
 

@@ -85,10 +85,7 @@ def build(
             num_before = len(writer.recorded())
             _run(config, teacher, writer, plan, on_progress, engine)
             writer.commit(len(plan.units), plan.teacher, plan.corpus)
-    return _result(Store.open(writer.place), was_complete, num_before)
-
-
-def _result(store: Store, was_complete: bool, num_before: int) -> BuildResult:
+    store = Store.open(writer.place)
     num_units = len(store.manifest.shards)
     return BuildResult(
         store=store,

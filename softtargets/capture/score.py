@@ -137,9 +137,6 @@ def pack_window(window: TokenWindow, selected: Selected, targets: TargetSchema) 
     except InputError as error:
         if error.where != "logits":
             raise
-        raise TeacherError(
-            f"{error.where} of {name_documents([window])}",
-            expected=error.expected,
-            found=error.found,
-            next_step="Pass --values float32, which keeps logits as they are.",
-        ) from error
+        where = f"{error.where} of {name_documents([window])}"
+        next_step = "Pass --values float32, which keeps logits as they are."
+        raise error.restated(TeacherError, where, next_step=next_step) from error

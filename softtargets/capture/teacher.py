@@ -31,6 +31,8 @@ class Teacher(Protocol):
     """Where it computes; the CPU when that is none of this process's business."""
     own_parts: tuple[OwnPart, ...] = ()
     """Parts of your own that its targets have; `capture` returns them in `Selected.others`."""
+    modules: tuple[str, ...] = ()
+    """What `load` imports and takes long: worker processes then have it from the start."""
 
     @property
     @abstractmethod

@@ -44,6 +44,11 @@ class ScoringJob:
         """Return what messages call the store."""
         return str(self.writer.place)
 
+    @property
+    def modules(self) -> Sequence[str]:
+        """Return what the teacher imports when it loads."""
+        return self.teacher.modules
+
     def for_worker(self, worker: int) -> ScoringJob:
         """Return the job with the teacher that a worker loads."""
         return replace(self, teacher=self.teacher.for_worker(worker))

@@ -13,13 +13,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from softtargets.capture.chat import TEMPLATE_ERRORS, Renderer, encode_marked, has_generation_tags
 from softtargets.capture.documents import Conversation, Document
 from softtargets.texts import plural, shortened, shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _OTHER = "Zvqxk"
 """Text that no conversation has, to see whether what stood in its place was written."""

@@ -35,7 +35,6 @@ SEQUENCE_LENGTH = 256
 @click.option(
     "--output",
     default="softtargets-demo",
-    show_default=True,
     type=OUTPUT,
     help="Directory for the text, the store and the plot.",
 )

@@ -27,10 +27,8 @@ def merge_command(stores: tuple[str, ...], output: Path) -> None:
 @click.argument("store", metavar="STORE_OR_URL")
 @click.option("--train", required=True, type=OUTPUT, help="Directory of the larger part.")
 @click.option("--validation", required=True, type=OUTPUT, help="Directory of the smaller part.")
-@click.option(
-    "--fraction", default=0.05, show_default=True, help="Share of documents for validation."
-)
-@click.option("--seed", default=0, show_default=True, help="Another seed is another choice.")
+@click.option("--fraction", default=0.05, help="Share of documents for validation.")
+@click.option("--seed", default=0, help="Another seed is another choice.")
 def split_command(store: str, train: Path, validation: Path, fraction: float, seed: int) -> None:
     """Split a store in two. All windows of a document go to the same part."""
     for part in split_store(store, train, validation, fraction=fraction, seed=seed):

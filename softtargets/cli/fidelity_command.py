@@ -47,7 +47,7 @@ _COLUMNS = {
     type=INPUT,
     help="File with text for a TEACHER, as for build. Repeat for more.",
 )
-@click.option("--sequence-length", default=128, show_default=True, help="Tokens of a window.")
+@click.option("--sequence-length", default=128, help="Tokens of a window.")
 @DTYPE
 @DEVICE
 @click.option(
@@ -62,7 +62,12 @@ _COLUMNS = {
     is_flag=True,
     help="Compare other selections on the text of a STORE, instead of measuring its own.",
 )
-@click.option("--quick/--large", default=True, help="Take minutes on two cores, or hours on a GPU.")
+@click.option(
+    "--quick/--large",
+    default=True,
+    show_default=False,
+    help="Take minutes on two cores, or hours on a GPU.",
+)
 @click.option(
     "--output",
     required=True,

@@ -49,7 +49,10 @@ def _shown_errors() -> Iterator[None]:
         raise
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(cls=_Commands, context_settings=_SETTINGS)
 @click.version_option(package_name="softtargets", prog_name="softtargets")
 def main() -> None:
     """Run a teacher over your text once, store its soft targets, and train any student on them."""

@@ -23,13 +23,11 @@ DTYPE = click.option(
     "--dtype",
     type=click.Choice(["bfloat16", "float16", "float32"]),
     default="bfloat16",
-    show_default=True,
     help="Number format in which the teacher runs.",
 )
 DEVICE = click.option(
     "--device",
     default="auto",
-    show_default=True,
     help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
 )
 REVISION = click.option("--revision", help="Branch, tag or commit of a teacher on the Hub.")
@@ -59,7 +57,7 @@ _OPTIONS = (
         help="Dataset to read instead of --input. It is a directory of save_to_disk, or a Hub id, "
         "which is streamed.",
     ),
-    click.option("--split", default="train", show_default=True, help="Split of the --dataset."),
+    click.option("--split", default="train", help="Split of the --dataset."),
     click.option("--dataset-config", help="Configuration of a --dataset on the Hub."),
     click.option("--dataset-revision", help="Branch, tag or commit of a --dataset on the Hub."),
     *SELECTION_OPTIONS,
@@ -68,25 +66,20 @@ _OPTIONS = (
         "temperatures",
         multiple=True,
         default=(1.0,),
-        show_default=True,
         help="Temperature at which to store the tail mass. Repeat for more.",
     ),
-    click.option(
-        "--sequence-length", default=1024, show_default=True, help="Most tokens of a window."
-    ),
+    click.option("--sequence-length", default=1024, help="Most tokens of a window."),
     click.option(
         "--window",
         "window_kind",
         type=click.Choice(["split", "truncate", "pack"]),
         default="split",
-        show_default=True,
         help="split: cut long documents into windows. truncate: keep the first window of each. "
         "pack: put short documents into one window, where the teacher reads each by itself.",
     ),
     click.option(
         "--overlap",
         default=0,
-        show_default=True,
         help="Tokens of context that each window repeats from the one before. They are not trained "
         "on again.",
     ),
@@ -94,7 +87,6 @@ _OPTIONS = (
     click.option(
         "--attention",
         default="sdpa",
-        show_default=True,
         help="Attention implementation of transformers.",
     ),
     DEVICE,
@@ -106,9 +98,7 @@ _OPTIONS = (
     ),
     REVISION,
     TRUST_REMOTE_CODE,
-    click.option(
-        "--text-field", default="text", show_default=True, help="Field that has the text."
-    ),
+    click.option("--text-field", default="text", help="Field that has the text."),
     click.option(
         "--input-ids-field",
         help="Field that has token ids of the teacher's tokenizer, if records have no text.",
@@ -126,7 +116,6 @@ _OPTIONS = (
         "--train-on",
         type=click.Choice(["assistant", "all"]),
         default="assistant",
-        show_default=True,
         help="Which tokens of a conversation are targets.",
     ),
     click.option(
@@ -143,14 +132,12 @@ _OPTIONS = (
         "--on-invalid",
         type=click.Choice(["stop", "skip"]),
         default="stop",
-        show_default=True,
         help="Whether to stop at a record that cannot be read, or to skip and count it.",
     ),
     click.option(
         "--values",
         type=click.Choice(["steps", "float32"]),
         default="steps",
-        show_default=True,
         help="steps: kept logits in steps of 1/16 nat, and drawn ones in steps of 1/64. float32: "
         "lossless.",
     ),
@@ -164,19 +151,13 @@ _OPTIONS = (
         "--compression",
         type=click.Choice(["zstd", "lz4"]),
         default="zstd",
-        show_default=True,
         help="Compression of the shards. zstd makes them smaller, lz4 is read faster.",
     ),
-    click.option(
-        "--unit-tokens", default=65_536, show_default=True, help="Fewest tokens of a shard."
-    ),
-    click.option(
-        "--batch-tokens", default=4096, show_default=True, help="Most tokens of a forward pass."
-    ),
+    click.option("--unit-tokens", default=65_536, help="Fewest tokens of a shard."),
+    click.option("--batch-tokens", default=4096, help="Most tokens of a forward pass."),
     click.option(
         "--workers",
         default=1,
-        show_default=True,
         help="Processes that run units. With several CUDA devices each takes one in turn. On a CPU "
         "one process uses all cores already.",
     ),

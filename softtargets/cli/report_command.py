@@ -26,7 +26,6 @@ from softtargets.store import Store
     "most_windows",
     type=click.IntRange(1),
     default=1000,
-    show_default=True,
     help="Most windows to take statistics of, evenly spread over the store.",
 )
 @click.option(
@@ -34,7 +33,6 @@ from softtargets.store import Store
     "num_examples",
     type=click.IntRange(0),
     default=3,
-    show_default=True,
     help="Windows to show, evenly spread over the store.",
 )
 @click.option(

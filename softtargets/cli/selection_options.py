@@ -54,7 +54,6 @@ SELECTION_OPTIONS = (
     click.option(
         "--label-logits/--no-label-logits",
         default=True,
-        show_default=True,
         help="Whether to keep the label's logit and rank.",
     ),
 )

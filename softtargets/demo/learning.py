@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
 
 from softtargets.capture.teacher import Teacher
 from softtargets.fidelity.sample import TeacherSample
@@ -19,6 +19,9 @@ from softtargets.store import Store
 from softtargets.stream import Batch, SoftTargetDataset, collate
 from softtargets.train import distillation_loss, student_inputs
 from softtargets.window import TokenWindow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ each. It knows neither teachers nor stores, and whoever asks it knows no process
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,6 +46,10 @@ Event = Scored | Done | Failed
 
 class Job(Protocol):
     """What runs units. It is pickled to get to other processes."""
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """Return what other processes import before they run units, beside the job's own module."""
 
     @property
     def where(self) -> str:

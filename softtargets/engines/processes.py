@@ -10,11 +10,12 @@ import multiprocessing
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from multiprocessing.forkserver import _forkserver
 from multiprocessing.process import BaseProcess
 
 from softtargets.engines.engine import MOST_ATTEMPTS, Done, Event, Failed, Job, Scored
@@ -125,7 +126,7 @@ class _Pool:
         return self._returned.popleft() if self._returned else self._take_new()
 
     def _start(self, unit: int) -> None:
-        _CONTEXT.set_forkserver_preload([type(self._job).__module__])
+        _import_in_server([type(self._job).__module__, *self._job.modules])
         own, theirs = _CONTEXT.Pipe()
         job = self._job.for_worker(self._num_started)
         self._num_started += 1
@@ -196,6 +197,17 @@ class _Pool:
                 next_step="Look for the system's reason, for example memory; fewer --workers "
                 "need less.",
             )
+
+
+def _import_in_server(modules: Sequence[str]) -> None:
+    """Have the server import modules when it starts, beside those that the program named itself.
+
+    A process has one server for all that use it, and Python has no way to ask for its list. Without
+    one, it would be the program's own module, which may open a device when it is imported.
+    """
+    named = vars(_forkserver).get("_preload_modules", ())
+    own = [name for name in named if name not in ("__main__", *modules)]
+    _CONTEXT.set_forkserver_preload([*own, *modules])
 
 
 def _work(job: Job, connection: Connection) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.stream.collate import collate
@@ -23,12 +23,15 @@ from softtargets.train.fused import fused_distillation_loss
 from softtargets.train.sparse import Tail
 from softtargets.window import TokenWindow, Window
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 MEASURES = ("cross-entropy", "KL to the teacher", "calibration error", "acceptance")
 """Of a student on held-out text; acceptance is 1 less the total variation from the teacher, how
 often speculative decoding would accept the student's token."""
 _BINS = 15
 
-Loss = Callable[[PreTrainedModel, Sequence[int]], torch.Tensor]
+Loss = Callable[["PreTrainedModel", Sequence[int]], torch.Tensor]
 """The loss of a student on some windows of the training sample."""
 
 
@@ -48,6 +51,8 @@ def make_student(
     vocab_size: int, hidden_size: int, num_layers: int, device: torch.device | str = "cpu"
 ) -> PreTrainedModel:
     """Return a small Llama with random weights, its output head tied to its embeddings."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     student = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,

@@ -112,10 +112,4 @@ def _as_damage(error: StoreError) -> StoreError:
     """Return what keeps a shard from being opened as damage of it, unless the process is why."""
     if getattr(error.__cause__, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return error
-    return CorruptionError(
-        error.where,
-        expected=error.expected,
-        found=error.found,
-        next_step=error.next_step,
-        failed=error.failed,
-    )
+    return error.restated(CorruptionError)

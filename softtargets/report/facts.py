@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from softtargets.targets import Bool, Float32, Float64, Int32, SoftTargets, TargetSchema
-from softtargets.window import TokenWindow, Window
+from softtargets.window import Window
 
 EntropyKind = Literal["exact", "bound", "estimate"]
 """The entropy itself; that with the tail as one outcome, which is at most as large; or an estimate
@@ -68,7 +68,7 @@ def has_label_logprobs(schema: TargetSchema) -> bool:
 def facts_of(window: Window, schema: TargetSchema, targets: SoftTargets | None = None) -> Facts:
     """Return what is known of a window's targets; `targets` are those that are unpacked already."""
     targets = window.targets if targets is None else targets
-    labels_T = labels_of(window, schema)
+    labels_T = window.labels_T if schema.has_labels else None
     if targets.class_logits_TC is not None:
         return _class_facts(targets.class_logits_TC, labels_T)
     grid = schema.temperatures
@@ -93,11 +93,6 @@ def facts_of(window: Window, schema: TargetSchema, targets: SoftTargets | None =
         tail_mass_TG=targets.tail_mass_TG if schema.head is not None and grid else None,
         entropy_TG=entropy_TG,
     )
-
-
-def labels_of(window: TokenWindow, schema: TargetSchema) -> Int32 | None:
-    """Return the label of every target [T]: None if they are unknown."""
-    return window.labels_T if schema.has_labels else None
 
 
 def _class_facts(logits_TC: Float32, labels_T: Int32 | None) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -132,17 +133,13 @@ def _check_schema(schema: TargetSchema) -> None:
         )
 
 
-def _refuse_windows(*_: Any, **__: Any) -> NoReturn:
-    raise collator_error("default_collate of torch", "windows")
-
-
-def _refuse_batches(*_: Any, **__: Any) -> NoReturn:
-    raise collator_error("default_collate of torch", "finished batches")
+def _refuse(what: str, *_: Any, **__: Any) -> NoReturn:
+    raise collator_error("default_collate of torch", what)
 
 
 # As torch documents for types of one's own; by itself it would name no way out.
-default_collate_fn_map[Window] = _refuse_windows
-default_collate_fn_map[Batch] = _refuse_batches
+default_collate_fn_map[Window] = partial(_refuse, "windows")
+default_collate_fn_map[Batch] = partial(_refuse, "finished batches")
 
 
 def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:

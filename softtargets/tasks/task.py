@@ -5,28 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Protocol
 
-from softtargets.targets import TargetSchema
+from softtargets.task_registry import FoundTask
 
 if TYPE_CHECKING:
     from softtargets.capture.build_config import CaptureTask
     from softtargets.train.student_task import StudentTask
 
 
-class Task(Protocol):
-    """A family of models.
+class Task(FoundTask, Protocol):
+    """A family of models: its name, which stores it owns, and two sides.
 
     A store does not name its task: what its targets are tells it. Each side is imported when it is
     asked for, as those who train need no teacher.
     """
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Return what builds call it."""
-
-    @abstractmethod
-    def owns(self, schema: TargetSchema) -> bool:
-        """Return whether stores of such targets are of this task."""
 
     @abstractmethod
     def capture(self) -> CaptureTask:

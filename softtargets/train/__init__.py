@@ -29,6 +29,7 @@ from softtargets.train.objective import Objective, StudentOutputs
 from softtargets.train.sparse import Tail, choose_tail
 from softtargets.train.student import student_inputs
 from softtargets.train.student_loss import StudentWithObjective
+from softtargets.train.student_task import StudentTask
 
 if TYPE_CHECKING:
     from softtargets.train.accelerate_loader import prepare_loader
@@ -53,6 +54,7 @@ __all__ = [
     "SoftTargetDataModule",
     "SoftTargetLoader",
     "StudentOutputs",
+    "StudentTask",
     "StudentWithObjective",
     "Tail",
     "choose_tail",

@@ -70,10 +70,8 @@ def check_temperature(value: Any) -> None:
     try:
         check_number("temperature", value, low=0, with_ends=False)
     except InputError as error:
-        raise TemperatureError(
-            error.where,
-            expected=error.expected,
-            found=error.found,
+        raise error.restated(
+            TemperatureError,
             next_step="Pass one that the store holds, as softtargets info lists them; or any with "
             "tail='full'.",
         ) from None

@@ -5,7 +5,7 @@ Shapes: N positions with a target, V the teacher's vocabulary, U the student's, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional
@@ -127,12 +127,7 @@ class FullTargets:
 
     def rows(self, chosen: slice) -> FullTargets:
         """Return some positions."""
-        return FullTargets(
-            hidden_ND=self.hidden_ND[chosen],
-            head=self.head,
-            temperature=self.temperature,
-            confidence_power=self.confidence_power,
-        )
+        return replace(self, hidden_ND=self.hidden_ND[chosen])
 
     def dense_losses(self, divergence: Divergence, scaled_logits_NU: torch.Tensor) -> torch.Tensor:
         """Return the student's divergence [N] in nats, its logits divided by the temperature.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ class ToyJob:
     num_failures: dict[int, int] = field(default_factory=dict)
     disk_full_at: int = -1
     where: str = "toy"
+    modules: Sequence[str] = ()
 
     def for_worker(self, worker: int) -> ToyJob:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -43,6 +45,32 @@ class TestProcesses(EngineTests):
     @pytest.fixture(params=[1, 2])
     def engine(self, request: pytest.FixtureRequest) -> Engine:
         return Processes(request.param)
+
+
+_BESIDE_OTHERS = """
+import multiprocessing, sys
+from pathlib import Path
+from softtargets.engines import Processes
+from tests.engines.conformance import ToyJob
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["wave"])
+units = [0]
+job = ToyJob(Path(sys.argv[1]), modules=("colorsys",))
+assert list(Processes(1).run(job, lambda: units.pop() if units else None))
+with context.Pool(1) as pool:
+    for name in ("wave", "colorsys", "tests.engines.conformance"):
+        assert pool.apply(eval, (f"{name!r} in __import__('sys').modules",)), name
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are spawned elsewhere")
+def test_what_the_program_has_imported_in_the_server_stays(tmp_path: Path) -> None:
+    """There is one server in a process, and its modules are a single list."""
+    command = [sys.executable, "-c", _BESIDE_OTHERS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,15 @@ to follow is read from the configuration; whether it is all, the teacher checks 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
-from transformers import PreTrainedModel
 
 from softtargets.targets import DType, HeadWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _SCALES = ("logit_scale", "lm_head_multiplier")
 _DIVISORS = ("logits_scaling",)

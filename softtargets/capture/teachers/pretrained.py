@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from softtargets.capture.memory import enough_memory, is_out_of_memory
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
@@ -26,6 +25,9 @@ from softtargets.capture.teachers.model_files import (
 from softtargets.errors import TeacherError
 from softtargets.hashes import hash_bytes, hash_file
 from softtargets.targets import HeadWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -45,7 +47,11 @@ class TransformersTeacher(LocalTeacher):
         TeacherError: there is no such model, or it cannot be loaded.
     """
 
+    modules = ("transformers.modeling_utils",)
+
     def __init__(self, config: TeacherConfig) -> None:
+        from transformers import AutoConfig
+
         self.config = config
         self._directory, self._commit = locate(config)
         with loading(config.name, "a causal language model that transformers knows"):
@@ -146,6 +152,8 @@ class TransformersTeacher(LocalTeacher):
 
     def _read_weights(self) -> PreTrainedModel:
         """Return the model with all of its weights."""
+        from transformers import AutoModelForCausalLM
+
         with loading(
             self.config.name,
             f"weights that load in {self.config.dtype} with {self.config.attention} attention",
