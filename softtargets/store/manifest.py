@@ -268,4 +268,17 @@ def _validator(name: str, own_parts: tuple[str, ...]) -> jsonschema_rs.Draft2020
         targets = schema["$defs"]["targets"]
         targets["properties"] |= {key: {"type": "object"} for key in own_parts}
         targets["anyOf"] += [{"required": [key]} for key in own_parts]
+    _close(schema)
     return jsonschema_rs.Draft202012Validator(schema)
+
+
+def _close(schema: Any) -> None:
+    """Let no object have fields that a schema does not know, where all must be understood."""
+    if isinstance(schema, dict):
+        if schema.get("mustUnderstand") is True:
+            schema["additionalProperties"] = False
+        for child in schema.values():
+            _close(child)
+    elif isinstance(schema, list):
+        for child in schema:
+            _close(child)
