@@ -196,3 +196,18 @@ def test_the_formula_of_the_output_head_gives_the_stored_logits() -> None:
         np.testing.assert_array_equal(top_T, window.targets.ids_TK[:, 0])
         tail_T = 1 - np.exp(found_TK).sum(axis=1) / np.exp(logits_TV).sum(axis=1)
         np.testing.assert_allclose(tail_T, window.targets.tail_mass_TG[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_columns_have_the_physical_types_of_the_page_and_are_required(name: str) -> None:
+    store = STORES[name]
+    physical = {"BYTE_ARRAY", "INT32", "INT64", "FLOAT", "BOOLEAN", "FIXED_LEN_BYTE_ARRAY"}
+    for shard in store.manifest.shards:
+        schema = pq.ParquetFile(Path(store.root, shard.path)).schema
+        for index in range(len(schema)):
+            leaf = schema.column(index)
+            assert leaf.physical_type in physical, leaf.path
+            assert (leaf.logical_type.type == "STRING") == (leaf.physical_type == "BYTE_ARRAY")
+            # A repeated group counts as one level; whatever may be null would be another.
+            assert leaf.max_definition_level == leaf.max_repetition_level <= 1, leaf.path
+            assert leaf.path in (leaf.name, f"{leaf.path.split('.')[0]}.list.element")

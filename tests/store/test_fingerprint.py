@@ -14,7 +14,7 @@ from softtargets.store import Store
 from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.manifest import parse_manifest
 from softtargets.store.versions import is_canonical
-from tests.golden import identity_of
+from tests.golden import GOLDEN, identity_of
 from tests.windows import topk_schema
 
 
@@ -80,5 +80,16 @@ def test_an_identity_is_of_the_version_of_its_manifest(store: Store) -> None:
     manifest: dict[str, Any] = json.loads((store.root / "manifest.json").read_text())
     manifest["identity"]["format_version"] = "1.2"
     manifest["fingerprint"] = fingerprint_of(manifest["identity"])
+    with pytest.raises(FormatError, match=r"identity.format_version: expected that of the mani"):
+        parse_manifest(json.dumps(manifest).encode(), "here")
+
+
+@pytest.mark.parametrize("version", [None, True, 1.1, "1.3", "1.0"])
+def test_an_older_identity_must_say_which_version_it_is_of(version: object) -> None:
+    """Upgrading it would hide that it does not."""
+    manifest: dict[str, Any] = json.loads((GOLDEN / "topk-1.1/store/manifest.json").read_text())
+    manifest["identity"]["format_version"] = version
+    if version is None:
+        del manifest["identity"]["format_version"]
     with pytest.raises(FormatError, match=r"identity.format_version: expected that of the mani"):
         parse_manifest(json.dumps(manifest).encode(), "here")
