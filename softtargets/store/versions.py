@@ -14,7 +14,7 @@ from softtargets.errors import FormatError
 from softtargets.targets import DEFAULT_CONVENTION
 from softtargets.texts import shortened
 
-FORMAT_VERSION = "1.2"
+FORMAT_VERSION = "1.3"
 
 
 def check_version(found: object, where: str) -> str:
@@ -47,7 +47,7 @@ def is_newer(version: str) -> bool:
 
 def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, Any]:
     """Return an identity in the current form; one that is malformed is left for the schema."""
-    if version not in ("1.0", "1.1"):
+    if version not in ("1.0", "1.1", "1.2"):
         return identity
     targets = identity.get("targets")
     upgraded = {"format_version": FORMAT_VERSION, "targets": upgrade_targets(targets, version)}

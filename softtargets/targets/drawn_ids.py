@@ -26,10 +26,11 @@ _DRAW_BYTES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawsSchema:
-    """Ids drawn from the teacher's distribution, with replacement, kept with their counts."""
+    """Ids drawn from the teacher's distribution, or from its tail."""
 
     num_draws: int
-    """How many at every position; none where there is nothing to draw from."""
+    """N: how many at every position, none where there is nothing to draw from. Of threshold draws
+    each stands for 1 / N."""
     origin: Literal["all", "tail"]
     """Drawn from the whole vocabulary, or from what is outside the entries."""
     temperature: float
@@ -38,6 +39,16 @@ class DrawsSchema:
     """How the drawn ids' logits are kept; weights at another temperature need them."""
     step: float | None = DEFAULT_STEP
     """Width of a step in nats; None unless values are kept in steps."""
+    design: Literal["independent", "systematic", "threshold"] = "independent"
+    """How they were drawn.
+
+    independent: with replacement, and kept with their counts.
+    systematic: by one uniform number u, at (u + j) / N for j from 0 to N - 1; kept with their
+    counts too.
+    threshold: the highest id and every other id of at least 1 / N is an entry. Of the rest, whose
+    mass is R, floor(N R + u) ids are drawn systematically, each at most once. The estimate of a
+    drawn id's probability is 1 / N. Their number is stored instead of counts.
+    """
 
     def __post_init__(self) -> None:
         if self.values != "steps":

@@ -51,6 +51,12 @@ class EntriesSchema:
     """Whether logits are kept in steps (error at most step / 2) or lossless."""
     step: float | None = DEFAULT_STEP
     """Width of a step in nats; None unless values are kept in steps."""
+    form: Literal["planes", "lists"] = "planes"
+    """Whether every position has room for K entries, in planes of bytes, or the entries of all
+    positions stand in one list. The list is for entries whose number varies."""
+    top_logit: bool = True
+    """Whether the highest logit is stored. Without it logits in steps are relative to the highest,
+    whose own is 0. Probabilities do not need it."""
 
     def __post_init__(self) -> None:
         if self.values != "steps":

@@ -48,6 +48,9 @@ class TargetSchema:
     temperatures: tuple[float, ...]
     """Where the whole vocabulary's softmax is known: by the tail mass if there are entries, else by
     the logsumexp. Empty when it is unknown or there is none."""
+    grid_step: float | None = None
+    """Width in nats of the steps that the log-odds of tail masses are kept in; None where tail
+    masses are kept as they are."""
     predicts: Predicts = DEFAULT_CONVENTION.name
     """What the target at position t is about, see `convention`."""
     positions: Literal["all", "listed"] = "all"
@@ -65,6 +68,9 @@ class TargetSchema:
     """Whether each target's label is stored; with next_token it is the next input id."""
     label_logits: bool = False
     """Whether the label's logit and its rank are stored."""
+    label_step: float | None = None
+    """Width in nats of the steps below the top logit that the label's logit is kept in; None where
+    it is kept as it is."""
     encoder_input: bool = False
     """Whether windows hold the input of an encoder beside that of the decoder."""
     metadata: tuple[str, ...] = ()
@@ -158,6 +164,8 @@ class TargetSchema:
         return ", ".join(words for part in parts_of(self) if (words := part.describe()))
 
 
+_AS_BEFORE = {"form": "planes", "top_logit": True, "design": "independent"}
+"""What is not said in JSON: format 1.2 knew nothing else, and its stores keep their fingerprint."""
 _SCHEMAS = {"head": EntriesSchema, "samples": DrawsSchema, "output_head": HeadWeightsSchema}
 
 
@@ -223,5 +231,6 @@ def _json(value: Any) -> Any:
     if isinstance(value, HeadWeightsSchema):
         return value.to_dict()
     if isinstance(value, (EntriesSchema, DrawsSchema, FeatureSchema)):
-        return {name: one for name, one in asdict(value).items() if one is not None}
+        own = asdict(value).items()
+        return {name: one for name, one in own if one is not None and _AS_BEFORE.get(name) != one}
     return value
