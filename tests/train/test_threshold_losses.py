@@ -52,7 +52,7 @@ def dense_estimate(window: Window, logits_TV: np.ndarray, temperature: float) ->
     )
     targets = window.targets
     assert targets.samples is not None
-    estimate_TV = np.zeros_like(t_TV)
+    estimate_TV: np.ndarray = np.zeros(t_TV.shape)
     at_S = np.repeat(np.arange(len(targets)), targets.samples.num_samples_T)
     ids_S = targets.samples.ids_S
     estimate_TV[at_S, ids_S] = t_TV[at_S, ids_S] / drawn_at_TV[at_S, ids_S] / draws.num_draws
@@ -93,7 +93,7 @@ def test_the_sampled_loss_and_its_gradient_are_those_of_the_estimate(
 @pytest.mark.parametrize("temperature", GRID)
 def test_estimates_are_unbiased_at_every_temperature_of_the_grid(temperature: float) -> None:
     """Over all uniforms, what ids weigh is their probability: here over 1,000 that stand evenly."""
-    num, sums = 1000, 0.0
+    num, sums = 1000, torch.zeros(4, 300, dtype=torch.float64)
     for number in range(num):
         window, logits_TV = captured(np.random.default_rng(1), 5, (number + 0.5) / num)
         targets = collate([window]).soft_targets(temperature)
@@ -121,7 +121,7 @@ def test_the_bucket_has_the_exact_ids_and_the_mass_of_the_others(
             batch,
             temperature,
             tail="bucket",
-            divergence=divergence,  # type: ignore[arg-type]
+            divergence=divergence,
         )
         t_TV = (torch.from_numpy(logits_TV).double() / temperature).softmax(dim=1)
         s_TV = (student(batch)[0, :-1].double() / temperature).softmax(dim=1)
