@@ -36,7 +36,8 @@ class EntryLists(Entries):
         counts = replace(self.counts(is_packed=True), working_bytes=most * ENTRY_BYTES)
         columns = [counts, top_logit()] if self.schema.top_logit else [counts]
         words, within = "ids of the kept logits", Range(0, last, f"ids from 0 to {last}")
-        columns.append(Column("entry_ids", "int32", "any", words, within=within, is_split=True))
+        # Whole ids repeat from position to position, which planes of their bytes hide.
+        columns.append(Column("entry_ids", "int32", "any", words, within=within, is_tight=True))
         if self.schema.step is None:
             return [*columns, Column("entry_logits", "float32", "any", "kept logits", None, FINITE)]
         words = "distance of each kept logit but a position's first below the one before, in steps"

@@ -44,7 +44,15 @@ class Labels(Part):
         words = "how many logits are above the label's"
         return [
             logits,
-            Column("label_rank", "int32", "targets", words, within=ranks, is_split=True),
+            Column(
+                "label_rank",
+                "int32",
+                "targets",
+                words,
+                within=ranks,
+                is_split=True,
+                is_tight=self.step is not None,
+            ),
         ]
 
     def exactness(self, imported: Mapping[str, Any] | None) -> Iterator[str]:
