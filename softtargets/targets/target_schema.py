@@ -20,7 +20,9 @@ from softtargets.targets.conventions import (
     Predicts,
 )
 from softtargets.targets.drawn_ids import Draws, DrawsSchema
-from softtargets.targets.exact_entries import Entries, EntriesSchema
+from softtargets.targets.entry_lists import EntryLists
+from softtargets.targets.entry_planes import EntryPlanes
+from softtargets.targets.exact_entries import EntriesSchema
 from softtargets.targets.features import Features, FeatureSchema
 from softtargets.targets.grid import Grid
 from softtargets.targets.head_weights import HeadWeightsSchema, OutputHead
@@ -28,6 +30,7 @@ from softtargets.targets.labels import Labels
 from softtargets.targets.own_part import REGISTERED, OwnPart
 from softtargets.targets.part import Column, Part
 from softtargets.targets.promises import Promise, Promises, check
+from softtargets.targets.threshold_draws import ThresholdDraws
 from softtargets.targets.window_columns import WindowColumns
 
 AnyPart = TypeVar("AnyPart", bound=Part)
@@ -48,6 +51,9 @@ class TargetSchema:
     temperatures: tuple[float, ...]
     """Where the whole vocabulary's softmax is known: by the tail mass if there are entries, else by
     the logsumexp. Empty when it is unknown or there is none."""
+    grid_step: float | None = None
+    """Width in nats of the steps that the log-odds of tail masses are kept in; None where tail
+    masses are kept as they are."""
     predicts: Predicts = DEFAULT_CONVENTION.name
     """What the target at position t is about, see `convention`."""
     positions: Literal["all", "listed"] = "all"
@@ -65,6 +71,9 @@ class TargetSchema:
     """Whether each target's label is stored; with next_token it is the next input id."""
     label_logits: bool = False
     """Whether the label's logit and its rank are stored."""
+    label_step: float | None = None
+    """Width in nats of the steps below the top logit that the label's logit is kept in; None where
+    it is kept as it is."""
     encoder_input: bool = False
     """Whether windows hold the input of an encoder beside that of the decoder."""
     metadata: tuple[str, ...] = ()
@@ -92,6 +101,26 @@ class TargetSchema:
         )
         words = "label logits only where there are labels"
         yield Promise(words, self.has_labels or not self.label_logits, found)
+        yield from (promise._replace(found=found) for promise in self._step_promises())
+
+    def _step_promises(self) -> Promises:
+        """Yield what steps count from."""
+        head, draws = self.head, self.samples
+        has_label_step = self.label_step is not None
+        words = "a label's step only beside a head, with label logits"
+        yield Promise(words, not has_label_step or (head is not None and self.label_logits))
+        if draws is not None and draws.design == "threshold":
+            words = "threshold draws beside a head in lists"
+            yield Promise(words, head is not None and head.form == "lists")
+        if head is not None and not head.top_logit:
+            is_relative = head.values == "steps"
+            words = "a head without its top logit in steps, or in lists"
+            yield Promise(words, is_relative or head.form == "lists")
+            # Logits beside relative ones would be of another scale.
+            words = "labels in steps beside a head without its top logit"
+            yield Promise(words, has_label_step or not self.label_logits or not is_relative)
+            words = "draws in steps, or without logits, beside a head without its top logit"
+            yield Promise(words, draws is None or draws.values != "float32" or not is_relative)
 
     @property
     def convention(self) -> Convention:
@@ -158,6 +187,8 @@ class TargetSchema:
         return ", ".join(words for part in parts_of(self) if (words := part.describe()))
 
 
+_AS_BEFORE = {"form": "planes", "top_logit": True, "design": "independent"}
+"""What is not said in JSON: format 1.2 knew nothing else, and its stores keep their fingerprint."""
 _SCHEMAS = {"head": EntriesSchema, "samples": DrawsSchema, "output_head": HeadWeightsSchema}
 
 
@@ -173,7 +204,8 @@ def parts_of(targets: TargetSchema) -> tuple[Part, ...]:
 
 
 def _parts(targets: TargetSchema) -> Iterator[Part]:
-    grid = Grid(targets.temperatures, has_entries=targets.head is not None)
+    has_entries = targets.head is not None
+    grid = Grid(targets.temperatures, has_entries=has_entries, step=targets.grid_step)
     yield WindowColumns(
         num_input_ids=targets.num_input_ids,
         num_labels=targets.num_labels,
@@ -184,12 +216,14 @@ def _parts(targets: TargetSchema) -> Iterator[Part]:
         metadata=targets.metadata,
     )
     if targets.head is not None:
-        yield Entries(targets.head, targets.vocab_size)
+        entries = EntryLists if targets.head.form == "lists" else EntryPlanes
+        yield entries(targets.head, targets.vocab_size)
     if targets.samples is not None:
-        yield Draws(targets.samples, targets.vocab_size, grid)
+        draws = ThresholdDraws if targets.samples.design == "threshold" else Draws
+        yield draws(targets.samples, targets.vocab_size, grid)
     yield grid
     if targets.label_logits:
-        yield Labels(targets.vocab_size)
+        yield Labels(targets.vocab_size, targets.label_step)
     if targets.num_classes:
         yield Classes(targets.num_classes)
     if targets.features:
@@ -223,5 +257,6 @@ def _json(value: Any) -> Any:
     if isinstance(value, HeadWeightsSchema):
         return value.to_dict()
     if isinstance(value, (EntriesSchema, DrawsSchema, FeatureSchema)):
-        return {name: one for name, one in asdict(value).items() if one is not None}
+        own = asdict(value).items()
+        return {name: one for name, one in own if one is not None and _AS_BEFORE.get(name) != one}
     return value

@@ -37,7 +37,10 @@ def test_every_kind_of_target_and_every_case_has_a_golden_store() -> None:
     assert {name[:-4] for name in STORES} == {*KINDS, *CASES}
 
 
-@pytest.mark.parametrize("name", [name for name in STORES if name[-3:] > "1.2"])
+WITH_ENTRIES = [name for name in STORES if name[-3:] > "1.2" and name != "systematic-1.3"]
+
+
+@pytest.mark.parametrize("name", WITH_ENTRIES)
 def test_log_probabilities_of_a_golden_store_stay(name: str) -> None:
     store = Store.open(GOLDEN / name / "store")
     with np.load(GOLDEN / name / "expected.npz", allow_pickle=False) as arrays:
