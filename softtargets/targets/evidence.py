@@ -44,7 +44,7 @@ class Origin:
         return cls(
             is_tail_exact=is_captured,
             keeps_highest=is_captured
-            and selection.get("kind") in ("topk", "topp", "hybrid")
+            and selection.get("kind") in ("topk", "topp", "hybrid", "threshold")
             and "pins" not in selection,
         )
 

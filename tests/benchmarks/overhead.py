@@ -1,6 +1,6 @@
 """What a build costs beside the teacher's own forward pass: once, and with every token.
 
-    python -m tests.benchmarks.overhead [--dtype bfloat16|float32] [--select hybrid|topk]
+    python -m tests.benchmarks.overhead [--dtype bfloat16|float32] [--select hybrid|topk|threshold]
 
 builds stores from SmolLM2-135M and two lengths of the Python language reference, in turn, and runs
 the model's bare forward pass, logits included, over each batch right before it is scored. What the
@@ -34,6 +34,7 @@ from softtargets.capture import (
     Corpus,
     Hybrid,
     TeacherConfig,
+    Threshold,
     TopK,
     TransformersTeacher,
     Windowing,
@@ -46,7 +47,7 @@ from softtargets.demo.smollm import teacher_directory
 from tests.benchmarks.layouts import small_corpus
 
 MOST_GROWING = 1.05
-SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid()}
+SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid(), "threshold": Threshold()}
 BATCH_TOKENS = 2048
 keeper = sys.modules["softtargets.capture.keep.keeper"]
 PARTS = ("identity", "tokenise", "decoder", "head", "select", "pack and write", "wait for writing")

@@ -111,14 +111,14 @@ def test_the_default_is_a_head_and_draws(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     selection = Store.open(tmp_path / "store").manifest.identity["selection"]
-    draws = {"num": 16, "temperature": drawn_at, "seed": 0}
+    draws = {"num": 16, "temperature": drawn_at, "seed": 0, "design": "systematic"}
     assert selection == {"kind": "hybrid", "k": 16, "draws": draws}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--select", "topk", "--draws", "3"], "--draws: expected --select sampled or hybrid"),
+        (["--select", "topk", "--draws", "3"], "--draws: expected --select sampled or hybrid or"),
         (["--select", "sampled"], "--top-k: expected --select topk or topp or hybrid with it"),
         (["--select", "topp", "--seed", "1"], "--seed: expected --select sampled or hybrid"),
         (["--select", "hybrid", "--top-p", "0.5"], "--top-p: expected --select topp with it"),
