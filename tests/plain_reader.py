@@ -118,9 +118,24 @@ def read_window(row: Row, targets: dict[str, Any]) -> Row:
     for name in targets.get("metadata", []):
         found[f"metadata_{name}"] = ["\n".join(row[f"metadata_{name}"])]
     if "head" in targets:
-        found |= read_head(row, targets)
-    if "samples" in targets:
+        in_lists = targets["head"].get("form") == "lists"
+        found |= read_lists(row, targets) if in_lists else read_head(row, targets)
+    if targets.get("samples", {}).get("design") == "threshold":
+        found |= read_threshold(row, targets)
+    elif "samples" in targets:
         found |= read_samples(row, targets)
+    if "label_step" in targets:
+        steps = zip(tops_of(row), row["label_steps"], strict=True)
+        found["label_logit"] = [
+            -np.inf if own == 2**31 - 1 else top - own * targets["label_step"] for top, own in steps
+        ]
+    if "grid_step" in targets:
+        for one in targets["temperatures"]:
+            name = f"t{one:g}".replace(".", "_")
+            row[f"tail_mass_{name}"] = [
+                0 if own == -(2**31) else 1 / (1 + np.exp(-own * targets["grid_step"]))
+                for own in row[f"tail_odds_{name}"]
+            ]
     for what in ("tail_mass", "logsumexp"):
         names = [f"{what}_t{one:g}".replace(".", "_") for one in targets["temperatures"]]
         if names and names[0] in row:
@@ -160,6 +175,54 @@ def read_head(row: Row, targets: dict[str, Any]) -> Row:
     }
 
 
+def tops_of(row: Row) -> list[float]:
+    """Return the top logits; 0 where logits are relative to them."""
+    top: list[float] = row.get("top_logit", [0.0] * len(row["mask"]))
+    return top
+
+
+def read_lists(row: Row, targets: dict[str, Any]) -> Row:
+    most, step = targets["head"]["max_entries"], targets["head"].get("step")
+    own_ids, own_logits = iter(row["entry_ids"]), iter(row.get("entry_logits", []))
+    steps = iter(row.get("entry_steps", []))
+    ids, logits = np.zeros((len(row["mask"]), most)), np.full((len(row["mask"]), most), -np.inf)
+    for position, (count, top) in enumerate(zip(row["num_entries"], tops_of(row), strict=True)):
+        distance = 0
+        for rank in range(count):
+            ids[position, rank] = next(own_ids)
+            if step is None:
+                logits[position, rank] = next(own_logits)
+            else:
+                distance += next(steps) if rank else 0
+                logits[position, rank] = top - distance * step
+    return {
+        "num_entries": row["num_entries"],
+        "ids": ids.astype(int),
+        "logits": logits.astype(np.float32),
+    }
+
+
+def read_threshold(row: Row, targets: dict[str, Any]) -> Row:
+    schema, gaps, ids, tops = targets["samples"], iter(row["drawn_ids"]), [], []
+    for count, top in zip(row["num_drawn"], tops_of(row), strict=True):
+        last = -1
+        for _ in range(count):
+            last += next(gaps) + 1
+            ids.append(last)
+            tops.append(top)
+    found: Row = {
+        "num_samples": row["num_drawn"],
+        "sample_ids": ids,
+        "sample_counts": [1] * len(ids),
+    }
+    if schema["values"] == "float32":
+        found["sample_logits"] = row["drawn_logits"]
+    elif schema["values"] == "steps":
+        steps = zip(tops, row["drawn_steps"], strict=True)
+        found["sample_logits"] = [top - own * schema["step"] for top, own in steps]
+    return found
+
+
 def logits_in_steps(
     row: Row, position: int, head: dict[str, Any], escapes: Iterator[int]
 ) -> Iterator[float]:
@@ -171,7 +234,7 @@ def logits_in_steps(
         differences.append(byte & 15 if rank < halves else byte >> 4)
     for difference in differences:
         distance += next(escapes) if difference == 15 else difference
-        yield row["top_logit"][position] - distance * head["step"]
+        yield tops_of(row)[position] - distance * head["step"]
 
 
 def read_samples(row: Row, targets: dict[str, Any]) -> Row:
@@ -185,8 +248,13 @@ def read_samples(row: Row, targets: dict[str, Any]) -> Row:
         own = [next(counts) for _ in range(num_repeated)]
         left = schema["num_draws"] - sum(own)
         if schema["origin"] == "tail":
-            column = f"tail_mass_t{schema['temperature']:g}".replace(".", "_")
-            left = 0 if row[column][position] == 0 else left
+            column = f"t{schema['temperature']:g}".replace(".", "_")
+            mass = (
+                row[f"tail_mass_{column}"]
+                if "grid_step" not in targets
+                else [own + 2**31 for own in row[f"tail_odds_{column}"]]
+            )
+            left = 0 if mass[position] == 0 else left
         before = len(ids)
         for run in (num_repeated, left):
             last = -1

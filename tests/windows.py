@@ -12,6 +12,7 @@ from softtargets.store.output_head import describe_output_head
 from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets, pack
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import TokenWindow, Window, hash_window
+from tests.threshold import threshold_in_numpy
 
 
 def topk_schema(
@@ -81,7 +82,7 @@ def make_vocabulary(num_tokens: int = 300) -> Vocabulary:
 _HEAD = HeadSchema(max_entries=8)
 _DRAWS = SampleSchema(num_draws=32, origin="all", temperature=1.0)
 
-KINDS = {
+KINDS_OF_1_1 = {
     "topk": topk_schema(),
     "topk-lossless": topk_schema(lossless=True),
     "topk-of-262144": topk_schema(4, vocab_size=262_144),
@@ -126,6 +127,36 @@ KINDS = {
         label_logits=True,
     ),
 }
+_LISTS = HeadSchema(max_entries=9, form="lists", top_logit=False)
+_THRESHOLD = SampleSchema(num_draws=9, origin="tail", temperature=1.0, design="threshold")
+_STEP = 1 / 64
+KINDS_OF_1_3 = {
+    "threshold": _schema(head=_LISTS, samples=_THRESHOLD, temperatures=(1.0,), grid_step=_STEP),
+    "threshold-of-two-temperatures": _schema(
+        head=replace(_LISTS, max_entries=24),
+        samples=replace(_THRESHOLD, num_draws=24, temperature=2.0, values="steps", step=1 / 16),
+        grid_step=_STEP,
+        label_logits=True,
+        label_step=1 / 16,
+    ),
+    "threshold-lossless": _schema(
+        head=replace(_LISTS, values="float32"),
+        samples=replace(_THRESHOLD, values="float32"),
+        label_logits=True,
+    ),
+    "topk-in-lists": _schema(
+        head=replace(_LISTS, max_entries=8, top_logit=True),
+        samples=SampleSchema(num_draws=16, origin="tail", temperature=1.0, values="steps"),
+        grid_step=_STEP,
+        label_logits=True,
+        label_step=1 / 16,
+    ),
+    "topk-in-steps": _schema(
+        head=replace(_HEAD, top_logit=False), grid_step=_STEP, label_logits=True, label_step=1 / 16
+    ),
+    "systematic": _schema(samples=replace(_DRAWS, design="systematic")),
+}
+KINDS = {**KINDS_OF_1_1, **KINDS_OF_1_3}
 """One schema for every kind of target that the format knows."""
 
 
@@ -217,7 +248,14 @@ def make_targets(
         possible = rng.choice(schema.vocab_size, 3, replace=False)
         logits_TV[row, np.isin(np.arange(schema.vocab_size), possible, invert=True)] = -np.inf
     k = schema.head.max_entries if schema.head else 0
-    chosen = select_in_numpy(logits_TV, _labels(tokens, schema), k, schema.temperatures)
+    labels_T = _labels(tokens, schema)
+    if schema.head and schema.samples and schema.samples.design == "threshold":
+        uniform_T, grid = rng.random(num_targets), schema.temperatures
+        chosen = threshold_in_numpy(
+            logits_TV, labels_T, uniform_T, schema.head, schema.samples, grid
+        )
+    else:
+        chosen = select_in_numpy(logits_TV, labels_T, k, schema.temperatures)
     class_logits_TC = None
     if schema.num_classes:
         shape = (num_targets, schema.num_classes)
@@ -232,7 +270,7 @@ def make_targets(
         logsumexp_TG=_logsumexp(logits_TV, schema),
         label_logit_T=chosen.label_logit_T if schema.label_logits else None,
         label_rank_T=chosen.label_rank_T if schema.label_logits else None,
-        samples=_draw(rng, logits_TV, chosen.ids_TK, schema),
+        samples=chosen.samples or _draw(rng, logits_TV, chosen.ids_TK, schema),
         class_logits_TC=class_logits_TC,
         features={one.name: _vectors(rng, num_rows[one.rows], one) for one in schema.features},
     )
@@ -309,7 +347,12 @@ def _draw(
         drawn = np.empty(0, np.int64)
         if weights_V.sum() > 0:
             shares_V = weights_V / weights_V.sum()
-            drawn = rng.choice(len(logits_V), schema.samples.num_draws, p=shares_V)
+            num = schema.samples.num_draws
+            if schema.samples.design == "systematic":
+                places = (np.arange(num) + rng.random()) / num
+                drawn = np.searchsorted(np.cumsum(shares_V) / shares_V.sum(), places, side="right")
+            else:
+                drawn = rng.choice(len(logits_V), num, p=shares_V)
         own_ids, own_counts = np.unique(drawn, return_counts=True)
         order = np.argsort(own_counts == 1, kind="stable")
         ids.append(own_ids[order])

@@ -145,7 +145,7 @@ def drawn_at(targets: SoftTargets, schema: TargetSchema, temperature: float) -> 
         return None
     position_S = np.repeat(np.arange(len(targets)), samples.num_samples_T)
     weight_S = samples.counts_S / how.num_draws
-    if how.origin == "tail":
+    if how.weighs_tail:
         weight_S = weight_S * np.exp(targets.tail_logmass_T(how.temperature))[position_S]
     if samples.logits_S is None:
         return Drawn(position_S, weight_S, None) if temperature == how.temperature else None

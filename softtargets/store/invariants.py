@@ -102,6 +102,8 @@ def _contradictions(window: Window, targets: SoftTargets, origin: Origin) -> Pro
         label_ids_T=window.labels_T if schema.label_logits else None,
         entry_step=None if entries is None else entries.step,
         draw_step=None if draws is None else draws.step,
+        grid_step=schema.grid_step,
+        label_step=schema.label_step,
         is_tail_drawn=draws is not None and draws.origin == "tail",
         origin=origin,
     )

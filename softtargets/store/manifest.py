@@ -183,7 +183,10 @@ def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> N
         ) from error
 
 
-_FRACTIONS = ("temperatures", "temperature", "step", "scale", "divisor", "softcap")
+_FRACTIONS = (
+    *("temperatures", "temperature", "step", "grid_step", "label_step"),
+    *("scale", "divisor", "softcap"),
+)
 
 
 def _whole_numbers(value: Any, field: str) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from softtargets.targets import (
     Array,
     Column,
     Columns,
-    Entries,
+    EntryPlanes,
     Offsets,
     TargetSchema,
     columns_of,
@@ -23,7 +23,7 @@ from softtargets.window import CELLS, Window
 class Row:
     """A window to make a batch of: its cells in the columns of a row group, which rows share.
 
-    They are as they are stored, but for samples, which are unpacked.
+    They are as they are stored, but for what has another form in batches (`Part.for_batches`).
     """
 
     window_id: str
@@ -70,7 +70,7 @@ def row_of(window: Window) -> Row:
     columns, offsets = cells_of(window)
     where = f"window {window.window_id}"
     schema = window.packed.schema
-    entries = part_of(schema, Entries)
+    entries = part_of(schema, EntryPlanes)
     if entries is not None:
         entries.check_escapes(columns)
     for part in parts_of(schema):

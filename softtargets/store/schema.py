@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 
 from softtargets.store.versions import FORMAT_VERSION
-from softtargets.targets import Column, Entries, Grid, TargetSchema, columns_of, part_of
+from softtargets.targets import Column, EntryPlanes, Grid, TargetSchema, columns_of, part_of
 from softtargets.targets.window_columns import WindowColumns
 
 METADATA_KEY = b"softtargets"
@@ -56,14 +56,14 @@ def token_columns(targets: TargetSchema) -> tuple[Column, ...]:
 
 @cache
 def id_columns(targets: TargetSchema) -> tuple[str, ...]:
-    """Return the names of the id planes' columns, lowest byte first; none without entries."""
-    entries = part_of(targets, Entries)
+    """Return the names of the id planes' columns, lowest byte first; none without planes."""
+    entries = part_of(targets, EntryPlanes)
     return () if entries is None else entries.id_planes
 
 
 @cache
 def grid_columns(targets: TargetSchema) -> tuple[str, ...]:
-    """Return the columns of tail masses, or of logsumexps without entries, in the grid's order."""
+    """Return what tail masses, or logsumexps without entries, are called, in the grid's order."""
     grid = part_of(targets, Grid)
     assert grid is not None
     return grid.names

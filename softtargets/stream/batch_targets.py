@@ -55,6 +55,10 @@ class BatchDecoder:
         self._entries = schema.entries
         self._draws = schema.draws if "sample_ids" in batch else None
 
+    @property
+    def _is_listed(self) -> bool:
+        return self._entries is not None and self._entries.form == "lists"
+
     def soft_targets(self, temperature: float) -> BatchTargets:
         """Return the targets at a temperature of the grid.
 
@@ -100,7 +104,10 @@ class BatchDecoder:
         return temperature_index(self._batch["temperatures"], temperature)
 
     def _ids(self) -> torch.Tensor:
-        """Return the ids of entries [B, L, K]."""
+        """Return the ids of entries [B, L, K]; with lists K is the most of the batch."""
+        if self._is_listed:
+            listed: torch.Tensor = self._batch["entry_ids"].long()
+            return listed
         planes = [self._batch[name] for name in plane_names(self._schema.vocab_size)]
         ids = sum(plane.long() << (8 * number) for number, plane in enumerate(planes))
         assert isinstance(ids, torch.Tensor)
@@ -109,12 +116,12 @@ class BatchDecoder:
     def _sample_weights(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         """Return R c / N at the draws' temperature, and that times t^(T) / t at another.
 
-        R is the tail's mass where the draws are from the tail, else 1.
+        R is the tail's mass where the draws share it, else 1: threshold draws stand for 1 / N each.
         """
         assert self._draws is not None
         drawn_at = self._draws.temperature
         weights: torch.Tensor = self._batch["sample_counts"] / self._draws.num_draws
-        if self._entries is not None:
+        if self._draws.weighs_tail:
             weights = weights * self._batch["tail_mass"][..., self._index(drawn_at), None]
         if temperature != drawn_at:
             own = self._sample_logits(temperature)
@@ -151,13 +158,17 @@ class BatchDecoder:
         if self._entries is None:
             mask = self._batch["target_mask"]
             return torch.empty((*mask.shape, 0), device=mask.device)
-        if self._entries.step is None:
-            logits: torch.Tensor = self._batch["logits"]
+        if self._is_listed:
+            logits: torch.Tensor = self._batch["entry_logits"]
+        elif self._entries.step is None:
+            logits = self._batch["logits"]
         else:
             steps = split_steps(self._batch["steps"], self._entries.max_entries).int()
             steps = _fill_escapes(steps, self._batch["escapes"])
             distance = steps.cumsum(dim=-1) * self._entries.step
-            logits = self._batch["top_logit"][..., None] - distance
+            logits = -distance
+            if self._entries.top_logit:
+                logits = self._batch["top_logit"][..., None] - distance
         ranks = torch.arange(logits.shape[-1], device=logits.device)
         return logits.masked_fill(ranks >= self._batch["num_entries"][..., None], -torch.inf)
 

@@ -93,7 +93,8 @@ _PLACED: dict[Place, Callable[[Frame, TargetTensor], Array]] = {
     "targets": lambda frame, one: frame.place_targets(one.columns[0], one.fill),
     "grid": lambda frame, one: frame.place_grid(one.columns, one.fill),
     "row": lambda frame, one: frame.pad(one.columns[0]),
-    "draws": lambda frame, one: frame.place_draws(one.columns[0]),
+    "draws": lambda frame, one: frame.place_lists(one.columns[0], "num_samples"),
+    "entries": lambda frame, one: frame.place_lists(one.columns[0], "num_entries"),
 }
 
 

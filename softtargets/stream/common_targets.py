@@ -10,8 +10,9 @@ from softtargets.targets import TargetSchema
 
 _Value = TypeVar("_Value")
 
-_PER_WINDOW = ("positions", "metadata")
-"""What each window says of itself, whatever the others of its batch do."""
+_PER_WINDOW = ("positions", "metadata", "grid_step", "label_step")
+"""What each window says of itself, whatever the others of its batch do; or how it was stored, which
+a batch does not show."""
 _IN_COMMON = ("temperatures", "label_logits")
 """Of which a batch holds what all stores have: no loss at a temperature needs another one's tail
 mass, and none needs the label's logit."""

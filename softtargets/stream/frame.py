@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -31,6 +30,7 @@ class Frame:
         lengths = {stop - start for start, stop in self._bounds}
         self._are_listed = ["target_positions" in row.columns for row in rows]
         """Whose targets are not simply the first positions; a mixture has rows of both kinds."""
+        self._places: dict[str, tuple[Int64, int]] = {}
         self._same_length = None if any(self._are_listed) or len(lengths) > 1 else lengths.pop()
 
     @property
@@ -71,22 +71,28 @@ class Frame:
             self._place(padded[..., index], name, fill)
         return padded
 
-    def place_draws(self, name: str) -> Array:
-        """Return what there is of each draw as [B, L, S], padded with 0."""
-        at_S, width = self._draw_places
+    def place_lists(self, name: str, counts: str) -> Array:
+        """Return what there is of each draw, or entry, as [B, L, S], padded with 0.
+
+        Args:
+            name: of the column of draws or entries.
+            counts: of the column with how many each target has.
+        """
+        at_S, width = self._list_places(counts)
         array_S = self.joined(name)
         placed = np.zeros((*self.shape, width), array_S.dtype)
         placed.reshape(-1)[at_S] = array_S
         return placed
 
-    @cached_property
-    def _draw_places(self) -> tuple[Int64, int]:
-        """Return where each draw stands in a flattened [B, L, S], and S."""
-        num_samples_T = self.joined("num_samples")
-        width = int(num_samples_T.max(initial=1))
-        # A position's samples stand one after the other in its row.
-        shifts_T = self.target_places_T * width - (np.cumsum(num_samples_T) - num_samples_T)
-        return np.arange(num_samples_T.sum()) + np.repeat(shifts_T, num_samples_T), width
+    def _list_places(self, counts: str) -> tuple[Int64, int]:
+        """Return where each draw, or entry, stands in a flattened [B, L, S], and S."""
+        if counts not in self._places:
+            num_T = self.joined(counts)
+            width = int(num_T.max(initial=1))
+            # Those of a position stand one after the other in its row.
+            shifts_T = self.target_places_T * width - (np.cumsum(num_T) - num_T)
+            self._places[counts] = np.arange(num_T.sum()) + np.repeat(shifts_T, num_T), width
+        return self._places[counts]
 
     def _place(self, padded: Array, name: str, fill: float) -> None:
         cells = zip(self.rows, self._bounds, self._are_listed, strict=True)

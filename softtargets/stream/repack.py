@@ -152,7 +152,7 @@ def _move(batch: Batch, sources: torch.Tensor) -> dict[str, Any]:
             taken[sources < 0] = IGNORE_INDEX if name == "labels" else fill
             moved[name] = taken
     entries = batch.schema.entries
-    if entries is not None and entries.step is not None:
+    if entries is not None and entries.step is not None and entries.form == "planes":
         moved["escapes"] = _move_escapes(batch, sources, entries.max_entries)
     return moved
 

@@ -15,15 +15,18 @@ from softtargets.targets import (
     Classes,
     Column,
     Draws,
+    EntryLists,
     Features,
     Grid,
+    Labels,
     Part,
     TargetSchema,
+    ThresholdDraws,
     parts_of,
 )
 from softtargets.targets.window_columns import WindowColumns
 
-Place = Literal["targets", "grid", "row", "draws"]
+Place = Literal["targets", "grid", "row", "draws", "entries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class TargetTensor:
     """What it is made of."""
     place: Place
     """How: an element at each token, those of several columns beside each other, a row's elements
-    one after the other, or the draws of each token."""
+    one after the other, or the draws or entries of each token."""
     fill: float = 0
     """What stands where there is no target."""
     is_float32: bool = False
@@ -68,6 +71,21 @@ def _of_grid(part: Grid) -> Iterator[TargetTensor]:
     yield TargetTensor(name, part.names, "grid", fill, is_float32=True)
 
 
+def _of_entry_lists(part: EntryLists) -> Iterator[TargetTensor]:
+    """Yield numbers of entries, and ids and logits [B, L, K], with K the most of the batch."""
+    for one in part.columns():
+        if one.rows == "targets":
+            yield TargetTensor(one.name, (one.name,), "targets", is_float32=_is_float32(one))
+    for name in ("entry_ids", "entry_logits"):
+        yield TargetTensor(name, (name,), "entries", is_float32=name == "entry_logits")
+
+
+def _of_labels(_: Labels) -> Iterator[TargetTensor]:
+    """Yield the label's logit and rank [B, L]."""
+    yield TargetTensor("label_logit", ("label_logit",), "targets", is_float32=True)
+    yield TargetTensor("label_rank", ("label_rank",), "targets")
+
+
 def _of_features(part: Features) -> Iterator[TargetTensor]:
     """Yield the last hidden states [B, L, D], the only ones in batches."""
     yield TargetTensor("hidden_states", (part.schemas[0].column,), "targets")
@@ -90,9 +108,12 @@ def _of_draws(part: Draws) -> Iterator[TargetTensor]:
 
 _MAKERS: dict[type[Part], Callable[[Any], Iterator[TargetTensor]]] = {
     WindowColumns: lambda _: iter(()),  # What a window itself has is no target.
+    EntryLists: _of_entry_lists,
     Grid: _of_grid,
+    Labels: _of_labels,
     Features: _of_features,
     Draws: _of_draws,
+    ThresholdDraws: _of_draws,
     Classes: _of_classes,
 }
 

@@ -33,11 +33,14 @@ from softtargets.targets.conventions import (
 )
 from softtargets.targets.drawn_ids import Draws, DrawsSchema
 from softtargets.targets.entry_bytes import kept_entries
+from softtargets.targets.entry_lists import EntryLists
+from softtargets.targets.entry_planes import EntryPlanes
 from softtargets.targets.evidence import Origin
 from softtargets.targets.exact_entries import DEFAULT_STEP, Entries, EntriesSchema
 from softtargets.targets.features import LAST_HIDDEN, Features, FeatureSchema
 from softtargets.targets.grid import Grid, temperature_text
 from softtargets.targets.head_weights import HeadWeights, HeadWeightsSchema, OutputHead
+from softtargets.targets.labels import Labels
 from softtargets.targets.number_formats import DType
 from softtargets.targets.own_part import OwnPart, register
 from softtargets.targets.packed import PackedTargets, pack
@@ -45,6 +48,7 @@ from softtargets.targets.part import Column, Part, Range
 from softtargets.targets.promises import Promise, broken, check
 from softtargets.targets.soft_targets import Samples, SoftTargets, temperature_index
 from softtargets.targets.target_schema import TargetSchema, columns_of, part_of, parts_of
+from softtargets.targets.threshold_draws import ThresholdDraws
 
 __all__ = [
     "DEFAULT_CONVENTION",
@@ -65,6 +69,8 @@ __all__ = [
     "DrawsSchema",
     "Entries",
     "EntriesSchema",
+    "EntryLists",
+    "EntryPlanes",
     "FeatureSchema",
     "Features",
     "Float16",
@@ -76,6 +82,7 @@ __all__ = [
     "Int8",
     "Int32",
     "Int64",
+    "Labels",
     "Offsets",
     "Origin",
     "OutputHead",
@@ -88,6 +95,7 @@ __all__ = [
     "Samples",
     "SoftTargets",
     "TargetSchema",
+    "ThresholdDraws",
     "UInt8",
     "UInt16",
     "broken",

@@ -12,6 +12,7 @@ import numpy as np
 
 from softtargets.errors import CorruptionError
 from softtargets.targets.arrays import Array, Bool, Cells, Float32, Int32, Int64
+from softtargets.targets.exact_entries import top_logits
 from softtargets.targets.promises import Promise, check
 from softtargets.targets.soft_targets import Samples
 
@@ -50,14 +51,14 @@ def pack_draws(
         "sample_gaps": gaps_S.astype(np.int32),
     }
     if has_logits:
-        cells |= _pack_logits(_logits(samples)[order_S], position_S, top_logit_T, step)
+        cells |= pack_logits("sample", samples, order_S, position_S, top_logit_T, step)
     return cells
 
 
 def _check_counts(counts_S: Int32, position_S: Int64, gaps_S: Int64, num_draws_T: Int32) -> None:
     sums_T = np.bincount(position_S, weights=counts_S, minlength=len(num_draws_T))
     words = "counts that sum to the number of draws at every position"
-    _check(
+    check_samples(
         Promise("counts of at least 1", (counts_S >= 1).all()),
         Promise(words, (sums_T == num_draws_T).all()),
         Promise("ids that are not negative, each once in a run", (gaps_S >= 0).all()),
@@ -72,17 +73,36 @@ def _gaps(ids_S: Int64, position_S: Int64, repeats_S: Bool) -> Int64:
     return ids_S - before_S - 1
 
 
-def _pack_logits(
-    logits_S: Float32, position_S: Int64, top_logit_T: Float32 | None, step: float | None
+def pack_logits(
+    prefix: str,
+    samples: Samples,
+    order_S: Int64,
+    position_S: Int64,
+    top_logit_T: Float32 | None,
+    step: float | None,
 ) -> dict[str, Array]:
+    """Return the drawn ids' logits, as they are or as distances below the top one in steps.
+
+    Args:
+        prefix: of the column's name.
+        samples: the draws of T positions.
+        order_S: the order in which they are stored.
+        position_S: the positions, in that order.
+        top_logit_T: the positions' highest logits, which steps count from.
+        step: width of a step in nats; None to keep logits as they are.
+
+    Raises:
+        InputError: logits are missing, not finite or above the position's top logit.
+    """
+    logits_S = _logits(samples)[order_S]
     if step is None:
-        return {"sample_logits": logits_S}
+        return {f"{prefix}_logits": logits_S}
     assert top_logit_T is not None
     distance_S = top_logit_T[position_S].astype(np.float64) - logits_S
     limit = np.iinfo(np.int32).max * step
     words = f"logits at most {limit:.3g} nats below the position's highest, and none above it"
-    _check(Promise(words, ((distance_S >= 0) & (distance_S <= limit)).all()))
-    return {"sample_steps": np.rint(distance_S / step).astype(np.int32)}
+    check_samples(Promise(words, ((distance_S >= 0) & (distance_S <= limit)).all()))
+    return {f"{prefix}_steps": np.rint(distance_S / step).astype(np.int32)}
 
 
 def unpack_draws(cells: Cells, num_draws_T: Int32, step: float | None, vocab_size: int) -> Samples:
@@ -107,7 +127,7 @@ def unpack_draws(cells: Cells, num_draws_T: Int32, step: float | None, vocab_siz
     np.cumsum(gaps_S.astype(np.int64) + 1, out=walk[1:])
     ids_S = walk[1:] - np.repeat(walk[np.cumsum(runs) - runs] + 1, runs)
     if len(ids_S) and not (ids_S.min() >= 0 and ids_S.max() < vocab_size):
-        raise _out_of_vocabulary(vocab_size, f"from {ids_S.min()} to {ids_S.max()}")
+        raise out_of_vocabulary(vocab_size, f"from {ids_S.min()} to {ids_S.max()}")
     counts_S = np.ones(len(gaps_S), np.int32)
     # The counts of a position stand in a row at its beginning.
     shifts_T = ends_T - num_samples_T - (np.cumsum(num_repeated_T) - num_repeated_T)
@@ -115,7 +135,7 @@ def unpack_draws(cells: Cells, num_draws_T: Int32, step: float | None, vocab_siz
     counts_S[places] = repeated_counts
     logits_S = cells.get("sample_logits")
     if step is not None:
-        top_S = np.repeat(cells["top_logit"], num_samples_T).astype(np.float64)
+        top_S = np.repeat(top_logits(cells, len(num_samples_T)), num_samples_T)
         logits_S = (top_S - cells["sample_steps"] * step).astype(np.float32)
     return Samples(
         num_samples_T=num_samples_T.astype(np.int32),
@@ -140,7 +160,7 @@ def check_draws(cells: Cells, num_draws_T: Int32, vocab_size: int) -> None:
     sums = np.add.reduceat(gaps_S, np.cumsum(own) - own, dtype=np.int64)
     highest = int((sums + own).max()) - 1
     if gaps_S.min() < 0 or highest >= vocab_size:
-        raise _out_of_vocabulary(vocab_size, f"gaps from {gaps_S.min()}, to {highest}")
+        raise out_of_vocabulary(vocab_size, f"gaps from {gaps_S.min()}, to {highest}")
 
 
 def highest_logits(samples: Samples) -> Float32:
@@ -175,16 +195,16 @@ def _runs(cells: Cells, num_draws_T: Int32) -> tuple[Int64, Int64]:
         num_ids = len(counts) + num_single_T.sum()
         if num_single_T.min(initial=0) >= 0 and num_ids == num_gaps:
             return num_repeated_T, num_single_T
-    raise _corruption(
+    raise corruption(
         "counts that sum to the number of draws, a gap and a logit for every id",
         f"{len(counts)} counts and {num_gaps} gaps at {len(num_draws_T)} positions",
     )
 
 
 def _logits(samples: Samples) -> Float32:
-    _check(Promise("a logit for every id", samples.logits_S is not None))
+    check_samples(Promise("a logit for every id", samples.logits_S is not None))
     assert samples.logits_S is not None
-    _check(Promise("finite logits", np.isfinite(samples.logits_S).all()))
+    check_samples(Promise("finite logits", np.isfinite(samples.logits_S).all()))
     return samples.logits_S
 
 
@@ -193,16 +213,23 @@ def _count(chosen_S: Bool, position_S: Int64, num_positions: int) -> Int32:
     return counts_T.astype(np.int32)
 
 
-def _check(*promises: Promise) -> None:
+def check_samples(*promises: Promise) -> None:
+    """Check what is to be packed.
+
+    Raises:
+        InputError: a promise does not hold.
+    """
     advice = "Count the draws of each position, for example with numpy.unique."
     check(promises, "samples", next_step=advice)
 
 
-def _out_of_vocabulary(vocab_size: int, found: str) -> CorruptionError:
-    return _corruption(f"ids from 0 to {vocab_size - 1}", found)
+def out_of_vocabulary(vocab_size: int, found: str) -> CorruptionError:
+    """Return the error of ids that are none."""
+    return corruption(f"ids from 0 to {vocab_size - 1}", found)
 
 
-def _corruption(expected: str, found: str) -> CorruptionError:
+def corruption(expected: str, found: str) -> CorruptionError:
+    """Return the error of draws that cannot be unpacked."""
     return CorruptionError(
         "samples",
         expected=expected,

@@ -10,6 +10,7 @@ import numpy as np
 
 from softtargets.targets.arrays import Array, Bool, Cells, Columns, Float32, Int32, Offsets
 from softtargets.targets.blocks import blocks_of_rows
+from softtargets.targets.draw_evidence import logit_promises, mass_promises
 from softtargets.targets.draw_packing import check_draws, highest_logits, pack_draws, unpack_draws
 from softtargets.targets.entry_bytes import kept_entries
 from softtargets.targets.evidence import Evidence
@@ -20,8 +21,10 @@ from softtargets.targets.promises import Promise, Promises
 from softtargets.targets.soft_targets import SoftTargets, temperature_index
 
 _BLOCK_SAMPLES = 1 << 14
-_DRAW_BYTES = 100
+DRAW_BYTES = 100
 """Of a draw, while `verify` checks it: measured."""
+_BESIDE = ("top_logit", "num_entries", "entry_logits")
+"""Columns of entries that the top logit may follow from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,11 @@ class DrawsSchema:
         if self.values != "steps":
             object.__setattr__(self, "step", None)
 
+    @property
+    def weighs_tail(self) -> bool:
+        """Return whether a draw stands for R / N, R being the tail's mass, and not for 1 / N."""
+        return self.origin == "tail" and self.design != "threshold"
+
 
 @dataclass(frozen=True, slots=True)
 class Draws(Part):
@@ -62,6 +70,11 @@ class Draws(Part):
     schema: DrawsSchema
     vocab_size: int
     grid: Grid
+
+    @property
+    def ids_column(self) -> str:
+        """Return the column that has an element for each drawn id."""
+        return "sample_gaps"
 
     @property
     def has_own_top(self) -> bool:
@@ -74,25 +87,29 @@ class Draws(Part):
         most, last = self.schema.num_draws, self.vocab_size - 1
         words = "how many ids were drawn more than once"
         within = Range(0, most, f"from 0 to {most} ids")
-        columns.append(_tight("num_repeated", words, within, rows="targets"))
+        columns.append(tight("num_repeated", words, within, rows="targets"))
         words = "how often each of them was drawn"
-        columns.append(_tight("repeated_counts", words, Range(2, most, f"counts from 2 to {most}")))
+        columns.append(tight("repeated_counts", words, Range(2, most, f"counts from 2 to {most}")))
         words = "drawn ids, each as the number of ids skipped before it"
         within = Range(0, last, f"gaps from 0 to {last}")
-        columns.append(_tight("sample_gaps", words, within, working_bytes=_DRAW_BYTES))
+        columns.append(tight("sample_gaps", words, within, working_bytes=DRAW_BYTES))
+        return [*columns, *self.value_columns("sample")]
+
+    def value_columns(self, prefix: str) -> Iterator[Column]:
+        """Yield the column of the drawn ids' logits, if they are kept."""
         if self.schema.values == "steps":
             words = "distance of each drawn id's logit below the highest, in steps"
             within = Range(0, LARGEST_INT, "logits that are not above the top one")
-            columns.append(_tight("sample_steps", words, within))
+            yield tight(f"{prefix}_steps", words, within)
         elif self.schema.values == "float32":
             words = "logit of each drawn id"
-            columns.append(Column("sample_logits", "float32", "any", words, within=FINITE))
-        return columns
+            yield Column(f"{prefix}_logits", "float32", "any", words, within=FINITE)
 
     def describe(self) -> str:
         """Return how many there are."""
         tail = " of the tail" if self.schema.origin == "tail" else ""
-        return f"{self.schema.num_draws} draws{tail}"
+        systematic = "systematic " if self.schema.design == "systematic" else ""
+        return f"{self.schema.num_draws} {systematic}draws{tail}"
 
     def exactness(self, imported: Mapping[str, Any] | None) -> Iterator[str]:
         """Yield what they estimate."""
@@ -166,7 +183,7 @@ class Draws(Part):
         Raises:
             CorruptionError: they cannot be unpacked; the message names the first such row.
         """
-        places, starts = offsets["mask"], offsets["sample_gaps"]
+        places, starts = offsets["mask"], offsets[self.ids_column]
         stored = {column.name for column in self.columns()} - {"top_logit"}
         others = {name: values for name, values in columns.items() if name not in stored}
         unpacked = {
@@ -176,7 +193,7 @@ class Draws(Part):
         }
         if self.schema.values != "none":
             unpacked["sample_logits"] = np.empty(starts[-1], np.float32)
-        used = {*stored, "top_logit", *self.grid.names} & columns.keys()
+        used = {*stored, *_BESIDE, *self.grid.stored_names} & columns.keys()
         for first, last in blocks_of_rows(starts, _BLOCK_SAMPLES):
             cells = {
                 name: columns[name][offsets[name][first] : offsets[name][last]] for name in used
@@ -220,15 +237,16 @@ class Draws(Part):
     def contradictions(self, evidence: Evidence) -> Promises:
         """Yield what the logits of draws must be, and what mass they prove."""
         if self.schema.values != "none":
-            yield from _logit_promises(evidence)
-            yield from _mass_promises(evidence)
+            yield from logit_promises(evidence)
+            yield from mass_promises(evidence)
 
     @property
     def _index(self) -> int:
         return temperature_index(self.grid.temperatures, self.schema.temperature)
 
     def _drawn_T(self, cells: Cells) -> Int32:
-        return self._num_draws_T(len(cells["num_repeated"]), cells[self.grid.names[self._index]])
+        tail_mass_T = self.grid.numbers_T(cells, self._index)
+        return self._num_draws_T(len(cells["num_repeated"]), tail_mass_T)
 
     def _num_draws_T(self, num_positions: int, tail_mass_T: Float32) -> Int32:
         draws_T = np.full(num_positions, self.schema.num_draws, np.int32)
@@ -237,7 +255,7 @@ class Draws(Part):
         return draws_T
 
 
-def _tight(
+def tight(
     name: str,
     words: str,
     within: Range,
@@ -256,47 +274,3 @@ def _tight(
         is_tight=True,
         working_bytes=working_bytes,
     )
-
-
-def _logit_promises(evidence: Evidence) -> Promises:
-    """Yield what the logits of draws must be."""
-    samples = evidence.targets.samples
-    assert samples is not None
-    assert samples.logits_S is not None
-    at_S, logits_S = evidence.sample_position_S, samples.logits_S.astype(np.float64)
-    if evidence.has_top:
-        highest_T = np.full(evidence.num, -np.inf)
-        np.maximum.at(highest_T, at_S, logits_S)
-        yield Promise("drawn logits that are not above the top one", highest_T <= evidence.top_T)
-        if not evidence.has_entries:
-            yield Promise("a drawn logit that is the top one", highest_T == evidence.top_T)
-        if evidence.is_tail_drawn and evidence.origin.keeps_highest:
-            error_T = evidence.entry_error_T + evidence.draw_error
-            is_below_T = highest_T <= evidence.lowest_T + error_T
-            yield Promise("logits drawn from the tail that are not above the entries", is_below_T)
-
-
-def _mass_promises(evidence: Evidence) -> Promises:
-    """Yield what mass the logits of draws prove."""
-    samples = evidence.targets.samples
-    assert samples is not None
-    assert samples.logits_S is not None
-    at_S, logits_S = evidence.sample_position_S, samples.logits_S.astype(np.float64)
-    is_whole = not evidence.is_tail_drawn and not evidence.has_entries
-    if not is_whole and not (evidence.is_tail_drawn and evidence.origin.is_tail_exact):
-        return
-    for index, temperature in enumerate(evidence.targets.temperatures):
-        if evidence.is_tail_drawn:
-            scale_T = evidence.top_T
-            whole_T, factor_T = evidence.tail_weight_T(temperature)
-        else:
-            assert evidence.targets.logsumexp_TG is not None
-            scale_T = evidence.targets.logsumexp_TG[:, index].astype(np.float64) * temperature
-            whole_T = np.ones(evidence.num)
-            factor_T = np.exp(evidence.mass_error_T(temperature, scale_T))
-        drawn_T = evidence.sum_samples(np.exp((logits_S - scale_T[at_S]) / temperature))
-        factor_T = factor_T * np.exp(evidence.draw_error / temperature)
-        yield Promise(
-            f"a mass at temperature {temperature:g} that holds what was drawn",
-            drawn_T <= whole_T * factor_T + evidence.lost,
-        )

@@ -106,8 +106,8 @@ def check_falling(distance_TK: Float64, kept_TK: Bool) -> None:
         )
 
 
-def quantise(distance_TK: Float64, kept_TK: Bool, step: float) -> tuple[UInt8, Int32]:
-    """Return step differences [T, H] and escapes [E] of distances below the top logit.
+def step_differences(distance_TK: Float64, kept_TK: Bool, step: float) -> Float64:
+    """Return by how many steps [T, K] each kept entry is below the one before it.
 
     Raises:
         InputError: neighbours lie too far apart to be counted in steps.
@@ -122,6 +122,16 @@ def quantise(distance_TK: Float64, kept_TK: Bool, step: float) -> tuple[UInt8, I
             found=f"a gap of {difference_TK.max() * step:.3g} nats",
             next_step="Keep the logits lossless (values float32).",
         )
+    return difference_TK
+
+
+def quantise(distance_TK: Float64, kept_TK: Bool, step: float) -> tuple[UInt8, Int32]:
+    """Return step differences [T, H] and escapes [E] of distances below the top logit.
+
+    Raises:
+        InputError: neighbours lie too far apart to be counted in steps.
+    """
+    difference_TK = step_differences(distance_TK, kept_TK, step)
     escaped_TK = difference_TK >= ESCAPE
     steps_TK = np.where(escaped_TK, ESCAPE, difference_TK).astype(np.uint8)
     return join_halves(steps_TK), difference_TK[escaped_TK].astype(np.int32)

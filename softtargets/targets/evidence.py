@@ -3,7 +3,9 @@
 Every tolerance follows from how numbers are stored and computed:
 
 - An entry in steps is off by at most step / 2; in float32 it is exact. Its sum with the top logit
-  is rounded to float32. A label's logit, the top logit and float32 draws are exact.
+  is rounded to float32. The same holds of a label's logit in steps. Any other label's logit, the
+  top logit and float32 draws are exact.
+- The log-odds of a mass in steps are off by at most step / 2.
 - Masses are quotients of float32 sums of at most V terms that are not negative. In whatever order
   they are added, such a sum is off by at most V 2^-24 of itself; a term exp(z / T) by 2^-24 times
   its exponent, which is at most |top| / T + 104 where the term is above 0. Four times both covers
@@ -25,6 +27,9 @@ import numpy as np
 from softtargets.targets.arrays import Bool, Float32, Float64, Int32, Int64
 from softtargets.targets.entry_bytes import kept_entries
 from softtargets.targets.soft_targets import SoftTargets
+
+_LARGEST_TOP = 1000.0
+"""What the top logit is taken to be at most where it is not stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +60,13 @@ class Evidence:
     Args:
         targets: whose columns are sound, each by itself.
         vocab_size: of the teacher.
-        top_logit_T: the highest stored logits, exact; None without any.
+        top_logit_T: the highest stored logits, exact; None without any. Entries whose logits are
+            relative to the highest have it as their first.
         label_ids_T: the labels; None where nothing is stored of them.
         entry_step: width of an entry's step; None if entries are exact.
         draw_step: width of a draw's step; None if draws are exact.
+        grid_step: width of a step of a mass's log-odds; None if masses are as they were computed.
+        label_step: width of a step of a label's logit; None if it is exact.
         is_tail_drawn: whether draws are from the tail.
         origin: how the targets were made.
     """
@@ -72,6 +80,8 @@ class Evidence:
         label_ids_T: Int32 | None,
         entry_step: float | None,
         draw_step: float | None,
+        grid_step: float | None = None,
+        label_step: float | None = None,
         is_tail_drawn: bool,
         origin: Origin,
     ) -> None:
@@ -85,9 +95,14 @@ class Evidence:
         self.entry_error_T = np.zeros(self.num)
         if entry_step is not None:
             self.entry_error_T += entry_step / 2 + _rounding(targets.logits_TK)
+        self.unknown_top = 0.0
+        if top_logit_T is None and self.has_entries:
+            top_logit_T = targets.logits_TK[:, 0]
+            self.unknown_top = _LARGEST_TOP
         self.has_top = top_logit_T is not None
         if top_logit_T is not None:
             self.top_T = top_logit_T.astype(np.float64)
+        self.grid_error = (grid_step or 0.0) / 2
         if self.has_entries:
             last_T1 = self.num_entries_T[:, None] - 1
             self.lowest_T = np.take_along_axis(self.logits_TK, last_T1, axis=1)[:, 0]
@@ -103,6 +118,10 @@ class Evidence:
             self.label_ids_T = label_ids_T
             self.label_logit_T = targets.label_logit_T.astype(np.float64)
             self.label_rank_T = targets.label_rank_T.astype(np.int64)
+        self.label_error = 0.0
+        if label_step is not None and targets.label_logit_T is not None:
+            rounding = _rounding(targets.label_logit_T[None]).max(initial=0)
+            self.label_error = label_step / 2 + float(rounding)
 
     @property
     def is_label_TK(self) -> Bool:
@@ -122,8 +141,12 @@ class Evidence:
 
     def mass_error_T(self, temperature: float, scale_T: Float64) -> Float64:
         """Return by what share a mass may be off, where exponents are at most as large as this."""
-        exponent_T = np.abs(scale_T) / temperature + 104
+        exponent_T = (np.abs(scale_T) + self.unknown_top) / temperature + 104
         return 4 * 2.0**-24 * (self.vocab_size + exponent_T)
+
+    def odds_error_T(self, temperature: float) -> Float64:
+        """Return by what share the odds of a tail may be off."""
+        return self.mass_error_T(temperature, self.top_T) + self.grid_error
 
     @property
     def lost(self) -> float:
@@ -143,7 +166,7 @@ class Evidence:
 
     def tail_weight_T(self, temperature: float) -> tuple[Float64, Float64]:
         """Return W, and by what factor it may be off."""
-        error_T = self.mass_error_T(temperature, self.top_T) + self.entry_error_T / temperature
+        error_T = self.odds_error_T(temperature) + self.entry_error_T / temperature
         return self.odds_T(temperature) * self.entry_weight_T(temperature), np.exp(error_T)
 
 

@@ -1,10 +1,6 @@
 """Entries: the highest logits of the vocabulary with their ids.
 
-Ids are stored in byte planes. The kept logits are stored as the distance below the position's top
-logit, rounded to steps of `step` nats and differenced along the rank. Rounding comes before
-differencing, so an entry is never further than step / 2 from its logit, whatever its rank. A
-difference takes half a byte; one of 15 steps or more is written as 15 and its true value goes to
-the escapes, in row-major order.
+`EntryPlanes` and `EntryLists` store them; what both have in common is here.
 """
 
 from __future__ import annotations
@@ -15,29 +11,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from softtargets.errors import CorruptionError
-from softtargets.targets.arrays import Array, Bool, Cells, Columns, Offsets
-from softtargets.targets.entry_bytes import (
-    ESCAPE,
-    check_falling,
-    escape_counts,
-    escape_marks,
-    join_halves,
-    join_ids,
-    kept_entries,
-    plane_names,
-    quantise,
-    split_halves,
-    split_ids,
-)
+from softtargets.targets.arrays import Array, Bool, Cells, Float32, Float64
+from softtargets.targets.entry_bytes import check_falling, kept_entries
 from softtargets.targets.evidence import Evidence
-from softtargets.targets.number_formats import are_finite
-from softtargets.targets.part import FINITE, LARGEST_INT, Column, Fault, Part, Range, outside
+from softtargets.targets.part import FINITE, Column, Part, Range
 from softtargets.targets.promises import Promise, Promises
 from softtargets.targets.soft_targets import SoftTargets
 
 DEFAULT_STEP = 1 / 16
-_ENTRY_BYTES = 40
+ENTRY_BYTES = 40
 """Of an entry, while `verify` checks it: measured."""
 
 
@@ -68,53 +50,35 @@ def top_logit() -> Column:
     return Column("top_logit", "float32", "targets", "the highest logit", within=FINITE)
 
 
+def top_logits(cells: Cells, num_positions: int) -> Float32:
+    """Return the highest logit [T] of each position; 0 where logits are relative to it."""
+    if "top_logit" in cells:
+        return np.asarray(cells["top_logit"], np.float32)
+    if "entry_logits" in cells:
+        num_T = cells["num_entries"]
+        return np.asarray(cells["entry_logits"][np.cumsum(num_T) - num_T], np.float32)
+    return np.zeros(num_positions, np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Entries(Part):
-    """The entries of targets over a vocabulary."""
+    """The entries of targets over a vocabulary, whatever form they are stored in."""
 
     schema: EntriesSchema
     vocab_size: int
 
-    @property
-    def id_planes(self) -> tuple[str, ...]:
-        """Return the names of the id planes' columns, lowest byte first."""
-        return plane_names(self.vocab_size)
-
-    def columns(self) -> Sequence[Column]:
-        """Return ids, counts and logits; the first has an element for each target."""
-        most, planes = self.schema.max_entries, self.id_planes
-        columns = [
-            Column(
-                name,
-                "uint8",
-                "targets",
-                f"ids of the kept logits, {'low byte' if index == 0 else f'byte {index}'} of each",
-                width=most,
-                # The lowest byte of many is as good as random (docs/layouts.md).
-                is_random=index == 0 and len(planes) > 1,
-                working_bytes=most * _ENTRY_BYTES if index == 0 else 0,
-            )
-            for index, name in enumerate(planes)
-        ]
-        counts = Range(1, most, f"from 1 to {most} entries")
-        words = "how many entries are kept"
-        columns += [Column("num_entries", "int32", "targets", words, within=counts), top_logit()]
-        if self.schema.step is None:
-            return [*columns, Column("logits", "float32", "targets", "kept logits, float32", most)]
-        words = "distances between neighbouring kept logits in steps, half a byte each"
-        escapes = Range(ESCAPE, LARGEST_INT, f"differences of at least {ESCAPE} steps")
-        return [
-            *columns,
-            Column("steps", "uint8", "targets", words, width=(most + 1) // 2),
-            Column(
-                "escapes",
-                "int32",
-                "any",
-                "the distances that half a byte does not hold",
-                within=escapes,
-                is_split=True,
-            ),
-        ]
+    def counts(self, *, is_packed: bool) -> Column:
+        """Return the column of how many entries each position has."""
+        most = self.schema.max_entries
+        return Column(
+            "num_entries",
+            "int32",
+            "targets",
+            "how many entries are kept",
+            within=Range(1, most, f"from 1 to {most} entries"),
+            is_split=is_packed,
+            is_tight=is_packed,
+        )
 
     def describe(self) -> str:
         """Return how many, and how exact."""
@@ -126,10 +90,15 @@ class Entries(Part):
         """Yield what is rounded."""
         step = self.schema.step
         if step is not None:
+            exact = (
+                "Rank, ids and the top logit are" if self.schema.top_logit else "Rank and ids are"
+            )
             yield (
                 f"A kept logit's distance below the top logit is rounded to {step:g} nat: off by "
-                f"at most {step / 2:g}. Rank, ids and the top logit are exact."
+                f"at most {step / 2:g}. {exact} exact."
             )
+            if not self.schema.top_logit:
+                yield "The top logit itself is not kept: logits are relative to it."
         else:
             given = "as the teacher gave them" if imported is None else "as they were imported"
             yield f"Kept logits are float32, {given}."
@@ -146,121 +115,29 @@ class Entries(Part):
             self.schema.max_entries <= self.vocab_size,
         )
 
-    def pack(self, targets: SoftTargets) -> dict[str, Array]:
-        """Return the kept entries in compact form.
+    def distances(self, targets: SoftTargets) -> tuple[Float64, Bool]:
+        """Return how far each entry is below the first [T, K], and which of them are kept.
 
         Raises:
-            InputError: the logits rise along the rank, or lie too far apart to be counted in steps.
+            InputError: the logits rise along the rank.
         """
-        ids_TK, logits_TK, num_entries_T = targets.ids_TK, targets.logits_TK, targets.num_entries_T
-        kept_TK = kept_entries(num_entries_T, ids_TK.shape[1])
-        distance_TK = np.zeros(ids_TK.shape, np.float64)
+        logits_TK = targets.logits_TK
+        kept_TK = kept_entries(targets.num_entries_T, logits_TK.shape[1])
+        distance_TK = np.zeros(logits_TK.shape, np.float64)
         np.subtract(logits_TK[:, :1].astype(np.float64), logits_TK, out=distance_TK, where=kept_TK)
         check_falling(distance_TK, kept_TK)
-        planes = split_ids(np.where(kept_TK, ids_TK, 0), len(self.id_planes))
-        cells: dict[str, Array] = dict(zip(self.id_planes, planes, strict=True))
-        cells |= {"num_entries": num_entries_T, "top_logit": logits_TK[:, 0]}
-        if self.schema.step is None:
-            return cells | {"logits": np.where(kept_TK, logits_TK, np.float32(0))}
-        steps_TH, escapes_E = quantise(distance_TK, kept_TK, self.schema.step)
-        return cells | {"steps": steps_TH, "escapes": escapes_E}
-
-    def unpack(self, cells: Cells) -> dict[str, Any]:
-        """Return ids [T, K] and logits [T, K], -inf past a position's count.
-
-        Raises:
-            CorruptionError: there are more or fewer escapes than steps ask for.
-        """
-        ids_TK = join_ids([cells[name] for name in self.id_planes])
-        num_entries_T = cells["num_entries"]
-        if self.schema.step is None:
-            logits_TK = cells["logits"].copy()
-        else:
-            self.check_escapes(cells)
-            difference_TK = split_halves(cells["steps"], ids_TK.shape[1]).astype(np.int64)
-            difference_TK[difference_TK == ESCAPE] = cells["escapes"]
-            distance_TK = np.cumsum(difference_TK, axis=1) * self.schema.step
-            logits_TK = (cells["top_logit"][:, None] - distance_TK).astype(np.float32)
-        logits_TK[~kept_entries(num_entries_T, logits_TK.shape[1])] = -np.inf
-        return {"ids_TK": ids_TK, "logits_TK": logits_TK, "num_entries_T": num_entries_T}
-
-    def check_escapes(self, cells: Cells) -> None:
-        """Check that there is a difference for each step that says so.
-
-        Raises:
-            CorruptionError: there is not.
-        """
-        if self.schema.step is None:
-            return
-        marks = escape_marks(cells["steps"], self.schema.max_entries)
-        wanted, found = sum(int(np.count_nonzero(mark)) for mark in marks), len(cells["escapes"])
-        if wanted != found:
-            raise CorruptionError(
-                "escapes",
-                expected=f"a difference for each of {wanted} steps that are {ESCAPE}",
-                found=f"{found}",
-            )
+        return distance_TK, kept_TK
 
     def keep_highest(self, cells: Cells, k: int) -> dict[str, Array]:
         """Return the cells of the `k` highest entries, those of other parts as they are.
 
         Raises:
-            CorruptionError: there are more or fewer escapes than steps ask for.
+            CorruptionError: the columns do not fit each other.
         """
-        kept = {name: cells[name][:, :k] for name in self.id_planes}
-        kept["num_entries"] = np.minimum(cells["num_entries"], k)
-        if self.schema.step is None:
-            return {**cells, **kept, "logits": cells["logits"][:, :k]}
-        self.check_escapes(cells)
-        steps_TK = split_halves(cells["steps"], self.schema.max_entries)
-        _, ranks_E = np.nonzero(steps_TK == ESCAPE)
-        kept["steps"] = join_halves(steps_TK[:, :k])
-        return {**cells, **kept, "escapes": cells["escapes"][ranks_E < k]}
-
-    def faults(self, columns: Columns, offsets: Offsets) -> Iterator[Fault]:
-        """Find ids out of the vocabulary, and logits that are none."""
-        yield from self._id_faults(columns, offsets)
-        if self.schema.step is None:
-            logits = columns["logits"]
-            if not are_finite(logits, "float32"):
-                is_finite = np.isfinite(logits).all(axis=1)
-                yield from outside(logits, is_finite, offsets, "logits", FINITE.words)
-            return
-        counts = escape_counts(columns["steps"], offsets["steps"], self.schema.max_entries)
-        found = np.diff(offsets["escapes"]).tolist()
-        if counts != found:
-            row = next(row for row, num in enumerate(counts) if num != found[row])
-            yield Fault(
-                column="escapes",
-                row=row,
-                expected=f"a difference for each of {counts[row]} steps that are {ESCAPE}",
-                found=f"{found[row]}",
-            )
-
-    def _id_faults(self, columns: Columns, offsets: Offsets) -> Iterator[Fault]:
-        """Find ids above the vocabulary, byte by byte from the highest, as numbers are compared."""
-        is_equal: Bool | None = None
-        names, largest = self.id_planes, self.vocab_size - 1
-        for number in reversed(range(len(names))):
-            plane = columns[names[number]]
-            limit = largest >> (8 * number) & 255
-            if is_equal is None:
-                highest = int(plane.max(initial=0))
-                is_above = None if highest <= limit else plane > limit
-            else:
-                highest = limit
-                is_above = (plane > limit) & is_equal
-            if is_above is not None and is_above.any():
-                words = f"ids below {self.vocab_size}"
-                yield from outside(plane, ~is_above.any(axis=1), offsets, names[number], words)
-                return
-            rest = largest & (1 << 8 * number) - 1
-            if highest < limit or rest == (1 << 8 * number) - 1:
-                return
-            is_equal = plane == limit if is_equal is None else (plane == limit) & is_equal
+        raise NotImplementedError
 
     def promises(self, cells: Cells, targets: SoftTargets) -> Promises:
-        """Yield the order of entries, and what stands past their count."""
+        """Yield the order of entries."""
         most = self.schema.max_entries
         kept_TK = kept_entries(targets.num_entries_T, most)
         # Past a count every entry gets a number of its own, so that only kept ids can be doubles.
@@ -268,14 +145,6 @@ class Entries(Part):
         yield Promise("kept ids without doubles", (np.diff(sorted_TK, axis=1) > 0).all(axis=1))
         rises_TK = targets.logits_TK[:, 1:] > targets.logits_TK[:, :-1]
         yield Promise("logits that fall or stay along the rank", ~rises_TK.any(axis=1))
-        is_zero_T = ((targets.ids_TK == 0) | kept_TK).all(axis=1)
-        rest_TK = cells.get("logits")
-        if rest_TK is None:
-            steps_TH = cells["steps"]
-            rest_TK = split_halves(steps_TH, 2 * steps_TH.shape[1])
-            kept_TK = kept_entries(targets.num_entries_T, rest_TK.shape[1])
-        is_zero_T &= ((rest_TK == 0) | kept_TK).all(axis=1)
-        yield Promise("zeros past the number of entries", is_zero_T)
 
     def contradictions(self, evidence: Evidence) -> Promises:
         """Yield where the entries begin."""

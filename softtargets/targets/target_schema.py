@@ -20,7 +20,9 @@ from softtargets.targets.conventions import (
     Predicts,
 )
 from softtargets.targets.drawn_ids import Draws, DrawsSchema
-from softtargets.targets.exact_entries import Entries, EntriesSchema
+from softtargets.targets.entry_lists import EntryLists
+from softtargets.targets.entry_planes import EntryPlanes
+from softtargets.targets.exact_entries import EntriesSchema
 from softtargets.targets.features import Features, FeatureSchema
 from softtargets.targets.grid import Grid
 from softtargets.targets.head_weights import HeadWeightsSchema, OutputHead
@@ -28,6 +30,7 @@ from softtargets.targets.labels import Labels
 from softtargets.targets.own_part import REGISTERED, OwnPart
 from softtargets.targets.part import Column, Part
 from softtargets.targets.promises import Promise, Promises, check
+from softtargets.targets.threshold_draws import ThresholdDraws
 from softtargets.targets.window_columns import WindowColumns
 
 AnyPart = TypeVar("AnyPart", bound=Part)
@@ -98,6 +101,26 @@ class TargetSchema:
         )
         words = "label logits only where there are labels"
         yield Promise(words, self.has_labels or not self.label_logits, found)
+        yield from (promise._replace(found=found) for promise in self._step_promises())
+
+    def _step_promises(self) -> Promises:
+        """Yield what steps count from."""
+        head, draws = self.head, self.samples
+        has_label_step = self.label_step is not None
+        words = "a label's step only beside a head, with label logits"
+        yield Promise(words, not has_label_step or (head is not None and self.label_logits))
+        if draws is not None and draws.design == "threshold":
+            words = "threshold draws beside a head in lists"
+            yield Promise(words, head is not None and head.form == "lists")
+        if head is not None and not head.top_logit:
+            is_relative = head.values == "steps"
+            words = "a head without its top logit in steps, or in lists"
+            yield Promise(words, is_relative or head.form == "lists")
+            # Logits beside relative ones would be of another scale.
+            words = "labels in steps beside a head without its top logit"
+            yield Promise(words, has_label_step or not self.label_logits or not is_relative)
+            words = "draws in steps, or without logits, beside a head without its top logit"
+            yield Promise(words, draws is None or draws.values != "float32" or not is_relative)
 
     @property
     def convention(self) -> Convention:
@@ -181,7 +204,8 @@ def parts_of(targets: TargetSchema) -> tuple[Part, ...]:
 
 
 def _parts(targets: TargetSchema) -> Iterator[Part]:
-    grid = Grid(targets.temperatures, has_entries=targets.head is not None)
+    has_entries = targets.head is not None
+    grid = Grid(targets.temperatures, has_entries=has_entries, step=targets.grid_step)
     yield WindowColumns(
         num_input_ids=targets.num_input_ids,
         num_labels=targets.num_labels,
@@ -192,12 +216,14 @@ def _parts(targets: TargetSchema) -> Iterator[Part]:
         metadata=targets.metadata,
     )
     if targets.head is not None:
-        yield Entries(targets.head, targets.vocab_size)
+        entries = EntryLists if targets.head.form == "lists" else EntryPlanes
+        yield entries(targets.head, targets.vocab_size)
     if targets.samples is not None:
-        yield Draws(targets.samples, targets.vocab_size, grid)
+        draws = ThresholdDraws if targets.samples.design == "threshold" else Draws
+        yield draws(targets.samples, targets.vocab_size, grid)
     yield grid
     if targets.label_logits:
-        yield Labels(targets.vocab_size)
+        yield Labels(targets.vocab_size, targets.label_step)
     if targets.num_classes:
         yield Classes(targets.num_classes)
     if targets.features:

@@ -91,10 +91,12 @@ def keep_highest(packed: PackedTargets, schema: TargetSchema) -> PackedTargets:
         return packed
     cells = dict(entries.keep_highest(packed.cells, k))
     targets = packed.unpack()
-    for name, temperature in zip(grid.names, grid.temperatures, strict=True):
+    tail_mass_TG = targets.tail_mass_TG.copy()
+    for index, temperature in enumerate(grid.temperatures):
         dropped_TK = targets.logprobs_TK(temperature)[:, k:]
         dropped_T = np.exp(dropped_TK, dtype=np.float64).sum(axis=1)
-        cells[name] = (cells[name] + dropped_T).astype(np.float32)
+        tail_mass_TG[:, index] = tail_mass_TG[:, index] + dropped_T
+    cells |= grid.cells_of(tail_mass_TG)
     return _replaced(packed, cells, head=schema.entries)
 
 

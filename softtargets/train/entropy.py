@@ -154,6 +154,12 @@ def whole_logsumexp(batch: Batch, targets: BatchTargets, temperature: float) -> 
         stored: torch.Tensor = batch["logsumexp"][..., index]
         return stored
     # The first entry is the top one, and always kept.
-    top = batch["logits"][..., 0] if "logits" in batch else batch["top_logit"]
+    top: torch.Tensor | float = 0.0
+    if "entry_logits" in batch:
+        top = batch["entry_logits"][..., 0]
+    elif "logits" in batch:
+        top = batch["logits"][..., 0]
+    elif "top_logit" in batch:
+        top = batch["top_logit"]
     logsumexp: torch.Tensor = top / temperature - targets.logprobs[..., 0]
     return logsumexp

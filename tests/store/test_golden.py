@@ -17,7 +17,7 @@ from tests.fakes import build_store, write_corpus
 from tests.golden import GOLDEN, arrays_of, make_store
 from tests.plain_reader import read_store
 from tests.store.test_codec import assert_same
-from tests.windows import KINDS, topk_schema
+from tests.windows import KINDS_OF_1_1, KINDS_OF_1_3, topk_schema
 
 STORES = sorted(path.name for path in GOLDEN.iterdir())
 
@@ -28,7 +28,9 @@ def expected_of(name: str) -> dict[str, np.ndarray]:
 
 
 def test_every_kind_of_target_has_a_golden_store() -> None:
-    assert set(STORES) == {f"{kind}-1.1" for kind in KINDS} | {"topk-1.0", "topk-1.2"}
+    assert set(STORES) == {f"{kind}-1.1" for kind in KINDS_OF_1_1} | {
+        f"{kind}-1.3" for kind in KINDS_OF_1_3
+    } | {"topk-1.0", "topk-1.2"}
 
 
 @pytest.mark.parametrize("name", STORES)

@@ -27,7 +27,7 @@ from softtargets.errors import InputError, TemperatureError
 from softtargets.kinds import SampleSchema
 from softtargets.targets import SoftTargets, pack
 from tests.golden import GOLDEN
-from tests.windows import KINDS, make_window, topk_schema
+from tests.windows import KINDS, KINDS_OF_1_3, make_window, topk_schema
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -304,6 +304,7 @@ def test_windows_of_different_schemas_are_refused(rng: np.random.Generator) -> N
 
 SAMPLED = {"sampled", "sampled-with-logits", "hybrid"}
 PLAIN = {"topk", "topk-lossless", "topk-of-262144", "assistant-tokens", "with-metadata"} | SAMPLED
+PLAIN |= set(KINDS_OF_1_3)
 
 
 @pytest.mark.parametrize("lossless", [False, True])
