@@ -216,8 +216,9 @@ def _draw_once(
 ) -> dict[str, torch.Tensor]:
     """Return the draws of a threshold selection."""
     wide = wide_dtype(weights_NV.device)
-    total_N1 = sum(one.sum(dim=1, keepdim=True).to(wide) for one in (weights_NV, own_NK))
-    ids_ND = draw_once(weights_NV, draws.num / total_N1, uniforms_ND, draws.num)
+    tail_N1, own_N1 = (one.sum(dim=1, keepdim=True).to(wide) for one in (weights_NV, own_NK))
+    scale_N1 = torch.full_like(tail_N1, draws.num) / (tail_N1 + own_N1)
+    ids_ND = draw_once(weights_NV, scale_N1, uniforms_ND, draws.num)
     logits_ND = logits_NV.gather(1, ids_ND.clamp(min=0)).masked_fill_(ids_ND < 0, -torch.inf)
     return {"drawn_ids_ND": ids_ND.int(), "drawn_logits_ND": logits_ND}
 

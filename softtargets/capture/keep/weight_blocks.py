@@ -37,14 +37,14 @@ class WeightBlocks:
 
     def sums_NM(self) -> torch.Tensor:
         """Return the sum of each block, in the numbers' own format."""
-        sums_NM = self._whole_NMB.sum(dim=2)
+        sums_NM: torch.Tensor = self._whole_NMB.sum(dim=2)
         if not self._rest_NB.shape[1]:
             return sums_NM
         return torch.cat([sums_NM, self._rest_NB.sum(dim=1, keepdim=True)], dim=1)
 
     def highest_NM(self) -> torch.Tensor:
         """Return the highest number of each block."""
-        highest_NM = self._whole_NMB.amax(dim=2)
+        highest_NM: torch.Tensor = self._whole_NMB.amax(dim=2)
         if not self._rest_NB.shape[1]:
             return highest_NM
         return torch.cat([highest_NM, self._rest_NB.amax(dim=1, keepdim=True)], dim=1)
