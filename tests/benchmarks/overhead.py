@@ -8,8 +8,8 @@ the model's bare forward pass, logits included, over each batch right before it 
 two lengths differ by grows with the corpus; the rest is paid once a store, mostly for hashing the
 weights. Packing and writing, which a thread does while the teacher reads on, is kept apart from the
 bare forward pass, so that neither hides the other. Medians of the rounds; of the ratios, the lowest
-and highest too. Of several selections, which take turns in every round, it prints what selecting takes
-beside the first's. Exits with 1 when the goal is missed.
+and highest too. Several selections take turns in a round, and what selecting takes is printed
+beside the first one's. Exits with 1 when the goal is missed.
 """
 
 from __future__ import annotations
