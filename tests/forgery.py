@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.hashes import checksum, hash_bytes
-from softtargets.store.manifest import fingerprint_of
+from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.schema import METADATA_KEY
 
 Change = Callable[[Any], None]

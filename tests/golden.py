@@ -1,15 +1,15 @@
 """Golden stores: one of every kind of target, which every future release must read alike.
 
-    python -m tests.golden DIRECTORY [KIND...]
+    python -m tests.golden_cases DIRECTORY [NAME...]
 
 writes stores of the current format with the arrays a reader must find in them; by default of the
-kinds that have none yet. The committed ones,
+kinds and cases that have none yet. The committed ones,
 in tests/store/golden, are never written again: a store that is there already is left alone.
+`schemas/FORMAT.md` says what the arrays are.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -162,18 +162,13 @@ def _arrays(window: Window) -> Mapping[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("kinds", nargs="*")
-    arguments = parser.parse_args()
-    there = {path.name.rpartition("-")[0] for path in arguments.directory.iterdir()}
-    for kind in arguments.kinds or sorted(set(KINDS) - there):
-        directory = arguments.directory / f"{kind}-{FORMAT_VERSION}"
-        if not directory.exists():
-            store = make_store(directory / "store", kind)
-            np.savez_compressed(directory / "expected.npz", **arrays_of(store))  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    main()
+def logprobs_of(store: Store) -> np.ndarray:
+    """Return log-probabilities [targets, k, temperatures] of the entries; -inf where none is."""
+    return np.concatenate(
+        [
+            np.stack(
+                [window.targets.logprobs_TK(one) for one in store.targets.temperatures], axis=2
+            )
+            for window in store
+        ]
+    )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import rfc8785
 
 Row = dict[str, Any]
 
@@ -23,8 +24,7 @@ def read_store(root: Path) -> dict[str, np.ndarray]:
     manifest = json.loads((root / "manifest.json").read_text())
     assert manifest["format_version"].split(".")[0] == "1"
     identity = manifest["identity"]
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    assert hashlib.sha256(canonical.encode()).hexdigest() == manifest["fingerprint"]
+    assert fingerprint(identity) == manifest["fingerprint"]
     windows = []
     for shard in manifest["shards"]:
         path = root / shard["path"]
@@ -47,6 +47,13 @@ def read_store(root: Path) -> dict[str, np.ndarray]:
     if "vocabulary" in manifest:
         found |= read_vocabulary(root, manifest)
     return found
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    if int(identity["format_version"].split(".")[1]) >= 3:
+        return hashlib.sha256(rfc8785.dumps(identity)).hexdigest()
+    older = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(older.encode()).hexdigest()
 
 
 def read_output_head(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:

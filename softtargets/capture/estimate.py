@@ -21,7 +21,7 @@ from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import LocalTeacher
 from softtargets.capture.unused import UnusedPart
-from softtargets.store.manifest import fingerprint_of
+from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.schema import Compression
 from softtargets.store.shard import encode_shard
 from softtargets.targets import TargetSchema

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import jsonschema_rs
 
 from softtargets.errors import CorruptionError, FormatError, InputError
 from softtargets.limits import Limit
+from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.json_object import parse_object
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_table import ShardTable
@@ -95,12 +95,6 @@ class Manifest:
 _SIDE_FILES = ("output_head", "vocabulary")
 
 
-def fingerprint_of(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the identity's canonical JSON, in hexadecimal."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Return a manifest, checked with its identity.
 
@@ -137,6 +131,13 @@ def _checked_identity(data: Mapping[str, Any], version: str, where: str) -> Mapp
     check_schema(data, "manifest", where, next_step=next_step)
     identity = upgrade_identity(data["identity"], version)
     check_schema(identity, "identity", where, field="identity", next_step=next_step)
+    written = data["identity"].get("format_version")
+    if written != version:
+        raise FormatError(
+            f"{where}, field identity.format_version",
+            expected=f"that of the manifest, {shortened(version, 20)}",
+            found=shortened(f"{written!r}", 20),
+        )
     _check_targets(identity, where, next_step)
     if ("output_head" in identity["targets"]) != ("output_head" in data):
         raise FormatError(
@@ -145,7 +146,17 @@ def _checked_identity(data: Mapping[str, Any], version: str, where: str) -> Mapp
             found=f"{data.get('output_head')}",
             next_step=next_step,
         )
-    fingerprint = fingerprint_of(data["identity"])
+    _check_fingerprint(data, where)
+    return identity
+
+
+def _check_fingerprint(data: Mapping[str, Any], where: str) -> None:
+    try:
+        fingerprint = fingerprint_of(data["identity"])
+    except InputError as error:
+        raise FormatError(
+            f"{where}, field identity", expected=error.expected, found=error.found
+        ) from error
     if fingerprint != data["fingerprint"]:
         raise CorruptionError(
             f"{where}, field fingerprint",
@@ -153,7 +164,6 @@ def _checked_identity(data: Mapping[str, Any], version: str, where: str) -> Mapp
             found=data["fingerprint"],
             next_step="The manifest was edited; restore it from a copy, or build the store again.",
         )
-    return identity
 
 
 def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> None:
@@ -261,4 +271,17 @@ def _validator(name: str, own_parts: tuple[str, ...]) -> jsonschema_rs.Draft2020
         targets = schema["$defs"]["targets"]
         targets["properties"] |= {key: {"type": "object"} for key in own_parts}
         targets["anyOf"] += [{"required": [key]} for key in own_parts]
+    _close(schema)
     return jsonschema_rs.Draft202012Validator(schema)
+
+
+def _close(schema: Any) -> None:
+    """Let no object have fields that a schema does not know, where all must be understood."""
+    if isinstance(schema, dict):
+        if schema.get("mustUnderstand") is True:
+            schema["additionalProperties"] = False
+        for child in schema.values():
+            _close(child)
+    elif isinstance(schema, list):
+        for child in schema:
+            _close(child)

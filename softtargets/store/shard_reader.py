@@ -154,6 +154,11 @@ class ShardReader:
             CorruptionError: a checksum or the structure is wrong.
         """
         groups = range(len(self._entry.row_groups))
+        if any(name in self._texts for name in names):
+            # pyarrow reads lists of shared texts of one row group at a time only.
+            return pa.concat_tables(
+                self._read_table([group], names, self.where) for group in groups
+            )
         return self._read_table(groups, names, self.where)
 
     def read_window_ids(self) -> npt.NDArray[np.bytes_]:

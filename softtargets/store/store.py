@@ -19,7 +19,7 @@ from softtargets.places.directory import Directory
 from softtargets.places.open_place import open_place
 from softtargets.places.place import Place, ReadCounts
 from softtargets.store.chosen_windows import check_sources, choose_held_out
-from softtargets.store.manifest import fingerprint_of
+from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.opening import find_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
 from softtargets.store.shard_reader import ShardReader

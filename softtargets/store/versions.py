@@ -16,6 +16,9 @@ from softtargets.texts import shortened
 
 FORMAT_VERSION = "1.3"
 
+_FIRST_CANONICAL = "3"
+"""The minor version since which fingerprints are of canonical JSON."""
+
 
 def check_version(found: object, where: str) -> str:
     """Return a version whose major number is known.
@@ -39,10 +42,26 @@ UPGRADE = "pip install --upgrade softtargets"
 
 def is_newer(version: str) -> bool:
     """Return whether a store of this version may hold what this release does not know."""
-    minor = version.partition(".")[2].lstrip("0")
     known = FORMAT_VERSION.partition(".")[2]
-    # Compared as texts: a number of thousands of digits is none that Python converts.
-    return re.fullmatch("[0-9]+", minor) is not None and (len(minor), minor) > (len(known), known)
+    return _minor(version) > (len(known), known)
+
+
+def is_canonical(version: object) -> bool:
+    """Return whether the fingerprint of an identity of this version is of canonical JSON."""
+    known = (len(_FIRST_CANONICAL), _FIRST_CANONICAL)
+    return isinstance(version, str) and _minor(version) >= known
+
+
+def _minor(version: str) -> tuple[int, str]:
+    """Return what orders minor versions; what is no number is the lowest.
+
+    They are compared as texts: a number of thousands of digits is none that Python converts.
+    """
+    minor = version.partition(".")[2]
+    if re.fullmatch("[0-9]+", minor) is None:
+        return 0, ""
+    digits = minor.lstrip("0")
+    return len(digits), digits
 
 
 def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, Any]:

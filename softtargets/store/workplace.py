@@ -18,8 +18,9 @@ from softtargets.places.leftovers import Leftovers
 from softtargets.places.place import LockGoneError, Place
 from softtargets.places.tree import TEMPORARY
 from softtargets.store.card import CARD_NAME
+from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.json_object import parse_object
-from softtargets.store.manifest import MANIFEST_NAME, check_schema, fingerprint_of, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, check_schema, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.same_identity import check_identity
 from softtargets.store.versions import FORMAT_VERSION, check_version

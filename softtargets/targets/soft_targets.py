@@ -116,9 +116,8 @@ class SoftTargets:
         Raises:
             TemperatureError: the temperature is not in the grid.
         """
-        return (self.logits_TK / temperature - self.logsumexp_T(temperature)[:, None]).astype(
-            np.float32
-        )
+        scaled_TK = self.logits_TK.astype(np.float64) / temperature
+        return (scaled_TK - self.logsumexp_T(temperature)[:, None]).astype(np.float32)
 
     def tail_logmass_T(self, temperature: float = 1.0) -> Float32:
         """Return the log of the tail mass [T] in nats; -inf where there is no tail.

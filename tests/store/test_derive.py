@@ -180,7 +180,8 @@ def test_an_interrupted_derivation_goes_on(
 
 def with_own_documents(store: Store, directory: Path) -> Store:
     """Return a store of the same windows, each of another document."""
-    return write_store(directory, store.targets, [of_own_documents(store)])
+    head = store.output_head() if store.targets.output_head else None
+    return write_store(directory, store.targets, [of_own_documents(store)], head)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))

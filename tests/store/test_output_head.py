@@ -19,7 +19,7 @@ from softtargets.store import (
     split_store,
     verify,
 )
-from softtargets.store.manifest import fingerprint_of
+from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.output_head import describe_output_head, encode_output_head
 from softtargets.store.writer import StoreWriter
 from softtargets.targets import DType, HeadWeights

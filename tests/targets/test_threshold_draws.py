@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from softtargets.window import Window
 from tests.threshold import threshold_in_numpy
 from tests.windows import KINDS, KINDS_OF_1_3, make_window
 
+INVALID = Path(__file__).parents[1] / "store" / "invalid"
 CAPTURED = Origin(is_tail_exact=True, keeps_highest=True)
 THRESHOLD = [kind for kind in KINDS_OF_1_3 if kind.startswith("threshold")]
 GRID_STEP, LABEL_STEP, STEP = 1 / 64, 1 / 16, 1 / 16
@@ -285,3 +288,21 @@ def test_a_label_without_probability_comes_back(rng: np.random.Generator) -> Non
     is_none_T = targets.label_logit_T == -np.inf
     assert is_none_T.any()
     np.testing.assert_array_equal(window.targets.label_logit_T == -np.inf, is_none_T)
+
+
+@pytest.mark.parametrize(
+    ("name", "promise"),
+    [
+        ("threshold-draws-beside-planes", "threshold draws beside a head in lists"),
+        ("threshold-draws-of-all", "threshold draws from the tail"),
+        ("grid-step-without-head", "steps of the grid only beside a head"),
+        ("label-step-without-label-logits", "a label's step only beside a head"),
+        ("relative-head-beside-label-logits", "labels in steps beside a head without its top"),
+        ("relative-head-beside-lossless-draws", "draws in steps, or without logits, beside"),
+        ("lossless-planes-without-top-logit", "a head without its top logit in steps, or in"),
+    ],
+)
+def test_what_the_json_schema_refuses_the_schema_refuses_too(name: str, promise: str) -> None:
+    data = json.loads((INVALID / f"targets-{name}.json").read_text())
+    with pytest.raises(InputError, match=promise):
+        TargetSchema.from_dict(data["identity"]["targets"])

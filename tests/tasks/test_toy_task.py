@@ -49,7 +49,7 @@ from softtargets.capture.windows import OnUnused
 from softtargets.errors import CorpusError, InputError, StoreError, TeacherError
 from softtargets.store import Store
 from softtargets.store.derivation import merge_stores
-from softtargets.store.manifest import fingerprint_of
+from softtargets.store.fingerprint import fingerprint_of
 from softtargets.targets import WINDOW, HeadWeights, TargetSchema
 from softtargets.task_registry import REGISTERED
 from softtargets.tasks import Task, find_task, register_task, task_of

@@ -235,7 +235,7 @@ def _promises(
         yield "--min-k", f"a number from 1 to --top-k, {selection.k}", selection.k_min, holds
     if draws is not None:
         yield "--draws", f"a number from 1 to {MOST_DRAWS}", draws.num, 1 <= draws.num <= MOST_DRAWS
-        yield "--seed", "a number from 0 to 2^63 - 1", draws.seed, 0 <= draws.seed < 1 << 63
+        yield "--seed", "a number from 0 to 2^53 - 1", draws.seed, 0 <= draws.seed < 1 << 53
     if isinstance(selection, Threshold):
         holds = selection.draws.design == "systematic"
         yield "--draw-design", "systematic, with --select threshold", selection.draws.design, holds

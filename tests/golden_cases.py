@@ -1,0 +1,189 @@
+"""Golden stores of what no random window of a kind has, and what writes any of them.
+
+Each is small, and has what a reader by the specification alone may get wrong: names of columns of
+odd temperatures, an unused half-byte, row groups, identities beyond ASCII, identities of stores
+that were made from others, and an output head that gives the stored logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+from softtargets.kinds import HeadSchema, TargetSchema
+from softtargets.layouts.axolotl import Axolotl
+from softtargets.store import Stated, Store, import_lists, merge_stores, split_store
+from softtargets.store.versions import FORMAT_VERSION
+from softtargets.targets import HeadWeights, SoftTargets, pack
+from softtargets.window import Window
+from tests.golden import arrays_of, logprobs_of, make_store, write_store
+from tests.layouts.readers import listed, write_rows
+from tests.windows import (
+    KINDS,
+    head_schema,
+    make_tokens,
+    make_vocabulary,
+    make_window,
+    of_own_documents,
+    select_in_numpy,
+    topk_schema,
+)
+
+_BEYOND_ASCII = "Stra\u00dfe \U0001f600 \ufb33 \u2028.jsonl"
+"""Its emoji sorts before the next letter by UTF-16, and after it by code point."""
+
+
+def _windows(schema: TargetSchema, seed: int, lengths: Iterable[int]) -> list[Window]:
+    rng = np.random.default_rng(seed)
+    windows = (
+        make_window(rng, schema, num_tokens=length, scale=6, trained=0.7, ruled_out=0.2)[0]
+        for length in lengths
+    )
+    return of_own_documents(windows)
+
+
+def _units(windows: list[Window], first: int = 2) -> list[list[Window]]:
+    """Return windows in two units, of which the first has `first`."""
+    return [windows[:first], windows[first:]]
+
+
+def grid_of_fractions(directory: Path) -> Store:
+    """Write temperatures that are no whole numbers, and an odd number of entries."""
+    schema = topk_schema(5, temperatures=(0.1, 0.7, 1.5, 12.25, 1e6))
+    return write_store(directory, schema, _units(_windows(schema, 1, (2, 9, 5))))
+
+
+def several_row_groups(directory: Path) -> Store:
+    """Write units of several row groups, of a corpus whose name is not ASCII."""
+    schema = replace(topk_schema(), metadata=("\u00dcbung", "\ufb33 \U0001f600"))
+    windows = [
+        replace(window, source=_BEYOND_ASCII, document_ids=("\u65e5\u672c", "\U0001f600"))
+        for window in _windows(schema, 2, (4, 6, 3, 9, 2, 5, 7))
+    ]
+    with patch("softtargets.store.shard.ROW_GROUP_WINDOWS", 2):
+        return write_store(directory, schema, _units(windows, 5), corpus=_BEYOND_ASCII)
+
+
+def one_byte_vocabulary(directory: Path) -> Store:
+    """Write ids that one plane holds, up to the highest."""
+    schema = topk_schema(7, vocab_size=256, lossless=True)
+    return write_store(directory, schema, _units(_windows(schema, 3, (20, 9, 4))))
+
+
+def exact_output_head(directory: Path) -> Store:
+    """Write hidden states and an output head that give the stored logits."""
+    rng = np.random.default_rng(4)
+    head = HeadWeights(
+        weight_VD=rng.standard_normal((300, 6)).astype(np.float32),
+        bias_V=rng.standard_normal(300).astype(np.float32),
+        dtype="float32",
+        scale=0.75,
+        divisor=0.125,
+        softcap=20.0,
+    )
+    schema = replace(head_schema(head), head=HeadSchema(max_entries=8, values="float32"))
+    windows = [_window_of_head(rng, schema, head, length) for length in (9, 5, 3)]
+    return write_store(directory, schema, _units(windows), head)
+
+
+def _window_of_head(
+    rng: np.random.Generator, schema: TargetSchema, head: HeadWeights, length: int
+) -> Window:
+    tokens = make_tokens(rng, schema, length, trained=0.7)
+    hidden_TD = rng.standard_normal((length - 1, 6)).astype(np.float32)
+    assert head.bias_V is not None and head.softcap is not None
+    logits_TV = (hidden_TD @ head.weight_VD.T + head.bias_V) * head.scale / head.divisor
+    logits_TV = (head.softcap * np.tanh(logits_TV / head.softcap)).astype(np.float32)
+    labels_T = tokens.input_ids_L[1:]
+    selected: SoftTargets = select_in_numpy(logits_TV, labels_T, 8, schema.temperatures)
+    targets = replace(selected, features={"last_hidden": hidden_TD})
+    return Window.of(tokens, pack(targets, schema))
+
+
+def merged(directory: Path) -> Store:
+    """Write what two stores make, of which the second names itself beyond ASCII."""
+    schema = topk_schema()
+    with tempfile.TemporaryDirectory() as name:
+        parts = [
+            write_store(
+                Path(name) / f"{seed}",
+                schema,
+                [_windows(schema, seed, lengths)],
+                corpus=corpus,
+                changes={"unit_tokens": 8},
+            )
+            for seed, corpus, lengths in ((5, "one", (5, 3, 6)), (6, _BEYOND_ASCII, (4, 7)))
+        ]
+        return merge_stores([part.root for part in parts], directory)
+
+
+def derived(directory: Path) -> Store:
+    """Write the larger part of a store that was split."""
+    schema = topk_schema()
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        windows = _windows(schema, 7, (5, 3, 7, 4, 6, 2))
+        whole = write_store(
+            root / "whole",
+            schema,
+            [windows],
+            vocabulary=make_vocabulary(),
+            changes={"unit_tokens": 8},
+        )
+        train, _ = split_store(whole.root, directory, root / "held-out", fraction=0.3, seed=1)
+        return train
+
+
+def imported(directory: Path) -> Store:
+    """Write lists that another tool had stored, of a teacher that nobody stated."""
+    with tempfile.TemporaryDirectory() as name:
+        path = write_rows(Path(name) / "rows.parquet", listed(5))
+        stated = Stated(values="full", temperature=1.5, vocab_size=300, license="cc-by-4.0")
+        with patch("softtargets.layouts.listed_import.UNIT_TOKENS", 8):
+            return import_lists([path], directory, Axolotl(), stated)
+
+
+CASES = {
+    "grid-of-fractions": grid_of_fractions,
+    "several-row-groups": several_row_groups,
+    "one-byte-vocabulary": one_byte_vocabulary,
+    "exact-output-head": exact_output_head,
+    "merged": merged,
+    "derived": derived,
+    "imported": imported,
+}
+"""What writes each."""
+
+
+def make_golden(directory: Path, name: str) -> Store:
+    """Write a store of a kind or case."""
+    return CASES[name](directory) if name in CASES else make_store(directory, name)
+
+
+def expected_arrays(store: Store) -> dict[str, np.ndarray]:
+    """Return what a golden store has beside it: all arrays, and what its entries come to."""
+    has_entries = store.targets.head is not None and store.targets.temperatures
+    return arrays_of(store) | ({"logprobs": logprobs_of(store)} if has_entries else {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    there = {path.name.rpartition("-")[0] for path in arguments.directory.iterdir()}
+    for name in arguments.names or sorted({*KINDS, *CASES} - there):
+        directory = arguments.directory / f"{name}-{FORMAT_VERSION}"
+        if not directory.exists():
+            arrays = expected_arrays(make_golden(directory / "store", name))
+            np.savez_compressed(directory / "expected.npz", **arrays)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
