@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import Draws, Hybrid, Sampled, TopK
+from softtargets.capture import Draws, Hybrid, Sampled, Threshold, TopK
 from softtargets.capture.keep.sampling import uniforms
 from softtargets.capture.keep.selection import Selection
 from softtargets.capture.keep.selector import select
@@ -63,6 +63,9 @@ def bound_of(schema: TargetSchema, temperature: float) -> float:
     bound = abs(1 / temperature - 1) * (schema.samples.step or 0) / 2
     if schema.head is not None:
         bound += (1 / temperature + 1) * (schema.head.step or 0) / 2
+    if schema.grid_step is not None and temperature != 1:
+        # Half a step of each of the two tail masses.
+        bound += schema.grid_step
     return bound
 
 
@@ -86,6 +89,7 @@ def excess(
         Hybrid(k=6, draws=Draws(num=DRAWS)),
         Sampled(draws=Draws(num=DRAWS, design="independent")),
         Hybrid(k=6, draws=Draws(num=DRAWS, design="independent")),
+        Threshold(draws=Draws(num=DRAWS)),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 1])
