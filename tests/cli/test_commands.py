@@ -112,7 +112,14 @@ def test_threshold_draws_are_built(
     tmp_path: Path, tiny_teacher: Path, options: list[str], expected: dict[str, object]
 ) -> None:
     (tmp_path / "text.txt").write_text("Twas brillig, and the slithy toves did gyre and gimble.")
-    asked = ["--teacher", tiny_teacher, "--input", tmp_path / "text.txt", "--select", "threshold"]
+    asked: list[str | Path] = [
+        "--teacher",
+        tiny_teacher,
+        "--input",
+        tmp_path / "text.txt",
+        "--select",
+        "threshold",
+    ]
     result = run("build", *asked, "--output", tmp_path / "store", *options)
     assert result.exit_code == 0, result.output
     store = Store.open(tmp_path / "store")
