@@ -41,7 +41,8 @@ class Fidelity:
     live: Distance
     """The live teacher against itself in batches of other windows."""
     bound: float
-    """What the stored form may add to `live.largest`: a step of the logits / T."""
+    """What the stored form may add to `live.largest`: a step of the logits / T, and half a step of
+    the tail masses."""
     truncation_kl: float | None
     """KL from the full distribution to the exact head with the tail spread evenly; None without a
     head."""
@@ -104,18 +105,23 @@ class Comparison:
         self._live += live_T.sum(), live.kl_T(other).sum()
         self._truncation += _truncation_T(logprobs_TV, live, targets).sum()
         if self._num_draws:
-            self._draws += _deviation(targets, logprobs_TV, ids_TK, kept_TK, self._num_draws)
+            samples = self._schema.samples
+            assert samples is not None
+            deviation = _once_deviation if samples.design == "threshold" else _deviation
+            self._draws += deviation(targets, logprobs_TV, ids_TK, kept_TK, self._num_draws)
 
     def fidelity(self) -> Fidelity:
         """Return what was found."""
         head = self._schema.head
         deviation, variance = self._draws.tolist()
         step = 0.0 if head is None else head.step or 0.0
+        # log(1 - tail) is off by half a step of the tail's log-odds at most.
+        tail_error = (self._schema.grid_step or 0.0) / 2
         return Fidelity(
             temperature=self._temperature,
             stored=self._mean(self._stored),
             live=self._mean(self._live),
-            bound=step / self._temperature + _ROUNDING,
+            bound=step / self._temperature + tail_error + _ROUNDING,
             truncation_kl=None if head is None else float(self._truncation) / self._num_positions,
             draws_deviation=deviation / max(variance, _ROUNDING) ** 0.5
             if self._num_draws
@@ -228,3 +234,30 @@ def _deviation(
     drawn = float((counts_S * drawn_S).sum()) / num_draws
     expected = float(mean_T[has_draws_T].sum())
     return drawn - expected, float(variance_T[has_draws_T].sum()) / num_draws
+
+
+def _once_deviation(
+    targets: SoftTargets,
+    logprobs_TV: torch.Tensor,
+    ids_TK: torch.Tensor,
+    kept_TK: Bool,
+    num_draws: int,
+) -> tuple[float, float]:
+    """Return what `_deviation` does, of draws that stand for 1/N each, at most once.
+
+    A position's number of draws is nearly certain, so each log-probability counts by how far it is
+    from the tail's mean. An id is drawn with probability N p; as if the others had no say in it,
+    which gives more variance than there is.
+    """
+    assert targets.samples is not None
+    tail_TV = _without(logprobs_TV.exp(), ids_TK, kept_TK, 0)
+    logs_TV = logprobs_TV.clamp(min=_LOWEST)
+    tiny = torch.finfo(torch.float64).tiny
+    mean_T1 = (tail_TV * logs_TV).sum(dim=1, keepdim=True)
+    mean_T1 /= tail_TV.sum(dim=1, keepdim=True).clamp(min=tiny)
+    apart_TV = logs_TV - mean_T1
+    variance = (tail_TV * (1 / num_draws - tail_TV).clamp(min=0) * apart_TV**2).sum()
+    num_samples_T = targets.samples.num_samples_T
+    rows_S = torch.from_numpy(np.repeat(np.arange(len(num_samples_T)), num_samples_T))
+    drawn = apart_TV[rows_S, torch.from_numpy(targets.samples.ids_S.astype(np.int64))].sum()
+    return float(drawn) / num_draws, float(variance)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from softtargets.capture.build_config import BuildConfig
-from softtargets.capture.keep.selection import Keep, check_temperatures, schema_parts
+from softtargets.capture.keep.selection import Keep, check_temperatures
+from softtargets.capture.keep.stored_form import schema_parts
 from softtargets.capture.memory import enough_memory, free_memory
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
@@ -88,7 +89,13 @@ def vocabulary_schema(
         vocab_size=teacher.vocab_size,
         tokenizer_vocab_size=teacher.tokenizer.vocab_size,
         temperatures=temperatures,
-        **schema_parts(config.selection, config.values, temperatures),
+        **schema_parts(
+            config.selection,
+            config.values,
+            temperatures,
+            teacher.vocab_size,
+            label_logits=config.label_logits,
+        ),
         label_logits=config.label_logits,
         **({} if head is None else hidden_state_parts(head, teacher)),
         metadata=config.corpus.metadata_fields,

@@ -25,7 +25,7 @@ RANKED_BY = (
     "out in training; what a selection without draws leaves out is missing at every step."
 )
 
-_LOOKED_FOR = ("select", "top_k", "top_p", "min_k", "draws")
+_LOOKED_FOR = ("select", "top_k", "top_p", "min_k", "draws", "draw_design")
 
 
 def check_budget_options(context: click.Context, config: BuildConfig) -> None:

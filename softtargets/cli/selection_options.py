@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 SELECTION_OPTIONS = (
     click.option(
         "--select",
-        type=click.Choice(["topk", "topp", "sampled", "hybrid"]),
+        type=click.Choice(["topk", "topp", "sampled", "hybrid", "threshold"]),
         help="What to keep. topk: the highest logits. topp: the fewest highest logits that reach "
-        "--top-p. sampled: draws with counts. hybrid: the highest logits, and draws from the rest."
-        "  [default: hybrid; topk when --top-k is given without --draws]",
+        "--top-p. sampled: draws with counts. hybrid: the highest logits, and draws from the rest. "
+        "threshold: every id of probability 1/--draws or more, and draws from the rest that stand "
+        "for 1/--draws each.  [default: hybrid; topk when --top-k is given without --draws]",
     ),
     click.option(
         "--top-k",
@@ -34,7 +35,14 @@ SELECTION_OPTIONS = (
     click.option(
         "--draws",
         type=int,
-        help="How many ids to draw at each position.  [default: 16 for hybrid, 32 for sampled]",
+        help="How many ids to draw at each position. With threshold, the most that are kept or "
+        "drawn.  [default: 16 for hybrid, 32 for sampled, 17 for threshold]",
+    ),
+    click.option(
+        "--draw-design",
+        type=click.Choice(["systematic", "independent"]),
+        help="How to draw. systematic: evenly spread, for less noise. independent: with "
+        "replacement, as releases before format 1.3 did.  [default: systematic]",
     ),
     click.option("--seed", type=int, help="Seed of the draws.  [default: 0]"),
     click.option(
@@ -62,6 +70,7 @@ _NAMES = {
     "top_p": "--top-p",
     "min_k": "--min-k",
     "draws": "--draws",
+    "draw_design": "--draw-design",
     "seed": "--seed",
     "select_temperature": "--select-temperature",
     "pins": "--pin",
@@ -69,8 +78,9 @@ _NAMES = {
 _SELECTIONS = {
     "topk": {"top_k", "pins"},
     "topp": {"top_k", "top_p", "min_k", "select_temperature", "pins"},
-    "sampled": {"draws", "seed", "select_temperature"},
-    "hybrid": {"top_k", "draws", "seed", "select_temperature", "pins"},
+    "sampled": {"draws", "draw_design", "seed", "select_temperature"},
+    "hybrid": {"top_k", "draws", "draw_design", "seed", "select_temperature", "pins"},
+    "threshold": {"draws", "seed", "select_temperature"},
 }
 """Which options each selection has."""
 
@@ -81,7 +91,7 @@ def parse_selection(options: Mapping[str, Any], tokenizer: Tokenizer) -> Selecti
     Raises:
         InputError: an option does not belong to the selection, or is not one.
     """
-    from softtargets.capture import Draws, Hybrid, Sampled, TopK, TopP
+    from softtargets.capture import Draws, Hybrid, Sampled, Threshold, TopK, TopP
 
     given = {name for name in _NAMES if options[name] not in (None, ())}
     is_topk = "top_k" in given and "draws" not in given
@@ -102,7 +112,7 @@ def parse_selection(options: Mapping[str, Any], tokenizer: Tokenizer) -> Selecti
         options = {**options, "select_temperature": options["temperatures"][0]}
         given |= {"select_temperature"}
     pins = _parse_pins(options["pins"], tokenizer)
-    drawn = chosen(num="draws", seed="seed", temperature="select_temperature")
+    drawn = chosen(num="draws", seed="seed", temperature="select_temperature", design="draw_design")
     if kind == "topk":
         return TopK(**chosen(k="top_k"), pins=pins)
     if kind == "topp":
@@ -110,6 +120,8 @@ def parse_selection(options: Mapping[str, Any], tokenizer: Tokenizer) -> Selecti
         return TopP(**chosen(**names), pins=pins)
     if kind == "sampled":
         return Sampled(draws=Draws(**drawn))
+    if kind == "threshold":
+        return Threshold(draws=replace(Threshold().draws, **drawn))
     return Hybrid(**chosen(k="top_k"), draws=replace(Hybrid().draws, **drawn), pins=pins)
 
 
@@ -122,6 +134,8 @@ def selection_text(selection: Selection) -> str:
         parts.append(f"--draws {selection.draws.num}")
         if selection.draws.temperature != 1:
             parts.append(f"--select-temperature {selection.draws.temperature:g}")
+        if selection.draws.design == "independent":
+            parts.append("--draw-design independent")
     return " ".join(parts)
 
 

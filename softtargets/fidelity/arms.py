@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, Selection, TopK
+from softtargets.capture.keep.selection import (
+    Draws,
+    Hybrid,
+    Sampled,
+    Selection,
+    Threshold,
+    TopK,
+)
 from softtargets.fidelity.budget import TAILS, Storage, fit_to_budget
 from softtargets.fidelity.reconstruction import candidate
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
@@ -80,6 +87,7 @@ def arms(sample: TeacherSample, budgets: Sequence[float], k: int) -> Iterator[Ar
         TopK(k=k),
         Sampled(draws=Draws(num=round(2.7 * k))),
         Hybrid(k=k // 2, draws=Draws(num=k // 2)),
+        Threshold(draws=Draws(num=2 * k)),
     ]
     for selection in equal:
         chosen += [(name, f"{k} entries", selection, tail) for name, tail in _readings(selection)]
@@ -108,18 +116,29 @@ def _readings(selection: Selection) -> list[tuple[str, Tail]]:
 
 
 def frozen_noise_arms(sample: TeacherSample, num_draws: int, num_epochs: int) -> list[Arm]:
-    """Return arms whose draws are the same in every epoch, and fresh in every epoch."""
-    selections: dict[str, Selection] = {
-        str(seed): Sampled(draws=Draws(num=num_draws, seed=seed)) for seed in range(num_epochs)
-    }
-    windows = sample.capture(selections)
-    losses = [stored_loss(windows[name], "sampled") for name in selections]
-    size = bytes_per_token(windows["0"])
+    """Return arms whose draws are the same in every epoch, and fresh in every epoch.
+
+    The draws are independent, systematic, and at a threshold.
+    """
     group = f"{num_epochs} epochs"
-    return [
-        Arm(name="cached draws", group=group, bytes_per_token=size, loss=losses[0]),
-        Arm(name="fresh draws", group=group, bytes_per_token=None, loss=losses),
-    ]
+    found: list[Arm] = []
+    for name, selection in (
+        ("draws", Sampled(draws=Draws(num=num_draws))),
+        ("independent draws", Sampled(draws=Draws(num=num_draws, design="independent"))),
+        ("threshold draws", Threshold(draws=Draws(num=num_draws))),
+    ):
+        selections: dict[str, Selection] = {
+            str(seed): replace(selection, draws=replace(selection.draws, seed=seed))
+            for seed in range(num_epochs)
+        }
+        windows = sample.capture(selections)
+        losses = [stored_loss(windows[seed], "sampled") for seed in selections]
+        size = bytes_per_token(windows["0"])
+        found += [
+            Arm(name=f"cached {name}", group=group, bytes_per_token=size, loss=losses[0]),
+            Arm(name=f"fresh {name}", group=group, bytes_per_token=None, loss=losses),
+        ]
+    return found
 
 
 def compare_students(

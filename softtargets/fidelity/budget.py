@@ -12,6 +12,7 @@ from softtargets.capture.keep.selection import (
     Pins,
     Sampled,
     Selection,
+    Threshold,
     TopK,
     Values,
 )
@@ -22,7 +23,12 @@ from softtargets.store.schema import Compression
 from softtargets.train.choices import check_choice, check_number
 from softtargets.train.sparse import Tail
 
-TAILS: dict[str, Tail] = {"topk": "bucket", "sampled": "sampled", "hybrid": "sampled"}
+TAILS: dict[str, Tail] = {
+    "topk": "bucket",
+    "sampled": "sampled",
+    "hybrid": "sampled",
+    "threshold": "sampled",
+}
 """The kinds of selections that are compared, and how their tails are read."""
 _FITTED_POSITIONS = 1024
 """Enough to tell sizes, which are means, to some percent."""
@@ -60,10 +66,11 @@ def fit_selections(sample: TeacherSample, budget: float, storage: Storage) -> li
 
     That is the one with draws whose gradient is least off, as draws average out over a training;
     what is lost without them does not, and stands last. None may fit. Draws from the whole
-    vocabulary have no pinned ids, and are left out beside them.
+    vocabulary and threshold draws have no pinned ids, and are left out beside them.
     """
     check_number("budget", budget, low=0, with_ends=False)
-    kinds = [kind for kind in TAILS if kind != "sampled" or not storage.pins.num_entries]
+    has_pins = storage.pins.num_entries > 0
+    kinds = [kind for kind in TAILS if kind in ("topk", "hybrid") or not has_pins]
     fits = {kind: _fit_to_all(sample, kind, budget, storage) for kind in kinds}
     found = {kind: fit for kind, fit in fits.items() if fit is not None}
     chosen = [
@@ -159,5 +166,7 @@ def sized(kind: str, size: int, storage: Storage) -> Selection:
         return TopK(k=size, pins=storage.pins)
     if kind == "sampled":
         return Sampled(draws=replace(storage.draws, num=size))
+    if kind == "threshold":
+        return Threshold(draws=replace(storage.draws, num=size))
     draws = replace(storage.draws, num=max(1, size // 2))
     return Hybrid(k=(size + 1) // 2, draws=draws, pins=storage.pins)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from softtargets.capture.keep.sampling import draw, uniforms
+from softtargets.capture.keep.sampling import draw, spread, starts, uniforms
 from softtargets.capture.keep.selection import Values
+from softtargets.capture.keep.threshold import draw_once
 from softtargets.fidelity.reconstruction import Candidate, targets_of
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.train.divergences import ForwardKL
@@ -143,40 +145,56 @@ class BiasTest:
         return self.largest_z <= self.limit
 
 
+class _Estimator(NamedTuple):
+    """How a tail is estimated by draws at temperature 1."""
+
+    design: Literal["independent", "systematic", "threshold"]
+    k: int = 0
+    """Entries beside the draws; with threshold they follow from its number."""
+    temperature: float = 1.0
+    """That the draws are weighed for."""
+    is_normalised: bool = False
+
+
+_ESTIMATORS = {
+    "draws": _Estimator("independent"),
+    "top 8 and draws": _Estimator("independent", 8),
+    "draws, weighed anew for T = 2": _Estimator("independent", 0, 2.0),
+    "top 8 and draws, weighed anew for T = 2": _Estimator("independent", 8, 2.0),
+    "the same, and normalised to sum to one": _Estimator("independent", 8, 2.0, True),
+    "systematic draws": _Estimator("systematic"),
+    "systematic draws, weighed anew for T = 2": _Estimator("systematic", 0, 2.0),
+    "threshold draws": _Estimator("threshold"),
+    "threshold draws, weighed anew for T = 2": _Estimator("threshold", 0, 2.0),
+}
+
+
 def find_bias(
     sample: TeacherSample, *, num_draws: int = 16, num_redraws: int = 200, num_directions: int = 32
 ) -> list[BiasTest]:
     """Redraw and test the mean of sum_i t_hat_i d_i, for random directions d and log s.
 
-    Draws from the softmax; from the tail beside a head; both weighted anew for temperature 2; and
-    that normalised to sum to one, which is biased and must be seen to be.
+    Independent draws from the softmax, and from the tail beside a head; systematic draws; threshold
+    draws; all weighed anew for temperature 2; and that normalised to sum to one, which is biased
+    and must be seen to be.
     """
     _, logits_CV = next(iter(sample.chunks()))
     logits_PV = logits_CV[:128].cpu()
-    cases = {
-        "draws": (0, 1.0, False),
-        "top 8 and draws": (8, 1.0, False),
-        "draws, weighed anew for T = 2": (0, 2.0, False),
-        "top 8 and draws, weighed anew for T = 2": (8, 2.0, False),
-        "the same, and normalised to sum to one": (8, 2.0, True),
-    }
     generator = torch.Generator().manual_seed(1)
     shape = (logits_PV.shape[1], num_directions)
     signs_VJ = torch.randint(0, 2, shape, generator=generator).float() * 2 - 1
     log_s_VJ = (_FLATTER * logits_PV).log_softmax(dim=1).mean(dim=0)[:, None]
     directions_VJ = torch.cat([signs_VJ, log_s_VJ], dim=1).double()
     results = []
-    for name, (k, temperature, is_normalised) in cases.items():
-        z_J = _deviations(
-            logits_PV, directions_VJ, k, temperature, is_normalised, num_draws, num_redraws
-        )
+    for name, estimator in _ESTIMATORS.items():
+        z_J = _deviations(logits_PV, directions_VJ, estimator, num_draws, num_redraws)
         results.append(
             BiasTest(
                 name=name,
                 num_redraws=num_redraws,
                 largest_z=z_J.abs().max().item(),
                 limit=_normal_limit(0.001 / len(z_J)),
-                is_meant_to_fail=is_normalised,
+                is_meant_to_fail=estimator.is_normalised,
             )
         )
     return results
@@ -185,32 +203,50 @@ def find_bias(
 def _deviations(
     logits_PV: torch.Tensor,
     directions_VJ: torch.Tensor,
-    k: int,
-    temperature: float,
-    is_normalised: bool,
+    estimator: _Estimator,
     num_draws: int,
     num_redraws: int,
 ) -> torch.Tensor:
     """Return for each direction by how many standard errors the mean estimate is off."""
-    t_PV, q_PV = (logits_PV / temperature).softmax(dim=1), logits_PV.softmax(dim=1)
-    if k:
-        head_ids_PK = logits_PV.topk(k, dim=1).indices
-        q_PV.scatter_(1, head_ids_PK, 0.0)
-        t_PV = t_PV.scatter(1, head_ids_PK, 0.0)
+    t_PV, q_PV = (logits_PV / estimator.temperature).softmax(dim=1), logits_PV.softmax(dim=1)
+    is_kept_PV = torch.zeros(q_PV.shape, dtype=torch.bool)
+    if estimator.design == "threshold":
+        is_kept_PV = q_PV * num_draws >= 1
+    num_top = max(estimator.k, int(estimator.design == "threshold"))
+    is_kept_PV.scatter_(1, logits_PV.topk(num_top, dim=1).indices, True)
+    t_PV, q_PV = (one.masked_fill(is_kept_PV, 0) for one in (t_PV, q_PV))
     exact_J = t_PV.double().sum(dim=0) @ directions_VJ
-    mass_P1, drawn_mass_P1 = t_PV.sum(dim=1, keepdim=True), q_PV.sum(dim=1, keepdim=True)
     estimates = []
     for seed in range(num_redraws):
-        uniforms_PD = torch.from_numpy(uniforms("0" * 32, 0, len(logits_PV), num_draws, seed))
-        ids_PD = draw(q_PV, uniforms_PD)
-        weights_PD = drawn_mass_P1 / num_draws * t_PV.gather(1, ids_PD) / q_PV.gather(1, ids_PD)
-        if is_normalised:
+        ids_PD, weights_PD = _redraw(q_PV, estimator, num_draws, seed)
+        ratio_PD = t_PV.gather(1, ids_PD) / q_PV.gather(1, ids_PD)
+        # Where nothing was drawn the ratio means nothing.
+        weights_PD = torch.where(weights_PD > 0, weights_PD * ratio_PD, 0)
+        if estimator.is_normalised:
+            mass_P1 = t_PV.sum(dim=1, keepdim=True)
             weights_PD = mass_P1 * weights_PD / weights_PD.sum(dim=1, keepdim=True)
         estimates.append(
             (weights_PD.double().flatten()[:, None] * directions_VJ[ids_PD.flatten()]).sum(dim=0)
         )
     estimates_RJ = torch.stack(estimates) - exact_J
     return estimates_RJ.mean(dim=0) / (estimates_RJ.std(dim=0) / math.sqrt(num_redraws))
+
+
+def _redraw(
+    q_PV: torch.Tensor, estimator: _Estimator, num_draws: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids that are drawn from weights, and what each stands for, [P, D] both."""
+    of = "0" * 32, 0, len(q_PV)
+    if estimator.design == "threshold":
+        starts_P1 = torch.from_numpy(starts(*of, seed))[:, None]
+        ids_PD = draw_once(q_PV, torch.full_like(starts_P1, num_draws), starts_P1, num_draws)
+        return ids_PD.clamp(min=0), (ids_PD >= 0).float() / num_draws
+    if estimator.design == "systematic":
+        uniforms_PD = spread(torch.from_numpy(starts(*of, seed))[:, None], num_draws)
+    else:
+        uniforms_PD = torch.from_numpy(uniforms(*of, num_draws, seed))
+    ids_PD = draw(q_PV, uniforms_PD)
+    return ids_PD, (q_PV.sum(dim=1, keepdim=True) / num_draws).expand(ids_PD.shape)
 
 
 def _normal_limit(probability: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, TopK
+from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, Threshold, TopK
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
 from softtargets.fidelity import SECTIONS
@@ -250,6 +250,11 @@ def _gradient_candidates() -> tuple[Candidate, ...]:
     tails: tuple[Tail, ...] = ("bucket", "label", "renormalize")
     return (
         *(candidate(TopK(k=k), tail) for k in (16, 64) for tail in tails),
-        *(candidate(Sampled(draws=Draws(num=num)), "sampled") for num in (32, 128)),
+        *(candidate(Sampled(draws=Draws(num=num)), "sampled") for num in (17, 32, 128)),
+        *(
+            candidate(Sampled(draws=Draws(num=num, design="independent")), "sampled")
+            for num in (17, 32)
+        ),
+        *(candidate(Threshold(draws=Draws(num=num)), "sampled") for num in (8, 17, 24, 48)),
         *(candidate(Hybrid(k=k, draws=Draws(num=k)), "sampled") for k in (8, 16)),
     )

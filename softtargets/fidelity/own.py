@@ -12,6 +12,7 @@ from softtargets.capture.keep.selection import (
     Pins,
     Sampled,
     Selection,
+    Threshold,
     TopK,
     TopP,
     Values,
@@ -21,12 +22,15 @@ from softtargets.fidelity.reconstruction import Candidate, selection_name
 from softtargets.store import Store
 from softtargets.train.sparse import Tail
 
-_KINDS: Mapping[str, type[Selection]] = {one.kind: one for one in (TopK, TopP, Sampled, Hybrid)}
+_KINDS: Mapping[str, type[Selection]] = {
+    one.kind: one for one in (TopK, TopP, Sampled, Hybrid, Threshold)
+}
 _TAILS: Mapping[str, tuple[Tail, ...]] = {
     "topk": ("bucket", "uniform", "label", "renormalize"),
     "topp": ("bucket", "uniform", "label", "renormalize"),
     "sampled": ("sampled",),
     "hybrid": ("sampled", "bucket"),
+    "threshold": ("sampled", "bucket"),
 }
 
 
@@ -86,7 +90,8 @@ def _is_known(found: Mapping[str, Any]) -> bool:
 def _parse(found: Mapping[str, Any]) -> Selection:
     parts = {name: value for name, value in found.items() if name != "kind"}
     if "draws" in parts:
-        parts["draws"] = Draws(**parts["draws"])
+        # Manifests of older releases know no other design, and do not name it.
+        parts["draws"] = Draws(**{"design": "independent", **parts["draws"]})
     if "pins" in parts:
         pins = {**parts["pins"], "ids": tuple(parts["pins"]["ids"])}
         parts["pins"] = Pins(**pins)

@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from softtargets.capture.keep.selection import Draws, Hybrid, Sampled, Selection, TopK, TopP, Values
+from softtargets.capture.keep.selection import (
+    Draws,
+    Hybrid,
+    Sampled,
+    Selection,
+    Threshold,
+    TopK,
+    TopP,
+    Values,
+)
 from softtargets.fidelity.sample import TeacherSample, bytes_per_token
 from softtargets.stream.batch import BatchTargets
 from softtargets.stream.collate import collate
@@ -58,9 +67,12 @@ def selection_name(selection: Selection) -> str:
     """Return a selection in a few words."""
     if isinstance(selection, TopP):
         return f"top p {selection.p:g} of {selection.k}"
+    if isinstance(selection, Threshold):
+        return f"threshold 1/{selection.draws.num}"
     parts = [f"top {selection.k}"] if selection.k else []
     if selection.draws is not None:
-        parts.append(f"{selection.draws.num} draws")
+        design = "independent " if selection.draws.design == "independent" else ""
+        parts.append(f"{selection.draws.num} {design}draws")
     return " and ".join(parts)
 
 
@@ -82,6 +94,8 @@ def candidates() -> tuple[Candidate, ...]:
             for p in (0.9, 0.98)
         ),
         *(candidate(Sampled(draws=Draws(num=num)), "sampled") for num in (8, 32, 64, 128)),
+        candidate(Sampled(draws=Draws(num=32, design="independent")), "sampled"),
+        *(candidate(Threshold(draws=Draws(num=num)), "sampled") for num in (8, 17, 24, 48)),
         *(candidate(Hybrid(k=k, draws=Draws(num=k)), "sampled") for k in (4, 8, 16, 32)),
     )
 

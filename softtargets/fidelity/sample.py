@@ -16,7 +16,8 @@ from softtargets.capture.estimate import shard_size
 from softtargets.capture.identity import hidden_state_parts
 from softtargets.capture.keep.keeper import Keeper, Workspace
 from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Keep, Selection, TopK, Values, schema_parts
+from softtargets.capture.keep.selection import Keep, Selection, TopK, Values
+from softtargets.capture.keep.stored_form import schema_parts
 from softtargets.capture.score import check_selected, pack_window
 from softtargets.capture.segments import segments_of
 from softtargets.capture.teacher import Teacher
@@ -105,7 +106,13 @@ class TeacherSample:
             vocab_size=self.teacher.vocab_size,
             tokenizer_vocab_size=self.teacher.tokenizer.vocab_size,
             temperatures=temperatures,
-            **schema_parts(selection, values, temperatures),
+            **schema_parts(
+                selection,
+                values,
+                temperatures,
+                self.teacher.vocab_size,
+                label_logits=self.label_logits,
+            ),
             label_logits=self.label_logits,
             positions="all" if self.windows[0].positions_T is None else "listed",
             metadata=self.metadata,

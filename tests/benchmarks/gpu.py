@@ -28,10 +28,17 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from softtargets import Batch, distillation_loss
-from softtargets.capture import Hybrid, TeacherConfig, TopK, TransformersTeacher, Windowing
+from softtargets.capture import (
+    Hybrid,
+    TeacherConfig,
+    Threshold,
+    TopK,
+    TransformersTeacher,
+    Windowing,
+)
 from softtargets.capture.documents import Document
-from softtargets.capture.keep.selection import schema_parts
 from softtargets.capture.keep.selector import select
+from softtargets.capture.keep.stored_form import schema_parts
 from softtargets.capture.score import Scorer, pack_windows
 from softtargets.cli.selection_options import selection_text
 from softtargets.kinds import TargetSchema
@@ -192,13 +199,13 @@ def measure_capture(clock: Clock, size: Size) -> Iterator[tuple[str, str]]:
     bare = clock.seconds(forward)
     num_tokens = ids_WL.numel()
     yield "bare forward pass", f"{num_tokens / bare:,.0f} tokens a second, {size.dtype}"
-    for selection in (TopK(k=64), Hybrid()):
+    for selection in (TopK(k=64), Hybrid(), Threshold()):
         schema = TargetSchema(
             vocab_size=teacher.vocab_size,
             tokenizer_vocab_size=teacher.tokenizer.vocab_size,
             temperatures=GRID,
             label_logits=True,
-            **schema_parts(selection, "steps", GRID),
+            **schema_parts(selection, "steps", GRID, teacher.vocab_size, label_logits=True),
         )
         scorer = Scorer(teacher, selection, schema, batch_tokens)
         scored = clock.seconds(partial(score, scorer, windows))

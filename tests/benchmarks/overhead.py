@@ -1,13 +1,15 @@
 """What a build costs beside the teacher's own forward pass: once, and with every token.
 
-    python -m tests.benchmarks.overhead [--dtype bfloat16|float32] [--select hybrid|topk]
+    python -m tests.benchmarks.overhead [--dtype bfloat16|float32]
+        [--select hybrid|topk|threshold ...]
 
 builds stores from SmolLM2-135M and two lengths of the Python language reference, in turn, and runs
 the model's bare forward pass, logits included, over each batch right before it is scored. What the
 two lengths differ by grows with the corpus; the rest is paid once a store, mostly for hashing the
 weights. Packing and writing, which a thread does while the teacher reads on, is kept apart from the
 bare forward pass, so that neither hides the other. Medians of the rounds; of the ratios, the lowest
-and highest too. Exits with 1 when the goal is missed.
+and highest too. Several selections take turns in a round, and what selecting takes is printed
+beside the first one's. Exits with 1 when the goal is missed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from softtargets.capture import (
     Corpus,
     Hybrid,
     TeacherConfig,
+    Threshold,
     TopK,
     TransformersTeacher,
     Windowing,
@@ -46,7 +49,7 @@ from softtargets.demo.smollm import teacher_directory
 from tests.benchmarks.layouts import small_corpus
 
 MOST_GROWING = 1.05
-SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid()}
+SELECTIONS: dict[str, Selection] = {"topk": TopK(), "hybrid": Hybrid(), "threshold": Threshold()}
 BATCH_TOKENS = 2048
 keeper = sys.modules["softtargets.capture.keep.keeper"]
 PARTS = ("identity", "tokenise", "decoder", "head", "select", "pack and write", "wait for writing")
@@ -112,20 +115,23 @@ def timed_parts(teacher: Watched) -> Iterator[Times]:
 
 
 def measure(
-    dtype: Any, selection: Selection, lengths: tuple[int, int], rounds: int
-) -> list[tuple[Times, Times]]:
-    """Return the seconds of every round's builds, a short and a long one, and of their parts."""
+    dtype: Any, names: Sequence[str], lengths: tuple[int, int], rounds: int
+) -> dict[str, list[tuple[Times, Times]]]:
+    """Return the seconds of every round's builds, a short and a long one, and of their parts.
+
+    They are of each selection, by its name.
+    """
     teacher = Watched(TeacherConfig(name=str(teacher_directory()), dtype=dtype))
     teacher.load()
     with tempfile.TemporaryDirectory() as name:
         corpora = [small_corpus(_directory(name, str(length)), length) for length in lengths]
 
-        def seconds(corpus: Corpus, store: str) -> Times:
+        def seconds(corpus: Corpus, store: str, own: str) -> Times:
             config = BuildConfig(
                 corpus=corpus,
                 output=Path(name) / store,
                 windowing=Windowing(sequence_length=512),
-                selection=selection,
+                selection=SELECTIONS[own],
                 temperatures=(1.0, 2.0),
                 unit_tokens=4096,
                 batch_tokens=BATCH_TOKENS,
@@ -135,12 +141,16 @@ def measure(
             times["whole build"] -= times["bare forward pass"]
             return times
 
-        # Everything is warm then.
-        seconds(corpora[0], "first")
-        return [
-            (seconds(corpora[0], f"short-{number}"), seconds(corpora[1], f"long-{number}"))
-            for number in range(rounds)
-        ]
+        found: dict[str, list[tuple[Times, Times]]] = {own: [] for own in names}
+        for own in names:
+            # Everything is warm then.
+            seconds(corpora[0], f"first-{own}", own)
+        for number in range(rounds):
+            for own in names:
+                stores = (f"{length}-{number}-{own}" for length in ("short", "long"))
+                short, long = map(seconds, corpora, stores, (own, own))
+                found[own].append((short, long))
+        return found
 
 
 def _directory(parent: str, name: str) -> Path:
@@ -177,17 +187,28 @@ def show(dtype: str, selection: Selection, results: list[tuple[Times, Times]]) -
     return not holds
 
 
+def compare(results: dict[str, list[tuple[Times, Times]]]) -> None:
+    """Print what selecting takes in the long builds, to the first selection in the same round."""
+    first, *others = results
+    for name in others:
+        pairs = zip(results[name], results[first], strict=True)
+        ratios = [own["select"] / its["select"] for (_, own), (_, its) in pairs]
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        print(f"selecting, {name} to {first}: {statistics.median(ratios):.3f} ({spread})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--select", choices=list(SELECTIONS), default="hybrid")
+    parser.add_argument("--select", nargs="+", choices=list(SELECTIONS), default=["hybrid"])
     parser.add_argument("--tokens", type=int, nargs=2, default=(4096, 24_576))
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    selection = SELECTIONS[arguments.select]
     short, long = arguments.tokens
-    results = measure(arguments.dtype, selection, (short, long), arguments.rounds)
-    sys.exit(show(arguments.dtype, selection, results))
+    results = measure(arguments.dtype, arguments.select, (short, long), arguments.rounds)
+    missed = [show(arguments.dtype, SELECTIONS[name], own) for name, own in results.items()]
+    compare(results)
+    sys.exit(any(missed))
 
 
 if __name__ == "__main__":

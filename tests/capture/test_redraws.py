@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import Draws, Hybrid, Sampled, TopK
+from softtargets.capture import Draws, Hybrid, Sampled, Threshold, TopK
 from softtargets.capture.keep.sampling import uniforms
-from softtargets.capture.keep.selection import SAMPLE_STEP, Selection, schema_parts
+from softtargets.capture.keep.selection import Selection
 from softtargets.capture.keep.selector import select
+from softtargets.capture.keep.stored_form import SAMPLE_STEP, schema_parts
 from softtargets.kinds import DEFAULT_STEP, TargetSchema
 from softtargets.report.facts import drawn_at
 from softtargets.targets import pack
@@ -28,7 +29,7 @@ def schema_of(selection: Selection, values: str) -> TargetSchema:
         vocab_size=VOCAB_SIZE,
         tokenizer_vocab_size=VOCAB_SIZE,
         temperatures=GRID,
-        **schema_parts(selection, values, GRID),  # type: ignore[arg-type]
+        **schema_parts(selection, values, GRID, VOCAB_SIZE),  # type: ignore[arg-type]
     )
 
 
@@ -38,7 +39,9 @@ def mean_weights(
     """Return every id's mean weight over redraws, its standard error, and which can be drawn."""
     assert selection.draws is not None
     logits_NV = logits_V.repeat(REDRAWS, 1)
-    uniforms_ND = torch.from_numpy(uniforms("ab" * 16, 0, REDRAWS, DRAWS, selection.draws.seed))
+    seed, is_independent = selection.draws.seed, selection.draws.design == "independent"
+    found = uniforms("ab" * 16, 0, REDRAWS, DRAWS if is_independent else 1, seed)
+    uniforms_ND = torch.from_numpy(found)
     labels_N = torch.zeros(REDRAWS, dtype=torch.int64)
     selected = select(
         logits_NV, labels_N, selection, GRID, uniforms_ND=uniforms_ND, label_logits=False
@@ -60,6 +63,9 @@ def bound_of(schema: TargetSchema, temperature: float) -> float:
     bound = abs(1 / temperature - 1) * (schema.samples.step or 0) / 2
     if schema.head is not None:
         bound += (1 / temperature + 1) * (schema.head.step or 0) / 2
+    if schema.grid_step is not None and temperature != 1:
+        # Half a step of each of the two tail masses.
+        bound += schema.grid_step
     return bound
 
 
@@ -77,7 +83,14 @@ def excess(
 @pytest.mark.parametrize("values", ["steps", "float32"])
 @pytest.mark.parametrize("temperature", GRID)
 @pytest.mark.parametrize(
-    "selection", [Sampled(draws=Draws(num=DRAWS)), Hybrid(k=6, draws=Draws(num=DRAWS))]
+    "selection",
+    [
+        Sampled(draws=Draws(num=DRAWS)),
+        Hybrid(k=6, draws=Draws(num=DRAWS)),
+        Sampled(draws=Draws(num=DRAWS, design="independent")),
+        Hybrid(k=6, draws=Draws(num=DRAWS, design="independent")),
+        Threshold(draws=Draws(num=DRAWS)),
+    ],
 )
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_mean_over_redraws_is_within_the_bound(

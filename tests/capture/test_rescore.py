@@ -14,11 +14,13 @@ from softtargets.capture import (
     Draws,
     Hybrid,
     Sampled,
+    Threshold,
     TopK,
     Windowing,
     build,
     rescore,
 )
+from softtargets.capture.keep.selection import Selection
 from softtargets.errors import IdentityError, InputError
 from softtargets.store import Store, verify
 from softtargets.store.writer import StoreWriter
@@ -138,8 +140,10 @@ def shift_draws(targets: SoftTargets) -> SoftTargets:
     return dataclasses.replace(targets, samples=own)
 
 
-@pytest.mark.parametrize("selection", [Sampled(draws=Draws(num=12)), Hybrid(k=4)])
-def test_draws_agree_with_their_teacher(tmp_path: Path, selection: Sampled | Hybrid) -> None:
+@pytest.mark.parametrize(
+    "selection", [Sampled(draws=Draws(num=12)), Hybrid(k=4), Threshold(draws=Draws(num=12))]
+)
+def test_draws_agree_with_their_teacher(tmp_path: Path, selection: Selection) -> None:
     store = build_store(tmp_path, selection=selection)
     report = rescore(store.root, FakeTeacher(), len(store))
     assert report.holds
@@ -147,6 +151,28 @@ def test_draws_agree_with_their_teacher(tmp_path: Path, selection: Sampled | Hyb
     assert abs(at_one.draws_deviation or 9) < 5
     assert at_two.draws_deviation is None
     assert (at_one.truncation_kl is None) == (selection.kind == "sampled")
+
+
+def take_others(targets: SoftTargets) -> SoftTargets:
+    """Return as many drawn ids at each position, but likely and unlikely ones alike."""
+    samples = targets.samples
+    assert samples is not None
+    ids: list[int] = []
+    for position, count in enumerate(samples.num_samples_T):
+        entries = targets.ids_TK[position, : targets.num_entries_T[position]]
+        others = np.setdiff1d(np.arange(300), entries)
+        ids += sorted(np.random.default_rng(position).choice(others, count, replace=False))
+    own = dataclasses.replace(samples, ids_S=np.array(ids, np.int32))
+    return dataclasses.replace(targets, samples=own)
+
+
+def test_threshold_draws_of_other_ids_are_found_out(tmp_path: Path) -> None:
+    selection = Threshold(draws=Draws(num=12))
+    store = build_store(tmp_path, selection=selection, temperatures=(1.0,))
+    report = rescore(rewrite(store, tmp_path / "others", take_others).root, FakeTeacher(), 28)
+    assert not report.holds
+    assert report.temperatures[0].stored.largest < report.temperatures[0].bound
+    assert (report.temperatures[0].draws_deviation or 0) < -20
 
 
 def test_draws_of_other_positions_are_found_out(tmp_path: Path) -> None:

@@ -8,21 +8,22 @@ import pytest
 import torch
 
 from softtargets.capture import Draws, Hybrid, Pins, Sampled, TopK, TopP
-from softtargets.capture.keep.sampling import draw, uniforms
+from softtargets.capture.keep.sampling import draw, starts, uniforms
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import (
     Selection,
     check_selection,
     check_temperatures,
-    schema_parts,
 )
 from softtargets.capture.keep.selector import select as select_any
+from softtargets.capture.keep.stored_form import schema_parts
 from softtargets.errors import InputError, TeacherError
 from softtargets.kinds import TargetSchema
 from softtargets.targets import SoftTargets, pack
 from tests.windows import select_in_numpy
 
 GRID = (0.5, 1.0, 2.0)
+blocks_module = sys.modules["softtargets.capture.keep.weight_blocks"]
 draws_module = sys.modules["softtargets.capture.keep.sampling"]
 
 
@@ -42,7 +43,7 @@ def schema_of(
         tokenizer_vocab_size=vocab_size,
         temperatures=grid,
         label_logits=True,
-        **schema_parts(selection, "float32", grid),
+        **schema_parts(selection, "float32", grid, vocab_size, label_logits=True),
     )
 
 
@@ -57,7 +58,10 @@ def capture(
     uniforms_ND = None
     if selection.draws is not None:
         draws = selection.draws
-        found = uniforms(window_id, 0, num_positions, draws.num, draws.seed)
+        if draws.design == "independent":
+            found = uniforms(window_id, 0, num_positions, draws.num, draws.seed)
+        else:
+            found = starts(window_id, 0, num_positions, draws.seed)[:, None]
         uniforms_ND = torch.from_numpy(found)
     labels_N = torch.arange(num_positions) % vocab_size
     selected = select_any(logits_NV.clone(), labels_N, selection, grid, uniforms_ND=uniforms_ND)
@@ -210,7 +214,7 @@ def test_a_pinned_id_that_is_in_the_top_is_kept_once() -> None:
 def test_ids_are_drawn_as_often_as_the_teacher_says(vocab_size: int, k: int) -> None:
     """Pearson's statistic over 200,000 draws, against its mean and deviation."""
     logits_1V = random_logits(1, vocab_size, scale=2.0)
-    draws = Draws(num=50, temperature=2.0)
+    draws = Draws(num=50, temperature=2.0, design="independent")
     selection = Hybrid(k=k, draws=draws) if k else Sampled(draws=draws)
     targets = capture(logits_1V.expand(4000, -1), selection)
     samples = targets.samples
@@ -299,7 +303,7 @@ def test_many_draws_are_those_that_few_at_once_are(
     uniforms_ND = torch.from_numpy(uniforms("ef" * 16, 0, 7, 50, seed=0))
     expected_ND = draw(weights_NV, uniforms_ND)
     assert ((expected_ND >= 0) & (expected_ND < vocab_size)).all()
-    monkeypatch.setattr(draws_module, "_DRAWS_AT_ONCE", 13)
+    monkeypatch.setattr(blocks_module, "_PAIRS_AT_ONCE", 13)
     assert torch.equal(draw(weights_NV, uniforms_ND), expected_ND)
 
 

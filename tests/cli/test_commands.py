@@ -99,6 +99,38 @@ def test_a_selection_is_built(
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"num": 17, "temperature": 1, "seed": 0, "design": "systematic"}),
+        (
+            ["--draws", "9", "--seed", "4", "--temperature", "2"],
+            {"num": 9, "temperature": 2, "seed": 4, "design": "systematic"},
+        ),
+    ],
+)
+def test_threshold_draws_are_built(
+    tmp_path: Path, tiny_teacher: Path, options: list[str], expected: dict[str, object]
+) -> None:
+    (tmp_path / "text.txt").write_text("Twas brillig, and the slithy toves did gyre and gimble.")
+    asked: list[str | Path] = [
+        "--teacher",
+        tiny_teacher,
+        "--input",
+        tmp_path / "text.txt",
+        "--select",
+        "threshold",
+    ]
+    result = run("build", *asked, "--output", tmp_path / "store", *options)
+    assert result.exit_code == 0, result.output
+    store = Store.open(tmp_path / "store")
+    assert store.manifest.identity["selection"] == {"kind": "threshold", "draws": expected}
+    result = run("verify", store.root, "--rescore", "2", "--teacher", tiny_teacher)
+    assert result.exit_code == 0, result.output
+    assert f"threshold draws at 1/{expected['num']}" in run("info", store.root).output
+    assert run("plan", *asked, *options).exit_code == 0
+
+
+@pytest.mark.parametrize(
     ("options", "drawn_at"), [([], 1), (["--temperature", "2", "--temperature", "3"], 2)]
 )
 def test_the_default_is_a_head_and_draws(
@@ -111,17 +143,18 @@ def test_the_default_is_a_head_and_draws(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     selection = Store.open(tmp_path / "store").manifest.identity["selection"]
-    draws = {"num": 16, "temperature": drawn_at, "seed": 0}
+    draws = {"num": 16, "temperature": drawn_at, "seed": 0, "design": "systematic"}
     assert selection == {"kind": "hybrid", "k": 16, "draws": draws}
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--select", "topk", "--draws", "3"], "--draws: expected --select sampled or hybrid"),
+        (["--select", "topk", "--draws", "3"], "--draws: expected --select sampled or hybrid or"),
         (["--select", "sampled"], "--top-k: expected --select topk or topp or hybrid with it"),
         (["--select", "topp", "--seed", "1"], "--seed: expected --select sampled or hybrid"),
         (["--select", "hybrid", "--top-p", "0.5"], "--top-p: expected --select topp with it"),
+        (["--select", "topp", "--draw-design", "independent"], "--draw-design: expected --select"),
         (["--pin", "end"], "--pin: expected label, eos or the number of an id; found end"),
         (["--pin", "eos"], "--pin eos: expected a tokenizer with a token for the end of a text"),
         (["--pin", "99999"], "--pin: expected ids below the teacher's vocabulary"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from softtargets.capture import Draws, Hybrid, Pins, Sampled, TopK, TopP
+from softtargets.capture import Draws, Hybrid, Pins, Sampled, Threshold, TopK, TopP
 from softtargets.capture.keep.selection import Selection
 from softtargets.errors import InputError
 from softtargets.fidelity.budget import Storage, sized
@@ -21,6 +21,8 @@ SELECTIONS: list[Selection] = [
     TopK(k=5, pins=Pins(ids=(7,), label=True)),
     TopP(p=0.8, k=9),
     Sampled(draws=Draws(num=9, seed=3)),
+    Sampled(draws=Draws(num=9, design="independent")),
+    Threshold(draws=Draws(num=9)),
     Hybrid(k=4, draws=Draws(num=6, temperature=2.0), pins=Pins(label=True)),
 ]
 

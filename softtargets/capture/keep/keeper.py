@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from softtargets.capture.keep.sampling import uniforms
+from softtargets.capture.keep.sampling import starts, uniforms
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Draws, Keep
 from softtargets.capture.keep.selector import select
@@ -86,11 +86,16 @@ class Keeper:
 
 
 def _uniforms(segments: Sequence[Segment], draws: Draws, device: torch.device) -> torch.Tensor:
-    """Return the numbers [N, D] that decide what is drawn."""
-    parts = [
-        uniforms(one.window.window_id, one.start, len(one.label_ids_T), draws.num, draws.seed)
-        for one in segments
-    ]
+    """Return the numbers that decide what is drawn: [N, D], or [N, 1] for a systematic design."""
+    parts = []
+    for one in segments:
+        of = one.window.window_id, one.start, len(one.label_ids_T)
+        if draws.design == "independent":
+            parts.append(uniforms(*of, draws.num, draws.seed))
+        else:
+            parts.append(starts(*of, draws.seed)[:, None])
     found = torch.from_numpy(np.concatenate(parts))
-    # MPS has no float64.
-    return (found.float() if device.type == "mps" else found).to(device)
+    if device.type == "mps":
+        # It has no float64. No number may be rounded up to 1.
+        found = found.float().clamp(max=1 - 2.0**-24)
+    return found.to(device)

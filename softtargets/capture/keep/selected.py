@@ -135,11 +135,26 @@ class Selected:
             return None
         assert self.drawn_ids_ND is not None
         assert self.drawn_logits_ND is not None
+        if schema.samples.design == "threshold":
+            return _drawn_once(self.drawn_ids_ND.numpy(), self.drawn_logits_ND.numpy(), schema)
         draws = part_of(schema, Draws)
         assert draws is not None
         has_draws_T = draws.num_draws_T(tail_mass_TG) > 0
         logits_TD = None if schema.samples.values == "none" else self.drawn_logits_ND.numpy()
         return count_draws(self.drawn_ids_ND.numpy(), logits_TD, has_draws_T)
+
+
+def _drawn_once(drawn_ids_TD: Int32, logits_TD: Float32, schema: TargetSchema) -> Samples:
+    """Return drawn ids that stand by rising id, below zero where there is none."""
+    assert schema.samples is not None
+    is_drawn_TD = drawn_ids_TD >= 0
+    num_samples_T: Int32 = is_drawn_TD.sum(axis=1, dtype=np.int32)
+    return Samples(
+        num_samples_T=num_samples_T,
+        ids_S=drawn_ids_TD[is_drawn_TD],
+        counts_S=np.ones(num_samples_T.sum(), np.int32),
+        logits_S=None if schema.samples.values == "none" else logits_TD[is_drawn_TD],
+    )
 
 
 def _check(

@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from softtargets.errors import InputError
-from softtargets.targets import DrawsSchema, EntriesSchema, TargetSchema
+from softtargets.targets import TargetSchema
 
 if TYPE_CHECKING:
     import torch
 
 Values = Literal["steps", "float32"]
+Design = Literal["independent", "systematic"]
 MOST_DRAWS = 1 << 16
-SAMPLE_STEP = 1 / 64
-"""Width of a step of drawn ids' logits in nats; see `Draws`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +34,11 @@ class Pins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draws:
-    """Ids drawn with replacement from the softmax, kept with their counts.
+    """Ids drawn from the softmax, kept with their counts.
+
+    A systematic design draws by evenly spread numbers, which one uniform number shifts: an id's
+    count is N times its probability, rounded up or down at random. An independent one draws with
+    replacement. Both are unbiased; the systematic one has about half the noise.
 
     What is drawn is a function of the window's content, the position, the distribution and the
     seed: a rerun draws the same, in whatever batches.
@@ -52,6 +55,8 @@ class Draws:
     temperature: float = 1.0
     """Of the softmax that is drawn from; one of the grid."""
     seed: int = 0
+    design: Design = "systematic"
+    """How one draw depends on another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +138,22 @@ class Hybrid(_Entries):
     pins: Pins = field(default_factory=Pins)
 
 
-Selection = TopK | TopP | Sampled | Hybrid
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold(_Entries):
+    """Keep every id of probability 1/N or more, and draws from the rest that stand for 1/N each.
+
+    N is the number of draws. There are at most N entries and draws together, and few where the
+    teacher is sure. The likeliest id is kept even below 1/N. Unbiased at the draws' temperature,
+    and up to the rounding of logits at others: see `Draws`.
+    """
+
+    kind: ClassVar = "threshold"
+    k: ClassVar = 0
+    pins: ClassVar = Pins()
+    draws: Draws = field(default_factory=lambda: Draws(num=17))
+
+
+Selection = TopK | TopP | Sampled | Hybrid | Threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +182,9 @@ class Keep:
 def describe_selection(selection: Selection) -> dict[str, Any]:
     """Return a selection as JSON, for the identity."""
     parts = {"kind": selection.kind, **asdict(selection)}
+    if selection.draws is not None and selection.draws.design == "independent":
+        # Manifests of older releases know no other.
+        del parts["draws"]["design"]
     if not selection.pins.num_entries:
         parts.pop("pins", None)
     elif "pins" in parts:
@@ -169,27 +192,11 @@ def describe_selection(selection: Selection) -> dict[str, Any]:
     return parts
 
 
-def schema_parts(
-    selection: Selection, values: Values, temperatures: Sequence[float]
-) -> dict[str, Any]:
-    """Return head and samples of the store's schema.
-
-    The logits of drawn ids are kept when the grid has another temperature than the draws': their
-    weights there follow from them.
-    """
-    parts: dict[str, Any] = {}
-    if selection.k:
-        num_entries = selection.k + selection.pins.num_entries
-        parts["head"] = EntriesSchema(max_entries=num_entries, values=values)
-    if selection.draws is not None:
-        parts["samples"] = DrawsSchema(
-            num_draws=selection.draws.num,
-            origin="tail" if selection.k else "all",
-            temperature=selection.draws.temperature,
-            values=values if len(temperatures) > 1 else "none",
-            step=SAMPLE_STEP,
-        )
-    return parts
+def max_entries(selection: Selection, vocab_size: int) -> int:
+    """Return how many entries of a vocabulary a selection keeps at most."""
+    if isinstance(selection, Threshold):
+        return min(selection.draws.num, vocab_size)
+    return selection.k + selection.pins.num_entries
 
 
 def check_selection(selection: Selection, vocab_size: int, temperatures: Sequence[float]) -> None:
@@ -216,7 +223,7 @@ def _promises(
     outside = [one for one in pins.ids if not 0 <= one < vocab_size]
     yield "--pin", f"ids below the teacher's vocabulary size, {vocab_size}", outside, not outside
     yield "--pin", "ids that differ", pins.ids, len(set(pins.ids)) == len(pins.ids)
-    if not isinstance(selection, Sampled):
+    if not isinstance(selection, Sampled | Threshold):
         # A hybrid's head leaves something to draw from.
         most = vocab_size - pins.num_entries - (draws is not None)
         beside = " that the pinned ids and the draws leave" if most < vocab_size else ""
@@ -229,6 +236,9 @@ def _promises(
     if draws is not None:
         yield "--draws", f"a number from 1 to {MOST_DRAWS}", draws.num, 1 <= draws.num <= MOST_DRAWS
         yield "--seed", "a number from 0 to 2^53 - 1", draws.seed, 0 <= draws.seed < 1 << 53
+    if isinstance(selection, Threshold):
+        holds = selection.draws.design == "systematic"
+        yield "--draw-design", "systematic, with --select threshold", selection.draws.design, holds
     drawn_at = selection if isinstance(selection, TopP) else draws
     if drawn_at is not None:
         grid = ", ".join(f"{one:g}" for one in temperatures)

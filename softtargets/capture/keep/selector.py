@@ -5,15 +5,18 @@ Shapes: N positions of any windows, V vocabulary, K kept entries, G temperatures
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from softtargets.capture.keep.kept_entries import KeptEntries
-from softtargets.capture.keep.sampling import draw
+from softtargets.capture.keep.sampling import draw, spread, wide_dtype
 from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Selection
+from softtargets.capture.keep.selection import Draws, Selection, Threshold, max_entries
+from softtargets.capture.keep.threshold import certain_entries, draw_once
 
 
 def select(
@@ -37,18 +40,29 @@ def select(
         labels_N: the ids that follow, int64.
         selection: what to keep.
         temperatures: at which the softmax over the vocabulary is to be known.
-        uniforms_ND: numbers in [0, 1), float64, for as many draws as the selection has.
+        uniforms_ND: numbers in [0, 1), float64: as many as the selection has draws if these are
+            independent, else one.
         label_logits: whether the label's logit and rank are wanted.
         scratch_NV: float32 memory to compute in when ids are drawn; new memory if there is none.
     """
     labels_N1 = labels_N[:, None]
-    entries = KeptEntries.of(logits_NV, labels_N1, selection)
     if selection.draws is not None and scratch_NV is None:
         scratch_NV = torch.empty_like(logits_NV)
-    # Before the rest, which overwrites the logits.
-    label = _label(logits_NV, labels_N1, entries, scratch_NV) if label_logits else {}
-    rest = _rest(logits_NV, entries, selection, temperatures, uniforms_ND, scratch_NV)
-    ids_NK, logits_NK = entries.sorted()
+    softmaxes = _softmaxes(logits_NV, temperatures, selection, scratch_NV)
+    if isinstance(selection, Threshold):
+        first = next(softmaxes)
+        entries = _certain(logits_NV, first, selection.draws)
+        softmaxes = chain([first], softmaxes)
+    else:
+        entries = KeptEntries.of(logits_NV, labels_N1, selection)
+    # Without scratch memory what follows overwrites the logits; with it, it needs the memory.
+    label = {}
+    if label_logits and scratch_NV is None:
+        label = _label(logits_NV, labels_N1, entries, None)
+    rest = _rest(logits_NV, entries, selection, temperatures, uniforms_ND, softmaxes)
+    if label_logits and scratch_NV is not None:
+        label = _label(logits_NV, labels_N1, entries, scratch_NV)
+    ids_NK, logits_NK = _widened(*entries.sorted(), max_entries(selection, logits_NV.shape[1]))
     return Selected(
         ids_NK=ids_NK.int(),
         logits_NK=logits_NK,
@@ -71,11 +85,57 @@ def _label(
     """
     logit_N1 = logits_NV.gather(1, labels_N1)
     rank_N = (entries.top_logits_NK > logit_N1).sum(dim=1, dtype=torch.int32)
-    outside = (rank_N == entries.top_logits_NK.shape[1]).nonzero()[:, 0]
+    outside = (rank_N == (entries.top_logits_NK > -torch.inf).sum(dim=1)).nonzero()[:, 0]
     own_OV = None if scratch_NV is None else scratch_NV[: len(outside)]
     own_OV = torch.index_select(logits_NV, 0, outside, out=own_OV)
     rank_N[outside] = own_OV.gt_(logit_N1[outside]).sum(dim=1).int()
     return {"label_logit_N": logit_N1[:, 0], "label_rank_N": rank_N}
+
+
+class _Softmax(NamedTuple):
+    """A softmax over the vocabulary, which serves one temperature of the grid or two."""
+
+    temperature: float
+    weights_NV: torch.Tensor
+    serves_half: bool
+    """Whether its squares are to serve half the temperature."""
+
+
+def _softmaxes(
+    logits_NV: torch.Tensor,
+    temperatures: tuple[float, ...],
+    selection: Selection,
+    scratch_NV: torch.Tensor | None,
+) -> Iterator[_Softmax]:
+    """Yield the softmaxes that the grid needs; each is overwritten by the next.
+
+    Probabilities at T / 2 are the squares of those at T, but for a factor that all share, so one
+    softmax serves both temperatures. Without scratch memory the last takes the place of the logits.
+    The first of a threshold selection serves the temperature that ids are drawn at.
+    """
+    pending = sorted(temperatures)
+    if isinstance(selection, Threshold):
+        first = selection.draws.temperature
+        first = 2 * first if 2 * first in pending else first
+        pending = [*(one for one in pending if one != first), first]
+    while pending:
+        temperature = pending.pop()
+        serves_half = temperature / 2 in pending
+        if serves_half:
+            pending.remove(temperature / 2)
+        out_NV = torch.empty_like(logits_NV) if pending else logits_NV
+        out_NV = out_NV if scratch_NV is None else scratch_NV
+        scaled_NV = logits_NV
+        if temperature != 1:
+            scaled_NV = torch.div(logits_NV, temperature, out=out_NV)
+        weights_NV = torch.softmax(scaled_NV, dim=1, out=out_NV)
+        yield _Softmax(temperature, weights_NV, serves_half)
+
+
+def _certain(logits_NV: torch.Tensor, first: _Softmax, draws: Draws) -> KeptEntries:
+    """Return the entries of a threshold selection, from the first of its softmaxes."""
+    power = 1 if first.temperature == draws.temperature else 2
+    return certain_entries(logits_NV, first.weights_NV, power, draws.temperature, draws.num)
 
 
 def _rest(
@@ -84,33 +144,36 @@ def _rest(
     selection: Selection,
     temperatures: tuple[float, ...],
     uniforms_ND: torch.Tensor | None,
-    scratch_NV: torch.Tensor | None,
+    softmaxes: Iterable[_Softmax],
 ) -> dict[str, Any]:
     """Return what is kept of all but the entries: tail masses, logsumexps without entries, draws.
 
     The tail's mass is summed by itself and not as one minus the entries', so that it is right to
     float32 precision however small it is: S_tail / (S_entries + S_tail), S = sum exp(z/T).
     """
-    if not selection.k:
+    has_entries = entries.ids_NK.shape[1] > 0
+    if not has_entries:
         # Which of several equal ones is found makes no difference: their weights are equal too.
         top_logit_N1, top_N1 = logits_NV.max(dim=1, keepdim=True)
     tail_mass: dict[float, torch.Tensor] = {}
     logsumexp: dict[float, torch.Tensor] = {}
     drawn: dict[str, torch.Tensor] = {}
-    for temperature, weights_NV, own_NK in _weights(logits_NV, entries, temperatures, scratch_NV):
+    for temperature, weights_NV, own_NK in _weights(entries, softmaxes):
         sum_N = weights_NV.sum(dim=1)
         total_N = sum_N + own_NK.sum(dim=1)
         tail_mass[temperature] = sum_N / total_N
-        if not selection.k:
+        if not has_entries:
             share_N1 = weights_NV.gather(1, top_N1) / sum_N[:, None]
             logsumexp[temperature] = (top_logit_N1 / temperature - share_N1.log())[:, 0]
         if selection.draws is not None and selection.draws.temperature == temperature:
             assert uniforms_ND is not None
-            ids_ND = draw(weights_NV, uniforms_ND)
-            drawn = {"drawn_ids_ND": ids_ND.int(), "drawn_logits_ND": logits_NV.gather(1, ids_ND)}
+            if isinstance(selection, Threshold):
+                drawn = _draw_once(logits_NV, weights_NV, own_NK, selection.draws, uniforms_ND)
+                continue
+            drawn = _draw(logits_NV, weights_NV, selection.draws, uniforms_ND)
             # A tail that nothing can be drawn from, as its weights are too small, has no mass. One
             # that is NaN stays so: whatever is "drawn" from it may be an entry.
-            is_empty_N = weights_NV.gather(1, ids_ND[:, :1])[:, 0] == 0
+            is_empty_N = weights_NV.gather(1, drawn["drawn_ids_ND"][:, :1].long())[:, 0] == 0
             tail_mass[temperature].masked_fill_(is_empty_N & (total_N > 0), 0)
     sums = {"tail_mass_NG": tail_mass, "logsumexp_NG": logsumexp}
     return drawn | {
@@ -121,29 +184,48 @@ def _rest(
 
 
 def _weights(
-    logits_NV: torch.Tensor,
-    entries: KeptEntries,
-    temperatures: tuple[float, ...],
-    scratch_NV: torch.Tensor | None,
+    entries: KeptEntries, softmaxes: Iterable[_Softmax]
 ) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
     """Yield every temperature, what is in proportion to its softmax outside the entries, and there.
 
-    The former, [N, V] with zeros for the entries [N, K], is overwritten by the next. Probabilities
-    at T / 2 are the squares of those at T, but for a factor that all share, so one softmax serves
-    both temperatures. Without scratch memory the last takes the place of the logits.
+    The former, [N, V] with zeros for the entries [N, K], is overwritten by the next.
     """
-    pending = sorted(temperatures)
-    while pending:
-        temperature = pending.pop()
-        is_last = not [one for one in pending if one != temperature / 2]
-        out_NV = logits_NV if is_last else torch.empty_like(logits_NV)
-        out_NV = out_NV if scratch_NV is None else scratch_NV
-        scaled_NV = logits_NV
-        if temperature != 1:
-            scaled_NV = torch.div(logits_NV, temperature, out=out_NV)
-        weights_NV = torch.softmax(scaled_NV, dim=1, out=out_NV)
+    for temperature, weights_NV, serves_half in softmaxes:
         own_NK = entries.take(weights_NV)
         yield temperature, weights_NV, own_NK
-        if temperature / 2 in pending:
-            pending.remove(temperature / 2)
+        if serves_half:
             yield temperature / 2, weights_NV.square_(), own_NK.square_()
+
+
+def _draw(
+    logits_NV: torch.Tensor, weights_NV: torch.Tensor, draws: Draws, uniforms_ND: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return draws that may be of the same id."""
+    if draws.design == "systematic":
+        uniforms_ND = spread(uniforms_ND, draws.num)
+    ids_ND = draw(weights_NV, uniforms_ND)
+    return {"drawn_ids_ND": ids_ND.int(), "drawn_logits_ND": logits_NV.gather(1, ids_ND)}
+
+
+def _draw_once(
+    logits_NV: torch.Tensor,
+    weights_NV: torch.Tensor,
+    own_NK: torch.Tensor,
+    draws: Draws,
+    uniforms_ND: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Return the draws of a threshold selection."""
+    wide = wide_dtype(weights_NV.device)
+    tail_N1, own_N1 = (one.sum(dim=1, keepdim=True).to(wide) for one in (weights_NV, own_NK))
+    scale_N1 = torch.full_like(tail_N1, draws.num) / (tail_N1 + own_N1)
+    ids_ND = draw_once(weights_NV, scale_N1, uniforms_ND, draws.num)
+    logits_ND = logits_NV.gather(1, ids_ND.clamp(min=0)).masked_fill_(ids_ND < 0, -torch.inf)
+    return {"drawn_ids_ND": ids_ND.int(), "drawn_logits_ND": logits_ND}
+
+
+def _widened(
+    ids_NK: torch.Tensor, logits_NK: torch.Tensor, most: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return entries with as many places as there are at most, as chunks have different numbers."""
+    missing = 0, most - ids_NK.shape[1]
+    return functional.pad(ids_NK, missing), functional.pad(logits_NK, missing, value=-torch.inf)

@@ -22,7 +22,9 @@ def top(logits_NV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     the rest is read once.
     """
     num_blocks = logits_NV.shape[1] // _BLOCK
-    if k == 0 or num_blocks <= k:
+    if k == 0:
+        return logits_NV[:, :0], logits_NV[:, :0].long()
+    if num_blocks <= k:
         ids_NK = _first(logits_NV, k)
         return logits_NV.gather(1, ids_NK), ids_NK
     in_blocks = num_blocks * _BLOCK
