@@ -112,3 +112,20 @@ def test_an_identity_says_the_design_unless_it_is_what_older_releases_had() -> N
         "kind": "threshold",
         "draws": {"num": 17, "temperature": 1.0, "seed": 0, "design": "systematic"},
     }
+
+
+def test_a_rare_id_beside_likely_ones_has_its_own_share() -> None:
+    """Else it weighs far too much, or nothing, at a higher temperature."""
+    weights_V = torch.rand(128, generator=torch.Generator().manual_seed(0))
+    weights_V[63] = 1e-9  # The last of its block.
+
+    def first(least: int) -> float:
+        """Return the smallest number in [0, 1) that draws this id or a later one."""
+        low, high = 0.0, 1.0
+        while (middle := (low + high) / 2) not in (low, high):
+            drawn = draw(weights_V[None], torch.tensor([[middle]], dtype=torch.float64))
+            low, high = (low, middle) if int(drawn) >= least else (middle, high)
+        return high
+
+    share = float(weights_V[63].double() / weights_V.double().sum())
+    assert first(64) - first(63) == pytest.approx(share, rel=1e-5)

@@ -54,6 +54,8 @@ def draw(weights_NV: torch.Tensor, uniforms_ND: torch.Tensor) -> torch.Tensor:
 
     The sum goes over blocks first and within one block then, and runs in float64 where the device
     has it: a running float32 sum of a whole vocabulary would shift the shares of what comes late.
+    What runs within a block is scaled to the block's float32 sum. Else the last ids of a block
+    would have what that sum is off by, which is much for a rare id beside a likely one.
     An id without weight is never drawn, unless no id has any.
     """
     wide = wide_dtype(weights_NV.device)
@@ -64,8 +66,9 @@ def draw(weights_NV: torch.Tensor, uniforms_ND: torch.Tensor) -> torch.Tensor:
     before_ND = torch.where(block_ND > 0, ends_NM.gather(1, (block_ND - 1).clamp(min=0)), 0)
     row_N1 = torch.arange(len(weights_NV), device=weights_NV.device)[:, None]
     row_ND = row_N1.expand(block_ND.shape)
-    pairs = (row_ND.flatten(), block_ND.flatten(), (aims_ND - before_ND).flatten())
-    offset_ND = torch.cat([_offsets(blocks.take(r, b), a) for r, b, a in in_chunks(*pairs)])
+    share_ND = (aims_ND - before_ND) / (ends_NM.gather(1, block_ND) - before_ND)
+    pairs = (row_ND.flatten(), block_ND.flatten(), share_ND.flatten())
+    offset_ND = torch.cat([_offsets(blocks.take(r, b), s) for r, b, s in in_chunks(*pairs)])
     return block_ND * BLOCK + offset_ND.view(block_ND.shape)
 
 
@@ -74,10 +77,11 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _offsets(own_PB: torch.Tensor, aims_P: torch.Tensor) -> torch.Tensor:
-    """Return the place of an aim in the cumulative sum of its own block."""
-    passed_PB = own_PB.cumsum(dim=1, dtype=aims_P.dtype) <= aims_P[:, None]
-    # Rounding may leave an aim just past a block's end: the last id with a weight is meant.
+def _offsets(own_PB: torch.Tensor, share_P: torch.Tensor) -> torch.Tensor:
+    """Return the place of a share of a block's sum in its cumulative sum."""
+    ends_PB = own_PB.cumsum(dim=1, dtype=share_P.dtype)
+    passed_PB = ends_PB <= share_P[:, None] * ends_PB[:, -1:]
+    # Rounding may make a share of 1: the last id with a weight is meant.
     places_B = torch.arange(BLOCK, device=own_PB.device)
     last_P = torch.where(own_PB > 0, places_B, 0).amax(dim=1)
     return torch.minimum(passed_PB.sum(dim=1), last_P)
