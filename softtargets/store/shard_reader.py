@@ -280,8 +280,10 @@ def _check_ids(ids: pa.ChunkedArray, where: str) -> None:
     is_id = pc.match_substring_regex(ids, "^[0-9a-f]{32}$")
     if not pc.all(is_id).as_py():
         place = pc.index(is_id, False).as_py()
+        # Arrow has not looked whether the bytes are UTF-8.
+        text = ids[place].as_buffer().to_pybytes().decode("utf-8", "backslashreplace")
         raise CorruptionError(
             f"{where}, row {place}, column window_id",
             expected="32 hexadecimal digits",
-            found=shortened(repr(ids[place].as_py()), 100),
+            found=shortened(repr(text), 100),
         )

@@ -355,7 +355,7 @@ def test_fidelity_of_a_teacher_and_of_its_store(
     names = {row["name"] for row in data["gradients"]}
     assert names == {"top 8 and 16 draws, sampled", "top 8 and 16 draws, bucket"}
     data = json.loads((tmp_path / "of-teacher" / "fidelity.json").read_text())
-    assert len({row["name"] for row in data["gradients"]}) == 10
+    assert len({row["name"] for row in data["gradients"]}) == 17
     before = (tmp_path / "of-store" / "fidelity.md").read_bytes()
     refused = run(*of_store, "--output", tmp_path / "of-store", *options)
     assert refused.exit_code == 1

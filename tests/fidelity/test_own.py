@@ -50,7 +50,9 @@ def test_a_store_that_does_not_tell_is_refused() -> None:
 def test_misspelt_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="section: expected one of 'bias', 'frozen-noise'"):
         list(measure(FakeTeacher(), [], QUICK, ["gradient"]))
-    with pytest.raises(InputError, match="kind: expected one of 'hybrid', 'sampled', 'topk'"):
+    with pytest.raises(
+        InputError, match="kind: expected one of 'hybrid', 'sampled', 'threshold', 'topk'"
+    ):
         sized("top-k", 4, Storage())
     with pytest.raises(InputError, match="tail: expected one of 'bucket'"):
         Candidate(name="", selection=TopK(), tail="renormalise")  # type: ignore[arg-type]

@@ -134,6 +134,15 @@ def test_ids_that_are_none_are_named(root: Path) -> None:
         list(SoftTargetDataset(root, shuffle=False, seed=0, batch_size=2))
 
 
+def test_ids_that_are_no_texts_are_named(root: Path) -> None:
+    ids = pa.array([b"0" * 32, b"\xd5" * 32, b"0" * 32, b"0" * 32])
+    texts = pa.StringArray.from_buffers(len(ids), *ids.buffers()[1:])
+    forge_shard(root, with_column("window_id", texts))
+    with pytest.raises(CorruptionError, match=r"row 1, column window_id: .*found '\\\\xd5"):
+        Store.open(root).window_ids()
+    assert "column window_id" in verify(root).problems[0].where
+
+
 def edited(**changes: Any) -> bytes:
     return json.dumps(json.loads(MANIFEST.read_text()) | changes).encode()
 

@@ -115,7 +115,7 @@ def _files(directory: Path) -> list[Path]:
 
 def _planned(output: str) -> str | None:
     counts = json.loads(output[output.index("{") :])["corpus"]
-    return None if 6 <= counts["windows"] <= 9 else f"{counts['windows']} windows planned"
+    return None if 8 <= counts["windows"] <= 12 else f"{counts['windows']} windows planned"
 
 
 def _is_store(path: Path, positions: str) -> str | None:
