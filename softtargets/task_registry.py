@@ -26,13 +26,18 @@ class FoundTask(Protocol):
     def name(self) -> str:
         """Return what builds call it."""
 
+    def fits(self, architecture: str) -> bool:
+        """Return whether models of a class of transformers, such as GPT2LMHeadModel, are of it."""
+        del architecture
+        return False
+
     @abstractmethod
     def owns(self, schema: TargetSchema) -> bool:
         """Return whether stores of such targets are of this task."""
 
     @abstractmethod
     def capture(self) -> Any:
-        """Return what the teacher's side asks, a `CaptureTask`."""
+        """Return what the teacher's side asks, a `CaptureTask`, with no options set."""
 
     @abstractmethod
     def student(self) -> Any:
@@ -66,6 +71,17 @@ def find_task(name: str) -> FoundTask:
     module, _, attribute = TASKS[name].partition(":")
     task: FoundTask = getattr(import_module(module), attribute)()
     return task
+
+
+def task_for(architecture: str | None) -> FoundTask:
+    """Return the task of models of a class of transformers; your own come first.
+
+    Where no task knows the class, it is the default one: its teacher checks the model.
+    """
+    for task in map(find_task, (*REGISTERED, *TASKS)):
+        if architecture is not None and task.fits(architecture):
+            return task
+    return find_task(DEFAULT_TASK)
 
 
 def task_of(schema: TargetSchema) -> FoundTask:

@@ -24,9 +24,9 @@ from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.tally import Progress
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
+from softtargets.capture.teachers.causal import TransformersTeacher
 from softtargets.capture.teachers.local import LocalTeacher
 from softtargets.capture.teachers.model_files import TeacherConfig
-from softtargets.capture.teachers.pretrained import TransformersTeacher
 from softtargets.capture.windows import Windowing
 
 __all__ = [

@@ -17,7 +17,9 @@ from softtargets.capture.records import RecordFields
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
+from softtargets.capture.teachers.model_files import TeacherConfig
 from softtargets.capture.windows import OnUnused, Windowing
+from softtargets.errors import InputError
 from softtargets.store.schema import Compression
 from softtargets.targets import HeadWeights, TargetSchema
 from softtargets.task_registry import DEFAULT_TASK, find_task
@@ -66,7 +68,24 @@ class BuildConfig:
 
 
 class CaptureTask(Protocol):
-    """What a build asks of a family of models. It must be picklable, for workers."""
+    """What a build asks of a family of models. It must be picklable, for workers.
+
+    The options that this family alone has are the fields of a dataclass, and have defaults.
+    """
+
+    def teacher(self, config: TeacherConfig) -> Teacher:
+        """Return a model of transformers as a teacher of this family.
+
+        Raises:
+            TeacherError: there is no such model, or it cannot be loaded.
+            InputError: the family has no teacher of its own.
+        """
+        raise InputError(
+            f"--teacher {config.name}",
+            expected="a task that has a teacher",
+            found=type(self).__name__,
+            next_step="Call softtargets.capture.build with a teacher of your own.",
+        )
 
     @abstractmethod
     def describe(self, config: BuildConfig) -> dict[str, Any]:

@@ -12,12 +12,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from softtargets.cli.options import DEVICE, DTYPE, find_teacher
+from softtargets.cli.options import DEVICE, DTYPE, teacher_config
 from softtargets.cli.paths import INPUT, OUTPUT
 from softtargets.cli.terminal import cell, echo
 from softtargets.errors import InputError
 from softtargets.fidelity import OWN_SECTIONS, SECTIONS
 from softtargets.store import Store
+from softtargets.task_registry import DEFAULT_TASK, find_task
 
 if TYPE_CHECKING:
     from softtargets.capture.teacher import Teacher
@@ -97,7 +98,8 @@ def fidelity_command(
     _check_form(is_store, options["teacher"], options["inputs"])
     check_is_new(output)
     name = options["teacher"] if is_store else store_or_teacher
-    teacher = find_teacher(str(name), dtype=options["dtype"], device=options["device"])
+    named = teacher_config(str(name), dtype=options["dtype"], device=options["device"])
+    teacher = find_task(DEFAULT_TASK).capture().teacher(named)
     own = None
     if is_store:
         store = Store.open(store_or_teacher)

@@ -10,10 +10,11 @@ import click
 
 from softtargets.cli.paths import INPUT, LocalPath
 from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
+from softtargets.cli.task_options import TASK_OPTIONS, parse_task
 from softtargets.errors import InputError
 
 if TYPE_CHECKING:
-    from softtargets.capture import BuildConfig, TransformersTeacher
+    from softtargets.capture import BuildConfig, TeacherConfig
     from softtargets.capture.build_config import AnyCorpus
     from softtargets.capture.teacher import Teacher
 
@@ -60,6 +61,7 @@ _OPTIONS = (
     click.option("--split", default="train", help="Split of the --dataset."),
     click.option("--dataset-config", help="Configuration of a --dataset on the Hub."),
     click.option("--dataset-revision", help="Branch, tag or commit of a --dataset on the Hub."),
+    *TASK_OPTIONS,
     *SELECTION_OPTIONS,
     click.option(
         "--temperature",
@@ -179,14 +181,14 @@ def build_options(command: Command) -> Command:
     return command
 
 
-def find_teacher(name: str, **options: Any) -> TransformersTeacher:
-    """Return a model of transformers, which is to show no bars of its own; see `TeacherConfig`."""
+def teacher_config(name: str, **options: Any) -> TeacherConfig:
+    """Return which model of transformers is meant; it is to show no bars of its own."""
     from transformers.utils import logging as transformers_logging
 
-    from softtargets.capture import TeacherConfig, TransformersTeacher
+    from softtargets.capture import TeacherConfig
 
     transformers_logging.disable_progress_bar()
-    return TransformersTeacher(TeacherConfig(name=name, **options))
+    return TeacherConfig(name=name, **options)
 
 
 def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, Teacher]:
@@ -194,8 +196,11 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
     from softtargets.capture import BuildConfig, Windowing
 
     of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
-    teacher = find_teacher(options["teacher"], **{name: options[name] for name in of_teacher})
+    named = teacher_config(options["teacher"], **{name: options[name] for name in of_teacher})
+    task = parse_task(options, named)
+    teacher = task.teacher(named)
     config = BuildConfig(
+        task=task,
         corpus=_parse_corpus(options),
         output=output,
         windowing=Windowing(

@@ -9,10 +9,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, find_teacher
+from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, teacher_config
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
+from softtargets.task_registry import task_of
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
@@ -100,13 +101,14 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
             next_step="verify without --rescore checks what can be checked of it.",
         )
     identity = store.manifest.identity["teacher"]
-    teacher = find_teacher(
+    named = teacher_config(
         name,
         dtype=identity["dtype"],
         attention=identity["attention"],
         compile=identity.get("compile", False),
         **options,
     )
+    teacher = task_of(store.targets).capture().teacher(named)
     return rescore(store, teacher, num_windows)
 
 

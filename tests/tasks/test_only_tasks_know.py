@@ -13,7 +13,7 @@ import softtargets
 ROOT = Path(softtargets.__file__).parent
 MAY_KNOW = {"tasks", "targets"}
 LEFT = {
-    "capture/teachers/pretrained.py": {"causal"},
+    "capture/teachers/causal.py": {"causal"},
     "demo/smollm.py": {"causal"},
     "fidelity/students.py": {"causal"},
     "layouts/axolotl.py": {"a shift"},

@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from softtargets.capture import BuildConfig, Teacher, TopK, Windowing
+from softtargets.capture import (
+    BuildConfig,
+    CaptureTask,
+    Teacher,
+    TeacherConfig,
+    TopK,
+    Windowing,
+)
 from softtargets.errors import InputError
 from softtargets.targets import NEXT_TOKEN, TOKEN, WINDOW
-from softtargets.task_registry import TASKS
+from softtargets.task_registry import TASKS, task_for
 from softtargets.tasks import Task, find_task, task_of
 from softtargets.tasks.causal_lm import CausalLM
 from tests.fakes import FakeTeacher, build_config
@@ -96,3 +103,13 @@ def test_a_convention_says_how_many_targets_there_are(
     convention: Any, tokens: int, windows: int, expected: int
 ) -> None:
     assert convention.num_targets(tokens, windows) == expected
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel", "Unheard", None])
+def test_an_architecture_tells_the_task(architecture: str | None) -> None:
+    assert task_for(architecture).name == CausalLM.name
+
+
+def test_a_task_without_a_teacher_says_so() -> None:
+    with pytest.raises(InputError, match="a task that has a teacher"):
+        CaptureTask.teacher(CausalLM().capture(), TeacherConfig(name="somewhere"))

@@ -76,6 +76,22 @@ def locate(config: TeacherConfig) -> tuple[Path, str | None]:
     return found, found.name
 
 
+def architecture_of(config: TeacherConfig) -> str | None:
+    """Return the class of transformers that a model was saved as, or None if it does not say.
+
+    Raises:
+        TeacherError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    directory, _ = locate(config)
+    with loading(config.name, "a model that transformers knows"):
+        found = AutoConfig.from_pretrained(
+            directory, trust_remote_code=config.trust_remote_code
+        ).architectures
+    return found[0] if found else None
+
+
 @contextmanager
 def loading(name: str, expected: str) -> Iterator[None]:
     """Report what transformers cannot load as what is wrong with a teacher.

@@ -18,6 +18,10 @@ class CausalLM:
 
     name = DEFAULT_TASK
 
+    def fits(self, architecture: str) -> bool:
+        """Return whether a class of transformers is a causal language model, by its name."""
+        return architecture.endswith(("ForCausalLM", "LMHeadModel"))
+
     def owns(self, schema: TargetSchema) -> bool:
         """Return whether targets are of the next token, and of a decoder alone."""
         return schema.convention == NEXT_TOKEN and not schema.encoder_input
