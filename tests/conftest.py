@@ -16,7 +16,14 @@ from hypothesis import HealthCheck, settings
 
 from softtargets.store import Store
 from tests.fakes import build_store, byte_tokenizer
-from tests.object_store import Bucket, run_proxy, run_server
+from tests.object_store import (
+    Bucket,
+    Proxy,
+    make_bucket,
+    run_conditional_server,
+    run_proxy,
+    run_server,
+)
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 8 << 30
@@ -100,6 +107,26 @@ def bucket(server: tuple[Path, int]) -> Iterator[Bucket]:
     directory, port = server
     with run_proxy(port) as proxy:
         yield Bucket(directory, proxy)
+
+
+@pytest.fixture(scope="session")
+def conditional_server() -> Iterator[int]:
+    """The port of an S3 server on loopback that knows conditional writes."""
+    with run_conditional_server() as port:
+        yield port
+
+
+@pytest.fixture
+def object_proxy(conditional_server: int) -> Iterator[Proxy]:
+    """That server, behind a proxy that counts and injects faults."""
+    with run_proxy(conditional_server) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def object_url(object_proxy: Proxy) -> str:
+    """The URL of a store to be, in a bucket of its own, behind the proxy."""
+    return object_proxy.url(f"{make_bucket(object_proxy.server_port)}/some/store")
 
 
 @pytest.fixture(scope="session")

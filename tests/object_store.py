@@ -1,4 +1,7 @@
-"""A real S3 server on loopback (rclone's), behind a proxy that does what networks do."""
+"""Real S3 servers on loopback, behind a proxy that does what networks do.
+
+rclone's serves directories, which tests can damage. moto's knows conditional writes.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -29,14 +33,16 @@ class Fault:
     """What is to go wrong with some requests.
 
     error: an answer with status 500; cut: the connection ends in the middle of the body; flip: a
-    byte of the body is another; hold: the body is not sent before `release`.
+    byte of the body is another; hold: the body is not sent before `release`; lost: the server does
+    what it is asked, and the answer has status 500.
     """
 
-    kind: Literal["error", "cut", "flip", "hold"]
+    kind: Literal["error", "cut", "flip", "hold", "lost"]
     path: str = ""
     """Of the object; this is part of it."""
     first_byte: int | None = None
     """Of the range; None for any request."""
+    method: str = "GET"
     times: int = 1
     release: threading.Event = field(default_factory=threading.Event)
     num_done: int = 0
@@ -69,7 +75,7 @@ class Proxy:
             self.requests.append((method, path, first_byte))
             for fault in self.faults:
                 is_meant = fault.path in path and fault.first_byte in (None, first_byte)
-                if is_meant and method == "GET" and fault.num_done < fault.times:
+                if is_meant and method == fault.method and fault.num_done < fault.times:
                     fault.num_done += 1
                     return fault
         return None
@@ -85,21 +91,32 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             self.do_GET()
 
+        def do_PUT(self) -> None:
+            self.do_GET()
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
+            sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
             first_byte = None if found is None else int(found[1])
             fault = proxy.fault_of(self.command, self.path, first_byte)
             time.sleep(proxy.latency)
             if fault is not None and fault.kind == "error":
-                self.send_response(500)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.fail()
                 return
             server = HTTPConnection("127.0.0.1", proxy.server_port)
             # With the header Host of the client, which is signed.
-            server.request(self.command, self.path, headers=dict(self.headers))
+            server.request(self.command, self.path, sent or None, dict(self.headers))
             answer = server.getresponse()
             body = answer.read()
+            if fault is not None and fault.kind == "lost":
+                self.fail()
+                return
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
@@ -107,6 +124,11 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             server.close()
             self.send_body(body, fault)
+
+        def fail(self) -> None:
+            self.send_response(500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def send_body(self, body: bytes, fault: Fault | None) -> None:
             kind = None if fault is None else fault.kind
@@ -164,25 +186,57 @@ class Bucket:
         return len(self.proxy.requests)
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
 @contextmanager
 def run_server(directory: Path) -> Iterator[int]:
     """Serve a directory of buckets with rclone and yield the port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         RCLONE, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}",
         "--config", "/dev/null", "--dir-cache-time", "0s", "--log-level", "ERROR", str(directory),
     ]  # fmt: skip
-    with subprocess.Popen(command) as process:
+    with _running(command, port):
+        yield port
+
+
+@contextmanager
+def run_conditional_server() -> Iterator[int]:
+    """Serve buckets in memory with moto, which knows conditional writes, and yield the port."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with _running(command, port):
+        yield port
+
+
+def make_bucket(port: int) -> str:
+    """Make a bucket of a new name on a server, and return the name."""
+    name = f"b{uuid4().hex[:16]}"
+    connection = HTTPConnection("127.0.0.1", port)
+    connection.request("PUT", f"/{name}")
+    assert connection.getresponse().status == 200
+    connection.close()
+    return name
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int) -> Iterator[None]:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **quiet) as process:  # type: ignore[call-overload]
         try:
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port)).close()
                     break
                 except ConnectionRefusedError:
-                    assert process.poll() is None, "rclone did not start"
+                    assert process.poll() is None, f"{command[0]} did not start"
                     time.sleep(0.01)
-            yield port
+            yield
         finally:
             process.terminate()

@@ -33,7 +33,8 @@ class BuildConfig:
     """What to build. All but `output`, `batch_tokens` and `workers` decide the store's content."""
 
     corpus: AnyCorpus
-    output: Path
+    output: Path = Path("store")
+    """The directory of the store, unless `build` is given a place."""
     task: str | CaptureTask = DEFAULT_TASK
     """Name of the family that the teacher is of, or what has options of its own."""
     windowing: Windowing = field(default_factory=Windowing)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
 from softtargets.cli.options import build_options, parse_build
-from softtargets.cli.paths import OUTPUT
+from softtargets.cli.paths import STORE
 from softtargets.cli.progress_display import build_display
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo
+from softtargets.places import Place
 from softtargets.report.summary import size_text
 from softtargets.texts import plural
 
@@ -49,8 +49,9 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     "--output",
     required=True,
     metavar="STORE",
-    type=OUTPUT,
-    help="Directory of the store. An interrupted build continues there.",
+    type=STORE,
+    help="Directory of the store, or its URL in an object store, as s3://bucket/store. An "
+    "interrupted build continues there.",
 )
 @click.option(
     "--unit-range",
@@ -59,7 +60,7 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     "from A on. When all units are done, softtargets commit makes the store.",
 )
 @build_options
-def build_command(output: Path, unit_range: tuple[int, int | None] | None, **options: Any) -> None:
+def build_command(output: Place, unit_range: tuple[int, int | None] | None, **options: Any) -> None:
     """Run a teacher over text and store its soft targets.
 
     --input may be followed by several files, as in --input a.jsonl b.jsonl.
@@ -67,17 +68,17 @@ def build_command(output: Path, unit_range: tuple[int, int | None] | None, **opt
     Ctrl-C or a crash costs one shard at most. Run the same command again to continue. When the
     store is complete, the command does nothing and says so.
     """
-    config, teacher = parse_build(options, output)
+    config, teacher = parse_build(options)
     console = Console(highlight=False)
     if unit_range is None:
-        run_build(console, config, teacher)
+        run_build(console, config, teacher, output)
     else:
-        _run_range(console, config, teacher, *unit_range)
+        _run_range(console, config, teacher, output, *unit_range)
 
 
 @click.command("commit")
-@click.argument("store", type=OUTPUT)
-def commit_command(store: Path) -> None:
+@click.argument("store", type=STORE)
+def commit_command(store: Place) -> None:
     """Make a store of the units that --unit-range built.
 
     All units must be done. The command lists those that are missing.
@@ -91,15 +92,15 @@ def commit_command(store: Path) -> None:
     echo(f"fingerprint {committed.fingerprint}")
 
 
-def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildResult:
+def run_build(console: Console, config: BuildConfig, teacher: Teacher, place: Place) -> BuildResult:
     """Build with a progress display and print what came out."""
     from softtargets.capture import build
 
-    with _watching(console, config, teacher) as show:
-        result = build(config, teacher, show)
+    with _watching(console, config, teacher, place) as show:
+        result = build(config, teacher, show, place=place)
     store = result.store
     if result.was_complete:
-        echo(f"{config.output} is complete already: nothing to do.")
+        echo(f"{place} is complete already: nothing to do.")
     else:
         corpus = store.manifest.corpus
         rows = {
@@ -110,31 +111,36 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher) -> BuildR
             "size": size_text(store),
             "fingerprint": store.fingerprint,
         }
-        console.print(key_value_table(str(config.output), rows))
+        console.print(key_value_table(str(place), rows))
     return result
 
 
 def _run_range(
-    console: Console, config: BuildConfig, teacher: Teacher, start: int, stop: int | None
+    console: Console,
+    config: BuildConfig,
+    teacher: Teacher,
+    place: Place,
+    start: int,
+    stop: int | None,
 ) -> None:
     from softtargets.capture import build_range
 
-    with _watching(console, config, teacher) as show:
-        result = build_range(config, teacher, start, stop, show)
+    with _watching(console, config, teacher, place) as show:
+        result = build_range(config, teacher, start, stop, show, place=place)
     done = f"{result.num_done:,} of {plural(result.num_units, 'unit')} are done"
     if result.num_done < result.num_units:
         echo(f"Units {start} to {(stop or result.num_units) - 1}: done. In all {done}.")
     else:
-        echo(f"All {done}: softtargets commit {config.output}")
+        echo(f"All {done}: softtargets commit {place}")
 
 
 @contextmanager
 def _watching(
-    console: Console, config: BuildConfig, teacher: Teacher
+    console: Console, config: BuildConfig, teacher: Teacher, place: Place
 ) -> Iterator[Callable[[Progress], None]]:
     """Say what is begun, yield what shows progress, and end in peace after Ctrl-C."""
     name = config.corpus.name
-    echo(f"Building {config.output}: {teacher.name} on {teacher.device} reads {name}.")
+    echo(f"Building {place}: {teacher.name} on {teacher.device} reads {name}.")
     try:
         with build_display(console) as show:
             yield show

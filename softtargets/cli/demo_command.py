@@ -21,6 +21,7 @@ from softtargets.cli.paths import OUTPUT
 from softtargets.cli.progress_display import lines, step_display
 from softtargets.cli.terminal import echo
 from softtargets.cli.verify_command import print_verification
+from softtargets.places import place_to_write
 from softtargets.store import Store, verify
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def demo_command(output: Path) -> None:
     directory, train, held_out = _make_inputs(output)
     console.rule("2. Build the store", align="left")
     config, teacher = _plan_build(directory, train, output)
-    store = run_build(console, config, teacher).store
+    store = run_build(console, config, teacher, place_to_write(config.output)).store
     console.rule("3. Verify and describe it", align="left")
     _check_store(console, store)
     console.rule("4. Two students, one on labels and one on soft targets", align="left")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from softtargets.cli.paths import OUTPUT
+from softtargets.cli.paths import STORE
 from softtargets.cli.terminal import echo
+from softtargets.places import Place
 from softtargets.store import Store, filter_store, merge_stores, split_store
 from softtargets.texts import plural
 
 
 @click.command("merge")
 @click.argument("stores", metavar="STORE_OR_URL...", nargs=-1, required=True)
-@click.option("--output", required=True, type=OUTPUT, help="Directory of the merged store.")
-def merge_command(stores: tuple[str, ...], output: Path) -> None:
+@click.option("--output", required=True, type=STORE, help="Directory or URL of the merged store.")
+def merge_command(stores: tuple[str, ...], output: Place) -> None:
     """Merge stores of different texts.
 
     The stores must be made in the same way. A window that occurs again is omitted.
@@ -25,11 +24,13 @@ def merge_command(stores: tuple[str, ...], output: Path) -> None:
 
 @click.command("split")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option("--train", required=True, type=OUTPUT, help="Directory of the larger part.")
-@click.option("--validation", required=True, type=OUTPUT, help="Directory of the smaller part.")
+@click.option("--train", required=True, type=STORE, help="Directory or URL of the larger part.")
+@click.option(
+    "--validation", required=True, type=STORE, help="Directory or URL of the smaller part."
+)
 @click.option("--fraction", default=0.05, help="Share of documents for validation.")
 @click.option("--seed", default=0, help="Another seed is another choice.")
-def split_command(store: str, train: Path, validation: Path, fraction: float, seed: int) -> None:
+def split_command(store: str, train: Place, validation: Place, fraction: float, seed: int) -> None:
     """Split a store in two. All windows of a document go to the same part."""
     for part in split_store(store, train, validation, fraction=fraction, seed=seed):
         say_store(part)
@@ -37,10 +38,10 @@ def split_command(store: str, train: Path, validation: Path, fraction: float, se
 
 @click.command("filter")
 @click.argument("store", metavar="STORE_OR_URL")
-@click.option("--output", required=True, type=OUTPUT, help="Directory of the new store.")
+@click.option("--output", required=True, type=STORE, help="Directory or URL of the new store.")
 @click.option("--source", "sources", multiple=True, help="Input file to keep. Repeat for more.")
 @click.option("--trained-only", is_flag=True, help="Omit windows without a target to train on.")
-def filter_command(store: str, output: Path, sources: tuple[str, ...], trained_only: bool) -> None:
+def filter_command(store: str, output: Place, sources: tuple[str, ...], trained_only: bool) -> None:
     """Write a store of some of a store's windows."""
     say_store(filter_store(store, output, sources=sources or None, trained_only=trained_only))
 
@@ -48,4 +49,4 @@ def filter_command(store: str, output: Path, sources: tuple[str, ...], trained_o
 def say_store(store: Store) -> None:
     """Print where a store is and how large."""
     windows, targets = plural(len(store), "window"), plural(store.num_positions, "target")
-    echo(f"{store.root}: {windows}, {targets}")
+    echo(f"{store.location}: {windows}, {targets}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softtargets.cli.derive_command import say_store
-from softtargets.cli.paths import INPUT, OUTPUT, LocalPath
+from softtargets.cli.paths import INPUT, OUTPUT, STORE, LocalPath
 from softtargets.cli.terminal import echo
+from softtargets.places import Place
 from softtargets.store import Store
 from softtargets.texts import plural
 
@@ -108,8 +109,8 @@ def export_command(store: str, output: Path, layout: str, **options: Any) -> Non
 
 @click.command("import", cls=_LayoutCommand, direction="reads", flag="--from")
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=INPUT)
-@click.option("--output", required=True, type=OUTPUT, help="Directory of the store.")
-def import_command(inputs: tuple[Path, ...], output: Path, layout: str, **options: Any) -> None:
+@click.option("--output", required=True, type=STORE, help="Directory or URL of the store.")
+def import_command(inputs: tuple[Path, ...], output: Place, layout: str, **options: Any) -> None:
     """Make a store of targets that other tools have stored.
 
     State what the files do not say. What you do not state stays unknown, and nothing is guessed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -191,7 +190,7 @@ def teacher_config(name: str, **options: Any) -> TeacherConfig:
     return TeacherConfig(name=name, **options)
 
 
-def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, Teacher]:
+def parse_build(options: Mapping[str, Any]) -> tuple[BuildConfig, Teacher]:
     """Return what the options ask for."""
     from softtargets.capture import BuildConfig, Windowing
 
@@ -202,7 +201,6 @@ def parse_build(options: Mapping[str, Any], output: Path) -> tuple[BuildConfig, 
     config = BuildConfig(
         task=task,
         corpus=_parse_corpus(options),
-        output=output,
         windowing=Windowing(
             sequence_length=options["sequence_length"],
             kind=options["window_kind"],

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from softtargets.errors import InputError
+from softtargets.places import Place, place_to_write
 from softtargets.urls import is_url, redacted
 
 
@@ -46,5 +47,24 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class StorePlace(click.ParamType[Place]):
+    """A directory, or a URL of an object store, that a store is written to."""
+
+    name = "store"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Place:
+        """Return the place.
+
+        Raises:
+            InputError: it is empty, or a URL of no object store.
+        """
+        if isinstance(value, Place):
+            return value
+        return place_to_write(value if is_url(value) else OUTPUT.convert(value, param, ctx))
+
+
 INPUT = LocalPath("a local file or directory")
 OUTPUT = LocalPath("a local directory to write to")
+STORE = StorePlace()

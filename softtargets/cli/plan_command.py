@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,10 +17,11 @@ from softtargets.cli.budget_option import (
 )
 from softtargets.cli.conversation import conversation_text, describe_stretches, read_stretches
 from softtargets.cli.options import build_options, parse_build
-from softtargets.cli.paths import OUTPUT
+from softtargets.cli.paths import STORE
 from softtargets.cli.selection_options import selection_text
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo, echo_json
+from softtargets.places import Place
 from softtargets.report.number_texts import bytes_text
 from softtargets.texts import plural
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output",
     metavar="STORE",
-    type=OUTPUT,
+    type=STORE,
     help="The --output of build, so that its options can be pasted. Nothing is written there.",
 )
 @build_options
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 def plan_command(
     context: click.Context,
     /,
-    output: Path | None,
+    output: Place | None,  # noqa: ARG001
     sample: int | None,
     budget: float | None,
     as_json: bool,
@@ -71,7 +71,7 @@ def plan_command(
     """
     from softtargets.capture import sample_corpus
 
-    config, teacher = parse_build(options, output or Path("planned-store"))
+    config, teacher = parse_build(options)
     if budget is not None:
         check_budget_options(context, config)
     corpus = sample_corpus(config, teacher, sample)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+from softtargets.places.open_place import StorePath
 from softtargets.store.store import Store
 
 
@@ -58,14 +59,13 @@ class Layout:
     """None where nothing is exported to it."""
 
     @classmethod
-    def read(
-        cls, paths: Sequence[str | Path], output: str | Path, *_: Any, **options: Any
-    ) -> Store:
+    def read(cls, paths: Sequence[str | Path], output: StorePath, *_: Any, **options: Any) -> Store:
         """Make a store of files, and return it. Every row is checked before the first is written.
 
         Args:
             paths: files, or directories of them.
-            output: directory of the store; nothing is there afterwards when the files are refused.
+            output: directory, URL or place of the store; nothing is there afterwards when the files
+                are refused.
             options: those of `reads`.
 
         Raises:

@@ -24,6 +24,7 @@ from softtargets.layouts.layout import Layout, Option
 from softtargets.layouts.listed_entries import Entries, make_window, read_entries, tail_mass_error
 from softtargets.layouts.listed_rows import ListedRow
 from softtargets.layouts.stated import STATED_OPTIONS, Stated
+from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.store.new_store import write_store
 from softtargets.store.store import Store
 from softtargets.store.versions import FORMAT_VERSION
@@ -60,7 +61,7 @@ class ListedLayout(Layout, ABC):
         return cls(**told)
 
     @classmethod
-    def read(cls, paths: Sequence[str | Path], output: str | Path, **options: Any) -> Store:
+    def read(cls, paths: Sequence[str | Path], output: StorePath, **options: Any) -> Store:
         """Make a store of files, and return it; see `import_lists`."""
         names = {option.name for option in STATED_OPTIONS} & options.keys()
         stated = Stated.of(**{name: options.pop(name) for name in names})
@@ -78,7 +79,7 @@ class ListedLayout(Layout, ABC):
 
 def import_lists(
     paths: Sequence[str | Path],
-    output: str | Path,
+    output: StorePath,
     layout: ListedLayout,
     stated: Stated,
     *,
@@ -95,7 +96,7 @@ def import_lists(
 
     Args:
         paths: files, or directories of them: Parquet, or the Arrow files of `datasets`.
-        output: directory of the store.
+        output: directory, URL or place of the store.
         layout: how the files hold the lists.
         stated: what they do not say.
         values: whether logits are kept in steps of 1/16 nat, or lossless.
@@ -109,7 +110,7 @@ def import_lists(
     counts: dict[str, int] = {}
     return write_store(
         lists.windows(TargetSchema.from_dict(identity["targets"]), counts),
-        Path(output),
+        place_to_write(output),
         identity,
         teacher=stated.teacher or "unknown",
         side_files=stated.side_files,

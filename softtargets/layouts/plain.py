@@ -31,6 +31,7 @@ from softtargets.layouts.plain_head import plain_head, read_plain_head
 from softtargets.layouts.plain_rows import PlainRows, plain_columns
 from softtargets.layouts.plain_table import plain_table
 from softtargets.places.local_files import write_file
+from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.store.manifest import check_schema
 from softtargets.store.new_store import write_store
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
@@ -84,7 +85,7 @@ class Plain(Layout):
         return directory
 
     @classmethod
-    def read(cls, paths: Sequence[str | Path], output: str | Path) -> Store:
+    def read(cls, paths: Sequence[str | Path], output: StorePath) -> Store:
         """Make the store again that `write` wrote, and return it.
 
         Ids, masks, counts, tail masses, labels and draws are the same, and so are logits in steps;
@@ -114,7 +115,7 @@ class Plain(Layout):
         _check_windows(opened, schema, origin)
         return write_store(
             _windows(opened, schema, origin),
-            Path(output),
+            place_to_write(output),
             identity,
             teacher=about["teacher"],
             side_files=lambda: _side_files(files[0].parent, schema),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from softtargets.errors import InputError
 from softtargets.layouts.layout import Layout, Way
+from softtargets.places.open_place import StorePath
 from softtargets.store.store import Store
 
 LAYOUTS = {
@@ -48,7 +49,7 @@ def ways(direction: Direction) -> dict[str, Way]:
 
 
 def import_store(
-    layout: str, paths: Sequence[str | Path], output: str | Path, **options: Any
+    layout: str, paths: Sequence[str | Path], output: StorePath, **options: Any
 ) -> Store:
     """Make a store of files in the layout of this name, and return it; see `Layout.read`.
 

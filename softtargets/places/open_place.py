@@ -14,7 +14,7 @@ from softtargets.places.place import Place
 from softtargets.urls import is_url, redacted
 
 StorePath = str | os.PathLike[str] | Place
-"""What a store is read from or written to: a directory, or a place; to read also a URL."""
+"""What a store is read from or written to: a directory, a place, or a URL."""
 
 _FILE_URL = re.compile(r"file:(//(localhost)?)?(?P<path>/(?!/)[^?#]*)", re.IGNORECASE)
 
@@ -59,8 +59,19 @@ def open_place(
 
 
 def place_to_write(output: StorePath) -> Place:
-    """Return the place that a store is to be written to: a directory, or a place itself."""
-    return output if isinstance(output, Place) else Directory(Path(output))
+    """Return the place that a store is to be written to; a place is itself.
+
+    Raises:
+        InputError: it is a URL of no object store, or what opens it is not installed.
+    """
+    if isinstance(output, str) and output[:6].lower() == "file:/":
+        output = _path_of(output)
+    if isinstance(output, Place) or not is_url(output):
+        return output if isinstance(output, Place) else Directory(Path(output))
+    # What writes to directories needs no client of an object store.
+    from softtargets.places.object_store import open_object_store
+
+    return open_object_store(os.fspath(output))
 
 
 def _path_of(url: str) -> str:

@@ -1,4 +1,4 @@
-"""A place behind a URL: ranges, checked on arrival, and kept on the local disk. It is only read.
+"""A place behind a URL: ranges, checked on arrival, and kept on the local disk.
 
 What stays wrong when it was tried again is an error: StoreError where nothing came, CorruptionError
 where the bytes are wrong.
@@ -17,7 +17,7 @@ from softtargets.errors import CorruptionError, InputError, StoreError
 from softtargets.hashes import checksum, hash_bytes
 from softtargets.places.cache import CACHE_BYTES, RangeCache
 from softtargets.places.filesystems import Client, client_options, open_client
-from softtargets.places.place import ReadCounts, ReadOnlyPlace
+from softtargets.places.place import Place, ReadCounts, ReadOnlyPlace
 from softtargets.places.ranges import FOOTER, RangeFile, wrong_bytes
 from softtargets.places.retries import Content, GaveUpError, WrongBytesError, keep_trying
 from softtargets.urls import Secrets, redacted
@@ -56,7 +56,7 @@ class _Reading:
                 self._footer_bytes -= len(self._footers.pop(oldest))
 
 
-class RemotePlace(ReadOnlyPlace):
+class RemoteReads(Place):
     """A path of a file system that is not this machine's. Safe in threads and after a fork.
 
     Args:
@@ -193,7 +193,13 @@ class RemotePlace(ReadOnlyPlace):
             found = checksum(error.content)
             raise wrong_bytes(where, len(piece), xxh3, len(error.content), found) from error
 
-    def _attempt(self, path: str, part: str, read: Callable[[Client, str], Content]) -> Content:
+    def _attempt(
+        self,
+        path: str,
+        part: str,
+        read: Callable[[Client, str], Content],
+        expected: str = "to be read",
+    ) -> Content:
         """Read with the client until it succeeds, or the attempts are used up."""
         reading, file = self._reading, f"{self._root}/{path}".rstrip("/")
 
@@ -205,23 +211,31 @@ class RemotePlace(ReadOnlyPlace):
             return keep_trying(lambda: read(reading.client, file), between)
         except GaveUpError as error:
             where, cause = f"{self.where(path)}{part}", error.cause
-            raise self._unreachable(where, error.num_attempts, cause) from (
+            raise self._unreachable(where, expected, error.num_attempts, cause) from (
                 self._secrets.cause(cause)
             )
 
-    def _unreachable(self, where: str, attempts: int, cause: BaseException) -> StoreError:
+    def _unreachable(
+        self, where: str, expected: str, attempts: int, cause: BaseException
+    ) -> StoreError:
+        # Some clients add pages of their inner state after an empty line.
+        said = self._secrets.said(cause).partition("\n\n")[0]
         return StoreError(
             where,
-            expected="to be read",
-            found=f"after {attempts} attempt{'s' * (attempts != 1)}: {self._secrets.said(cause)}",
+            expected=expected,
+            found=f"after {attempts} attempt{'s' * (attempts != 1)}: {said}",
             next_step="Check the URL, the credentials and the network, and run it again.",
         )
+
+
+class RemotePlace(RemoteReads, ReadOnlyPlace):
+    """Such a path that is only read."""
 
 
 class RemoteFile:
     """A file behind a URL."""
 
-    def __init__(self, place: RemotePlace, path: str, fingerprint: str) -> None:
+    def __init__(self, place: RemoteReads, path: str, fingerprint: str) -> None:
         self.where = place.where(path)
         self._place = place
         self._path = path

@@ -256,9 +256,9 @@ def test_commands_read_remote_stores(store: Store, bucket: Bucket, tmp_path: Pat
     assert run("export", url, tmp_path / "plain", "--to", "plain").exit_code == 0
     split = ("--train", tmp_path / "t", "--validation", tmp_path / "v", "--fraction", "0.5")
     assert run("split", url, *split).exit_code == 0
-    refused = run("filter", store.root, "--trained-only", "--output", f"s3://{bucket.name}/new")
+    refused = run("filter", store.root, "--trained-only", "--output", "hf://datasets/org/new")
     assert refused.exit_code == 1
-    assert "expected a local directory to write to; found a URL" in refused.output
+    assert "expected a directory, or a URL of one of s3://" in refused.output
 
 
 def test_stores_are_derived_from_remote_ones(store: Store, bucket: Bucket, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""A place in an object store that is written to, as well as read.
+
+A write whose answer is lost may have been done. So a conditional one that is refused at a later
+attempt is read back, and counts as done if what is there is what was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from softtargets.places.object_client import ObjectClient, open_bucket
+from softtargets.places.remote import RemoteReads
+from softtargets.places.retries import Content
+from softtargets.urls import Secrets
+
+if TYPE_CHECKING:
+    from softtargets.places.filesystems import Client
+
+
+class ObjectStore(RemoteReads):
+    """A path in a bucket. One process writes a store there at a time."""
+
+    def check_writable(self) -> None:
+        """Check that the place can be reached.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        self.list("")
+
+    def put(self, path: str, content: bytes) -> None:
+        """Write a file as a whole.
+
+        Raises:
+            StoreError: the place cannot be reached, or refused.
+        """
+        self._write(path, lambda client, file: client.put(file, content))
+
+    def put_if_absent(self, path: str, content: bytes) -> bool:
+        """Write a file that is not there; return whether it was this call that wrote it.
+
+        Of several that try at the same time one succeeds, if each would write another content.
+
+        Raises:
+            StoreError: the place cannot be reached, or refused.
+        """
+        return self._write_once(path, content, lambda client, file: client.create(file, content))
+
+    def get_tagged(self, path: str) -> tuple[bytes, str] | None:
+        """Return the content of a file and its tag for `put_if_match`, or None if there is none."""
+
+        def read(client: ObjectClient, file: str) -> tuple[bytes, str] | None:
+            try:
+                return client.read_tagged(file)
+            except FileNotFoundError:
+                return None
+
+        return self._write(path, read)
+
+    def put_if_match(self, path: str, content: bytes, tag: str) -> bool:
+        """Write a file if its version is still the one of a tag; return whether it was written."""
+        return self._write_once(
+            path, content, lambda client, file: client.replace(file, content, tag)
+        )
+
+    def delete(self, path: str) -> None:
+        """Remove a file, or do nothing if it is gone already."""
+        self._write(path, lambda client, file: client.delete(file))
+
+    def _write_once(
+        self, path: str, content: bytes, write: Callable[[ObjectClient, str], bool]
+    ) -> bool:
+        num_attempts = 0
+
+        def attempt(client: ObjectClient, file: str) -> bool:
+            nonlocal num_attempts
+            num_attempts += 1
+            return write(client, file) or (num_attempts > 1 and _is_there(client, file, content))
+
+        return self._write(path, attempt)
+
+    def _write(self, path: str, write: Callable[[ObjectClient, str], Content]) -> Content:
+        def act(client: Client, file: str) -> Content:
+            assert isinstance(client, ObjectClient)
+            return write(client, file)
+
+        expected = "to be written"
+        try:
+            return self._attempt(path, "", act, expected)
+        except FileNotFoundError as error:
+            # There is not even a bucket.
+            raise self._unreachable(self.where(path), expected, 1, error) from (
+                self._secrets.cause(error)
+            )
+
+
+def _is_there(client: ObjectClient, file: str, content: bytes) -> bool:
+    try:
+        return client.read(file) == content
+    except FileNotFoundError:
+        return False
+
+
+def open_object_store(url: str) -> ObjectStore:
+    """Return the place that a URL names, to be written to.
+
+    Raises:
+        InputError: the URL is none of an object store, or what opens it is not installed.
+    """
+    client, root = open_bucket(url)
+    return ObjectStore(url, client, root, None, Secrets(url))
