@@ -55,8 +55,8 @@ MAY_IMPORT = {
     "train": BELOW_ALL | {"store", "stream"},
     "tasks": BELOW_ALL | {"store", "capture", "stream", "train"},
     "fidelity": BELOW_ALL | {"places", "store", "capture", "stream", "train"},
-    "demo": BELOW_ALL | {"places", "store", "capture", "stream", "train", "fidelity"},
     "runs": BELOW_ALL | {"places", "store", "capture", "stream", "train", "report"},
+    "demo": BELOW_ALL | {"places", "store", "runs"},
     "cli": BELOW_ALL
     | {"places", "store", "layouts", "capture", "engines", "stream", "train", "fidelity", "demo"}
     | {"sharing", "report", "runs"},

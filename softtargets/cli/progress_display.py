@@ -85,47 +85,26 @@ def build_display(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def step_display(console: Console, what: str, steps: int) -> Iterator[Callable[[int], None]]:
-    """Yield what shows how many steps are done."""
-    if not console.is_terminal:
-        done = 0
-
-        def text() -> str:
-            return f"{what}: {done} of {steps} steps"
-
-        def note(step: int) -> None:
-            nonlocal done
-            done = step
-
-        # At once, too: what came before may have said nothing for as long as a line may take.
-        echo(text())
-        with lines(text):
-            yield note
-        return
-    with ProgressBar(console=console, transient=True) as bar:
-        task = bar.add_task(what, total=steps)
-        yield lambda step: bar.update(task, completed=step)
-
-
-@contextmanager
 def training_display(console: Console) -> Iterator[Callable[[str, TrainProgress], None]]:
     """Yield what shows how far a training is: loss, tokens/s and time left."""
-    if not console.is_terminal or console.quiet:
-        said = "preparing"
+    if console.quiet:
+        yield lambda _name, _progress: None
+        return
+    said = "The training begins ..."
+    if not console.is_terminal:
 
         def note(name: str, progress: TrainProgress) -> None:
             nonlocal said
             said = training_text(name, progress)
 
-        if console.quiet:
-            yield note
-            return
+        # At once, too: what came before may have said nothing for as long as a line may take.
+        echo(said)
         with lines(lambda: said):
             yield note
         return
     columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
     with ProgressBar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("preparing", total=None)
+        task = bar.add_task(said, total=None)
 
         def draw(name: str, progress: TrainProgress) -> None:
             description = training_text(name, progress)

@@ -159,14 +159,14 @@ def train_command(dry_run: bool, **options: Any) -> None:
     with closing_processes():
         run = prepare(_parse_settings(options))
         console = Console(highlight=False, quiet=not run.is_main)
-        console.print(_resolved_table(run))
+        console.print(resolved_table(run))
         if dry_run:
             console.print("Nothing was trained or written.")
             return
         with training_display(console) as on_progress:
             result = train(run, on_progress)
         if run.is_main:
-            _say_result(console, run, result)
+            say_result(console, run, result)
 
 
 def _parse_settings(options: dict[str, Any]) -> TrainSettings:
@@ -193,7 +193,8 @@ def _number(option: str, text: str) -> float:
         ) from error
 
 
-def _resolved_table(run: PreparedRun) -> Table:
+def resolved_table(run: PreparedRun) -> Table:
+    """Return a table of what a run resolved."""
     from softtargets.runs.run_words import described, duration_text
 
     rows = described(run)
@@ -201,16 +202,19 @@ def _resolved_table(run: PreparedRun) -> Table:
     return key_value_table(f"Training {os.fspath(run.settings.output)}", rows)
 
 
-def _say_result(console: Console, run: PreparedRun, result: TrainResult) -> None:
+def say_result(console: Console, run: PreparedRun, result: TrainResult) -> None:
+    """Print the figures of a run, and how to load its student."""
     from softtargets.runs.run_card import figure_table, loading_line
 
     if result.was_finished:
         echo("The run is complete already: nothing to do.")
     headings, rows = figure_table(result.results)
     if rows:
-        table = Table(title="On documents that were held out", title_justify="left")
+        table = Table(
+            title="On documents that were held out", title_justify="left", box=None, pad_edge=False
+        )
         for place, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if place else "left")
+            table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
         for row in rows:
             table.add_row(*map(cell, row))
         console.print(table)

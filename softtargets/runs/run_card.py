@@ -18,13 +18,14 @@ from softtargets.runs.run_directory import (
 from softtargets.runs.run_words import described
 from softtargets.train.figures import FIGURES, SHARES
 
-ROWS = {BEFORE: "before training", AFTER: "after training", BASELINE: "the same, trained on labels"}
+ROWS = {BEFORE: "before training", AFTER: "after training", BASELINE: "on labels alone"}
 """What people call the rows of the table."""
 
 
 def figure_text(name: str, value: float) -> str:
     """Return a figure for people."""
-    return f"{100 * value:.1f}%" if name in SHARES else f"{value:.4f}"
+    # An estimate may be below zero by less than is shown.
+    return f"{100 * value:.1f}%" if name in SHARES else f"{round(value, 4) + 0.0:.4f}"
 
 
 def figure_table(results: Mapping[str, Mapping[str, float]]) -> tuple[list[str], list[list[str]]]:

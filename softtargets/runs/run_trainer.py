@@ -51,6 +51,8 @@ class RunTrainer(DistillationTrainer):
     ) -> None:
         super().__init__(*arguments, **options)
         self.evaluation = evaluation
+        self._known: tuple[int, dict[str, float]] = -1, {}
+        """The step of the last figures, and these."""
         self._pace = _Pace(on_progress)
         self.remove_callback(PrinterCallback)
         self.add_callback(self._pace)
@@ -65,7 +67,8 @@ class RunTrainer(DistillationTrainer):
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Return the figures of the student that is trained; they are logged, too."""
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.figures().items()}
+        figures = self.figures()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -76,11 +79,15 @@ class RunTrainer(DistillationTrainer):
         """Return the figures of the student as it is; none without an evaluation."""
         if self.evaluation is None:
             return {}
-        student: Any = self.model
-        with self._pace.paused():
-            return self.evaluation.measure(
-                student, self.args.device, self.compute_loss_context_manager()
-            )
+        step, found = self._known
+        if step != self.state.global_step:
+            student: Any = self.model
+            with self._pace.paused():
+                found = self.evaluation.measure(
+                    student, self.args.device, self.compute_loss_context_manager()
+                )
+            self._known = self.state.global_step, found
+        return found
 
 
 class _Pace(TrainerCallback):

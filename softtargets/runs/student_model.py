@@ -174,11 +174,13 @@ class StudentMaker:
         )
 
     def _origin(self, identity: dict[str, Any]) -> str:
-        if self.spec.kind == "config":
-            return f"{self.spec.name}, from scratch"
+        """Return where a student is from; of paths the name alone, for cards are published."""
+        name = self.spec.name
         if self.spec.kind == "teacher":
             return f"layers {', '.join(map(str, identity['layers']))} of the teacher"
-        return self.spec.name
+        if self.spec.kind == "config":
+            return f"{Path(name).name}, from scratch"
+        return Path(name).resolve().name if Path(name).is_dir() else name
 
     def _directory(self, name: str, option: str = "--student") -> Path:
         try:

@@ -33,7 +33,8 @@ SMALL: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_attention_heads": 2,
 }
-HEADS = {"num_key_value_heads": 1, "head_dim": 8}
+HEADS: dict[str, Any] = {"num_key_value_heads": 1, "head_dim": 8}
+CLASSES: dict[str, Any] = {"num_labels": 3}
 KINDS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 CASES: dict[str, tuple[Any, Any]] = {
     "llama": (AutoModelForCausalLM, LlamaConfig(**SMALL)),
@@ -44,7 +45,7 @@ CASES: dict[str, tuple[Any, Any]] = {
     ),
     "gpt2": (AutoModelForCausalLM, GPT2Config(vocab_size=50, n_embd=16, n_layer=4, n_head=2)),
     "bert": (AutoModelForMaskedLM, BertConfig(**SMALL)),
-    "bert-classifier": (AutoModelForSequenceClassification, BertConfig(**SMALL, num_labels=3)),
+    "bert-classifier": (AutoModelForSequenceClassification, BertConfig(**SMALL, **CLASSES)),
     "distilbert": (
         AutoModelForMaskedLM,
         DistilBertConfig(vocab_size=50, dim=16, hidden_dim=24, n_layers=4, n_heads=2),
