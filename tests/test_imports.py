@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "train": BELOW_ALL | {"store", "stream"},
     "tasks": BELOW_ALL | {"store", "capture", "stream", "train"},
     "fidelity": BELOW_ALL | {"places", "store", "capture", "stream", "train"},
-    "runs": BELOW_ALL | {"places", "store", "capture", "stream", "train", "report"},
+    "runs": BELOW_ALL | {"places", "store", "capture", "stream", "train", "report", "sharing"},
     "demo": BELOW_ALL | {"places", "store", "runs"},
     "cli": BELOW_ALL
     | {"places", "store", "layouts", "capture", "engines", "stream", "train", "fidelity", "demo"}
@@ -82,7 +82,7 @@ HOMES = {
     "torch": {"capture", "stream", "train", "tasks", "fidelity", "demo", "runs"},
     "transformers": {"capture", "fidelity", "demo", "cli", "runs"},
     "peft": {"runs"},
-    "huggingface_hub": {"capture", "sharing"},
+    "huggingface_hub": {"capture", "sharing", "runs"},
     "pyarrow": {"places", "store", "layouts", "capture"},
     "fsspec": {"places"},
     "tenacity": {"places"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from softtargets.errors import InputError
 from softtargets.runs.evaluation import Evaluation, check_evaluation
 from softtargets.runs.lora import Lora
+from softtargets.runs.model_push import check_push
 from softtargets.runs.rehearsal import rehearse
 from softtargets.runs.run_directory import CHECKPOINTS, RunDirectory
 from softtargets.runs.schedule import Schedule, check_ranges
@@ -167,6 +168,8 @@ def prepare(settings: TrainSettings) -> PreparedRun:
     check_trainer()
     check_ranges(settings)
     check_arguments_set(settings.arguments)
+    if settings.push is not None:
+        check_push(settings.push)
     whole = settings.store if isinstance(settings.store, Store) else Store.open(settings.store)
     task: StudentTask = task_of(whole.targets).student()
     process = process_arguments(settings.output / CHECKPOINTS)
@@ -242,7 +245,5 @@ def _recipe(settings: TrainSettings, task: StudentTask, store: Store) -> tuple[s
     if settings.baseline:
         check_choice("--baseline, the task's recipes", LABELS_NAME, names)
     assert name is not None
-    given = {
-        one: getattr(settings, one) for one in ("temperature", "ce_weight", "divergence", "tail")
-    }
+    given = {one.name: getattr(settings, one.name) for one in fields(Recipe)}
     return name, task.recipes[name].resolved(store.targets, **given)

@@ -105,15 +105,15 @@ class RunDirectory:
         content = json.dumps(self.state, indent=1, allow_nan=True) + "\n"
         write_file(self.root / STATE_NAME, content.encode())
 
-    def write_log(self, name: str, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write what a trainer logged, a line each."""
-        path = self.root / name
+    def write_log(self, part: str, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write what a trainer logged, a line each, in a part of the directory."""
+        path = self.root / part / LOG_NAME
         make_directory(path.parent)
         write_file(path, "".join(json.dumps(one) + "\n" for one in history).encode())
 
-    def read_log(self, name: str) -> list[dict[str, Any]]:
-        """Return what a trainer logged; nothing if there is no such file."""
-        path = self.root / name
+    def read_log(self, part: str) -> list[dict[str, Any]]:
+        """Return what a trainer logged; nothing if there is no log."""
+        path = self.root / part / LOG_NAME
         if not path.is_file():
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from softtargets.places.local_files import write_file
-from softtargets.runs.run_directory import BASELINE, BEFORE, LOG_NAME, PLOT_NAME, RunDirectory
+from softtargets.runs.run_directory import BASELINE, BEFORE, PLOT_NAME, RunDirectory
 from softtargets.train.figures import CROSS_ENTROPY, FIGURES, KL
 
 _COLORS = ("#2a6fb4", "#b4532a")
@@ -51,8 +51,7 @@ def write_plot(directory: RunDirectory, curves: Mapping[str, str]) -> bool:
 
 def _points(directory: RunDirectory, field: str, row: str) -> list[tuple[int, float]]:
     """Return (step, value) of a number that was logged, and what it was at both ends."""
-    name = f"{BASELINE}/{LOG_NAME}" if row == BASELINE else LOG_NAME
-    history: list[dict[str, Any]] = directory.read_log(name)
+    history: list[dict[str, Any]] = directory.read_log(BASELINE if row == BASELINE else "")
     logged = field if field == _LOSS else f"eval_{field}"
     points = {one["step"]: one[logged] for one in history if logged in one}
     if field != _LOSS and history:

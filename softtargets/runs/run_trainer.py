@@ -30,6 +30,7 @@ class TrainProgress:
 
 
 OnProgress = Callable[[TrainProgress], None]
+OnSave = Callable[[list[dict[str, Any]]], None]
 
 
 class RunTrainer(DistillationTrainer):
@@ -39,6 +40,7 @@ class RunTrainer(DistillationTrainer):
         arguments: of the Trainer.
         evaluation: None for none.
         on_progress: called after every step.
+        on_save: called with what was logged at every checkpoint, by the process that writes.
         options: of the Trainer.
     """
 
@@ -47,13 +49,14 @@ class RunTrainer(DistillationTrainer):
         *arguments: Any,
         evaluation: Evaluation | None,
         on_progress: OnProgress,
+        on_save: OnSave,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self.evaluation = evaluation
         self._known: tuple[int, dict[str, float]] = -1, {}
         """The step of the last figures, and these."""
-        self._pace = _Pace(on_progress)
+        self._pace = _Pace(on_progress, on_save)
         self.remove_callback(PrinterCallback)
         self.add_callback(self._pace)
 
@@ -91,10 +94,10 @@ class RunTrainer(DistillationTrainer):
 
 
 class _Pace(TrainerCallback):
-    """Counts tokens and seconds."""
+    """Counts tokens and seconds, and tells of them."""
 
-    def __init__(self, on_progress: OnProgress) -> None:
-        self._on_progress = on_progress
+    def __init__(self, on_progress: OnProgress, on_save: OnSave) -> None:
+        self._on_progress, self._on_save = on_progress, on_save
         self._started, self._first_step = 0.0, 0
         self._counted: list[Any] = []
         self._tokens = 0
@@ -149,3 +152,10 @@ class _Pace(TrainerCallback):
                 seconds_left=each * (state.max_steps - state.global_step),
             )
         )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Tell what was logged."""
+        if state.is_world_process_zero:
+            self._on_save(state.log_history)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import distributed
 
+from softtargets.runs.model_push import push_student
 from softtargets.runs.prepared import LABELS_NAME, PreparedRun
 from softtargets.runs.run_card import write_card
 from softtargets.runs.run_directory import (
@@ -16,7 +17,6 @@ from softtargets.runs.run_directory import (
     BASELINE,
     BEFORE,
     CHECKPOINTS,
-    LOG_NAME,
     RunDirectory,
     last_checkpoint,
 )
@@ -58,8 +58,21 @@ def train(run: PreparedRun, on_progress: OnProgress = lambda _name, _progress: N
     directory = run.directory()
     _wait_for_all()
     rows = [BEFORE, AFTER] + ([BASELINE] if run.settings.baseline else [])
-    if directory.is_finished(rows):
-        return TrainResult.of(directory, was_finished=True)
+    was_finished = directory.is_finished(rows)
+    if not was_finished:
+        _train_rows(run, directory, rows, on_progress)
+    if run.is_main and run.settings.push not in (None, directory.state.get("pushed")):
+        push_student(directory.root, run.settings.push)
+        directory.state["pushed"] = run.settings.push
+        directory.write()
+    _wait_for_all()
+    return TrainResult.of(directory, was_finished=was_finished)
+
+
+def _train_rows(
+    run: PreparedRun, directory: RunDirectory, rows: Sequence[str], on_progress: OnProgress
+) -> None:
+    """Train what of the rows is not known yet, and tell of them."""
     if run.is_main:
         directory.begin(run.decides, run.others)
     _wait_for_all()
@@ -71,15 +84,13 @@ def train(run: PreparedRun, on_progress: OnProgress = lambda _name, _progress: N
         write_plot(directory, {run.recipe_name: AFTER, LABELS_NAME: BASELINE})
         write_card(run, directory)
         directory.finish()
-    _wait_for_all()
-    return TrainResult.of(directory, was_finished=False)
 
 
 def _train_student(run: PreparedRun, directory: RunDirectory, on_progress: OnProgress) -> None:
     """Train the student, save it, and note its figures before and after."""
     student = run.student
     has_cache = getattr(student.model.config, "use_cache", None)
-    trainer = _trainer(run, student, run.recipe, directory.root / CHECKPOINTS, on_progress)
+    trainer = _trainer(run, directory, student, run.recipe, "", on_progress)
     if BEFORE not in directory.results:
         directory.results[BEFORE] = trainer.figures()
         if run.is_main:
@@ -87,7 +98,6 @@ def _train_student(run: PreparedRun, directory: RunDirectory, on_progress: OnPro
     _go_on(trainer, directory.root / CHECKPOINTS)
     figures = trainer.figures()
     if run.is_main:
-        directory.write_log(LOG_NAME, trainer.state.log_history)
         if has_cache is not None:
             # The Trainer switches the cache off, which those who generate text need.
             student.model.config.use_cache = has_cache
@@ -101,25 +111,25 @@ def _train_student(run: PreparedRun, directory: RunDirectory, on_progress: OnPro
 def _train_twin(run: PreparedRun, directory: RunDirectory, on_progress: OnProgress) -> None:
     """Train the same student on labels, and note its figures."""
     recipe = run.task.recipes[LABELS_NAME].resolved(run.store.targets)
-    checkpoints = directory.root / BASELINE / CHECKPOINTS
-    trainer = _trainer(run, run.maker.make(), recipe, checkpoints, on_progress, LABELS_NAME)
-    _go_on(trainer, checkpoints)
+    trainer = _trainer(run, directory, run.maker.make(), recipe, BASELINE, on_progress)
+    _go_on(trainer, directory.root / BASELINE / CHECKPOINTS)
     directory.results[BASELINE] = trainer.figures()
     if run.is_main:
-        directory.write_log(f"{BASELINE}/{LOG_NAME}", trainer.state.log_history)
         directory.write()
     _wait_for_all()
 
 
 def _trainer(
     run: PreparedRun,
+    directory: RunDirectory,
     student: Student,
     recipe: Recipe,
-    checkpoints: Path,
+    part: str,
     on_progress: OnProgress,
-    name: str | None = None,
 ) -> RunTrainer:
-    arguments = run.arguments(checkpoints)
+    """Return what trains a student, with checkpoints and log in a part of the directory."""
+    name = LABELS_NAME if part else run.recipe_name
+    arguments = run.arguments(directory.root / part / CHECKPOINTS)
     dataset = SoftTargetDataset(
         run.store,
         shuffle=True,
@@ -136,7 +146,8 @@ def _trainer(
         eval_dataset=None if run.evaluation is None else dataset,
         objective=run.task.recipe_objective(recipe, run.store),
         evaluation=run.evaluation,
-        on_progress=lambda progress: on_progress(name or run.recipe_name, progress),
+        on_progress=lambda progress: on_progress(name, progress),
+        on_save=lambda history: directory.write_log(part, history),
     )
 
 

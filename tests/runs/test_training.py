@@ -16,9 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from softtargets import SoftTargetDataset, Store, distillation_loss, student_inputs
 from softtargets.errors import IdentityError, InputError, SoftTargetsError, StoreError
 from softtargets.runs import TrainProgress, TrainSettings, prepare, train
+from softtargets.runs.model_push import push_student
 from softtargets.runs.student_model import PRETRAINED_RATE, SCRATCH_RATE
 from softtargets.store.derivation import split_store
 from tests.fakes import byte_tokenizer
+from tests.hub import run_hub
 from tests.runs.conftest import NUM_LAYERS
 
 Make = Callable[..., TrainSettings]
@@ -100,6 +102,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(
         with pytest.raises(StoppedError):
             train(prepare(settings(**options)), stop_after(step))
         assert not (tmp_path / "run" / "model.safetensors").exists()
+        assert (tmp_path / "run" / "log.jsonl").exists() == (step > 3)
     resumed = train(prepare(settings(**options)))
     assert resumed.results == whole.results
     assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
@@ -262,6 +265,29 @@ def test_another_teacher_and_another_store_to_evaluate_on_are_refused(
         prepare(settings(teacher=str(tmp_path / "other")))
     with pytest.raises(IdentityError, match=r"--eval .*, teacher: expected that of"):
         prepare(settings(evaluation=store.root))
+
+
+def test_a_student_is_pushed_without_its_checkpoints(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("softtargets.runs.model_push.get_token", lambda: None)
+    for name, said in (
+        ("org", "Name a model repository"),
+        ("org/name", "--push: expected a token"),
+    ):
+        with pytest.raises(InputError, match=said):
+            prepare(settings(push=name))
+    assert not (tmp_path / "run").exists()
+    train(prepare(settings(steps=2)))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with run_hub() as hub:
+        assert push_student(tmp_path / "run", "org/name", hub.client()) == "hf://org/name"
+        files = set(hub.datasets["org/name"].files()) - {".gitattributes"}
+        with pytest.raises(StoreError, match="with the token that is set"):
+            push_student(tmp_path / "run", "org/other", hub.client("hf_stranger"))
+    own = {path.name for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert {"model.safetensors", "README.md", "tokenizer.json"} <= files == own
 
 
 def test_a_store_to_evaluate_on_and_none_at_all(
