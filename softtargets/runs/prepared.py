@@ -11,6 +11,7 @@ from softtargets.errors import InputError
 from softtargets.runs.evaluation import Evaluation, check_evaluation
 from softtargets.runs.lora import Lora
 from softtargets.runs.model_push import check_push
+from softtargets.runs.precision import chosen_precision
 from softtargets.runs.rehearsal import rehearse
 from softtargets.runs.run_directory import CHECKPOINTS, RunDirectory
 from softtargets.runs.schedule import Schedule, check_ranges
@@ -20,7 +21,6 @@ from softtargets.runs.student_spec import StudentSpec
 from softtargets.runs.teacher_files import find_teacher_files
 from softtargets.runs.trainer_arguments import (
     check_arguments_set,
-    chosen_precision,
     process_arguments,
     training_arguments,
 )
@@ -167,6 +167,7 @@ def prepare(settings: TrainSettings) -> PreparedRun:
     """
     check_trainer()
     check_ranges(settings)
+    chosen_precision(settings.dtype)
     check_arguments_set(settings.arguments)
     if settings.push is not None:
         check_push(settings.push)

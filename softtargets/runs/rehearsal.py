@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
-from typing import Any
 
 import torch
 
+from softtargets.runs.precision import forward_context
 from softtargets.store import Store
 from softtargets.stream import SoftTargetDataset
 from softtargets.train import Objective, StudentWithObjective
@@ -35,16 +34,13 @@ def rehearse(
     batch = batch.to(device)
     trained = StudentWithObjective(student, objective).to(device)
     trained.train()
-    context: Any = nullcontext()
-    if precision != "float32":
-        context = torch.autocast(device.type, getattr(torch, precision))
     devices = [device] if device.type == "cuda" else []
     seconds = 0.0
     with torch.random.fork_rng(devices=devices):
         for _ in range(2):
             _wait_for(device)
             started = time.monotonic()
-            with context:
+            with forward_context(device, precision):
                 loss = trained(batch)
             loss.backward()
             _wait_for(device)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import PrinterCallback
 
 from softtargets.runs.evaluation import Evaluation
+from softtargets.runs.precision import forward_context
 from softtargets.train import DistillationTrainer
 
 
@@ -85,10 +86,10 @@ class RunTrainer(DistillationTrainer):
         step, found = self._known
         if step != self.state.global_step:
             student: Any = self.model
+            precision = "bfloat16" if self.args.bf16 else "float16" if self.args.fp16 else "float32"
+            context = forward_context(self.args.device, precision)
             with self._pace.paused():
-                found = self.evaluation.measure(
-                    student, self.args.device, self.compute_loss_context_manager()
-                )
+                found = self.evaluation.measure(student, self.args.device, context)
             self._known = self.state.global_step, found
         return found
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from softtargets.errors import InputError
+from softtargets.runs.precision import chosen_precision
 from softtargets.runs.schedule import Schedule
 from softtargets.runs.settings import TrainSettings, check_name
 
@@ -58,14 +59,6 @@ def check_arguments_set(given: Mapping[str, Any]) -> None:
                 found=f"{name}={given[name]}",
                 next_step=f"Pass {_OPTIONS[name]}.",
             )
-
-
-def chosen_precision(dtype: str) -> str:
-    """Return the number format of forward passes; weights and optimizer stay in float32."""
-    if dtype != "auto":
-        return dtype
-    fits = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return "bfloat16" if fits else "float32"
 
 
 def process_arguments(output: Path) -> TrainingArguments:

@@ -227,6 +227,7 @@ def bad_students(llama: Path, directory: Path) -> dict[str, tuple[dict[str, Any]
         "schedule": ({"schedule": "magic"}, "TrainingArguments: expected values"),
         "batches": ({"global_batch_size": 6}, "expected a multiple of --batch-size 4"),
         "both": ({"epochs": 1.0}, "--epochs and --steps: expected one of them"),
+        "half": ({"dtype": "float16"}, "--dtype: expected float32 or bfloat16 without a CUDA"),
         "lora": ({"lora": "rank=4"}, "--lora: expected a known name"),
         "share": ({"evaluation_share": 1.5}, "--eval-share: expected from 0 to below 1"),
     }
@@ -235,14 +236,15 @@ def bad_students(llama: Path, directory: Path) -> dict[str, tuple[dict[str, Any]
 NAMES = [
     "layers", "no teacher", "narrow", "tokenizer", "headless", "both ways", "encoder-decoder",
     "no file", "no model", "temperature", "recipe", "divergence", "tail", "ce", "field", "option",
-    "schedule", "batches", "both", "lora", "share",
+    "schedule", "batches", "both", "half", "lora", "share",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_does_not_fit_is_said_before_anything_is_written(
-    settings: Make, llama: Path, tmp_path: Path, name: str
+    settings: Make, llama: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cases = bad_students(llama, tmp_path)
     assert sorted(cases) == sorted(NAMES)
     changes, said = cases[name]
@@ -265,6 +267,16 @@ def test_another_teacher_and_another_store_to_evaluate_on_are_refused(
         prepare(settings(teacher=str(tmp_path / "other")))
     with pytest.raises(IdentityError, match=r"--eval .*, teacher: expected that of"):
         prepare(settings(evaluation=store.root))
+
+
+def test_a_run_in_bfloat16_with_less_memory(settings: Make, taught: Store, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"learning_rate": 1e-2, "steps": 4}
+    plain = train(prepare(settings(output=tmp_path / "plain", **options)))
+    found = train(prepare(settings(dtype="bfloat16", gradient_checkpointing=True, **options)))
+    for row in ("before", "after"):
+        assert found.results[row]["kl"] == pytest.approx(plain.results[row]["kl"], rel=0.05)
+        assert found.results[row]["kl"] != plain.results[row]["kl"]
+    assert weights_of(tmp_path / "run")["lm_head.weight"].dtype == torch.float32
 
 
 def test_a_student_is_pushed_without_its_checkpoints(
