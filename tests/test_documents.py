@@ -62,9 +62,9 @@ def test_readme_opens_with_two_commands_that_exist() -> None:
 
 @pytest.mark.slow
 def test_the_code_of_readme_seeing_and_format_runs(workplace: Path) -> None:
-    for code in code_blocks("README.md", "sh")[1:]:
-        output = run_block("sh", code, workplace)
-        assert "my-store is sound" in output
+    _, building, training = code_blocks("README.md", "sh")
+    assert "my-store is sound" in run_block("sh", building, workplace)
+    assert "To load the student" in run_block("sh", training, workplace)
     [seeing] = code_blocks("docs/seeing.md", "sh")
     run_block("sh", seeing, workplace)
     for code in code_blocks("README.md", "python"):
@@ -114,6 +114,21 @@ def test_the_code_of_the_pages_on_targets_loading_and_trainers_runs(workplace: P
     assert "same_row_group" in run_block("python", loading, workplace)
     assert "input_ids" in run_block("python", "\n".join([loading, *others]), workplace)
     run_block("python", "\n".join(code_blocks("docs/trainers.md", "python")), workplace)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_training_run(workplace: Path) -> None:
+    build, *_ = code_blocks("README.md", "sh")[1].split("softtargets verify")
+    run_block("sh", build, workplace)
+    [config] = code_blocks("docs/training.md", "yaml")
+    (workplace / "train.yaml").write_text(config)
+    first, others = code_blocks("docs/training.md", "sh")
+    assert "on labels alone" in run_block("sh", first, workplace)
+    assert "Nothing was trained or written." in run_block("sh", others, workplace)
+    [code] = code_blocks("docs/training.md", "python")
+    assert float(run_block("python", code, workplace)) > 0
+    for name in ("student", "student-of-file", "student-of-python"):
+        assert (workplace / name / "model.safetensors").is_file()
 
 
 @pytest.mark.slow

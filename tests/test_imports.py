@@ -55,10 +55,11 @@ MAY_IMPORT = {
     "train": BELOW_ALL | {"store", "stream"},
     "tasks": BELOW_ALL | {"store", "capture", "stream", "train"},
     "fidelity": BELOW_ALL | {"places", "store", "capture", "stream", "train"},
-    "demo": BELOW_ALL | {"places", "store", "capture", "stream", "train", "fidelity"},
+    "runs": BELOW_ALL | {"places", "store", "capture", "stream", "train", "report", "sharing"},
+    "demo": BELOW_ALL | {"places", "store", "runs"},
     "cli": BELOW_ALL
     | {"places", "store", "layouts", "capture", "engines", "stream", "train", "fidelity", "demo"}
-    | {"sharing", "report"},
+    | {"sharing", "report", "runs"},
     "__init__": BELOW_ALL | {"store", "stream", "train"},
     "__main__": {"cli"},
 }
@@ -78,9 +79,10 @@ ADAPTERS = {
 """Files that may import a trainer; nothing else imports them, but for types."""
 MAY_NAME_ADAPTERS = {"train/__init__.py", *ADAPTERS}
 HOMES = {
-    "torch": {"capture", "stream", "train", "fidelity", "demo"},
-    "transformers": {"capture", "fidelity", "demo", "cli"},
-    "huggingface_hub": {"capture", "sharing"},
+    "torch": {"capture", "stream", "train", "tasks", "fidelity", "demo", "runs"},
+    "transformers": {"capture", "fidelity", "demo", "cli", "runs"},
+    "peft": {"runs"},
+    "huggingface_hub": {"capture", "sharing", "runs"},
     "pyarrow": {"places", "store", "layouts", "capture"},
     "fsspec": {"places"},
     "tenacity": {"places"},
@@ -90,7 +92,7 @@ HOMES = {
     "datasets": {"capture", "store/iterable_dataset"},
     "rich": {"cli"},
     "jinja2": {"capture", "report"},
-    "matplotlib": {"demo", "fidelity"},
+    "matplotlib": {"demo", "fidelity", "runs"},
     "accelerate": set[str](),
     "lightning": set[str](),
     "trl": set[str](),

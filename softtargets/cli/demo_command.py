@@ -6,28 +6,24 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from softtargets.cli.build_command import run_build
 from softtargets.cli.info_command import print_info
 from softtargets.cli.paths import OUTPUT
-from softtargets.cli.progress_display import lines, step_display
+from softtargets.cli.progress_display import lines, training_display
 from softtargets.cli.terminal import echo
+from softtargets.cli.train_command import resolved_table, say_result
 from softtargets.cli.verify_command import print_verification
 from softtargets.places import place_to_write
 from softtargets.store import Store, verify
 
 if TYPE_CHECKING:
-    from softtargets.capture import BuildConfig, TransformersTeacher, Windowing
-    from softtargets.capture.teacher import Teacher
-    from softtargets.demo.learning import Trained
+    from softtargets.runs import TrainResult
 
 SEQUENCE_LENGTH = 256
 
@@ -53,19 +49,24 @@ def demo_command(output: Path) -> None:
     console = Console(highlight=False)
     console.rule("1. Teacher and text", align="left")
     directory, train, held_out = _make_inputs(output)
-    console.rule("2. Build the store", align="left")
-    config, teacher = _plan_build(directory, train, output)
-    store = run_build(console, config, teacher, place_to_write(config.output)).store
+    console.rule("2. Build the store, and one of the text that is kept aside", align="left")
+    store, held_out_store = (
+        _build(console, directory, text, output / name)
+        for text, name in ((train, "store"), (held_out, "held-out-store"))
+    )
     console.rule("3. Verify and describe it", align="left")
     _check_store(console, store)
     console.rule("4. Two students, one on labels and one on soft targets", align="left")
-    plot = _compare_students(console, store, teacher, config.windowing, held_out)
+    result = _compare_students(console, store, held_out_store, directory)
     console.rule("5. What you have now", align="left")
-    echo(f"The store:  {store.root}", f"The plot:   {plot}", f"The text:   {train}")
+    echo(f"The store:    {store.root}", f"The student:  {result.directory}")
+    echo(f"The plot:     {result.directory / 'training.png'}", f"The text:     {train}")
     echo(f"All of it took {(time.monotonic() - started) / 60:.1f} minutes. Next:", "")
     for arguments in (
         f"info {store.root} --json",
         f"verify {store.root}",
+        f"train {store.root} --student 'teacher[depth=2]' --teacher {directory} "
+        f"--eval {held_out_store.root} --output {output / 'my-student'} --steps 20 --dry-run",
         f"build --teacher {directory} --input {held_out} --id-field id "
         f"--output {output / 'my-store'}",
     ):
@@ -85,9 +86,8 @@ def _make_inputs(output: Path) -> tuple[Path, Path, Path]:
     return directory, train, held_out
 
 
-def _plan_build(
-    directory: Path, train: Path, output: Path
-) -> tuple[BuildConfig, TransformersTeacher]:
+def _build(console: Console, teacher: Path, text: Path, output: Path) -> Store:
+    """Build the store of a text, and return it."""
     from softtargets.capture import (
         BuildConfig,
         Corpus,
@@ -97,14 +97,15 @@ def _plan_build(
     )
 
     config = BuildConfig(
-        corpus=Corpus(paths=(train,), id_field="id"),
-        output=output / "store",
+        corpus=Corpus(paths=(text,), id_field="id"),
+        output=output,
         windowing=Windowing(sequence_length=SEQUENCE_LENGTH),
         temperatures=(1.0, 2.0),
         unit_tokens=16_384,
         batch_tokens=2048,
     )
-    return config, TransformersTeacher(TeacherConfig(name=str(directory), dtype="bfloat16"))
+    loaded = TransformersTeacher(TeacherConfig(name=str(teacher), dtype="bfloat16"))
+    return run_build(console, config, loaded, place_to_write(output)).store
 
 
 def _check_store(console: Console, store: Store) -> None:
@@ -117,35 +118,26 @@ def _check_store(console: Console, store: Store) -> None:
 
 
 def _compare_students(
-    console: Console, store: Store, teacher: Teacher, windowing: Windowing, text: Path
-) -> Path:
-    """Train the students, say which came out ahead on some text, and return their plot."""
-    from softtargets.capture import Corpus
-    from softtargets.demo.learning import HeldOut, Recipe, train_student
-    from softtargets.demo.plot import write_plot
+    console: Console, store: Store, held_out: Store, teacher: Path
+) -> TrainResult:
+    """Train the students, and say which came out ahead on the text that was kept aside."""
+    from softtargets.demo.small_student import student_settings, write_student_config
+    from softtargets.runs import prepare, train
 
-    teacher.load()
-    documents = Corpus(paths=(text,), id_field="id").documents()
-    windows = windowing.windows(documents, teacher.tokenizer, Counter())
-    with lines(lambda: "The teacher still reads the held-out text ..."):
-        held_out = HeldOut.score(list(windows), teacher)
-    recipe = Recipe()
+    output = store.root.parent / "student"
+    config = output.with_name("student.json")
+    write_student_config(config, store.targets.vocab_size)
     echo(
-        f"Each starts from the same weights and takes the same {recipe.steps} batches; both are "
-        f"judged on {len(held_out.windows)} held-out windows."
+        "This is what 'softtargets train' does, here with --baseline: both start from the same "
+        "weights and take the same batches."
     )
-    students = []
-    for name, ce_weight in (("plain cross-entropy", 1.0), ("soft targets", 0.0)):
-        with step_display(console, f"Training on {name}", recipe.steps) as on_step:
-            trained = train_student(
-                name, store, held_out, ce_weight=ce_weight, recipe=recipe, on_step=on_step
-            )
-        students.append(trained)
-    plot = text.with_name("students.png")
-    write_plot(plot, students)
-    console.print(_students_table(students))
-    echo(_verdict(students))
-    return plot
+    run = prepare(student_settings(store, held_out, teacher, config, output))
+    console.print(resolved_table(run))
+    with training_display(console) as on_progress:
+        result = train(run, on_progress)
+    say_result(console, run, result)
+    echo("", _verdict(result, run.schedule.steps))
+    return result
 
 
 def _program() -> str:
@@ -155,33 +147,15 @@ def _program() -> str:
     return os.path.relpath(Path(sys.executable).with_name("softtargets"))
 
 
-def _students_table(students: Sequence[Trained]) -> Table:
-    table = Table(title="Held-out text, nats a token (lower is better)", title_justify="left")
-    table.add_column("student trained on")
-    for column in ("cross-entropy", "KL to teacher", "seconds"):
-        table.add_column(column, justify="right")
-    for student in students:
-        last = student.points[-1]
-        table.add_row(
-            student.name,
-            f"{last.cross_entropy:.3f}",
-            f"{last.kl_to_teacher:.3f}",
-            f"{student.seconds:.0f}",
-        )
-    return table
-
-
-def _verdict(students: Sequence[Trained]) -> str:
+def _verdict(result: TrainResult, steps: int) -> str:
     """Say in words which student came out ahead, whichever it is."""
-    plain, soft = (student.points[-1] for student in students)
+    soft, plain = (result.results[row] for row in ("after", "baseline"))
     gains = (
-        f"{abs(better):.3f} nats {'lower' if better > 0 else 'higher'} {what}"
-        for better, what in (
-            (plain.cross_entropy - soft.cross_entropy, "cross-entropy"),
-            (plain.kl_to_teacher - soft.kl_to_teacher, "KL to the teacher"),
-        )
+        f"{abs(plain[name] - soft[name]):.4f} nats "
+        f"{'lower' if soft[name] < plain[name] else 'higher'} {what}"
+        for name, what in (("cross_entropy", "cross-entropy"), ("kl", "KL to the teacher"))
     )
     return (
-        f"The student on soft targets has {' and '.join(gains)}. One seed and "
-        f"{plain.step} steps: a demonstration, not a benchmark."
+        f"The student on soft targets has {' and '.join(gains)}. One seed and {steps} steps: a "
+        "demonstration, not a benchmark."
     )

@@ -19,6 +19,7 @@ from softtargets.cli.layouts_command import export_command, import_command
 from softtargets.cli.plan_command import plan_command
 from softtargets.cli.report_command import report_command
 from softtargets.cli.share_command import card_command, pull_command, push_command
+from softtargets.cli.train_command import train_command
 from softtargets.cli.verify_command import verify_command
 from softtargets.errors import SoftTargetsError
 from softtargets.texts import shown
@@ -65,6 +66,7 @@ for _command in (
     build_command,
     commit_command,
     verify_command,
+    train_command,
     info_command,
     inspect_command,
     report_command,

@@ -17,6 +17,7 @@ from softtargets.cli.terminal import echo
 
 if TYPE_CHECKING:
     from softtargets.capture import Progress
+    from softtargets.runs import TrainProgress
 
 LOG_SECONDS = 10.0
 """How often a line is printed where there is no terminal to draw a bar on."""
@@ -84,26 +85,50 @@ def build_display(console: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 @contextmanager
-def step_display(console: Console, what: str, steps: int) -> Iterator[Callable[[int], None]]:
-    """Yield what shows how many steps are done."""
+def training_display(console: Console) -> Iterator[Callable[[str, TrainProgress], None]]:
+    """Yield what shows how far a training is: loss, tokens/s and time left."""
+    if console.quiet:
+        yield lambda _name, _progress: None
+        return
+    said = "The training begins ..."
     if not console.is_terminal:
-        done = 0
 
-        def text() -> str:
-            return f"{what}: {done} of {steps} steps"
-
-        def note(step: int) -> None:
-            nonlocal done
-            done = step
+        def note(name: str, progress: TrainProgress) -> None:
+            nonlocal said
+            said = training_text(name, progress)
 
         # At once, too: what came before may have said nothing for as long as a line may take.
-        echo(text())
-        with lines(text):
+        echo(said)
+        with lines(lambda: said):
             yield note
         return
-    with ProgressBar(console=console, transient=True) as bar:
-        task = bar.add_task(what, total=steps)
-        yield lambda step: bar.update(task, completed=step)
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+    with ProgressBar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(said, total=None)
+
+        def draw(name: str, progress: TrainProgress) -> None:
+            description = training_text(name, progress)
+            bar.update(task, description=description, total=progress.steps, completed=progress.step)
+
+        yield draw
+
+
+def training_text(name: str, progress: TrainProgress) -> str:
+    """Return steps, loss, tokens/s and time left, as far as they are known."""
+    parts = [f"{name}: {progress.step:,} of {progress.steps:,} steps"]
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.seconds_left is not None:
+        parts.append(left_text(progress.seconds_left))
+    return ", ".join(parts)
+
+
+def left_text(seconds: float) -> str:
+    """Return the time that is left, in hours, minutes and seconds."""
+    left = int(seconds)
+    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
 
 def progress_text(progress: Progress, seconds: float) -> str:
@@ -116,6 +141,5 @@ def progress_text(progress: Progress, seconds: float) -> str:
     if progress.bytes_per_token is not None:
         parts.append(f"{progress.bytes_per_token:.0f} bytes/token")
     if done_now:
-        left = int((progress.all_tokens - progress.num_tokens) / speed)
-        parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        parts.append(left_text((progress.all_tokens - progress.num_tokens) / speed))
     return ", ".join(parts)

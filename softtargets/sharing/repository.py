@@ -1,4 +1,4 @@
-"""A dataset repository of the Hugging Face Hub, by its own client, with this package's errors."""
+"""A repository of the Hugging Face Hub, by its own client, with this package's errors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -35,16 +36,23 @@ def hide_client_progress() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A dataset repository at a branch, tag or commit."""
+    """A repository at a branch, tag or commit; of a dataset, unless `kind` says otherwise."""
 
     name: str
     """As org/name."""
     revision: str
     api: HfApi
     """The client, which knows endpoint and token."""
+    kind: Literal["dataset", "model"] = "dataset"
 
     @classmethod
-    def parse(cls, text: str, revision: str | None, api: HfApi | None) -> Repository:
+    def parse(
+        cls,
+        text: str,
+        revision: str | None,
+        api: HfApi | None,
+        kind: Literal["dataset", "model"] = "dataset",
+    ) -> Repository:
         """Return what `org/name` or `org/name@revision` names.
 
         Raises:
@@ -57,15 +65,15 @@ class Repository:
                 text,
                 expected="org/name or org/name@revision, and one revision at most",
                 found=text if revision is None else f"{text} and revision {revision}",
-                next_step="Name a dataset repository of the Hugging Face Hub.",
+                next_step=f"Name a {kind} repository of the Hugging Face Hub.",
             )
-        return cls(name=name, revision=revision or own or "main", api=api or HfApi())
+        return cls(name=name, revision=revision or own or "main", api=api or HfApi(), kind=kind)
 
     @property
     def url(self) -> str:
-        """Return the URL that `Store.open` takes."""
+        """Return its URL; `Store.open` takes that of a dataset."""
         at = "" if self.revision == "main" else f"@{self.revision}"
-        return f"hf://datasets/{self.name}{at}"
+        return f"hf://{'datasets/' if self.kind == 'dataset' else ''}{self.name}{at}"
 
     def commit(self) -> str:
         """Return the commit that the revision means now.
@@ -145,7 +153,7 @@ class Repository:
             expected, found = "access to a gated repository", "none"
             next_step = f"Ask for it on the repository's page. {LOG_IN}."
         elif any(isinstance(one, RepositoryNotFoundError) for one in causes) or status == 401:
-            expected = "a dataset repository that you may use"
+            expected = f"a {self.kind} repository that you may use"
             found = f"none of this name, or a private one, {self._token_text()}"
             next_step = f"Check the name. {LOG_IN}, with a token that may use it."
         elif any(isinstance(one, RevisionNotFoundError) for one in causes):

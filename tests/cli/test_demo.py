@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from softtargets.demo import learning, reference_text, smollm
-from softtargets.demo.learning import Recipe
+from softtargets.demo import reference_text, small_student, smollm
 from softtargets.store import Store
 from tests.cli.test_commands import run
 from tests.fakes import TEXTS
@@ -23,7 +23,7 @@ def test_the_demo_tells_the_whole_story(
     topics = {f"topic {n}": " ".join(TEXTS) * (1 + n % 3) + f" {n}" for n in range(24)}
     monkeypatch.setattr(reference_text, "topics", topics)
     monkeypatch.setattr(smollm, "teacher_directory", lambda: tiny_teacher)
-    monkeypatch.setattr(learning, "Recipe", lambda: Recipe(steps=30, evaluations=3))
+    monkeypatch.setattr(small_student, "STEPS", 30)
     result = run("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     store = Store.open(tmp_path / "demo" / "store")
@@ -31,21 +31,18 @@ def test_the_demo_tells_the_whole_story(
     assert [json.loads(line)["id"] for line in held_out] == ["topic 0", "topic 16", "topic 23"]
     trained = {window.document_ids[0] for window in store}
     assert trained == set(sorted(topics)[1::2])
-    assert (tmp_path / "demo" / "students.png").read_bytes().startswith(b"\x89PNG")
-    rows = re.findall(r"(plain cross-entropy|soft targets) +\S (.*)", result.output)
-    numbers = {name: [float(one) for one in re.findall(r"\d+\.\d+", rest)] for name, rest in rows}
-    assert set(numbers) == {"plain cross-entropy", "soft targets"}
-    # The verdict is made from the table, and says which way it fell.
-    plain, soft = numbers["plain cross-entropy"], numbers["soft targets"]
+    student = tmp_path / "demo" / "student"
+    assert (student / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert len(AutoTokenizer.from_pretrained(student)) == 256
+    # The verdict is made from the results, and says which way it fell.
+    results = json.loads((student / "train.json").read_text())["results"]
     words = " ".join(result.output.split())
-    for better, what in ((plain[0] - soft[0], "cross-entropy"), (plain[1] - soft[1], "KL")):
+    for name, what in (("cross_entropy", "cross-entropy"), ("kl", "KL")):
+        better = results["baseline"][name] - results["after"][name]
         way = "lower" if better > 0 else "higher"
-        found = re.search(rf"(\d+\.\d+) nats (lower|higher) {what}", words)
-        assert found is not None
-        assert found[2] == way
-        assert float(found[1]) == pytest.approx(abs(better), abs=0.0011)
+        assert f"{abs(better):.4f} nats {way} {what}" in words
     commands = re.findall(r"^  \S*softtargets (.*)$", result.output, flags=re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert run(*shlex.split(command)).exit_code == 0, command
 

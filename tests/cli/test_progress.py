@@ -12,7 +12,13 @@ from rich.console import Console
 
 from softtargets.capture import Progress
 from softtargets.cli import progress_display
-from softtargets.cli.progress_display import build_display, lines, progress_text, step_display
+from softtargets.cli.progress_display import (
+    build_display,
+    lines,
+    progress_text,
+    training_display,
+)
+from softtargets.runs import TrainProgress
 
 THIRTY = Progress(
     num_windows=30, num_tokens=3000, all_windows=100, all_tokens=10_000, tokens_before=1000,
@@ -51,12 +57,17 @@ def test_a_training_is_heard_of_from_the_start(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(progress_display, "LOG_SECONDS", 1e6)
-        with step_display(Console(file=io.StringIO()), "Training", 9):
-            assert said.get() == "Training: 0 of 9 steps"
-    with step_display(Console(file=io.StringIO()), "Training", 9) as show:
-        assert said.get() == "Training: 0 of 9 steps"
-        show(4)
-        assert next_other(said, "Training: 0") == "Training: 4 of 9 steps"
+        with training_display(Console(file=io.StringIO())):
+            assert said.get() == "The training begins ..."
+    with training_display(Console(file=io.StringIO())) as show:
+        assert said.get() == "The training begins ..."
+        show(
+            "labels",
+            TrainProgress(step=4, steps=9, loss=None, tokens_per_second=None, seconds_left=None),
+        )
+        assert next_other(said, "The training") == "labels: 4 of 9 steps"
+    with training_display(Console(file=io.StringIO(), quiet=True)):
+        assert said.empty()
 
 
 def test_a_closed_pipe_is_raised_where_it_is_seen(

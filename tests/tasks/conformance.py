@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from softtargets import SoftTargetDataset, student_inputs, verify
 from softtargets.capture import BuildConfig, BuildResult, Teacher, build, estimate
 from softtargets.tasks import Task, task_of
 from softtargets.train import StudentWithObjective
+from softtargets.train.figures import AGREEMENT, FIGURES, KL
+from softtargets.train.recipe import stored_temperature
 
 NEAR = 1e-5
 """By how much the loss of a teacher as its own student may differ from zero, and its gradient."""
@@ -118,3 +121,25 @@ class TaskTests:
         trained = StudentWithObjective(student, task_of(built.store.targets).student().objective())
         batch = next(iter(SoftTargetDataset(built.store, batch_size=4)))
         assert trained(batch).item() > 1000 * NEAR
+
+    def test_the_teacher_as_its_own_student_is_as_near_as_can_be(self, built: BuildResult) -> None:
+        """By every recipe that the command has for the task, and by its figures."""
+        store = built.store
+        task = task_of(store.targets).student()
+        student = self.student(self.teacher())
+        batch = next(iter(SoftTargetDataset(store, batch_size=4)))
+        for recipe in task.recipes.values():
+            resolved = recipe.resolved(store.targets)
+            loss = StudentWithObjective(student, task.recipe_objective(resolved, store))(batch)
+            assert math.isfinite(loss.item())
+            if recipe.ce_weight == 0:
+                assert abs(loss.item()) < NEAR
+        if task.recipes:
+            temperature = stored_temperature(store.targets)
+            with torch.no_grad():
+                logits = student(**task.inputs(batch)).logits
+            found = task.figures(logits, batch, temperature)
+            means = {name: float(one) / batch["num_targets"] for name, one in found.items()}
+            assert abs(means[KL]) < NEAR
+            assert means.get(AGREEMENT, 1.0) == 1.0
+            assert set(means) <= set(FIGURES)

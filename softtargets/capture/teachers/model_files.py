@@ -12,8 +12,11 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from softtargets.errors import InputError, TeacherError
+from softtargets.hashes import hash_bytes, hash_file
 from softtargets.targets import DType
 from softtargets.urls import is_url, names_path, redacted
+
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,36 @@ def architecture_of(config: TeacherConfig) -> str | None:
             directory, trust_remote_code=config.trust_remote_code
         ).architectures
     return found[0] if found else None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the files with a model's weights.
+
+    Raises:
+        TeacherError: there are none.
+    """
+    weights = sorted(path for kind in _WEIGHTS for path in directory.glob(kind))
+    if not weights:
+        raise TeacherError(
+            str(directory),
+            expected=f"weight files ({', '.join(_WEIGHTS)})",
+            found="none",
+            next_step="Save the model there with model.save_pretrained(directory).",
+        )
+    return weights
+
+
+def hash_model(directory: Path) -> dict[str, str]:
+    """Return the hashes of a model's weights and configuration, as a store's identity has them.
+
+    Raises:
+        TeacherError: there are no weight files.
+    """
+    hashes = "\n".join(f"{path.name} {hash_file(path)}" for path in weight_files(directory))
+    return {
+        "weights_sha256": hash_bytes(hashes.encode()),
+        "config_sha256": hash_file(directory / "config.json"),
+    }
 
 
 @contextmanager

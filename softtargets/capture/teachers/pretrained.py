@@ -18,19 +18,18 @@ from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.capture.teachers.model_files import (
     TeacherConfig,
     first_line,
+    hash_model,
     loading,
     locate,
     pick_device,
 )
 from softtargets.errors import TeacherError
-from softtargets.hashes import hash_bytes, hash_file
 
 if TYPE_CHECKING:
     from typing import Self
 
     from transformers import PreTrainedModel
 
-_WEIGHTS = ("*.safetensors", "*.bin")
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _KEPT_KERNELS = "64"
 
@@ -86,19 +85,9 @@ class PretrainedTeacher(Teacher):
         Raises:
             TeacherError: there are no weight files.
         """
-        weights = sorted(path for kind in _WEIGHTS for path in self._directory.glob(kind))
-        if not weights:
-            raise TeacherError(
-                str(self._directory),
-                expected=f"weight files ({', '.join(_WEIGHTS)})",
-                found="none",
-                next_step="Save the model there with model.save_pretrained(directory).",
-            )
-        hashes = "\n".join(f"{path.name} {hash_file(path)}" for path in weights)
         teacher: dict[str, Any] = {
             "architecture": (self._model_config.architectures or ["unknown"])[0],
-            "weights_sha256": hash_bytes(hashes.encode()),
-            "config_sha256": hash_file(self._directory / "config.json"),
+            **hash_model(self._directory),
             "revision": self._commit,
             "dtype": self.config.dtype,
             "attention": self.config.attention,

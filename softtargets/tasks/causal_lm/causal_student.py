@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
+import torch
+
+from softtargets.errors import InputError
+from softtargets.store.store import Store
 from softtargets.stream.batch import Batch
+from softtargets.targets import TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
+from softtargets.train.figures import vocabulary_figures
+from softtargets.train.full import OutputHead
+from softtargets.train.losses import distillation_loss
 from softtargets.train.objective import Objective
+from softtargets.train.recipe import LABELS, Recipe
 from softtargets.train.student_task import StudentTask
+
+_CHECKED_TOKENS = 8
+_LEAK = 1e-4
+"""Most that a changed token may move the logits before it, as a share of how it moves its own.
+
+Rounding in float32 moves them by some 1e-6. A model that reads in both directions moves them by
+more than this even if its weights are random."""
 
 
 @dataclass(frozen=True, slots=True)
 class CausalStudent(StudentTask):
     """A student that reads tokens and returns logits of the vocabulary at each."""
+
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    recipes: ClassVar[Mapping[str, Recipe]] = {"soft-targets": Recipe(), "labels": LABELS}
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return tokens, and where the document of each begins if documents share windows.
@@ -29,3 +50,73 @@ class CausalStudent(StudentTask):
     def objective(self) -> Objective:
         """Return the distillation of logits, fused with the output head where that saves memory."""
         return DistillationObjective()
+
+    def recipe_objective(self, recipe: Recipe, store: Store) -> Objective:
+        """Return the distillation of logits by a recipe.
+
+        Raises:
+            InputError: the tail is "full", and the store has no output head.
+        """
+        options: dict[str, Any] = {
+            "temperature": recipe.temperature,
+            "ce_weight": recipe.ce_weight,
+            "divergence": recipe.divergence,
+            "tail": recipe.tail,
+        }
+        if recipe.tail == "full":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            options["teacher_head"] = OutputHead.of(store, device=device)
+        return DistillationObjective(partial(distillation_loss, **options))
+
+    def check_student(
+        self, student: torch.nn.Module, missing: Sequence[str], targets: TargetSchema
+    ) -> None:
+        """Check that a student has an output for each of the teacher's, and reads from the left.
+
+        Raises:
+            InputError: it has not, or does not.
+        """
+        if missing:
+            raise InputError(
+                "--student",
+                expected="weights of a whole causal language model, its output head too",
+                found=f"none for {', '.join(missing[:3])}",
+                next_step="Pass a causal language model, or a config.json for one from scratch.",
+            )
+        first_LV, other_LV = _answers(student, targets.vocab_size)
+        if first_LV.shape[1] < targets.vocab_size:
+            raise InputError(
+                "--student",
+                expected=f"at least the teacher's {targets.vocab_size:,} outputs",
+                found=f"{first_LV.shape[1]:,}",
+                next_step="Give the student the teacher's tokenizer, and in its configuration "
+                f"vocab_size {targets.vocab_size}.",
+            )
+        moved_L = (first_LV - other_LV).abs().mean(dim=1)
+        if (moved_L[:-1] > _LEAK * moved_L[-1]).any():
+            raise InputError(
+                "--student",
+                expected="a causal model, in which no token sees what follows it",
+                found=f"one that reads in both directions ({type(student).__name__})",
+                next_step="The store is of a causal language model: pass such a student.",
+            )
+
+    def figures(
+        self, logits: torch.Tensor, batch: Batch, temperature: float
+    ) -> dict[str, torch.Tensor]:
+        """Return KL, cross-entropy, agreement and accuracy of the next token."""
+        return vocabulary_figures(logits, batch, temperature)
+
+
+@torch.no_grad()
+def _answers(student: torch.nn.Module, vocab_size: int) -> list[torch.Tensor]:
+    """Return a student's logits [L, V] of some tokens, and of the same but for the last one."""
+    device = next(student.parameters()).device
+    read_1L = torch.arange(min(_CHECKED_TOKENS, vocab_size), device=device)[None]
+    changed_1L = read_1L.clone()
+    changed_1L[:, -1] = 0
+    is_training = student.training
+    student.eval()
+    answers = [student(input_ids=one, use_cache=False).logits[0] for one in (read_1L, changed_1L)]
+    student.train(is_training)
+    return answers

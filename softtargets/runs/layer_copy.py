@@ -1,0 +1,126 @@
+"""A student of some of a teacher's layers, with all else that the teacher has.
+
+It is made from its own configuration, as it will be loaded later, and then given the weights. That
+it computes what the teacher does without the other layers is checked, for a configuration may say
+something of each layer that is not known here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from softtargets.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_CHECKED_TOKENS = 8
+
+
+def find_layers(model: torch.nn.Module) -> str:
+    """Return the name of a model's list of layers.
+
+    Raises:
+        InputError: it has none, or several.
+    """
+    lists = [
+        (name, one)
+        for name, one in model.named_modules()
+        if isinstance(one, torch.nn.ModuleList) and len(one)
+    ]
+    # A list within a layer is a part of it, such as its experts.
+    outer = [
+        (name, one)
+        for name, one in lists
+        if not any(name.startswith(f"{other}.") for other, _ in lists)
+    ]
+    num_layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    found = [name for name, one in outer if len(one) == num_layers]
+    if len(found) != 1 or len(outer) != 1:
+        raise InputError(
+            "--student",
+            expected="a teacher with one list of layers, as its configuration counts them",
+            found=f"{type(model).__name__} with {len(outer)} lists"
+            if outer
+            else f"{type(model).__name__}, whose layers are no list",
+            next_step="Pass a directory, an id or a config.json as the student.",
+        )
+    return str(found[0])
+
+
+def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Return a student of some layers, which the teacher is reduced to as well.
+
+    Raises:
+        InputError: the architecture is of a kind of which this does not make the same model.
+    """
+    name = find_layers(teacher)
+    config = copy.deepcopy(teacher.config)
+    _reduce_config(config, layers)
+    student: PreTrainedModel = type(teacher)(config)
+    weights = dict(_renamed(teacher.state_dict(), name, layers))
+    wrong = student.load_state_dict(weights, strict=False)
+    if wrong.missing_keys or wrong.unexpected_keys:
+        raise _unlike(teacher, f"no weights for {', '.join(sorted(wrong.missing_keys)[:3])}")
+    student.tie_weights()
+    if hasattr(teacher, "generation_config"):
+        student.generation_config = teacher.generation_config
+    # From here on the teacher has these layers alone.
+    parent, _, own = name.rpartition(".")
+    whole = getattr(teacher.get_submodule(parent), own)
+    setattr(teacher.get_submodule(parent), own, torch.nn.ModuleList([whole[one] for one in layers]))
+    _reduce_config(teacher.config, layers)
+    if not torch.equal(_answer(teacher), _answer(student)):
+        raise _unlike(teacher, "one that answers otherwise")
+    return student
+
+
+def _renamed(weights: dict[str, Any], name: str, layers: Sequence[int]) -> Any:
+    """Yield the weights of a student: layers under their new numbers, all others as they are."""
+    places = {str(layer): place for place, layer in enumerate(layers)}
+    for key, value in weights.items():
+        if not key.startswith(f"{name}."):
+            yield key, value
+            continue
+        number, _, rest = key.removeprefix(f"{name}.").partition(".")
+        if number in places:
+            yield f"{name}.{places[number]}.{rest}", value
+
+
+def _reduce_config(config: Any, layers: Sequence[int]) -> None:
+    """Let a configuration have some of its layers; what lists one value a layer is cut alike."""
+    num_layers = config.num_hidden_layers
+    for field, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == num_layers and "layer" in field:
+            setattr(config, field, [value[one] for one in layers])
+    config.num_hidden_layers = len(layers)
+
+
+@torch.no_grad()
+def _answer(model: PreTrainedModel) -> torch.Tensor:
+    """Return what a model answers to some tokens, of whatever family it is."""
+    embeddings: Any = model.get_input_embeddings()
+    ids_1L = torch.arange(min(_CHECKED_TOKENS, embeddings.num_embeddings))[None]
+    model.eval()
+    # A cache is filled by the numbers that layers had.
+    has_cache = getattr(model.config, "use_cache", None)
+    if has_cache is not None:
+        model.config.use_cache = False
+    output: torch.Tensor = model(input_ids=ids_1L)[0]
+    if has_cache is not None:
+        model.config.use_cache = has_cache
+    return output
+
+
+def _unlike(teacher: PreTrainedModel, found: str) -> InputError:
+    return InputError(
+        "--student",
+        expected="a student that is the teacher without some layers",
+        found=f"{found} ({type(teacher).__name__})",
+        next_step="This architecture's layers cannot be copied: pass a directory, an id or a "
+        "config.json as the student.",
+    )

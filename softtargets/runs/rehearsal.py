@@ -1,0 +1,54 @@
+"""One batch before anything is written: what does not fit shows now, and how long a batch takes."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from softtargets.runs.precision import forward_context
+from softtargets.store import Store
+from softtargets.stream import SoftTargetDataset
+from softtargets.train import Objective, StudentWithObjective
+
+
+def rehearse(
+    student: torch.nn.Module,
+    objective: Objective,
+    store: Store,
+    *,
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+) -> float:
+    """Return the seconds of a forward and backward pass on the first batch of a store.
+
+    Two are run, of which the first warms up. The student's weights and the state of random numbers
+    stay as they are.
+
+    Raises:
+        InputError, TemperatureError: student, objective and store do not go together.
+        LimitError: the logits of a batch are too large.
+    """
+    batch = next(iter(SoftTargetDataset(store, rank=0, world_size=1, batch_size=batch_size)))
+    batch = batch.to(device)
+    trained = StudentWithObjective(student, objective).to(device)
+    trained.train()
+    devices = [device] if device.type == "cuda" else []
+    seconds = 0.0
+    with torch.random.fork_rng(devices=devices):
+        for _ in range(2):
+            _wait_for(device)
+            started = time.monotonic()
+            with forward_context(device, precision):
+                loss = trained(batch)
+            loss.backward()
+            _wait_for(device)
+            seconds = time.monotonic() - started
+    trained.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

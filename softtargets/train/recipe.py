@@ -1,0 +1,52 @@
+"""What of a store a student is trained on, by name: a temperature, a divergence, labels' weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from softtargets.targets import TargetSchema
+from softtargets.train.divergences import DivergenceName, as_divergence
+from softtargets.train.losses import check_options
+from softtargets.train.sparse import Tail
+
+PREFERRED_TEMPERATURE = 1.0
+"""At which students are trained and judged if a store holds it and nobody says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The arguments of a loss, as `distillation_loss` has them; a task has several by name."""
+
+    temperature: float | None = None
+    """None for 1, or for the lowest that the store holds if it does not hold 1."""
+    ce_weight: float = 0.0
+    """Of the cross-entropy on labels; 1 for that alone."""
+    divergence: DivergenceName = "forward_kl"
+    tail: Tail | None = None
+    """None for what suits the store, see `Tail`."""
+
+    def resolved(self, schema: TargetSchema, **given: Any) -> Recipe:
+        """Return it with what was asked for, as far as that is not None, and with a temperature.
+
+        Raises:
+            InputError: a number is out of range, or a name is unknown.
+            TemperatureError: the temperature is no positive number.
+        """
+        chosen = replace(self, **{name: one for name, one in given.items() if one is not None})
+        if chosen.temperature is None:
+            chosen = replace(chosen, temperature=stored_temperature(schema))
+        assert chosen.temperature is not None
+        check_options(chosen.temperature, chosen.ce_weight, chosen.tail)
+        as_divergence(chosen.divergence)
+        return chosen
+
+
+LABELS = Recipe(ce_weight=1.0)
+"""Plain training, without a teacher."""
+
+
+def stored_temperature(schema: TargetSchema) -> float:
+    """Return the temperature of a store to train or judge at if none is named."""
+    grid = schema.temperatures
+    return PREFERRED_TEMPERATURE if not grid or PREFERRED_TEMPERATURE in grid else min(grid)
