@@ -275,6 +275,23 @@ def test_what_a_teacher_says_never_contradicts_itself(kind: str, scale: float) -
         assert list(check_window(window, "here", KNOWN)) == []
 
 
+@pytest.mark.parametrize("kind", [kind for kind, one in KINDS.items() if one.temperatures])
+@pytest.mark.parametrize("factor", [1e-3, 1e-5, 1e-7, 1e-10, 1e-30])
+def test_nothing_contradicts_itself_at_low_temperatures(kind: str, factor: float) -> None:
+    """Half a step of a logit, divided by one of them, is more than exp of it can be in float64."""
+    schema = KINDS[kind]
+    grid = tuple(one * factor for one in schema.temperatures)
+    samples = schema.samples
+    if samples is not None:
+        samples = dataclasses.replace(samples, temperature=samples.temperature * factor)
+    low = dataclasses.replace(
+        schema, temperatures=grid, samples=samples, vocab_size=min(schema.vocab_size, 300)
+    )
+    for scale in (0.0, 3.0, 10.0):
+        window, _ = make_window(np.random.default_rng(0), low, scale=scale)
+        assert list(check_window(window, "here", KNOWN)) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "column", "change", "promise"),
     [
