@@ -169,9 +169,7 @@ class Evidence:
         error_T = self.odds_error_T(temperature) + self.entry_error_T / temperature
         return self.odds_T(temperature) * self.entry_weight_T(temperature), np.exp(error_T)
 
-    def is_at_most(
-        self, low_T: Array, high_T: Array, factor_T: Array, lost: float = 0.0
-    ) -> Bool:
+    def is_at_most(self, low_T: Array, high_T: Array, factor_T: Array, lost: float = 0.0) -> Bool:
         """Return where one weight is at most another, within what they may be off by.
 
         A factor beyond float64's range proves nothing. At a temperature below about step / 1400,
