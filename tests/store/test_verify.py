@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.attacks.contradictions import LABEL, STORES
 from tests.corruptions import Change, forge_column
 from tests.corruptions import put as put_value
 from tests.fakes import FakeTeacher, build_config, build_store
+from tests.forgery import forge_manifest
+from tests.golden import GOLDEN
 from tests.store.test_store import edit_manifest
 from tests.windows import KINDS, make_window
 
@@ -254,6 +257,20 @@ def test_samples_that_stand_twice_are_reported(rng: np.random.Generator) -> None
     assert [problem.expected for problem in check_window(swapped, "here")] == [
         "counts from 2 to 32"
     ]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("name", ["vocabulary", "head"])
+def test_a_file_that_the_manifest_lost_is_reported(tmp_path: Path, name: str, fast: bool) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(GOLDEN / "topk-in-lists-1.3" / "store", root)
+    if name == "vocabulary":
+        forge_manifest(root, lambda manifest: manifest.pop("vocabulary"))
+    else:
+        shutil.copy(root / "vocabulary.parquet", root / "head.parquet")
+    [problem] = verify(root, fast=fast).problems
+    assert problem.where == f"{root}/{name}.parquet"
+    assert problem.found == "the file alone"
 
 
 KNOWN = Origin(is_tail_exact=True, keeps_highest=True)
