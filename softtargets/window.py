@@ -13,7 +13,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from softtargets.targets import Bool, Int32, PackedTargets, SoftTargets, input_labels
+from softtargets.errors import InputError
+from softtargets.targets import (
+    DEFAULT_CONVENTION,
+    Bool,
+    Convention,
+    Int32,
+    PackedTargets,
+    SoftTargets,
+    input_labels,
+)
 
 CELLS = {
     "input_ids": "input_ids_L",
@@ -62,11 +71,35 @@ class TokenWindow:
         return np.arange(len(self.mask_T), dtype=np.int32)
 
     @property
+    def convention(self) -> Convention:
+        """Return how the targets stand to the tokens: unless they say, they are of the next one."""
+        return DEFAULT_CONVENTION
+
+    @property
     def labels_T(self) -> Int32:
-        """Return the label of every target: an input id, or what is listed instead."""
+        """Return the label of every target: the next input id, or what is listed instead.
+
+        Raises:
+            InputError: nothing is listed, and no token follows a target, or the targets are about
+                something else.
+        """
         if self.label_ids_T is not None:
             return self.label_ids_T
-        return input_labels(self.input_ids_L, self.target_positions_T)
+        positions_T, convention = self.target_positions_T, self.convention
+        last = int(positions_T.max(initial=-1))
+        found = None
+        if not convention.labels_are_inputs:
+            found = f"none, and {convention.words}"
+        elif last + convention.shift >= len(self):
+            found = f"none, and a target at token {last} of {len(self)}, which no token follows"
+        if found is not None:
+            raise InputError(
+                f"window {self.window_id}, labels",
+                expected="label_ids, or targets about a token that follows",
+                found=found,
+                next_step="Make the window with label_ids, or do not ask for labels.",
+            )
+        return input_labels(self.input_ids_L, positions_T)
 
     def __len__(self) -> int:
         return len(self.input_ids_L)
@@ -87,6 +120,11 @@ class Window(TokenWindow):
         """Return a token window with its targets."""
         own = {one.name: getattr(tokens, one.name) for one in fields(TokenWindow)}
         return cls(packed=packed, **own)
+
+    @property
+    def convention(self) -> Convention:
+        """Return how the targets stand to the tokens."""
+        return self.packed.schema.convention
 
     @property
     def targets(self) -> SoftTargets:

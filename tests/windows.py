@@ -326,7 +326,7 @@ def _logsumexp(logits_TV: np.ndarray, schema: TargetSchema) -> np.ndarray | None
     if schema.head is not None or not schema.temperatures:
         return None
     columns = [
-        np.log(np.exp(logits_TV.astype(np.float64) / one).sum(axis=1))
+        np.logaddexp.reduce(logits_TV.astype(np.float64) / one, axis=1)
         for one in schema.temperatures
     ]
     return np.stack(columns, axis=1).astype(np.float32)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from softtargets.capture.draw_deviation import DrawDeviation, draw_deviation
 from softtargets.targets import Bool, Float64, Samples, SoftTargets, TargetSchema
 
 _ROUNDING = 1e-4
@@ -18,6 +19,7 @@ _MOST_DEVIATIONS = 5
 """How many standard errors the draws' mean log-probability may be off: once in two million."""
 _LOWEST = -1e4
 """Stands for the log of nothing, which nothing is multiplied with."""
+_TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +74,7 @@ class Comparison:
         self._num_positions = 0
         self._stored, self._live = np.zeros(2), np.zeros(2)
         self._truncation = 0.0
-        self._draws = np.zeros(2)
+        self._draws = DrawDeviation()
 
     def add(self, targets: SoftTargets, logits_TV: torch.Tensor, other_TV: torch.Tensor) -> None:
         """Compare some positions.
@@ -87,7 +89,8 @@ class Comparison:
         kept_TK = np.isfinite(targets.logits_TK)
         logprobs_TV = (logits_TV / temperature).log_softmax(dim=1)
         live = _Buckets.of(logprobs_TV, ids_TK, kept_TK)
-        other = _Buckets.of((other_TV / temperature).log_softmax(dim=1), ids_TK, kept_TK)
+        others_TV = (other_TV / temperature).log_softmax(dim=1)
+        other = _Buckets.of(others_TV, ids_TK, kept_TK)
         stored = _Buckets(
             entries_TK=targets.logprobs_TK(temperature).astype(np.float64),
             rest_T=targets.tail_logmass_T(temperature).astype(np.float64),
@@ -105,15 +108,42 @@ class Comparison:
         self._live += live_T.sum(), live.kl_T(other).sum()
         self._truncation += _truncation_T(logprobs_TV, live, targets).sum()
         if self._num_draws:
-            samples = self._schema.samples
-            assert samples is not None
-            deviation = _once_deviation if samples.design == "threshold" else _deviation
-            self._draws += deviation(targets, logprobs_TV, ids_TK, kept_TK, self._num_draws)
+            self._add_draws(targets, logprobs_TV, others_TV, ids_TK, kept_TK)
+
+    def _add_draws(
+        self,
+        targets: SoftTargets,
+        logprobs_TV: torch.Tensor,
+        others_TV: torch.Tensor,
+        ids_TK: torch.Tensor,
+        kept_TK: Bool,
+    ) -> None:
+        """Compare what was drawn with what can be drawn."""
+        schema = self._schema.samples
+        assert schema is not None
+        assert targets.samples is not None
+        has_draws_T1 = torch.from_numpy(targets.samples.num_samples_T > 0)[:, None]
+
+        def expected_TV(logprobs_TV: torch.Tensor) -> torch.Tensor:
+            share_TV = _without(logprobs_TV.exp(), ids_TK, kept_TK, 0)
+            if schema.design != "threshold":
+                # As many draws as there are, from whatever can be drawn.
+                share_TV /= share_TV.sum(dim=1, keepdim=True).clamp(min=_TINY)
+                share_TV.mul_(has_draws_T1)
+            return share_TV.mul_(self._num_draws)
+
+        self._draws += draw_deviation(
+            targets.samples,
+            expected_TV(logprobs_TV),
+            expected_TV(others_TV),
+            logprobs_TV.clamp(min=_LOWEST),
+            self._num_draws,
+            is_independent=schema.design == "independent",
+        )
 
     def fidelity(self) -> Fidelity:
         """Return what was found."""
         head = self._schema.head
-        deviation, variance = self._draws.tolist()
         step = 0.0 if head is None else head.step or 0.0
         # log(1 - tail) is off by half a step of the tail's log-odds at most.
         tail_error = (self._schema.grid_step or 0.0) / 2
@@ -123,9 +153,7 @@ class Comparison:
             live=self._mean(self._live),
             bound=step / self._temperature + tail_error + _ROUNDING,
             truncation_kl=None if head is None else float(self._truncation) / self._num_positions,
-            draws_deviation=deviation / max(variance, _ROUNDING) ** 0.5
-            if self._num_draws
-            else None,
+            draws_deviation=self._draws.in_errors(_ROUNDING) if self._num_draws else None,
         )
 
     def _mean(self, sums: Float64) -> Distance:
@@ -207,57 +235,3 @@ def _truncation_T(logprobs_TV: torch.Tensor, live: _Buckets, targets: SoftTarget
     tail_T = np.exp(live.rest_T)
     spread_T = np.where(tail_T > 0, live.rest_T - np.log(np.maximum(num_rest_T, 1)), 0)
     return np.asarray(entropy_T - head_T - tail_T * spread_T)
-
-
-def _deviation(
-    targets: SoftTargets,
-    logprobs_TV: torch.Tensor,
-    ids_TK: torch.Tensor,
-    kept_TK: Bool,
-    num_draws: int,
-) -> tuple[float, float]:
-    """Return how far draws are off, summed over positions, and the variance of that.
-
-    It is the mean log-probability of what was drawn, less its expectation under what can be drawn.
-    """
-    assert targets.samples is not None
-    num_samples_T = targets.samples.num_samples_T
-    has_draws_T = torch.from_numpy(num_samples_T > 0)
-    weights_TV = _without(logprobs_TV.exp(), ids_TK, kept_TK, 0)
-    weights_TV /= weights_TV.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-    logs_TV = logprobs_TV.clamp(min=_LOWEST)
-    mean_T = (weights_TV * logs_TV).sum(dim=1)
-    variance_T = (weights_TV * logs_TV**2).sum(dim=1) - mean_T**2
-    rows_S = torch.from_numpy(np.repeat(np.arange(len(num_samples_T)), num_samples_T))
-    drawn_S = logs_TV[rows_S, torch.from_numpy(targets.samples.ids_S.astype(np.int64))]
-    counts_S = torch.from_numpy(targets.samples.counts_S.astype(np.float64))
-    drawn = float((counts_S * drawn_S).sum()) / num_draws
-    expected = float(mean_T[has_draws_T].sum())
-    return drawn - expected, float(variance_T[has_draws_T].sum()) / num_draws
-
-
-def _once_deviation(
-    targets: SoftTargets,
-    logprobs_TV: torch.Tensor,
-    ids_TK: torch.Tensor,
-    kept_TK: Bool,
-    num_draws: int,
-) -> tuple[float, float]:
-    """Return what `_deviation` does, of draws that stand for 1/N each, at most once.
-
-    A position's number of draws is nearly certain, so each log-probability counts by how far it is
-    from the tail's mean. An id is drawn with probability N p; as if the others had no say in it,
-    which gives more variance than there is.
-    """
-    assert targets.samples is not None
-    tail_TV = _without(logprobs_TV.exp(), ids_TK, kept_TK, 0)
-    logs_TV = logprobs_TV.clamp(min=_LOWEST)
-    tiny = torch.finfo(torch.float64).tiny
-    mean_T1 = (tail_TV * logs_TV).sum(dim=1, keepdim=True)
-    mean_T1 /= tail_TV.sum(dim=1, keepdim=True).clamp(min=tiny)
-    apart_TV = logs_TV - mean_T1
-    variance = (tail_TV * (1 / num_draws - tail_TV).clamp(min=0) * apart_TV**2).sum()
-    num_samples_T = targets.samples.num_samples_T
-    rows_S = torch.from_numpy(np.repeat(np.arange(len(num_samples_T)), num_samples_T))
-    drawn = apart_TV[rows_S, torch.from_numpy(targets.samples.ids_S.astype(np.int64))].sum()
-    return float(drawn) / num_draws, float(variance)

@@ -18,6 +18,7 @@ import torch
 from softtargets.capture.keep.sampling import draw, spread, starts, uniforms
 from softtargets.capture.keep.selection import Values
 from softtargets.capture.keep.threshold import draw_once
+from softtargets.capture.keep.weight_blocks import WeightBlocks
 from softtargets.fidelity.reconstruction import Candidate, targets_of
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.train.divergences import ForwardKL
@@ -239,7 +240,8 @@ def _redraw(
     of = "0" * 32, 0, len(q_PV)
     if estimator.design == "threshold":
         starts_P1 = torch.from_numpy(starts(*of, seed))[:, None]
-        ids_PD = draw_once(q_PV, torch.full_like(starts_P1, num_draws), starts_P1, num_draws)
+        blocks, scale_P1 = WeightBlocks(q_PV), torch.full_like(starts_P1, num_draws)
+        ids_PD = draw_once(blocks, blocks.sums_NM(), scale_P1, starts_P1, num_draws)
         return ids_PD.clamp(min=0), (ids_PD >= 0).float() / num_draws
     if estimator.design == "systematic":
         uniforms_PD = spread(torch.from_numpy(starts(*of, seed))[:, None], num_draws)

@@ -109,6 +109,24 @@ def _side_problems(store: Store, fast: bool) -> Iterator[Problem]:
         yield from _file_problems(store, VOCABULARY_NAME, vocabulary, look)
         if not fast:
             yield from _vocabulary_problems(store)
+    for name, entry in ((OUTPUT_HEAD_NAME, head), (VOCABULARY_NAME, vocabulary)):
+        if entry is None:
+            yield from _unnamed_file(store, name)
+
+
+def _unnamed_file(store: Store, name: str) -> Iterator[Problem]:
+    """Find a file of the format that the manifest has lost."""
+    try:
+        size = store.location.size(name)
+    except SoftTargetsError as error:
+        yield _problem(error)
+        return
+    if size is not None:
+        yield Problem(
+            where=store.location.where(name),
+            expected="no such file, or its size and SHA-256 in the manifest",
+            found="the file alone",
+        )
 
 
 def _vocabulary_problems(store: Store) -> Iterator[Problem]:

@@ -48,5 +48,5 @@ def mass_promises(evidence: Evidence) -> Promises:
         factor_T = factor_T * np.exp(evidence.draw_error / temperature)
         yield Promise(
             f"a mass at temperature {temperature:g} that holds what was drawn",
-            drawn_T <= whole_T * factor_T + evidence.lost,
+            evidence.is_at_most(drawn_T, whole_T, factor_T, evidence.lost),
         )

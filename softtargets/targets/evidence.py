@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from softtargets.targets.arrays import Bool, Float32, Float64, Int32, Int64
+from softtargets.targets.arrays import Array, Bool, Float32, Float64, Int32, Int64
 from softtargets.targets.entry_bytes import kept_entries
 from softtargets.targets.soft_targets import SoftTargets
 
@@ -168,6 +168,20 @@ class Evidence:
         """Return W, and by what factor it may be off."""
         error_T = self.odds_error_T(temperature) + self.entry_error_T / temperature
         return self.odds_T(temperature) * self.entry_weight_T(temperature), np.exp(error_T)
+
+    def is_at_most(self, low_T: Array, high_T: Array, factor_T: Array, lost: float = 0.0) -> Bool:
+        """Return where one weight is at most another, within what they may be off by.
+
+        A factor beyond float64's range proves nothing. At a temperature below about step / 1400,
+        half a step of a logit is one.
+
+        Args:
+            low_T: the weight.
+            high_T: the other.
+            factor_T: by what factor the two may be off together.
+            lost: how much the other may lack.
+        """
+        return np.asarray((low_T <= high_T * factor_T + lost) | np.isinf(factor_T))
 
 
 def _rounding(logits_TK: Float32) -> Float64:

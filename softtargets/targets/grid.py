@@ -225,23 +225,23 @@ def _tail_promises(evidence: Evidence) -> Promises:
         most_T = outside_T * np.exp((highest_T - evidence.top_T) / temperature)
         yield Promise(
             f"a tail mass at temperature {temperature:g} that ids below the entries can have",
-            weight_T <= most_T * factor_T**2,
+            evidence.is_at_most(weight_T, most_T, factor_T**2),
         )
     for low, high in pairwise(temperatures):
         power = high / low
         (low_T, low_factor_T), (high_T, high_factor_T) = weights[low], weights[high]
         factor_T = low_factor_T * high_factor_T
-        rises_T = low_T <= high_T * factor_T + evidence.lost
+        rises_T = evidence.is_at_most(low_T, high_T, factor_T, evidence.lost)
         if evidence.origin.keeps_highest:
-            errors = [evidence.odds_error_T(one) for one in (low, high)]
-            odds_T = evidence.odds_T(high) * np.exp(errors[0] + errors[1])
-            rises_T &= evidence.odds_T(low) <= odds_T + evidence.lost
+            odds = [evidence.odds_T(one) for one in (low, high)]
+            factor_T = np.exp(evidence.odds_error_T(low) + evidence.odds_error_T(high))
+            rises_T &= evidence.is_at_most(odds[0], odds[1], factor_T, evidence.lost)
         yield Promise(f"a tail mass that rises from temperature {low:g} to {high:g}", rises_T)
         spread_T = high_T / np.maximum(outside_T, 1)
         least_T = outside_T * (spread_T / high_factor_T) ** power
         yield Promise(
             f"tail masses of one distribution at temperatures {low:g} and {high:g}",
-            least_T <= low_T * low_factor_T + evidence.lost,
+            evidence.is_at_most(least_T, low_T, low_factor_T, evidence.lost),
         )
 
 

@@ -185,7 +185,7 @@ def _tail_promises(evidence: Evidence) -> Promises:
         yield Promise(
             f"a tail mass at temperature {temperature:g} that holds the label, and what is "
             "above it",
-            least_T <= weight_T * factor_T + evidence.lost,
+            evidence.is_at_most(least_T, weight_T, factor_T, evidence.lost),
         )
         if evidence.origin.keeps_highest:
             # Outside are those above the label, and others that are at most as high as it.
@@ -198,5 +198,5 @@ def _tail_promises(evidence: Evidence) -> Promises:
             most_T = above_T * lowest_T + (outside_T - above_T) * label_T
             yield Promise(
                 f"a tail mass at temperature {temperature:g} that ids around the label can have",
-                is_kept_T | (weight_T <= most_T * factor_T**2),
+                is_kept_T | evidence.is_at_most(weight_T, most_T, factor_T**2),
             )

@@ -169,9 +169,11 @@ class ThresholdDraws(Draws):
             num_above_T = evidence.sum_samples((own_S > allowed_S).astype(np.float64))
             yield Promise(f"drawn ids below 1/{most}", num_above_T == 0)
         odds_T, error_T = evidence.odds_T(temperature), evidence.odds_error_T(temperature)
-        low_T, high_T = (odds_T * np.exp(sign * error_T) for sign in (-1, 1))
-        least_T = np.floor(most * low_T / (1 + low_T))
-        most_T = np.floor(most * high_T / (1 + high_T)) + (high_T > 0)
+        # Odds that are nothing stay so, by whatever factor they are off.
+        has_tail_T, smaller_T = odds_T > 0, np.exp(-error_T)
+        least_T = np.floor(most * odds_T * smaller_T / (1 + odds_T * smaller_T))
+        highest_T = np.where(has_tail_T, odds_T / (odds_T + smaller_T), 0)
+        most_T = np.floor(most * highest_T) + has_tail_T
         is_possible_T = (samples.num_samples_T >= least_T) & (samples.num_samples_T <= most_T)
         words = f"as many drawn ids as a tail of its mass gives, {most} times that within one"
         yield Promise(words, is_possible_T)

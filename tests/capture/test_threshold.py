@@ -17,6 +17,7 @@ from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Selection, check_selection
 from softtargets.capture.keep.selector import select
 from softtargets.capture.keep.threshold import NOT_DRAWN, draw_once
+from softtargets.capture.keep.weight_blocks import WeightBlocks
 from softtargets.errors import InputError
 
 GRID = (0.5, 1.0, 2.0, 3.0)
@@ -168,7 +169,8 @@ def test_what_is_drawn_is_what_the_definition_says(vocab_size: int, scale: float
     weights_NV[weights_NV * num >= 1 - 1e-6] = 0
     weights_NV[:, logits_NV[0].argmax()] = 0
     scale_N1 = torch.full((6, 1), num, dtype=torch.float64)
-    ids_ND = draw_once(weights_NV, scale_N1, starts_N1, num).numpy()
+    blocks = WeightBlocks(weights_NV)
+    ids_ND = draw_once(blocks, blocks.sums_NM(), scale_N1, starts_N1, num).numpy()
     sums_V = num * weights_NV[0].numpy().astype(np.float64).cumsum()
     off = FLOOR_ERROR * num
     for u, ids_D in zip(starts_N1[:, 0].tolist(), ids_ND, strict=True):
@@ -202,6 +204,25 @@ def test_threshold_entries_are_by_falling_logit_then_rising_id(temperature: floa
     assert selected.label_rank_N.tolist() == ranks_N.tolist()
     assert selected.label_logit_N is not None
     assert torch.equal(selected.label_logit_N, logits_NV.gather(1, labels_N[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("vocab_size", [40, 4096, 5000])
+@pytest.mark.parametrize("grid", [(1.0,), (1.0, 2.0), GRID])
+def test_logits_of_any_number_format_are_selected_from_and_left(
+    grid: tuple[float, ...], vocab_size: int
+) -> None:
+    logits_NV = random_logits(30 * vocab_size, 2.0).view(30, vocab_size).bfloat16()
+    labels_N = torch.arange(30)
+    starts_N1 = torch.rand((30, 1), dtype=torch.float64)
+    before_NV = logits_NV.clone()
+    expected, found = (
+        select(one, labels_N, Threshold(), grid, uniforms_ND=starts_N1)
+        for one in (logits_NV.float(), logits_NV)
+    )
+    assert torch.equal(logits_NV, before_NV)
+    for name, own in expected._tensors().items():
+        assert own.dtype == getattr(found, name).dtype
+        assert torch.equal(own, getattr(found, name)), name
 
 
 @pytest.mark.parametrize("grid", [(1.0,), (0.5, 1.0), (1.0, 2.0), (0.7, 1.0, 3.0), GRID])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from tests.attacks.contradictions import LABEL, STORES
 from tests.corruptions import Change, forge_column
 from tests.corruptions import put as put_value
 from tests.fakes import FakeTeacher, build_config, build_store
+from tests.forgery import forge_manifest
+from tests.golden import GOLDEN
 from tests.store.test_store import edit_manifest
 from tests.windows import KINDS, make_window
 
@@ -256,6 +259,20 @@ def test_samples_that_stand_twice_are_reported(rng: np.random.Generator) -> None
     ]
 
 
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("name", ["vocabulary", "head"])
+def test_a_file_that_the_manifest_lost_is_reported(tmp_path: Path, name: str, fast: bool) -> None:
+    root = tmp_path / "store"
+    shutil.copytree(GOLDEN / "topk-in-lists-1.3" / "store", root)
+    if name == "vocabulary":
+        forge_manifest(root, lambda manifest: manifest.pop("vocabulary"))
+    else:
+        shutil.copy(root / "vocabulary.parquet", root / "head.parquet")
+    [problem] = verify(root, fast=fast).problems
+    assert problem.where == f"{root}/{name}.parquet"
+    assert problem.found == "the file alone"
+
+
 KNOWN = Origin(is_tail_exact=True, keeps_highest=True)
 
 
@@ -272,6 +289,23 @@ def test_what_a_teacher_says_never_contradicts_itself(kind: str, scale: float) -
         rng = np.random.default_rng(seed)
         ruled_out = 0.3 * (seed % 2)
         window, _ = make_window(rng, KINDS[kind], scale=scale, ruled_out=ruled_out)
+        assert list(check_window(window, "here", KNOWN)) == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind, one in KINDS.items() if one.temperatures])
+@pytest.mark.parametrize("factor", [1e-3, 1e-5, 1e-7, 1e-10, 1e-30])
+def test_nothing_contradicts_itself_at_low_temperatures(kind: str, factor: float) -> None:
+    """Half a step of a logit, divided by one of them, is more than exp of it can be in float64."""
+    schema = KINDS[kind]
+    grid = tuple(one * factor for one in schema.temperatures)
+    samples = schema.samples
+    if samples is not None:
+        samples = dataclasses.replace(samples, temperature=samples.temperature * factor)
+    low = dataclasses.replace(
+        schema, temperatures=grid, samples=samples, vocab_size=min(schema.vocab_size, 300)
+    )
+    for scale in (0.0, 3.0, 10.0):
+        window, _ = make_window(np.random.default_rng(0), low, scale=scale)
         assert list(check_window(window, "here", KNOWN)) == []
 
 

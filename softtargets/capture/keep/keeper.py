@@ -9,7 +9,7 @@ import torch
 
 from softtargets.capture.keep.sampling import starts, uniforms
 from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Draws, Keep
+from softtargets.capture.keep.selection import Draws, Keep, Threshold
 from softtargets.capture.keep.selector import select
 from softtargets.capture.segments import Segment
 
@@ -68,9 +68,10 @@ class Keeper:
         """Keep the targets of the next rows, whose logits may be of any number format."""
         uniforms_ND = self._uniforms_ND
         is_drawn = uniforms_ND is not None
+        is_left = isinstance(self._keep.selection, Threshold)
         self._parts.append(
             select(
-                self._workspace.copy(logits_CV),
+                logits_CV if is_left else self._workspace.copy(logits_CV),
                 self._labels_N[rows],
                 self._keep.selection,
                 self._keep.temperatures,

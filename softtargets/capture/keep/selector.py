@@ -6,17 +6,16 @@ Shapes: N positions of any windows, V vocabulary, K kept entries, G temperatures
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch.nn import functional
 
+from softtargets.capture.keep.grid import Served, softmaxes_of
 from softtargets.capture.keep.kept_entries import KeptEntries
-from softtargets.capture.keep.sampling import draw, spread, wide_dtype
+from softtargets.capture.keep.sampling import draw, spread
 from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Draws, Selection, Threshold, max_entries
-from softtargets.capture.keep.threshold import certain_entries, draw_once
+from softtargets.capture.keep.selection import Draws, Selection, Threshold
+from softtargets.capture.keep.threshold_selector import select_by_threshold
 
 
 def select(
@@ -36,7 +35,8 @@ def select(
     with it its tail masses: `Selected.check` finds them.
 
     Args:
-        logits_NV: float32; overwritten.
+        logits_NV: float32; overwritten. A threshold selection takes any number format, and leaves
+            them as they are.
         labels_N: the ids that follow, int64.
         selection: what to keep.
         temperatures: at which the softmax over the vocabulary is to be known.
@@ -47,22 +47,28 @@ def select(
     """
     labels_N1 = labels_N[:, None]
     if selection.draws is not None and scratch_NV is None:
-        scratch_NV = torch.empty_like(logits_NV)
-    softmaxes = _softmaxes(logits_NV, temperatures, selection, scratch_NV)
+        scratch_NV = torch.empty_like(logits_NV, dtype=torch.float32)
     if isinstance(selection, Threshold):
-        first = next(softmaxes)
-        entries = _certain(logits_NV, first, selection.draws)
-        softmaxes = chain([first], softmaxes)
-    else:
-        entries = KeptEntries.of(logits_NV, labels_N1, selection)
+        assert uniforms_ND is not None
+        assert scratch_NV is not None
+        return select_by_threshold(
+            logits_NV,
+            labels_N1 if label_logits else None,
+            selection.draws,
+            temperatures,
+            uniforms_ND,
+            scratch_NV,
+        )
+    entries = KeptEntries.of(logits_NV, labels_N1, selection)
     # Without scratch memory what follows overwrites the logits; with it, it needs the memory.
     label = {}
     if label_logits and scratch_NV is None:
         label = _label(logits_NV, labels_N1, entries, None)
+    softmaxes = _softmaxes(logits_NV, temperatures, scratch_NV)
     rest = _rest(logits_NV, entries, selection, temperatures, uniforms_ND, softmaxes)
     if label_logits and scratch_NV is not None:
         label = _label(logits_NV, labels_N1, entries, scratch_NV)
-    ids_NK, logits_NK = _widened(*entries.sorted(), max_entries(selection, logits_NV.shape[1]))
+    ids_NK, logits_NK = entries.sorted()
     return Selected(
         ids_NK=ids_NK.int(),
         logits_NK=logits_NK,
@@ -92,50 +98,22 @@ def _label(
     return {"label_logit_N": logit_N1[:, 0], "label_rank_N": rank_N}
 
 
-class _Softmax(NamedTuple):
-    """A softmax over the vocabulary, which serves one temperature of the grid or two."""
-
-    temperature: float
-    weights_NV: torch.Tensor
-    serves_half: bool
-    """Whether its squares are to serve half the temperature."""
-
-
 def _softmaxes(
-    logits_NV: torch.Tensor,
-    temperatures: tuple[float, ...],
-    selection: Selection,
-    scratch_NV: torch.Tensor | None,
-) -> Iterator[_Softmax]:
-    """Yield the softmaxes that the grid needs; each is overwritten by the next.
+    logits_NV: torch.Tensor, temperatures: tuple[float, ...], scratch_NV: torch.Tensor | None
+) -> Iterator[tuple[Served, torch.Tensor]]:
+    """Yield the softmaxes [N, V] that the grid needs; each is overwritten by the next.
 
-    Probabilities at T / 2 are the squares of those at T, but for a factor that all share, so one
-    softmax serves both temperatures. Without scratch memory the last takes the place of the logits.
-    The first of a threshold selection serves the temperature that ids are drawn at.
+    Without scratch memory the last takes the place of the logits.
     """
-    pending = sorted(temperatures)
-    if isinstance(selection, Threshold):
-        first = selection.draws.temperature
-        first = 2 * first if 2 * first in pending else first
-        pending = [*(one for one in pending if one != first), first]
-    while pending:
-        temperature = pending.pop()
-        serves_half = temperature / 2 in pending
-        if serves_half:
-            pending.remove(temperature / 2)
-        out_NV = torch.empty_like(logits_NV) if pending else logits_NV
-        out_NV = out_NV if scratch_NV is None else scratch_NV
+    needed = softmaxes_of(temperatures)
+    for served in needed:
+        out_NV = scratch_NV
+        if out_NV is None:
+            out_NV = logits_NV if served is needed[-1] else torch.empty_like(logits_NV)
         scaled_NV = logits_NV
-        if temperature != 1:
-            scaled_NV = torch.div(logits_NV, temperature, out=out_NV)
-        weights_NV = torch.softmax(scaled_NV, dim=1, out=out_NV)
-        yield _Softmax(temperature, weights_NV, serves_half)
-
-
-def _certain(logits_NV: torch.Tensor, first: _Softmax, draws: Draws) -> KeptEntries:
-    """Return the entries of a threshold selection, from the first of its softmaxes."""
-    power = 1 if first.temperature == draws.temperature else 2
-    return certain_entries(logits_NV, first.weights_NV, power, draws.temperature, draws.num)
+        if served.temperature != 1:
+            scaled_NV = torch.div(logits_NV, served.temperature, out=out_NV)
+        yield served, torch.softmax(scaled_NV, dim=1, out=out_NV)
 
 
 def _rest(
@@ -144,7 +122,7 @@ def _rest(
     selection: Selection,
     temperatures: tuple[float, ...],
     uniforms_ND: torch.Tensor | None,
-    softmaxes: Iterable[_Softmax],
+    softmaxes: Iterable[tuple[Served, torch.Tensor]],
 ) -> dict[str, Any]:
     """Return what is kept of all but the entries: tail masses, logsumexps without entries, draws.
 
@@ -167,9 +145,6 @@ def _rest(
             logsumexp[temperature] = (top_logit_N1 / temperature - share_N1.log())[:, 0]
         if selection.draws is not None and selection.draws.temperature == temperature:
             assert uniforms_ND is not None
-            if isinstance(selection, Threshold):
-                drawn = _draw_once(logits_NV, weights_NV, own_NK, selection.draws, uniforms_ND)
-                continue
             drawn = _draw(logits_NV, weights_NV, selection.draws, uniforms_ND)
             # A tail that nothing can be drawn from, as its weights are too small, has no mass. One
             # that is NaN stays so: whatever is "drawn" from it may be an entry.
@@ -184,13 +159,13 @@ def _rest(
 
 
 def _weights(
-    entries: KeptEntries, softmaxes: Iterable[_Softmax]
+    entries: KeptEntries, softmaxes: Iterable[tuple[Served, torch.Tensor]]
 ) -> Iterator[tuple[float, torch.Tensor, torch.Tensor]]:
     """Yield every temperature, what is in proportion to its softmax outside the entries, and there.
 
     The former, [N, V] with zeros for the entries [N, K], is overwritten by the next.
     """
-    for temperature, weights_NV, serves_half in softmaxes:
+    for (temperature, serves_half), weights_NV in softmaxes:
         own_NK = entries.take(weights_NV)
         yield temperature, weights_NV, own_NK
         if serves_half:
@@ -205,27 +180,3 @@ def _draw(
         uniforms_ND = spread(uniforms_ND, draws.num)
     ids_ND = draw(weights_NV, uniforms_ND)
     return {"drawn_ids_ND": ids_ND.int(), "drawn_logits_ND": logits_NV.gather(1, ids_ND)}
-
-
-def _draw_once(
-    logits_NV: torch.Tensor,
-    weights_NV: torch.Tensor,
-    own_NK: torch.Tensor,
-    draws: Draws,
-    uniforms_ND: torch.Tensor,
-) -> dict[str, torch.Tensor]:
-    """Return the draws of a threshold selection."""
-    wide = wide_dtype(weights_NV.device)
-    tail_N1, own_N1 = (one.sum(dim=1, keepdim=True).to(wide) for one in (weights_NV, own_NK))
-    scale_N1 = torch.full_like(tail_N1, draws.num) / (tail_N1 + own_N1)
-    ids_ND = draw_once(weights_NV, scale_N1, uniforms_ND, draws.num)
-    logits_ND = logits_NV.gather(1, ids_ND.clamp(min=0)).masked_fill_(ids_ND < 0, -torch.inf)
-    return {"drawn_ids_ND": ids_ND.int(), "drawn_logits_ND": logits_ND}
-
-
-def _widened(
-    ids_NK: torch.Tensor, logits_NK: torch.Tensor, most: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return entries with as many places as there are at most, as chunks have different numbers."""
-    missing = 0, most - ids_NK.shape[1]
-    return functional.pad(ids_NK, missing), functional.pad(logits_NK, missing, value=-torch.inf)

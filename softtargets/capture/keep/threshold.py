@@ -14,10 +14,11 @@ vocabulary of B ids, P pairs of a position and a block, E kept ids of all positi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from softtargets.capture.keep.kept_entries import KeptEntries, by_falling_logit
-from softtargets.capture.keep.sampling import wide_dtype
 from softtargets.capture.keep.weight_blocks import BLOCK, WeightBlocks, in_chunks
 
 NOT_DRAWN = -1
@@ -27,50 +28,72 @@ _ROUNDING = 2.0**-20
 that rounding does not decide on one with exactly that."""
 
 
+class CertainEntries(NamedTuple):
+    """The entries of a threshold selection."""
+
+    entries: KeptEntries
+    row_P: torch.Tensor
+    block_P: torch.Tensor
+    """The blocks that have one, with their rows."""
+
+
+def likeliest_ids(logits: WeightBlocks, highest_NM: torch.Tensor) -> torch.Tensor:
+    """Return the ids [N] of the highest logits: of equal ones the first, as argmax does."""
+    block_N = highest_NM.argmax(dim=1)
+    row_N = torch.arange(len(highest_NM), device=highest_NM.device)
+    return block_N * BLOCK + logits.take(row_N, block_N).argmax(dim=1)
+
+
 def certain_entries(
-    logits_NV: torch.Tensor, weights_NV: torch.Tensor, power: int, temperature: float, num: int
-) -> KeptEntries:
+    logits: WeightBlocks,
+    highest_NM: torch.Tensor,
+    likeliest_N: torch.Tensor,
+    share_N1: torch.Tensor,
+    temperature: float,
+    num: int,
+) -> CertainEntries:
     """Return the ids that have at least 1/N of the probability, and always the likeliest one.
 
     Whether an id is one of them is decided by its logit, so no id outside has a logit above one of
     them.
 
     Args:
-        logits_NV: float32.
-        weights_NV: a softmax of them; in proportion to the one that is meant when raised to
-            `power`.
-        power: 1 or 2.
-        temperature: of the softmax that is meant.
+        logits: of any number format, filled up with -inf.
+        highest_NM: the highest logit of each block.
+        likeliest_N: from `likeliest_ids`.
+        share_N1: the probabilities of these.
+        temperature: of these.
         num: N.
     """
-    blocks = WeightBlocks(logits_NV, fill=-torch.inf)
-    highest_NM = blocks.highest_NM()
-    row_N = torch.arange(len(logits_NV), device=logits_NV.device)
-    # Of equal ones argmax returns the first.
-    top_block_N = highest_NM.argmax(dim=1)
-    top_id_N = top_block_N * BLOCK + blocks.take(row_N, top_block_N).argmax(dim=1)
-    top_logit_N1 = logits_NV.gather(1, top_id_N[:, None])
-    share_N1 = weights_NV.gather(1, top_id_N[:, None]).to(wide_dtype(logits_NV.device))
-    if power == 2:
-        share_N1 = (share_N1 / torch.linalg.vector_norm(weights_NV, dim=1, keepdim=True)) ** 2
+    row_N = torch.arange(len(likeliest_N), device=likeliest_N.device)
+    top_block_N = likeliest_N // BLOCK
+    top_logit_N1 = highest_NM.gather(1, top_block_N[:, None])
     # p_i / p_top = exp(-(z_top - z_i) / T) >= 1 / (N p_top)
     depth_N1 = temperature * ((share_N1 * num).log() + _ROUNDING)
     is_near_NM = top_logit_N1 - highest_NM <= depth_N1
     is_near_NM[row_N, top_block_N] = True
     found = []
-    for row_P, block_P in in_chunks(*is_near_NM.nonzero(as_tuple=True)):
-        own_PB = blocks.take(row_P, block_P)
+    near_P = is_near_NM.nonzero(as_tuple=True)
+    for row_P, block_P in in_chunks(*near_P):
+        own_PB = logits.take(row_P, block_P)
         is_kept_PB = top_logit_N1[row_P] - own_PB <= depth_N1[row_P]
-        is_kept_PB |= _ids(block_P) == top_id_N[row_P, None]
+        is_kept_PB |= _ids(block_P) == likeliest_N[row_P, None]
         pair_E, offset_E = is_kept_PB.nonzero(as_tuple=True)
         found.append((row_P[pair_E], block_P[pair_E] * BLOCK + offset_E, own_PB[pair_E, offset_E]))
     row_E, id_E, logit_E = (torch.cat(parts) for parts in zip(*found, strict=True))
-    ids_NK, logits_NK = by_falling_logit(*_padded(row_E, id_E, logit_E, len(logits_NV)))
-    return KeptEntries(top_logits_NK=logits_NK, ids_NK=ids_NK, logits_NK=logits_NK, is_ragged=True)
+    ids_NK, logits_NK = by_falling_logit(*_padded(row_E, id_E, logit_E, len(likeliest_N)))
+    entries = KeptEntries(
+        top_logits_NK=logits_NK, ids_NK=ids_NK, logits_NK=logits_NK, is_ragged=True
+    )
+    return CertainEntries(entries, *near_P)
 
 
 def draw_once(
-    weights_NV: torch.Tensor, scale_N1: torch.Tensor, starts_N1: torch.Tensor, num: int
+    blocks: WeightBlocks,
+    sums_NM: torch.Tensor,
+    scale_N1: torch.Tensor,
+    starts_N1: torch.Tensor,
+    num: int,
 ) -> torch.Tensor:
     """Return ids [N, D] that are drawn by the definition above, rising; `NOT_DRAWN` past them.
 
@@ -80,15 +103,15 @@ def draw_once(
     than that part of itself, however many come before it: about what the float32 softmax is off by.
 
     Args:
-        weights_NV: in proportion to probabilities; zero for ids that are kept.
+        blocks: weights in proportion to probabilities; zero for ids that are kept.
+        sums_NM: what they sum to in each block.
         scale_N1: what makes N p of them, in the format of the running sum.
         starts_N1: u, in [0, 1).
         num: N.
     """
-    blocks = WeightBlocks(weights_NV)
-    ends_NM = blocks.sums_NM().cumsum(dim=1, dtype=scale_N1.dtype) * scale_N1
+    ends_NM = sums_NM.cumsum(dim=1, dtype=scale_N1.dtype) * scale_N1
     # F_(i-1) + u < j <= F_i + u
-    aims_ND = torch.arange(1, num + 1, device=weights_NV.device) - starts_N1.to(scale_N1.dtype)
+    aims_ND = torch.arange(1, num + 1, device=sums_NM.device) - starts_N1.to(scale_N1.dtype)
     row_P, place_P = (aims_ND <= ends_NM[:, -1:]).nonzero(as_tuple=True)
     block_P = torch.searchsorted(ends_NM, aims_ND)[row_P, place_P]
     before_P = ends_NM[row_P, (block_P - 1).clamp(min=0)].where(block_P > 0, 0)

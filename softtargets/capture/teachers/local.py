@@ -119,6 +119,8 @@ class LocalTeacher(Teacher):
         """Yield rows of hidden states and their logits [C, V], in order."""
         # Not in inference mode, which a generator would leave switched on for its caller.
         made_rows, read_rows = size.rows(self.vocab_size, self.device)
+        # A last part of few rows would cost as many calls as a whole one.
+        made_rows = max(made_rows - made_rows % read_rows, read_rows)
         for start in range(0, len(hidden_ND), made_rows):
             logits_MV = self.logits(hidden_ND[start : start + made_rows])
             for at in range(0, len(logits_MV), read_rows):
