@@ -38,6 +38,10 @@ def pytest_configure() -> None:
         tempfile.tempdir = None  # It is read anew.
 
 
+_LONG = ("test_trial.py", "test_smollm2.py", "test_documents.py")
+"""Files with the longest tests, the longest first."""
+
+
 # No test depends on the clock.
 settings.register_profile(
     "softtargets", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -74,8 +78,12 @@ def _quick_collections() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes minutes: at the end one process would do it while the other waits."""
-    items.sort(key=lambda item: item.path.parent.name != "trial")
+    """Begin with what takes a minute or more: at the end one process would wait for the other.
+
+    Where a process steals such tests from the end of the other's, both load the same teacher.
+    """
+    places = {name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(_LONG)))
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 from markdown_it import MarkdownIt
+from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 from softtargets.layouts.distillkit_compression import CONFIG_NAME
 from softtargets.sharing import unstated_licences
 from softtargets.store.card import CARD_NAME
 from tests.attacks.attack import Attack, Outcome, command
-from tests.attacks.unpacking import forge_number, one_row
+from tests.attacks.unpacking import MANY, forge_number, one_row, table_of_one
 from tests.fakes import build_store, byte_tokenizer
 from tests.layouts.readers import listed, write_rows
 
@@ -52,7 +53,7 @@ def _one_page(directory: Path) -> None:
 
 
 def _forged(directory: Path) -> None:
-    forge_number(one_row(directory / "rows.parquet", 150_000_000), 150_000_000, 4)
+    forge_number(one_row(directory / "rows.parquet", MANY), MANY, 4)
 
 
 def _many_rows(directory: Path) -> None:
@@ -76,8 +77,7 @@ def _many_groups(directory: Path) -> None:
 
 
 def _packed_arrow(directory: Path) -> None:
-    one_row(directory / "rows.parquet", 100_000_000)
-    table = pq.read_table(directory / "rows.parquet")
+    table = table_of_one(100_000_000)
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(str(directory / "rows.arrow"), table.schema, options=options) as writer:
         writer.write_table(table)
@@ -192,8 +192,6 @@ _RECORDS = "a corpus with records that cannot be stored"
 
 def _with_teacher(prepare: Callable[[Path], object]) -> Callable[[Path], object]:
     def both(directory: Path) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
-
         config = LlamaConfig(vocab_size=256, hidden_size=16, intermediate_size=16,
                              num_hidden_layers=1, num_attention_heads=2)  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(directory / "teacher")
@@ -203,7 +201,7 @@ def _with_teacher(prepare: Callable[[Path], object]) -> Callable[[Path], object]
     return both
 
 
-_BUILD = ("build", "--teacher", "teacher", "--output", "store", "--sequence-length", "16",
+_BUILD = ("build", "--teacher", "teacher", "--output", "store", "--sequence-length", "1024",
           "--top-k", "4", "--dtype", "float32")  # fmt: skip
 
 
@@ -224,7 +222,7 @@ def _zst(num_bytes: int, piece: bytes) -> Callable[[Path], object]:
 
 
 def _gz(directory: Path) -> None:
-    with gzip.open(directory / "a.txt.gz", "wb") as file:
+    with gzip.open(directory / "a.txt.gz", "wb", compresslevel=1) as file:
         for _ in range(150):
             file.write(b" " * 10_000_000)
 
@@ -291,7 +289,7 @@ def _named(name: str) -> Attack:
 
 
 ATTACKS: tuple[Attack, ...] = (
-    _import(_UNPACKS, "one value", lambda place: one_row(place / "rows.parquet", 1 << 27)),
+    _import(_UNPACKS, "one value", lambda place: one_row(place / "rows.parquet", MANY)),
     _import(_UNPACKS, "one page of zeros", _one_page),
     _import(_UNPACKS, "a footer that understates", _forged),
     _import(_UNPACKS, "rows without end", _many_rows),

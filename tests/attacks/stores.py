@@ -94,9 +94,9 @@ _BOMBS: dict[str, tuple[Callable[[], TableChange], dict[str, Any]]] = {
         partial(_numbers, "segment_lengths", 160_000_000),
         {"use_dictionary": True},
     ),
-    "one long text, often": (partial(_texts, 500_000, 4000), {"use_dictionary": True}),
+    "one long text, often": (partial(_texts, 500_000, 2400), {"use_dictionary": True}),
     "texts that repeat the one before": (
-        partial(_texts, 20_000, 80_000),
+        partial(_texts, 20_000, 60_000),
         {"use_dictionary": False, **_DELTA},
     ),
 }

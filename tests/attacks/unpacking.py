@@ -9,9 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+MANY = 90_000_000
+"""Entries of 8 bytes, and of as many again while they are unpacked: more than `MOST_BYTES`."""
+
 
 def one_row(path: Path, num_entries: int, **options: Any) -> Path:
-    """Write a row of two tokens in whose first list so many entries are the same."""
+    """Write `table_of_one` as a Parquet file."""
+    # Few batches: each costs as much as many thousand values.
+    quick = {"write_batch_size": 1 << 20, "compression": "zstd"}
+    pq.write_table(table_of_one(num_entries), path, **(quick | options))
+    return path
+
+
+def table_of_one(num_entries: int) -> pa.Table:
+    """Return a row of two tokens in whose first list so many entries are the same."""
 
     def nested(value: Any) -> pa.Array:
         entries = pa.array(np.full(num_entries, value))
@@ -24,8 +35,7 @@ def one_row(path: Path, num_entries: int, **options: Any) -> Path:
         "logprobs": nested(np.float32(0)),
         "target_token_ids": nested(np.int32(0)),
     }
-    pq.write_table(pa.table(columns), path, compression="zstd", **options)
-    return path
+    return pa.table(columns)
 
 
 def forge_number(path: Path, old: int, new: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -13,54 +13,66 @@ from softtargets.capture import BuildConfig, build
 from softtargets.errors import BusyError
 from softtargets.store import verify
 from tests.fakes import FakeTeacher, build_config
+from tests.processes import CONTEXT
 
 ROUNDS = 30
 _LATECOMERS = 3
 
 
-def build_once(config: BuildConfig) -> None:
-    build(config, FakeTeacher())
-
-
-def build_from_commit_on(config: BuildConfig, failures: Any) -> None:
-    """Build again and again from when the card is written, until the store is found complete."""
-    while not (config.output / "README.md").exists():
-        time.sleep(0.0001)
-    is_done = False
-    while not is_done:
-        try:
+def build_all(configs: list[BuildConfig], round_begins: Barrier) -> None:
+    try:
+        for config in configs:
+            round_begins.wait()
             build(config, FakeTeacher())
-            is_done = True
-        except BusyError:
-            pass
-        except BaseException as error:
-            failures.put(f"{type(error).__name__}: {error}")
-            raise
+    except BaseException:
+        round_begins.abort()
+        raise
+
+
+def build_all_from_commit_on(
+    configs: list[BuildConfig], round_begins: Barrier, failures: Any
+) -> None:
+    """Build again and again from when the card is written, until the store is found complete."""
+    for config in configs:
+        round_begins.wait()
+        while not (config.output / "README.md").exists() and not round_begins.broken:
+            time.sleep(0.0001)
+        is_done = False
+        while not is_done:
+            try:
+                build(config, FakeTeacher())
+                is_done = True
+            except BusyError:
+                pass
+            except BaseException as error:
+                failures.put(f"{type(error).__name__}: {error}")
+                round_begins.abort()
+                raise
 
 
 @pytest.mark.slow
 def test_a_build_that_starts_while_another_commits_finds_it_busy_or_complete(
     tmp_path: Path,
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.capture.test_racing"])
-    failures = context.SimpleQueue()
+    configs = []
     for number in range(ROUNDS):
         directory = tmp_path / str(number)
         directory.mkdir()
-        config = build_config(directory, unit_tokens=200)
-        late = [
-            context.Process(target=build_from_commit_on, args=(config, failures))
-            for _ in range(_LATECOMERS)
-        ]
-        processes = [context.Process(target=build_once, args=(config,)), *late]
-        for process in processes[::-1]:
-            process.start()
-        for process in processes:
-            process.join()
-        found = []
-        while not failures.empty():
-            found.append(failures.get())
-        assert [process.exitcode for process in processes] == [0] * len(processes), found
+        configs.append(build_config(directory, unit_tokens=200))
+    failures, round_begins = CONTEXT.SimpleQueue(), CONTEXT.Barrier(1 + _LATECOMERS)
+    late = [
+        CONTEXT.Process(target=build_all_from_commit_on, args=(configs, round_begins, failures))
+        for _ in range(_LATECOMERS)
+    ]
+    processes = [*late, CONTEXT.Process(target=build_all, args=(configs, round_begins))]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    found = []
+    while not failures.empty():
+        found.append(failures.get())
+    assert [process.exitcode for process in processes] == [0] * len(processes), found
+    for config in configs:
         assert verify(config.output).is_sound
         assert not (config.output / "work").exists()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from softtargets.capture.teacher_tokenizer import TransformersTokenizer
+from softtargets.capture.teacher_tokenizer import TransformersTokenizer, decode_batch
 from softtargets.tokenizer import Vocabulary
 from tests.windows import make_vocabulary
 
@@ -90,6 +91,25 @@ def test_pieces_of_words_stand_without_their_marks(tmp_path: Path) -> None:
     vocabulary = load(tmp_path, *word_piece()).vocabulary()
     assert vocabulary.text([1, 2, 3, 4]) == " today is."
     assert vocabulary.token(2) == "##day"
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback, word_piece])
+@pytest.mark.parametrize("times", [1, 2])
+def test_many_texts_at_once_are_those_that_transformers_decodes(make: type, times: int) -> None:
+    tokenizer, added = make()
+    tokenizer.add_tokens(added)
+    ids = [[token_id] * times for token_id in range(tokenizer.get_vocab_size())]
+    for kind in (PreTrainedTokenizerFast, Shouting):
+        loaded = kind(tokenizer_object=tokenizer)
+        expected = loaded.batch_decode(ids, clean_up_tokenization_spaces=False)
+        assert decode_batch(loaded, ids) == expected
+
+
+class Shouting(PreTrainedTokenizerFast):  # type: ignore[misc]
+    """A tokenizer that decodes in its own way."""
+
+    def _decode(self, *args: Any, **options: Any) -> str:
+        return str(super()._decode(*args, **options)).upper()
 
 
 def test_ids_without_a_token_are_told_apart() -> None:
