@@ -18,6 +18,7 @@ from softtargets.targets import (
     DEFAULT_CONVENTION,
     Bool,
     Convention,
+    Float32,
     Int32,
     PackedTargets,
     SoftTargets,
@@ -31,6 +32,8 @@ CELLS = {
     "target_positions": "positions_T",
     "label_ids": "label_ids_T",
     "encoder_input_ids": "encoder_ids_M",
+    "token_type_ids": "token_types_L",
+    "label_values": "label_values_F",
 }
 """The columns of a window's arrays, and what `TokenWindow` calls them; some have only the first
 three."""
@@ -57,9 +60,14 @@ class TokenWindow:
     positions_T: Int32 | None = None
     """Where the targets are, rising; None when every position has one."""
     label_ids_T: Int32 | None = None
-    """The labels where they are no input ids, for example of masked tokens."""
+    """The labels where they are no input ids, for example of masked tokens; -1 where unknown."""
     encoder_ids_M: Int32 | None = None
     """What an encoder read, when the input ids are a decoder's."""
+    token_types_L: Int32 | None = None
+    """Which text of a pair each token is of, where the model is told."""
+    label_values_F: Float32 | None = None
+    """The labels that are numbers, one for each class, target after target [T C]; NaN where
+    unknown."""
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What the corpus says about the documents, by name; one text for each segment."""
 
@@ -156,24 +164,29 @@ def hash_window(
     positions_T: Int32 | None = None,
     label_ids_T: Int32 | None = None,
     encoder_ids_M: Int32 | None = None,
+    token_types_L: Int32 | None = None,
+    label_values_F: Float32 | None = None,
 ) -> str:
     """Return the first 128 bits, in hexadecimal, of the SHA-256 of a window's content.
 
-    Each array is hashed as its length (uint64) and its values (int32; the mask as one byte each),
-    all little-endian, after a constant that names the scheme. Those of the last three that a
-    window has follow in this order, each after its name.
+    Each array is hashed as its length (uint64) and its values (int32; the mask as one byte each,
+    values of labels as float32), all little-endian, after a constant that names the scheme. Those
+    of the optional ones that a window has follow in this order, each after its name.
     """
     digest = hashlib.sha256(_HASH_DOMAIN)
     for array, dtype in ((input_ids_L, "<i4"), (segment_lengths_S, "<i4"), (mask_T, "u1")):
         _update(digest, array, dtype)
-    for name, extra in (
-        (b"target_positions\0", positions_T),
-        (b"label_ids\0", label_ids_T),
-        (b"encoder_input_ids\0", encoder_ids_M),
-    ):
+    extras: tuple[tuple[bytes, Int32 | Float32 | None, str], ...] = (
+        (b"target_positions\0", positions_T, "<i4"),
+        (b"label_ids\0", label_ids_T, "<i4"),
+        (b"encoder_input_ids\0", encoder_ids_M, "<i4"),
+        (b"token_type_ids\0", token_types_L, "<i4"),
+        (b"label_values\0", label_values_F, "<f4"),
+    )
+    for name, extra, dtype in extras:
         if extra is not None:
             digest.update(name)
-            _update(digest, extra, "<i4")
+            _update(digest, extra, dtype)
     return digest.hexdigest()[:32]
 
 
@@ -186,9 +199,11 @@ def content_hash(window: TokenWindow) -> str:
         positions_T=window.positions_T,
         label_ids_T=window.label_ids_T,
         encoder_ids_M=window.encoder_ids_M,
+        token_types_L=window.token_types_L,
+        label_values_F=window.label_values_F,
     )
 
 
-def _update(digest: hashlib._Hash, array: Int32 | Bool, dtype: str) -> None:
+def _update(digest: hashlib._Hash, array: Int32 | Bool | Float32, dtype: str) -> None:
     digest.update(len(array).to_bytes(8, "little"))
     digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())

@@ -19,13 +19,21 @@ import numpy as np
 from softtargets.kinds import TargetSchema
 from softtargets.store import Store
 from softtargets.store.output_head import encode_output_head
-from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.versions import version_of
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter
 from softtargets.targets import HeadWeights
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import Window
-from tests.windows import KINDS, KINDS_OF_1_1, KINDS_OF_1_3, make_head, make_vocabulary, make_window
+from tests.windows import (
+    KINDS,
+    KINDS_OF_1_1,
+    KINDS_OF_1_3,
+    KINDS_OF_1_4,
+    make_head,
+    make_vocabulary,
+    make_window,
+)
 
 GOLDEN = Path(__file__).parent / "store" / "golden"
 NUM_TOKENS = ((2, 9, 5), (16, 3))
@@ -64,7 +72,7 @@ def write_store(
 def identity_of(schema: TargetSchema, corpus: str = "random") -> dict[str, Any]:
     """Return an identity with these targets, of a corpus of this name."""
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": version_of(schema),
         "teacher": {
             "architecture": "Invented",
             "weights_sha256": "a" * 64,
@@ -89,7 +97,7 @@ def identity_of(schema: TargetSchema, corpus: str = "random") -> dict[str, Any]:
 def make_store(directory: Path, kind: str) -> Store:
     """Write a store of random windows of a kind."""
     # A kind keeps its numbers when later formats add others.
-    kinds = [*sorted(KINDS_OF_1_1), *sorted(KINDS_OF_1_3)]
+    kinds = [one for added in (KINDS_OF_1_1, KINDS_OF_1_3, KINDS_OF_1_4) for one in sorted(added)]
     rng = np.random.default_rng(kinds.index(kind))
     schema = KINDS[kind]
     groups = [
@@ -144,6 +152,8 @@ def _arrays(window: Window) -> Mapping[str, Any]:
         "target_positions": window.positions_T,
         "label_ids": window.label_ids_T,
         "encoder_input_ids": window.encoder_ids_M,
+        "token_type_ids": window.token_types_L,
+        "label_values": window.label_values_F,
         **{f"metadata_{name}": "\n".join(texts) for name, texts in window.metadata.items()},
         "num_entries": targets.num_entries_T,
         # An id past the count means nothing.

@@ -8,6 +8,7 @@ that were made from others, and an output head that gives the stored logits.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,7 +20,6 @@ import numpy as np
 from softtargets.kinds import HeadSchema, TargetSchema
 from softtargets.layouts.axolotl import Axolotl
 from softtargets.store import Stated, Store, import_lists, merge_stores, split_store
-from softtargets.store.versions import FORMAT_VERSION
 from softtargets.targets import HeadWeights, SoftTargets, pack
 from softtargets.window import Window
 from tests.golden import arrays_of, logprobs_of, make_store, write_store
@@ -179,10 +179,14 @@ def main() -> None:
     arguments = parser.parse_args()
     there = {path.name.rpartition("-")[0] for path in arguments.directory.iterdir()}
     for name in arguments.names or sorted({*KINDS, *CASES} - there):
-        directory = arguments.directory / f"{name}-{FORMAT_VERSION}"
-        if not directory.exists():
-            arrays = expected_arrays(make_golden(directory / "store", name))
-            np.savez_compressed(directory / "expected.npz", **arrays)  # type: ignore[arg-type]
+        with tempfile.TemporaryDirectory() as temporary:
+            made = Path(temporary) / "store"
+            store = make_golden(made, name)
+            arrays, version = expected_arrays(store), store.manifest.format_version
+            directory = arguments.directory / f"{name}-{version}"
+            if not directory.exists():
+                shutil.copytree(made, directory / "store")
+                np.savez_compressed(directory / "expected.npz", **arrays)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def read_window(row: Row, targets: dict[str, Any]) -> Row:
         "num_targets": [num_targets],
     }
     copied = ["input_ids", "segment_lengths", "mask", "target_positions", "label_ids"]
-    copied += ["encoder_input_ids", "label_logit", "label_rank"]
+    copied += ["encoder_input_ids", "token_type_ids", "label_values", "label_logit", "label_rank"]
     found |= {name: row[name] for name in copied if name in row}
     for name in targets.get("metadata", []):
         found[f"metadata_{name}"] = ["\n".join(row[f"metadata_{name}"])]
@@ -287,8 +287,9 @@ def window_id(row: Row) -> str:
     content = b"softtargets.window.v1\0"
     for name, code in (("input_ids", "i"), ("segment_lengths", "i"), ("mask", "?")):
         content += struct.pack(f"<Q{len(row[name])}{code}", len(row[name]), *row[name])
-    for name in ("target_positions", "label_ids", "encoder_input_ids"):
+    integers = ("target_positions", "label_ids", "encoder_input_ids", "token_type_ids")
+    for name, code in (*((name, "i") for name in integers), ("label_values", "f")):
         if name in row:
             content += name.encode() + b"\0"
-            content += struct.pack(f"<Q{len(row[name])}i", len(row[name]), *row[name])
+            content += struct.pack(f"<Q{len(row[name])}{code}", len(row[name]), *row[name])
     return hashlib.sha256(content).hexdigest()[:32]

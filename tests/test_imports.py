@@ -80,7 +80,7 @@ ADAPTERS = {
 MAY_NAME_ADAPTERS = {"train/__init__.py", *ADAPTERS}
 HOMES = {
     "torch": {"capture", "stream", "train", "tasks", "fidelity", "demo", "runs"},
-    "transformers": {"capture", "fidelity", "demo", "cli", "runs"},
+    "transformers": {"capture", "tasks", "fidelity", "demo", "cli", "runs"},
     "peft": {"runs"},
     "huggingface_hub": {"capture", "sharing", "runs"},
     "pyarrow": {"places", "store", "layouts", "capture"},

@@ -156,7 +156,35 @@ KINDS_OF_1_3 = {
     ),
     "systematic": _schema(samples=replace(_DRAWS, design="systematic")),
 }
-KINDS = {**KINDS_OF_1_1, **KINDS_OF_1_3}
+_CLASSES = {"num_classes": 3, "temperatures": (), "class_names": ("yes", "no", "\u00fcber")}
+KINDS_OF_1_4 = {
+    "labelled-pairs": _schema(
+        **_CLASSES,
+        predicts="window",
+        label_ids=True,
+        partly_labelled=True,
+        token_types=True,
+        pad_token_id=7,
+    ),
+    "labelled-words": _schema(
+        **_CLASSES, predicts="token", positions="listed", label_ids=True, partly_labelled=True
+    ),
+    "many-labels": _schema(
+        **_CLASSES,
+        predicts="window",
+        problem="multi_label",
+        label_values=True,
+        partly_labelled=True,
+    ),
+    "scores": _schema(
+        num_classes=1,
+        temperatures=(),
+        predicts="window",
+        problem="regression",
+        label_values=True,
+    ),
+}
+KINDS = {**KINDS_OF_1_1, **KINDS_OF_1_3, **KINDS_OF_1_4}
 """One schema for every kind of target that the format knows."""
 
 
@@ -200,8 +228,15 @@ def make_tokens(
         num_targets = len(positions_T)
     if schema.label_ids:
         label_ids_T = rng.integers(0, schema.num_labels, num_targets).astype(np.int32)
+        if schema.partly_labelled:
+            label_ids_T[rng.random(num_targets) < 0.4] = -1
     if schema.encoder_input:
         encoder_ids_M = rng.integers(0, schema.vocab_size, 2 * num_tokens).astype(np.int32)
+    token_types_L, label_values_F = None, None
+    if schema.token_types:
+        token_types_L = rng.integers(0, 2, num_tokens).astype(np.int32)
+    if schema.label_values:
+        label_values_F = _label_values(rng, schema, num_targets)
     segment_lengths_S = np.array([first, num_tokens - first], np.int32)
     mask_T = rng.random(num_targets) < trained
     return TokenWindow(
@@ -212,6 +247,8 @@ def make_tokens(
             positions_T=positions_T,
             label_ids_T=label_ids_T,
             encoder_ids_M=encoder_ids_M,
+            token_types_L=token_types_L,
+            label_values_F=label_values_F,
         ),
         input_ids_L=input_ids_L,
         segment_lengths_S=segment_lengths_S,
@@ -222,8 +259,20 @@ def make_tokens(
         positions_T=positions_T,
         label_ids_T=label_ids_T,
         encoder_ids_M=encoder_ids_M,
+        token_types_L=token_types_L,
+        label_values_F=label_values_F,
         metadata={name: (f"{name} of 0", "") for name in schema.metadata},
     )
+
+
+def _label_values(rng: np.random.Generator, schema: TargetSchema, num_targets: int) -> Float32:
+    shape = (num_targets, schema.num_classes)
+    values_TC = rng.standard_normal(shape).astype(np.float32)
+    if schema.problem == "multi_label":
+        values_TC = (values_TC > 0).astype(np.float32)
+    if schema.partly_labelled:
+        values_TC[rng.random(num_targets) < 0.4] = np.nan
+    return values_TC.ravel()
 
 
 def of_own_documents(windows: Iterable[Window]) -> list[Window]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.dataset_corpus import DatasetCorpus
@@ -23,6 +23,7 @@ from softtargets.errors import InputError
 from softtargets.store.schema import Compression
 from softtargets.targets import HeadWeights, TargetSchema
 from softtargets.task_registry import DEFAULT_TASK, find_task
+from softtargets.texts import plural
 from softtargets.window import TokenWindow
 
 AnyCorpus = Corpus | DatasetCorpus
@@ -73,6 +74,11 @@ class CaptureTask(Protocol):
 
     The options that this family alone has are the fields of a dataclass, and have defaults.
     """
+
+    unused_options: ClassVar[frozenset[str]] = frozenset()
+    """Fields of `BuildConfig`, its corpus and its windowing that mean nothing to the family: they
+    are refused unless they are at their defaults. So are options of the command line by the names
+    of their parameters."""
 
     def teacher(self, config: TeacherConfig) -> Teacher:
         """Return a model of transformers as a teacher of this family.
@@ -135,6 +141,15 @@ class CaptureTask(Protocol):
             on_invalid: called for a document that the tokenizer refuses.
             on_unused: called for what of a document leaves no trace in a window.
         """
+
+    def describe_cut(self, windowing: Windowing) -> str:
+        """Return how documents become windows, for people."""
+        most = plural(windowing.sequence_length, "token")
+        return {
+            "split": f"documents are cut after {most}",
+            "truncate": f"the first {most} of each document",
+            "pack": f"documents share a window of up to {most}",
+        }[windowing.kind]
 
     @abstractmethod
     def segments(self, *windows: TokenWindow) -> list[Segment]:

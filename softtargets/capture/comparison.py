@@ -13,7 +13,7 @@ import torch
 from softtargets.capture.draw_deviation import DrawDeviation, draw_deviation
 from softtargets.targets import Bool, Float64, Samples, SoftTargets, TargetSchema
 
-_ROUNDING = 1e-4
+ROUNDING = 1e-4
 """How far float32 sums of a whole vocabulary may differ, in nats."""
 _MOST_DEVIATIONS = 5
 """How many standard errors the draws' mean log-probability may be off: once in two million."""
@@ -151,9 +151,9 @@ class Comparison:
             temperature=self._temperature,
             stored=self._mean(self._stored),
             live=self._mean(self._live),
-            bound=step / self._temperature + tail_error + _ROUNDING,
+            bound=step / self._temperature + tail_error + ROUNDING,
             truncation_kl=None if head is None else float(self._truncation) / self._num_positions,
-            draws_deviation=self._draws.in_errors(_ROUNDING) if self._num_draws else None,
+            draws_deviation=self._draws.in_errors(ROUNDING) if self._num_draws else None,
         )
 
     def _mean(self, sums: Float64) -> Distance:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from softtargets.capture.build_config import BuildConfig
+from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.keep.selection import Keep, check_temperatures
 from softtargets.capture.keep.stored_form import schema_parts
 from softtargets.capture.memory import enough_memory, free_memory
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.output_head import describe_output_head
-from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.versions import version_of
 from softtargets.targets import LAST_HIDDEN, FeatureSchema, HeadWeights, TargetSchema
 
 
@@ -31,17 +32,19 @@ def describe_build(
     """
     _check_counts(config)
     task = config.capture_task
+    check_unused(config, task)
     corpus = config.corpus.describe()
     if config.corpus.messages_field is not None:
         corpus = teacher.tokenizer.describe_chat() | corpus
+    targets = task.schema(config, teacher, head)
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": version_of(targets),
         "teacher": teacher.describe(),
         "tokenizer": teacher.tokenizer.describe(),
         "corpus": corpus,
         "windowing": config.windowing.describe(),
         **task.describe(config),
-        "targets": task.schema(config, teacher, head).to_dict(),
+        "targets": targets.to_dict(),
         "unit_tokens": config.unit_tokens,
         "compression": config.compression,
     }
@@ -60,6 +63,33 @@ def _check_counts(config: BuildConfig) -> None:
                 found=str(value),
                 next_step="Omit it for the default.",
             )
+
+
+def check_unused(config: BuildConfig, task: CaptureTask) -> None:
+    """Check that nothing is asked for that means nothing to a task.
+
+    Raises:
+        InputError: something is.
+    """
+    for owner in (config, config.windowing, config.corpus):
+        for one in fields(owner):
+            if one.name in task.unused_options and getattr(owner, one.name) != _default(one):
+                option = f"--{one.name.replace('_', '-')}"
+                raise unused_option(option, type(task).__name__)
+
+
+def unused_option(option: str, task: str) -> InputError:
+    """Return the error of an option that means nothing to a task."""
+    return InputError(
+        option,
+        expected=f"an option that {task} has a use for",
+        found="one that would change nothing",
+        next_step="Omit it.",
+    )
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
 
 
 def vocabulary_schema(

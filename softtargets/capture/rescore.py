@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from softtargets.capture.class_comparison import ClassComparison
 from softtargets.capture.comparison import Comparison, Fidelity, rows_of
+from softtargets.capture.keep.selection import Keep, TopK
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import COMPARING, LocalTeacher, check_local
@@ -59,10 +61,11 @@ def rescore(
     store = store if isinstance(store, Store) else Store.open(store)
     _check(store, teacher, num_windows)
     cut = task_of(store.targets).capture().segments
+    if store.targets.num_classes:
+        return _rescore_classes(store, teacher, _places(store, num_windows, seed), cut)
     local = check_local(teacher, "--rescore")
     local.load()
-    rng = np.random.default_rng(seed)
-    places = sorted(rng.choice(len(store), min(num_windows, len(store)), replace=False).tolist())
+    places = _places(store, num_windows, seed)
     comparisons = [Comparison(store.targets, one) for one in store.targets.temperatures]
     num_positions = 0
     for start in range(0, len(places), _LIVE_WINDOWS):
@@ -82,12 +85,20 @@ def rescore(
     )
 
 
+def _places(store: Store, num_windows: int, seed: int) -> list[int]:
+    """Return where random windows stand in a store, rising."""
+    rng = np.random.default_rng(seed)
+    return sorted(rng.choice(len(store), min(num_windows, len(store)), replace=False).tolist())
+
+
 def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     schema = store.targets
-    if not schema.temperatures or not schema.convention.labels_are_inputs:
+    is_of_tokens = schema.temperatures and schema.convention.labels_are_inputs
+    if not is_of_tokens and not schema.num_classes:
         raise InputError(
             str(store.location),
-            expected="targets of the next token, and what the vocabulary sums to, to be compared",
+            expected="targets of the next token with what the vocabulary sums to, or class logits, "
+            "to be compared",
             found=schema.describe(),
             next_step="Such a store cannot be rescored yet.",
         )
@@ -102,6 +113,31 @@ def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     stored = {name: store.manifest.identity[name] for name in found}
     next_step = "Pass the very teacher that the store was built from."
     check_identity(stored, found, str(store.location), next_step)
+
+
+def _rescore_classes(
+    store: Store, teacher: Teacher, places: Sequence[int], cut: Callable[..., list[Segment]]
+) -> RescoreReport:
+    """Compare class logits, which any teacher captures whole, at temperature 1."""
+    teacher.load()
+    keep = Keep(selection=TopK(), temperatures=(), label_logits=False, hidden_states=False)
+    comparison = ClassComparison(store.targets)
+    num_positions = 0
+    for start in range(0, len(places), _LIVE_WINDOWS):
+        windows = [next(store.windows(one, one + 1)) for one in places[start:][:_LIVE_WINDOWS]]
+        together = teacher.capture(cut(*windows), keep).class_logits_NC
+        assert together is not None
+        others = together.split([len(window.mask_T) for window in windows])
+        for window, other_TC in zip(windows, others, strict=True):
+            own_TC = teacher.capture(cut(window), keep).class_logits_NC
+            assert own_TC is not None
+            comparison.add(window.targets.class_logits_TC, own_TC, other_TC)
+            num_positions += len(window.mask_T)
+    return RescoreReport(
+        num_windows=len(places),
+        num_positions=num_positions,
+        temperatures=(comparison.fidelity(),),
+    )
 
 
 def _live(

@@ -105,7 +105,7 @@ def run_build(console: Console, config: BuildConfig, teacher: Teacher, place: Pl
         corpus = store.manifest.corpus
         rows = {
             "documents": f"{corpus['documents']:,}",
-            "windows": windows_text(config.windowing, corpus),
+            "windows": windows_text(config, corpus),
             "left out": left_out_text(corpus),
             "targets": f"{store.num_positions:,}",
             "size": size_text(store),

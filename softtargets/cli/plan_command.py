@@ -26,7 +26,7 @@ from softtargets.report.number_texts import bytes_text
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
-    from softtargets.capture import BuildConfig, Estimate, Windowing
+    from softtargets.capture import BuildConfig, Estimate
     from softtargets.capture.corpus_sample import CorpusSample
     from softtargets.capture.teacher import Teacher
     from softtargets.fidelity.budget import Fit
@@ -89,7 +89,7 @@ def plan_command(
     if budget is not None:
         console.print(budget_table(fits, budget))
         echo(RANKED_BY, "")
-    console.print(key_value_table(title, rows(found, config.windowing)))
+    console.print(key_value_table(title, rows(found, config)))
     if stretches:
         first = f"{corpus.first.source}, document {corpus.first.document_ids[0]}"
         echo("", f"{first}, as the teacher reads it, targets in [[double brackets]]:")
@@ -121,12 +121,12 @@ def describe(found: Estimate) -> dict[str, Any]:
     return dataclasses.asdict(found) | {name: getattr(found, name) for name in derived}
 
 
-def rows(found: Estimate, windowing: Windowing) -> dict[str, str]:
+def rows(found: Estimate, config: BuildConfig) -> dict[str, str]:
     """Return the rows of the table."""
     corpus = found.corpus
     return {
         "documents": f"{corpus['documents']:,}",
-        "windows": windows_text(windowing, corpus),
+        "windows": windows_text(config, corpus),
         "left out": left_out_text(corpus),
         "targets": f"{found.num_targets:,}",
         "units": f"{found.num_units:,}",

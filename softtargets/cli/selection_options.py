@@ -75,6 +75,8 @@ _NAMES = {
     "select_temperature": "--select-temperature",
     "pins": "--pin",
 }
+SELECTION_NAMES = frozenset({"select", *_NAMES})
+"""What the parameters are called that make a selection together."""
 _SELECTIONS = {
     "topk": {"top_k", "pins"},
     "topp": {"top_k", "top_p", "min_k", "select_temperature", "pins"},

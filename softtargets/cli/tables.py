@@ -11,7 +11,7 @@ from softtargets.cli.terminal import cell
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
-    from softtargets.capture import Windowing
+    from softtargets.capture import BuildConfig
 
 
 def key_value_table(title: str, rows: Mapping[str, str]) -> Table:
@@ -43,12 +43,7 @@ def left_out_text(corpus: Mapping[str, int]) -> str:
     return ", ".join(parts) or "nothing"
 
 
-def windows_text(windowing: Windowing, corpus: Mapping[str, int]) -> str:
+def windows_text(config: BuildConfig, corpus: Mapping[str, int]) -> str:
     """Return how many windows there are, and how the documents became them."""
-    most = plural(windowing.sequence_length, "token")
-    how = {
-        "split": f"documents are cut after {most}",
-        "truncate": f"the first {most} of each document",
-        "pack": f"documents share a window of up to {most}",
-    }[windowing.kind]
+    how = config.capture_task.describe_cut(config.windowing)
     return f"{corpus['windows']:,}, {plural(corpus['tokens'], 'token')}: {how}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from softtargets.cli.selection_options import SELECTION_NAMES
 from softtargets.errors import InputError
 from softtargets.task_registry import TASKS, find_task, task_for
 
@@ -15,7 +17,17 @@ if TYPE_CHECKING:
     from softtargets.capture import CaptureTask, TeacherConfig
 
 _TASK = "task"
-_OF_ONE_FAMILY: tuple[click.Option, ...] = ()
+_OF_ONE_FAMILY: dict[str, Callable[[Any], Any]] = {
+    "text_pair_field": click.option(
+        "--text-pair-field",
+        help="classification: field that has the second text of a pair.",
+    ),
+    "label_field": click.option(
+        "--label-field",
+        help="classification: field that has the label, by name or number, null where it is not "
+        "known. Of tokens it is a list, with one for each word.",
+    ),
+}
 """Options by the names of the fields that the `CaptureTask` of a family has. None is not given."""
 
 TASK_OPTIONS = (
@@ -25,6 +37,7 @@ TASK_OPTIONS = (
         type=click.Choice(sorted(TASKS)),
         help="Family that the teacher is of. By default its architecture tells.",
     ),
+    *_OF_ONE_FAMILY.values(),
 )
 
 
@@ -40,8 +53,7 @@ def parse_task(options: Mapping[str, Any], teacher: TeacherConfig) -> CaptureTas
     name = options[_TASK]
     task = task_for(architecture_of(teacher)) if name is None else find_task(name)
     capture: CaptureTask = task.capture()
-    names = [one.name for one in _OF_ONE_FAMILY if one.name is not None]
-    given = {one: options[one] for one in names if options[one] is not None}
+    given = {one: options[one] for one in _OF_ONE_FAMILY if options[one] is not None}
     known: set[str] = {one.name for one in fields(capture)} if is_dataclass(capture) else set()
     for option in given.keys() - known:
         raise InputError(
@@ -50,4 +62,18 @@ def parse_task(options: Mapping[str, Any], teacher: TeacherConfig) -> CaptureTas
             found="one of another task",
             next_step=f"Omit it, or name its task with --task ({', '.join(sorted(TASKS))}).",
         )
+    _refuse_unused(capture, task.name)
     return replace(capture, **given) if given else capture  # type: ignore[type-var]
+
+
+def _refuse_unused(capture: CaptureTask, task: str) -> None:
+    """Check that no option is given that means nothing to a task, be it at its default."""
+    from softtargets.capture.identity import unused_option
+
+    context = click.get_current_context()
+    for one in context.command.params:
+        name = one.name or ""
+        field = "selection" if name in SELECTION_NAMES else name
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_given and field in capture.unused_options:
+            raise unused_option(one.opts[0], f"the task {task}")

@@ -27,7 +27,7 @@ from softtargets.layouts.stated import STATED_OPTIONS, Stated
 from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.store.new_store import write_store
 from softtargets.store.store import Store
-from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.versions import version_of
 from softtargets.targets import DEFAULT_STEP, EntriesSchema, TargetSchema
 from softtargets.window import Window
 
@@ -212,7 +212,7 @@ class _Lists:
             head=EntriesSchema(max_entries=survey.max_entries, values=values, step=DEFAULT_STEP),
         )
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": version_of(schema),
             "imported": self._imported(survey),
             "teacher": source if stated.teacher is None else {"name": stated.teacher},
             "tokenizer": tokenizer,

@@ -12,7 +12,15 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from softtargets.targets import Bool, Float32, Float64, Int32, SoftTargets, TargetSchema
+from softtargets.targets import (
+    UNKNOWN_LABEL,
+    Bool,
+    Float32,
+    Float64,
+    Int32,
+    SoftTargets,
+    TargetSchema,
+)
 from softtargets.window import Window
 
 EntropyKind = Literal["exact", "bound", "estimate"]
@@ -27,27 +35,32 @@ class Facts:
     All logarithms are in nats.
     """
 
-    label_ids_T: Int32 | None
-    label_logprob_TG: Float64 | None
+    label_ids_T: Int32 | None = None
+    is_labelled_T: Bool | None = None
+    """Which targets have a label; None where all have one, or none. What is said of a label means
+    nothing where there is none."""
+    label_logprob_TG: Float64 | None = None
     """-inf where the teacher rules the label out."""
-    label_rank_T: Int32 | None
+    label_rank_T: Int32 | None = None
     """How many ids, or classes, the teacher finds likelier than the label."""
-    is_top_T: Bool | None
+    is_top_T: Bool | None = None
     """Whether the label is the teacher's first choice."""
-    tail_mass_TG: Float32 | None
-    entropy_TG: Float64 | None
+    tail_mass_TG: Float32 | None = None
+    entropy_TG: Float64 | None = None
     """What `entropy_kind` says."""
 
 
 def grid_of(schema: TargetSchema) -> tuple[float, ...]:
     """Return the temperatures at which probabilities are known; for class logits that is 1."""
+    if schema.problem == "regression":
+        return ()
     return (1.0,) if schema.num_classes else schema.temperatures
 
 
 def entropy_kind(schema: TargetSchema) -> EntropyKind | None:
     """Return what the entropy of a store is; None when nothing of it is known."""
     if schema.num_classes:
-        return "exact"
+        return "exact" if grid_of(schema) else None
     if not schema.temperatures:
         return None
     samples = schema.samples
@@ -61,16 +74,16 @@ def entropy_kind(schema: TargetSchema) -> EntropyKind | None:
 def has_label_logprobs(schema: TargetSchema) -> bool:
     """Return whether the probability of every label is known."""
     if schema.num_classes:
-        return schema.label_ids
+        return bool(grid_of(schema)) and (schema.label_ids or schema.label_values)
     return schema.label_logits and len(schema.temperatures) > 0
 
 
 def facts_of(window: Window, schema: TargetSchema, targets: SoftTargets | None = None) -> Facts:
     """Return what is known of a window's targets; `targets` are those that are unpacked already."""
     targets = window.targets if targets is None else targets
-    labels_T = window.labels_T if schema.has_labels else None
     if targets.class_logits_TC is not None:
-        return _class_facts(targets.class_logits_TC, labels_T)
+        return _class_facts(targets.class_logits_TC, window, schema)
+    labels_T = window.labels_T if schema.has_labels else None
     grid = schema.temperatures
     label_logprob_TG = None
     if has_label_logprobs(schema):
@@ -95,31 +108,77 @@ def facts_of(window: Window, schema: TargetSchema, targets: SoftTargets | None =
     )
 
 
-def _class_facts(logits_TC: Float32, labels_T: Int32 | None) -> Facts:
-    logprobs_TC = class_logprobs(logits_TC)
-    plogp_TC = np.exp(logprobs_TC) * np.where(np.isfinite(logprobs_TC), logprobs_TC, 0)
-    label_logprob_TG, rank_T, is_top_T = None, None, None
-    if labels_T is not None:
-        label_T1 = np.take_along_axis(logits_TC, labels_T[:, None], axis=1)
-        label_logprob_TG = np.take_along_axis(logprobs_TC, labels_T[:, None], axis=1)
-        rank_T = (logits_TC > label_T1).sum(axis=1).astype(np.int32)
-        is_top_T = rank_T == 0
+def _class_facts(logits_TC: Float32, window: Window, schema: TargetSchema) -> Facts:
+    """Return what is known of class logits; of scores that is nothing beside the label."""
+    if schema.problem == "regression":
+        return Facts(is_labelled_T=_have_values_T(window, schema))
+    logprobs_TC = class_logprobs(logits_TC, schema)
+    entropy_TG = class_entropies(logits_TC, schema)[:, None]
+    if schema.problem == "multi_label":
+        return _label_facts(logits_TC, logprobs_TC, entropy_TG, window, schema)
+    if not schema.label_ids:
+        return Facts(entropy_TG=entropy_TG)
+    labels_T = window.labels_T
+    is_labelled_T = labels_T != UNKNOWN_LABEL
+    places_T1 = np.where(is_labelled_T, labels_T, 0)[:, None]
+    rank_T = (logits_TC > np.take_along_axis(logits_TC, places_T1, axis=1)).sum(axis=1)
     return Facts(
         label_ids_T=labels_T,
-        label_logprob_TG=label_logprob_TG,
-        label_rank_T=rank_T,
-        is_top_T=is_top_T,
-        tail_mass_TG=None,
-        entropy_TG=-plogp_TC.sum(axis=1, keepdims=True),
+        is_labelled_T=is_labelled_T,
+        label_logprob_TG=np.take_along_axis(logprobs_TC, places_T1, axis=1),
+        label_rank_T=rank_T.astype(np.int32),
+        is_top_T=rank_T == 0,
+        entropy_TG=entropy_TG,
     )
 
 
-def class_logprobs(logits_TC: Float32) -> Float64:
-    """Return the log-probabilities [T, C] of class logits at temperature 1."""
+def _label_facts(
+    logits_TC: Float32,
+    logprobs_TC: Float64,
+    entropy_TG: Float64,
+    window: Window,
+    schema: TargetSchema,
+) -> Facts:
+    """Return what is known of labels that do not exclude each other; all of them are the answer."""
+    if window.label_values_F is None:
+        return Facts(entropy_TG=entropy_TG)
+    is_right_TC = window.label_values_F.reshape(logits_TC.shape) > 0
+    others_TC = class_logprobs(-logits_TC, schema)
+    return Facts(
+        is_labelled_T=_have_values_T(window, schema),
+        label_logprob_TG=np.where(is_right_TC, logprobs_TC, others_TC).sum(axis=1, keepdims=True),
+        is_top_T=((logits_TC > 0) == is_right_TC).all(axis=1),
+        entropy_TG=entropy_TG,
+    )
+
+
+def _have_values_T(window: Window, schema: TargetSchema) -> Bool | None:
+    """Return which targets have labels that are numbers; None where none may have."""
+    if window.label_values_F is None:
+        return None
+    is_known_TC = ~np.isnan(window.label_values_F.reshape(-1, schema.num_classes))
+    return np.asarray(is_known_TC.all(axis=1))
+
+
+def class_logprobs(logits_TC: Float32, schema: TargetSchema) -> Float64:
+    """Return the log-probabilities [T, C] of classes, or of each label's yes, at temperature 1."""
     wide_TC = logits_TC.astype(np.float64)
+    if schema.problem == "multi_label":
+        return np.asarray(-np.logaddexp(0, -wide_TC))
     top_T1 = wide_TC.max(axis=1, keepdims=True)
     below_TC = wide_TC - top_T1
     return np.asarray(below_TC - np.log(np.exp(below_TC).sum(axis=1, keepdims=True)))
+
+
+def class_entropies(logits_TC: Float32, schema: TargetSchema) -> Float64:
+    """Return the entropy [T] of the teacher's answer in nats; of several labels, of all of them."""
+    signs = (1, -1) if schema.problem == "multi_label" else (1,)
+    terms = []
+    for sign in signs:
+        logprobs_TC = class_logprobs(sign * logits_TC, schema)
+        finite_TC = np.where(np.isfinite(logprobs_TC), logprobs_TC, 0)
+        terms.append(-np.exp(logprobs_TC) * finite_TC)
+    return np.asarray(np.sum(terms, axis=(0, 2)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from softtargets.report.charts import Chart, count_chart, linear_chart, log_chart, rank_chart
+from softtargets.report.class_page import class_tables
 from softtargets.report.column_sizes import column_sizes
 from softtargets.report.distribution import Counts
 from softtargets.report.examples import MOST_TOKENS, Examples
@@ -124,6 +125,7 @@ def _measured(store: Store, statistics: Statistics) -> dict[str, Any]:
         "headlines": _headlines(store, statistics, sizes),
         "figures": _figures(statistics),
         "notes": _notes(statistics),
+        "class_tables": class_tables(statistics.classes, TokenNames(store.vocabulary)),
         "sources": list(statistics.sources.items())[:MOST_SOURCES],
         "source_columns": _source_columns(statistics),
         "source_numbers": partial(_source_numbers, statistics),
@@ -151,11 +153,13 @@ def _headlines(store: Store, statistics: Statistics, sizes: StoreSizes) -> list[
         ),
     ]
     total = statistics.total
-    if statistics.has_top and total.num_trained:
-        share = total.num_top / total.num_trained
+    if statistics.has_top and total.num_labelled:
+        share = total.num_top / total.num_labelled
         hint = "label is the teacher's first choice"
+        if statistics.schema.problem is not None:
+            hint = "all labels are as the teacher says"
         found.append(Headline(name="top-1 agreement", values=(percent_text(share),), hint=hint))
-    if statistics.surprise and total.num_trained:
+    if statistics.surprise and total.num_labelled:
         values = tuple(_perplexity(total, one) for one in range(len(statistics.temperatures)))
         found.append(
             Headline(name="perplexity", values=values, hint="of the teacher, on the labels")
@@ -191,7 +195,7 @@ def _figures(statistics: Statistics) -> list[Figure]:
                 means=tuple(f"{number_text(one.mean)} nats" for one in statistics.entropy),
             )
         )
-    if statistics.surprise:
+    if statistics.surprise and statistics.total.num_labelled:
         found.append(
             Figure(
                 title="Surprise",
@@ -206,7 +210,7 @@ def _figures(statistics: Statistics) -> list[Figure]:
 def _counted(statistics: Statistics) -> list[Figure]:
     found = []
     schema = statistics.schema
-    if statistics.label_ranks is not None:
+    if statistics.label_ranks is not None and statistics.total.num_labelled:
         among = "classes" if schema.num_classes else "tokens"
         within = statistics.label_ranks[:3].sum() / statistics.label_ranks.sum()
         chart = rank_chart(
@@ -258,13 +262,14 @@ def _source_numbers(statistics: Statistics, sums: Sums) -> list[tuple[str, ...]]
     if statistics.surprise:
         cells.append(tuple(_perplexity(sums, one) for one in grid))
     if statistics.has_top:
-        cells.append((percent_text(sums.num_top / num if num else None),))
+        labelled = sums.num_labelled
+        cells.append((percent_text(sums.num_top / labelled if labelled else None),))
     return cells
 
 
 def _perplexity(sums: Sums, index: int) -> str:
-    if not sums.num_trained:
+    if not sums.num_labelled:
         return "-"
-    mean = -sums.label_logprob_G[index] / sums.num_trained
+    mean = -sums.label_logprob_G[index] / sums.num_labelled
     # Past this exp overflows; no teacher means such a number.
     return number_text(math.exp(mean) if mean < 700 else math.inf)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softtargets.report.facts import Facts, class_logprobs, drawn_at, facts_of, grid_of
-from softtargets.targets import Float32, Float64, Int32, TargetSchema
+from softtargets.targets import UNKNOWN_LABEL, Float32, Float64, Int32, TargetSchema
 from softtargets.window import Window
 
 
@@ -123,7 +123,7 @@ class Predictions:
     def label(self, target: int) -> Label | None:
         """Return the label of a target; None where there is none."""
         facts = self.facts
-        if facts.label_ids_T is None:
+        if facts.label_ids_T is None or facts.label_ids_T[target] == UNKNOWN_LABEL:
             return None
         unknown: tuple[float | None, ...] = (None,) * len(self.temperatures)
         return Label(
@@ -140,7 +140,11 @@ class Predictions:
             logits_TC = targets.class_logits_TC
             order_TC = np.argsort(-logits_TC, axis=1, kind="stable").astype(np.int32)
             sorted_TC = np.take_along_axis(logits_TC, order_TC, axis=1)
-            return order_TC, sorted_TC, [class_logprobs(sorted_TC)]
+            return (
+                order_TC,
+                sorted_TC,
+                [class_logprobs(sorted_TC, self.schema) for _ in self.temperatures],
+            )
         if self.schema.head is None:
             return None
         return (

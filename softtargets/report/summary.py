@@ -12,6 +12,8 @@ from softtargets.store.sizes import store_sizes
 from softtargets.targets import TargetSchema
 from softtargets.texts import plural, shown
 
+_MOST_CLASSES = 20
+
 
 def summary(store: Store) -> dict[str, str]:
     """Return the lines by their names, of which shards are not read; what is foreign is escaped."""
@@ -27,6 +29,8 @@ def summary(store: Store) -> dict[str, str]:
         "windows": f"{len(store):,}{_longest(identity['windowing'])}",
         "targets": f"{store.num_positions:,}: {targets.describe()}",
     }
+    if targets.class_names:
+        rows["classes"] = list_text(targets.class_names, _MOST_CLASSES)
     if "selection" in identity:
         rows["selection"] = _selection(identity["selection"])
     rows |= {
@@ -84,6 +88,8 @@ def _longest(windowing: Mapping[str, Any]) -> str:
 
 
 def _temperatures(targets: TargetSchema, imported: Mapping[str, Any]) -> str:
+    if targets.num_classes:
+        return "any: the logits of all classes are stored"
     if not targets.temperatures:
         return "none: what the vocabulary sums to is not stored"
     what = "logsumexp" if targets.head is None else "tail mass"

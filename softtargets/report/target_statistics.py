@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from softtargets.errors import InputError
+from softtargets.report.class_statistics import ClassStatistics
 from softtargets.report.distribution import Counts, Distribution, decades
 from softtargets.report.facts import (
     EntropyKind,
@@ -43,6 +44,8 @@ class Sums:
     num_windows: int = 0
     num_targets: int = 0
     num_trained: int = 0
+    num_labelled: int = 0
+    """Of these, how many have a label."""
     num_top: int = 0
     tail_mass_G: list[float] = field(default_factory=list)
     label_logprob_G: list[float] = field(default_factory=list)
@@ -52,6 +55,7 @@ class Sums:
         self.num_windows += other.num_windows
         self.num_targets += other.num_targets
         self.num_trained += other.num_trained
+        self.num_labelled += other.num_labelled
         self.num_top += other.num_top
         self.tail_mass_G = _added(self.tail_mass_G, other.tail_mass_G)
         self.label_logprob_G = _added(self.label_logprob_G, other.label_logprob_G)
@@ -81,6 +85,8 @@ class Statistics:
     """How many targets have 0, 1, 2, ... different ids drawn."""
     has_top: bool
     """Whether it is known when the label is the teacher's first choice."""
+    classes: ClassStatistics | None = None
+    """What is known of classes; None of a store without."""
     total: Sums = field(default_factory=Sums)
     sources: dict[str, Sums] = field(default_factory=dict)
     """By the name of the input file, in the order of the corpus."""
@@ -94,8 +100,11 @@ class Statistics:
         self.sources.setdefault(window.source, Sums()).add(own)
         self._count(facts, mask_T)
         self._count_stored(targets, mask_T)
+        if self.classes is not None:
+            self.classes.add(window)
 
     def _count(self, facts: Facts, mask_T: Bool) -> None:
+        labelled_T = _labelled(facts, mask_T)
         for index in range(len(self.temperatures)):
             if facts.tail_mass_TG is not None:
                 self.tail_mass[index].add(facts.tail_mass_TG[mask_T, index])
@@ -103,10 +112,10 @@ class Statistics:
                 self.entropy[index].add(facts.entropy_TG[mask_T, index])
             if facts.label_logprob_TG is not None:
                 # float32 rounds a probability of 1 to a little more.
-                surprise = np.maximum(-facts.label_logprob_TG[mask_T, index], 0)
+                surprise = np.maximum(-facts.label_logprob_TG[labelled_T, index], 0)
                 self.surprise[index].add(surprise)
         if facts.label_rank_T is not None and self.label_ranks is not None:
-            places = np.searchsorted(RANK_EDGES, facts.label_rank_T[mask_T], side="right") - 1
+            places = np.searchsorted(RANK_EDGES, facts.label_rank_T[labelled_T], side="right") - 1
             self.label_ranks += np.bincount(places, minlength=len(RANK_EDGES))
 
     def _count_stored(self, targets: SoftTargets, mask_T: Bool) -> None:
@@ -144,10 +153,13 @@ def _empty(schema: TargetSchema, all_windows: int) -> Statistics:
     grid = grid_of(schema)
     has_tail = schema.head is not None
     highest = float(np.log(schema.num_labels))
+    if schema.problem == "multi_label":
+        highest = schema.num_classes * float(np.log(2))
     kind = entropy_kind(schema)
     return Statistics(
         schema=schema,
         temperatures=grid,
+        classes=ClassStatistics(schema=schema) if schema.num_classes else None,
         all_windows=all_windows,
         entropy_kind=kind,
         tail_mass=[Distribution(TAIL_EDGES) for _ in grid if has_tail],
@@ -160,7 +172,9 @@ def _empty(schema: TargetSchema, all_windows: int) -> Statistics:
         num_drawn=None
         if schema.samples is None
         else np.zeros(schema.samples.num_draws + 1, np.int64),
-        has_top=_has_ranks(schema) or (schema.head is not None and schema.has_labels),
+        has_top=_has_ranks(schema)
+        or (schema.head is not None and schema.has_labels)
+        or (schema.problem == "multi_label" and schema.label_values),
     )
 
 
@@ -176,15 +190,22 @@ def _has_ranks(schema: TargetSchema) -> bool:
     return schema.label_logits or (schema.num_classes > 0 and schema.label_ids)
 
 
+def _labelled(facts: Facts, mask_T: Bool) -> Bool:
+    """Return which targets are trained on and have a label."""
+    return mask_T if facts.is_labelled_T is None else mask_T & facts.is_labelled_T
+
+
 def _sums(facts: Facts, mask_T: Bool) -> Sums:
     tail_TG, label_TG = facts.tail_mass_TG, facts.label_logprob_TG
+    labelled_T = _labelled(facts, mask_T)
     return Sums(
         num_windows=1,
         num_targets=len(mask_T),
         num_trained=int(mask_T.sum()),
-        num_top=0 if facts.is_top_T is None else int(facts.is_top_T[mask_T].sum()),
+        num_labelled=int(labelled_T.sum()),
+        num_top=0 if facts.is_top_T is None else int(facts.is_top_T[labelled_T].sum()),
         tail_mass_G=[] if tail_TG is None else tail_TG[mask_T].sum(0, np.float64).tolist(),
-        label_logprob_G=[] if label_TG is None else label_TG[mask_T].sum(axis=0).tolist(),
+        label_logprob_G=[] if label_TG is None else label_TG[labelled_T].sum(axis=0).tolist(),
     )
 
 

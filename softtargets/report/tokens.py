@@ -38,7 +38,9 @@ class TokenNames:
 
     def label(self, label_id: int, schema: TargetSchema) -> str:
         """Return what to call a label or a candidate: a token's name, or the class."""
-        return f"class {label_id}" if schema.num_classes else self[label_id]
+        if not schema.num_classes:
+            return self[label_id]
+        return visible(schema.class_names[label_id]) if schema.class_names else f"class {label_id}"
 
     def _name(self, token_id: int) -> str:
         token = None if self._vocabulary is None else self._vocabulary.token(token_id)

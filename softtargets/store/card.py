@@ -165,6 +165,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     chosen = "" if selection is None else f" {code_span(json.dumps(selection))}"
     yield "Selection", f"{targets.describe()}{chosen}"
     grid = ", ".join(f"{one:g}" for one in targets.temperatures)
+    if targets.num_classes:
+        grid = "any: the logits of all classes are stored"
     yield "Temperatures", grid or "none: what the vocabulary sums to is not stored"
     yield (
         "Size",

@@ -39,7 +39,7 @@ from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.shard_table import ShardEntry, ShardTable
 from softtargets.store.side_file import SideFile, commit_side_file
-from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.versions import version_of
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
 from softtargets.targets import TargetSchema
@@ -196,7 +196,7 @@ class Ledger:
         manifest = Manifest(
             identity=self.identity,
             fingerprint=self.fingerprint,
-            format_version=FORMAT_VERSION,
+            format_version=version_of(self.targets),
             teacher=teacher,
             corpus=corpus,
             shards=ShardTable.of(entries[unit] for unit in range(num_units)),

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.versions import version_of
 from softtargets.targets import Column, EntryPlanes, Grid, TargetSchema, columns_of, part_of
 from softtargets.targets.window_columns import WindowColumns
 
@@ -72,7 +72,7 @@ def grid_columns(targets: TargetSchema) -> tuple[str, ...]:
 def arrow_schema(targets: TargetSchema, fingerprint: str, unit: int) -> pa.Schema:
     """Return the schema of a shard, with the metadata that makes it self-describing."""
     metadata = {
-        "format_version": FORMAT_VERSION,
+        "format_version": version_of(targets),
         "fingerprint": fingerprint,
         "unit": unit,
         "targets": targets.to_dict(),

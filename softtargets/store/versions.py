@@ -11,11 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from softtargets.errors import FormatError
-from softtargets.targets import DEFAULT_CONVENTION
+from softtargets.targets import DEFAULT_CONVENTION, TargetSchema
 from softtargets.texts import shortened
 
-FORMAT_VERSION = "1.3"
-
+FORMAT_VERSION = "1.4"
+"""The newest that is known here, see `version_of`."""
+_WRITTEN = "1.3"
+"""The oldest that is still written."""
+_ADDED = {
+    "1.4": {
+        "class_names", "problem", "label_values", "partly_labelled", "token_types", "pad_token_id",
+    }
+}  # fmt: skip
+"""Which fields of `targets` later versions have added."""
+WRITTEN_VERSIONS = (_WRITTEN, *_ADDED)
 _FIRST_CANONICAL = "3"
 """The minor version since which fingerprints are of canonical JSON."""
 
@@ -38,6 +47,16 @@ def check_version(found: object, where: str) -> str:
 
 
 UPGRADE = "pip install --upgrade softtargets"
+
+
+def version_of(targets: TargetSchema) -> str:
+    """Return the version that a store of such targets is written in: the first that has them all.
+
+    So a store that needs nothing newer keeps its fingerprint and its bytes, and older releases
+    read it.
+    """
+    described = targets.to_dict().keys()
+    return [_WRITTEN, *(one for one, names in _ADDED.items() if names & described)][-1]
 
 
 def is_newer(version: str) -> bool:
@@ -69,7 +88,7 @@ def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, 
     if version not in ("1.0", "1.1", "1.2"):
         return identity
     targets = identity.get("targets")
-    upgraded = {"format_version": FORMAT_VERSION, "targets": upgrade_targets(targets, version)}
+    upgraded = {"format_version": _WRITTEN, "targets": upgrade_targets(targets, version)}
     if version == "1.0" and isinstance(targets, Mapping):
         upgraded["selection"] = {"kind": "topk", "k": targets.get("top_k")}
     return {**identity, **upgraded}

@@ -23,7 +23,7 @@ from softtargets.store.json_object import parse_object
 from softtargets.store.manifest import MANIFEST_NAME, check_schema, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.same_identity import check_identity
-from softtargets.store.versions import FORMAT_VERSION, check_version
+from softtargets.store.versions import WRITTEN_VERSIONS, check_version
 from softtargets.store.vocabulary import VOCABULARY_NAME
 
 REQUEST = "work/request.json"
@@ -164,7 +164,7 @@ class Workplace:
 
     def _request_text(self) -> bytes:
         request = {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.identity["format_version"],
             "fingerprint": self.fingerprint,
             "identity": self.identity,
         }
@@ -216,10 +216,10 @@ def read_request_of(place: Place) -> Mapping[str, Any] | None:
         return None
     request = parse_object(content, where)
     version = check_version(request.get("format_version"), where)
-    if version != FORMAT_VERSION:
+    if version not in WRITTEN_VERSIONS:
         raise IdentityError(
             where,
-            expected=f"a build begun in format {FORMAT_VERSION}",
+            expected=f"a build begun in format {' or '.join(WRITTEN_VERSIONS)}",
             found=f"one of {version}",
             next_step="Finish it with the release of softtargets that began it, or choose "
             "another output directory; nothing in this one was touched.",

@@ -21,7 +21,7 @@ IGNORE_INDEX = -100
 """The label of a token that no loss counts, as in torch and transformers."""
 
 
-_INPUTS = {"attention_mask", "input_ids", "position_ids", "segment_ids"}
+_INPUTS = {"attention_mask", "input_ids", "position_ids", "segment_ids", "token_type_ids"}
 """Tensors [B, L] of what the student reads."""
 _OF_TARGETS = {"labels", "target_mask"}
 """Tensors [B, L] beside those of the parts of targets; [B] if targets are about windows."""
@@ -53,7 +53,9 @@ class Batch(UserDict[str, Any]):
     A student reads `student_inputs(batch)`, and of this mapping `input_ids`, `attention_mask` and
     `labels` [B, L] int64. `labels` are the input ids where a target is trained on and -100
     elsewhere, not shifted, as transformers wants them. `num_tokens` [B] are the tokens of each row.
-    Where targets are about whole windows, `labels` and `target_mask` are [B].
+    Where targets are about whole windows, `labels` and `target_mask` are [B]. Labels that are
+    numbers, one for each class, are float32 [B, ..., C], with NaN where -100 would stand.
+    `token_type_ids` [B, L] are there if the store has them.
 
     Where documents share a row the teacher read each by itself, from position 0. `segment_ids`
     [B, L] tells which tokens are of one document, `position_ids` where they stand in it.

@@ -28,8 +28,8 @@ def collate(windows: Sequence[Window]) -> Batch:
     Raises:
         InputError: there are no windows, they come from stores that `Mixture` would not mix, or
             batches do not hold their targets. They hold those of a vocabulary about the token that
-            follows, with a head or samples, and class logits about windows; of features they hold
-            the last hidden states.
+            follows, with a head or samples, and class logits about windows or tokens; of features
+            they hold the last hidden states.
     """
     schemas = list(dict.fromkeys(window.packed.schema for window in windows))
     if not schemas:
@@ -65,7 +65,7 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
         InputError: batches do not hold such targets, see `collate`.
     """
     _check_schema(schema)
-    frame = Frame(rows, schema.convention)
+    frame = Frame(rows, schema.convention, schema.pad_token_id)
     inputs = frame.inputs()
     target_mask = frame.place_targets("mask")
     labels = frame.labels(inputs["input_ids"], target_mask)
@@ -123,12 +123,12 @@ def _check_schema(schema: TargetSchema) -> None:
     is_whole = bool(entries) if draws is None else (draws.origin == "tail") == bool(entries)
     is_known = is_whole and schema.convention.labels_are_inputs
     if schema.num_classes:
-        is_known = schema.convention.is_of_windows
+        is_known = not schema.convention.labels_are_inputs
     if not is_known or not _is_last_hidden(schema.features) or schema.encoder_input:
         raise InputError(
             "collate",
             expected="targets of the next token: a head, samples, or both, samples of its tail, "
-            f"or class logits of windows; and no feature but {LAST_HIDDEN}",
+            f"or class logits of windows or tokens; and no feature but {LAST_HIDDEN}",
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from softtargets.store.row import Row
 from softtargets.stream.batch import IGNORE_INDEX
-from softtargets.targets import Array, Bool, Convention, Int64
+from softtargets.targets import UNKNOWN_LABEL, Array, Bool, Convention, Int64
 
 
 class Frame:
@@ -18,10 +18,12 @@ class Frame:
         rows: of one or several stores.
         convention: how their targets stand to their tokens. Of targets that are about whole windows
             there is one in a row, and arrays of targets are [B, ...].
+        pad_token_id: what stands after the tokens of a row.
     """
 
-    def __init__(self, rows: Sequence[Row], convention: Convention) -> None:
+    def __init__(self, rows: Sequence[Row], convention: Convention, pad_token_id: int = 0) -> None:
         self.rows = rows
+        self._pad_token_id = pad_token_id
         self.convention = convention
         self.num_tokens = [len(row) for row in rows]
         self.shape = len(rows), max(self.num_tokens)
@@ -112,7 +114,7 @@ class Frame:
 
     def inputs(self) -> dict[str, Array]:
         """Return what the student reads, without labels."""
-        ids_BL = np.zeros(self.shape, np.int64)
+        ids_BL = np.full(self.shape, self._pad_token_id, np.int64)
         for own, row, num_tokens in zip(ids_BL, self.rows, self.num_tokens, strict=True):
             own[:num_tokens] = row.cell("input_ids")
         at_L = np.arange(self.shape[1])
@@ -126,11 +128,14 @@ class Frame:
                 starts_S = np.cumsum(lengths_S) - lengths_S
                 segment_ids_BL[here] = np.repeat(np.arange(len(lengths_S)), lengths_S)
                 position_ids_BL[here] -= np.repeat(starts_S, lengths_S)
-        return {
+        inputs = {
             "input_ids": ids_BL,
             "segment_ids": segment_ids_BL,
             "position_ids": position_ids_BL,
         }
+        if "token_type_ids" in self.rows[0].columns:
+            inputs["token_type_ids"] = self.pad("token_type_ids").astype(np.int64)
+        return inputs
 
     def labels(self, ids_BL: Array, target_mask: Bool) -> Array:
         """Return the label of each target that is trained on, at the token it is about.
@@ -138,7 +143,14 @@ class Frame:
         Args:
             ids_BL: what the student reads.
             target_mask: which targets are trained on, as `place_targets` returns it.
+
+        Returns:
+            `IGNORE_INDEX` where none is trained on or the label is unknown; of labels that are
+            numbers, a row of them for each target, with NaN there.
         """
+        if "label_values" in self.rows[0].columns:
+            values = self.place_targets("label_values", np.nan)
+            return np.where(target_mask[..., None], values, np.float32(np.nan))
         labels = np.full(target_mask.shape, IGNORE_INDEX)
         if self.convention.labels_are_inputs:
             shift = self.convention.shift
@@ -146,4 +158,5 @@ class Frame:
             np.copyto(labels[:, shift:], ids_BL[:, shift:], where=target_mask[:, :stop])
         elif "label_ids" in self.rows[0].columns:
             np.copyto(labels, self.place_targets("label_ids"), where=target_mask)
+            labels[labels == UNKNOWN_LABEL] = IGNORE_INDEX
         return labels

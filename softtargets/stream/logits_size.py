@@ -17,8 +17,10 @@ LOGITS_LIMIT = Limit(
 
 
 def logits_bytes(batch: Batch, num_ids: int) -> int:
-    """Return the size in float32 of all logits of a batch, B * L * V."""
+    """Return the size in float32 of all logits of a batch, B * L * V, or B * V of windows."""
     rows, length = batch["input_ids"].shape
+    if "schema" in batch and batch.schema.convention.is_of_windows:
+        length = 1
     return int(rows * length * num_ids * _FLOAT32_BYTES)
 
 

@@ -21,7 +21,7 @@ from softtargets.targets.arrays import (
     UInt8,
     UInt16,
 )
-from softtargets.targets.classes import Classes
+from softtargets.targets.classes import UNKNOWN_LABEL, Classes, ClassProblem
 from softtargets.targets.conventions import (
     DEFAULT_CONVENTION,
     NEXT_TOKEN,
@@ -56,10 +56,12 @@ __all__ = [
     "LAST_HIDDEN",
     "NEXT_TOKEN",
     "TOKEN",
+    "UNKNOWN_LABEL",
     "WINDOW",
     "Array",
     "Bool",
     "Cells",
+    "ClassProblem",
     "Classes",
     "Column",
     "Columns",

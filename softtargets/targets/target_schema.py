@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from softtargets.targets.classes import Classes
+from softtargets.targets.classes import Classes, ClassProblem
 from softtargets.targets.conventions import (
     CONVENTIONS,
     DEFAULT_CONVENTION,
@@ -64,11 +64,19 @@ class TargetSchema:
     """The draws; manifests call them so."""
     num_classes: int = 0
     """Width of the class logits; 0 when there are none."""
+    class_names: tuple[str, ...] = ()
+    """What the teacher calls each class."""
+    problem: ClassProblem | None = None
+    """What class logits are where not just one class is right."""
     features: tuple[FeatureSchema, ...] = ()
     output_head: HeadWeightsSchema | None = None
     """What the full distribution is recomputed with from the feature last_hidden."""
     label_ids: bool = False
     """Whether each target's label is stored; with next_token it is the next input id."""
+    label_values: bool = False
+    """Whether each target has a number for each class instead: 0 or 1, or the score's value."""
+    partly_labelled: bool = False
+    """Whether targets may have no label: -1 among label ids, NaN among values."""
     label_logits: bool = False
     """Whether the label's logit and its rank are stored."""
     label_step: float | None = None
@@ -76,6 +84,10 @@ class TargetSchema:
     it is kept as it is."""
     encoder_input: bool = False
     """Whether windows hold the input of an encoder beside that of the decoder."""
+    token_types: bool = False
+    """Whether each token's type is stored: which text of a pair it is of."""
+    pad_token_id: int = 0
+    """What stands after a window in a batch: some models look for it to find the last token."""
     metadata: tuple[str, ...] = ()
     """Names of what is known about each document beside its id."""
     others: tuple[OwnPart, ...] = ()
@@ -99,6 +111,14 @@ class TargetSchema:
             not (self.num_classes and any(beside)),
             found,
         )
+        words = "names of classes, problem and label values only beside class logits"
+        of_classes = self.class_names or self.problem or self.label_values
+        yield Promise(words, bool(self.num_classes) or not of_classes, found)
+        words = "label values with a problem, and label ids without one"
+        is_sound = not (self.label_ids if self.problem else self.label_values)
+        yield Promise(words, is_sound, found)
+        words = "a pad_token_id that is an input id"
+        yield Promise(words, 0 <= self.pad_token_id < self.num_input_ids, found)
         words = "label logits only where there are labels"
         yield Promise(words, self.has_labels or not self.label_logits, found)
         yield from (promise._replace(found=found) for promise in self._step_promises())
@@ -175,6 +195,7 @@ class TargetSchema:
             "temperatures": tuple(float(one) for one in data["temperatures"]),
             "features": tuple(FeatureSchema(**one) for one in data.get("features", ())),
             "metadata": tuple(data.get("metadata", ())),
+            "class_names": tuple(data.get("class_names", ())),
             "others": tuple(kind(**data[key]) for key, kind in REGISTERED.items() if key in data),
         }
         for name, kind in _SCHEMAS.items():
@@ -212,7 +233,10 @@ def _parts(targets: TargetSchema) -> Iterator[Part]:
         convention=targets.convention,
         are_listed=targets.positions == "listed",
         has_label_ids=targets.label_ids,
+        has_label_values=targets.label_values,
+        is_partly_labelled=targets.partly_labelled,
         has_encoder=targets.encoder_input,
+        has_token_types=targets.token_types,
         metadata=targets.metadata,
     )
     if targets.head is not None:
@@ -225,7 +249,7 @@ def _parts(targets: TargetSchema) -> Iterator[Part]:
     if targets.label_logits:
         yield Labels(targets.vocab_size, targets.label_step)
     if targets.num_classes:
-        yield Classes(targets.num_classes)
+        yield Classes(targets.num_classes, targets.class_names, targets.problem)
     if targets.features:
         yield Features(targets.features)
     if targets.output_head is not None:

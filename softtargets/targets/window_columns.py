@@ -9,7 +9,7 @@ import numpy as np
 
 from softtargets.targets.arrays import Columns, Offsets
 from softtargets.targets.conventions import Convention
-from softtargets.targets.part import LARGEST_INT, Column, Fault, Part, Range, outside
+from softtargets.targets.part import FINITE, LARGEST_INT, Column, Fault, Part, Range, outside
 from softtargets.targets.promises import Promise, Promises
 
 METADATA_PREFIX = "metadata_"
@@ -25,7 +25,10 @@ class WindowColumns(Part):
     convention: Convention
     are_listed: bool
     has_label_ids: bool
+    has_label_values: bool
+    is_partly_labelled: bool
     has_encoder: bool
+    has_token_types: bool
     metadata: tuple[str, ...]
 
     def columns(self) -> Sequence[Column]:
@@ -52,11 +55,20 @@ class WindowColumns(Part):
             columns.append(Column("target_positions", "int32", "targets", words))
         if self.has_label_ids:
             last, words = self.num_labels - 1, "the label of each target"
-            labels = Range(0, last, f"labels from 0 to {last}")
+            first = -1 if self.is_partly_labelled else 0
+            labels = Range(first, last, f"labels from {first} to {last}")
             columns.append(Column("label_ids", "int32", "targets", words, within=labels))
         if self.has_encoder:
             words = "what the encoder read"
             columns.append(Column("encoder_input_ids", "int32", "any", words, within=ids))
+        if self.has_token_types:
+            words = "which text of a pair each token is of"
+            types = Range(0, LARGEST_INT, "token types of at least 0")
+            columns.append(Column("token_type_ids", "int32", "tokens", words, within=types))
+        if self.has_label_values:
+            words = "the label of each class as a number, target after target"
+            within = None if self.is_partly_labelled else FINITE
+            columns.append(Column("label_values", "float32", "classes", words, within=within))
         return columns
 
     def fits(self) -> Promises:
@@ -71,12 +83,28 @@ class WindowColumns(Part):
             "listed positions only where a target is about a token",
             not (self.are_listed and self.convention.is_of_windows),
         )
+        words = "labels, of ids or of values, where they are known in part"
+        has_labels = self.has_label_ids or self.has_label_values
+        yield Promise(words, has_labels or not self.is_partly_labelled)
+
+    def for_batches(
+        self, columns: Columns, offsets: Offsets, where: str
+    ) -> tuple[Columns, Offsets]:
+        """Return values of labels as [T, C]."""
+        if not self.has_label_values:
+            return columns, offsets
+        values = columns["label_values"].reshape(-1, self.num_labels)
+        return {**columns, "label_values": values}, {**offsets, "label_values": offsets["mask"]}
 
     def faults(self, columns: Columns, offsets: Offsets) -> Iterator[Fault]:
         """Find segments that are not the window's tokens, and positions that do not rise."""
         yield from _segment_faults(columns, offsets)
         if self.are_listed:
             yield from self._position_faults(columns, offsets)
+        if self.has_label_values:
+            values = columns["label_values"]
+            words = "finite numbers, or NaN where the label is not known"
+            yield from outside(values, ~np.isinf(values), offsets, "label_values", words)
 
     def _position_faults(self, columns: Columns, offsets: Offsets) -> Iterator[Fault]:
         positions = columns["target_positions"]

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from softtargets.errors import InputError, TemperatureError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_choice(where: str, value: object, choices: Iterable[str]) -> None:
@@ -114,3 +117,36 @@ def _range_text(low: float, high: float, with_ends: bool) -> str:
         if with_ends
         else (f"a number between {low:g} and {high:g}")
     )
+
+
+def check_options(temperature: float, ce_weight: float, confidence_power: float = 0.0) -> None:
+    """Check the numbers of a loss, whatever a store holds.
+
+    Raises:
+        InputError: a number is out of range.
+        TemperatureError: the temperature is not a positive number.
+    """
+    check_temperature(temperature)
+    next_step = "0 is distillation alone, 1 is cross-entropy alone."
+    check_number("ce_weight", ce_weight, low=0, high=1, next_step=next_step)
+    check_number("confidence_power", confidence_power)
+
+
+def number_of_targets(
+    num_targets: float | torch.Tensor | None, own_targets: int
+) -> float | torch.Tensor:
+    """Return what the sum over the targets is divided by; see `losses.Loss`.
+
+    Raises:
+        InputError: it is not a positive number.
+    """
+    if num_targets is not None:
+        check_number(
+            "num_targets",
+            num_targets,
+            low=0,
+            with_ends=own_targets == 0,
+            next_step="Pass the targets of the whole step, or omit it for the batch's own.",
+        )
+    # A sum over no targets is 0, whatever it is divided by.
+    return max(1, own_targets) if num_targets is None or own_targets == 0 else num_targets

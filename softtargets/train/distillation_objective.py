@@ -52,7 +52,8 @@ class DistillationObjective(Objective):
 
     def fuses(self, batch: Batch) -> Fused:
         """Return whether the loss is fused, "auto" where the student decides it."""
-        if self._fused == "auto" and logits_bytes(batch, batch["vocab_size"]) < FUSED_FROM_BYTES:
+        num_bytes = logits_bytes(batch, batch.schema.num_labels)
+        if self._fused == "auto" and (batch.schema.num_classes or num_bytes < FUSED_FROM_BYTES):
             return False
         return self._fused
 

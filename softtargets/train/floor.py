@@ -6,10 +6,11 @@ import torch
 
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
+from softtargets.train.choices import check_options
+from softtargets.train.class_loss import class_loss
 from softtargets.train.divergences import Divergence, DivergenceName, ForwardKL, as_divergence
 from softtargets.train.entropy import whole_logsumexp
-from softtargets.train.losses import check_options
-from softtargets.train.sparse import Tail, choose_tail, sparse_targets
+from softtargets.train.sparse import Tail, check_tail, choose_tail, sparse_targets
 
 _FORWARD_KL = ForwardKL()
 _EXACT = ("bucket", "full", "sampled")
@@ -38,11 +39,14 @@ def distillation_floor(
         tail: see there; "uniform" and "label" have a floor that a store cannot tell.
 
     Raises:
-        InputError: an option is out of range, or the store does not tell.
-        TemperatureError: the temperature is not in the store's grid.
+        InputError, TemperatureError: an option is out of range, or the store does not tell.
     """
+    if batch.schema.num_classes:
+        own_logits = batch["class_logits"]
+        return class_loss(own_logits, batch, temperature, ce_weight, divergence, tail)
     divergence = as_divergence(divergence)
-    check_options(temperature, ce_weight, tail)
+    check_tail(tail)
+    check_options(temperature, ce_weight)
     if tail != "full":
         tail = choose_tail(batch, tail, divergence)
     places_N = batch["target_mask"].flatten().nonzero()[:, 0]

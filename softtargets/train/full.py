@@ -15,7 +15,7 @@ from softtargets.store.store import Store
 from softtargets.stream.batch import Batch
 from softtargets.targets import HeadWeights
 from softtargets.train.divergences import Divergence, needs_mass_everywhere
-from softtargets.train.sparse import SMALLEST_LOG_REST, Tail
+from softtargets.train.sparse import SMALLEST_LOG_REST, Tail, check_tail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,23 +132,32 @@ class FullTargets:
     def dense_losses(self, divergence: Divergence, scaled_logits_NU: torch.Tensor) -> torch.Tensor:
         """Return the student's divergence [N] in nats, its logits divided by the temperature.
 
-        To ids that only the student has the teacher gives no mass. In divergences that would be
-        infinite there, all ids without mass are one outcome, of which the teacher has 2^-24, as of
-        a bucket that nothing is in; or as much as of its least likely id, if that is less: else a
-        student would rather have ids that the teacher lacks.
+        To ids that only the student has the teacher gives no mass, see `dense_divergence`.
         """
         log_t_NV = self.head.logits(self.hidden_ND).float().div_(self.temperature)
         log_t_NV = log_t_NV.log_softmax(dim=1)
         log_s_NU = scaled_logits_NU.log_softmax(dim=1)
         num_own = log_s_NU.shape[1] - log_t_NV.shape[1]
         log_t_NU = functional.pad(log_t_NV, (0, num_own), value=-torch.inf)
-        if needs_mass_everywhere(divergence):
-            losses_N = _losses_with_floor(divergence, log_t_NU, log_s_NU)
-        else:
-            losses_N = divergence.terms(log_t_NU, log_s_NU).sum(dim=1)
+        losses_N = dense_divergence(divergence, log_t_NU, log_s_NU)
         if self.confidence_power != 0:
             losses_N = losses_N * log_t_NV.amax(dim=1).exp() ** self.confidence_power
         return losses_N
+
+
+def dense_divergence(
+    divergence: Divergence, log_t_NU: torch.Tensor, log_s_NU: torch.Tensor
+) -> torch.Tensor:
+    """Return a divergence [N] in nats between log-probabilities of all outcomes.
+
+    In divergences that would be infinite where the teacher has no mass, all ids without mass are
+    one outcome, of which the teacher has 2^-24, as of a bucket that nothing is in; or as much as of
+    its least likely id, if that is less: else a student would rather have ids that the teacher
+    lacks.
+    """
+    if needs_mass_everywhere(divergence):
+        return _losses_with_floor(divergence, log_t_NU, log_s_NU)
+    return divergence.terms(log_t_NU, log_s_NU).sum(dim=1)
 
 
 def full_targets(
@@ -171,8 +180,9 @@ def check_full(batch: Batch, tail: Tail | None, head: OutputHead | None) -> Outp
     """Return the output head that goes with a batch and tail "full"; None with other tails.
 
     Raises:
-        InputError: they do not go together; the message says why.
+        InputError: they do not go together, or there is no such tail; the message says why.
     """
+    check_tail(tail)
     if tail != "full" and head is None:
         return None
     if tail != "full":

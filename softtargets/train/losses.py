@@ -19,7 +19,8 @@ from torch.nn import functional
 from softtargets.errors import InputError
 from softtargets.stream.batch import Batch, BatchTargets
 from softtargets.stream.logits_size import check_logits_size
-from softtargets.train.choices import check_number, check_temperature
+from softtargets.train.choices import check_options, number_of_targets
+from softtargets.train.class_loss import class_loss
 from softtargets.train.divergences import (
     Divergence,
     DivergenceName,
@@ -28,7 +29,7 @@ from softtargets.train.divergences import (
 )
 from softtargets.train.entropy import estimated_entropy
 from softtargets.train.full import FullTargets, OutputHead, check_full, full_targets
-from softtargets.train.sparse import SparseTargets, Tail, check_tail, choose_tail, sparse_targets
+from softtargets.train.sparse import SparseTargets, Tail, choose_tail, sparse_targets
 
 _FORWARD_KL = ForwardKL()
 
@@ -46,6 +47,8 @@ def distillation_loss(
     teacher_head: OutputHead | None = None,
 ) -> torch.Tensor:
     """Return the mean over all targets of the batch in nats, a scalar; without targets it is 0.
+
+    Of class logits it is `class_loss`. Else it is
 
     (1 - ce_weight) * T^2 * w * D(teacher, student) at temperature T
         + ce_weight * cross-entropy on the labels at temperature 1.
@@ -65,12 +68,13 @@ def distillation_loss(
     Raises:
         InputError, TemperatureError: shapes, vocabularies, options and store do not fit each other.
     """
+    options = temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
+    if batch.schema.num_classes:
+        return class_loss(student_logits, batch, *options)
     shape = student_logits.shape
     check_student(shape, shape[-1], batch, where="student_logits", last="V")
     check_logits_size(batch, shape[-1])
-    objective = make_objective(
-        batch, temperature, ce_weight, divergence, tail, confidence_power, num_targets, teacher_head
-    )
+    objective = make_objective(batch, *options)
     objective.check_ids(shape[-1])
     return objective.loss(objective.select(student_logits).float())
 
@@ -183,11 +187,11 @@ def make_objective(
 ) -> LogitsObjective:
     """Return what `distillation_loss` judges a student's logits by, with its arguments."""
     divergence = as_divergence(divergence)
-    check_options(temperature, ce_weight, tail, confidence_power)
+    check_options(temperature, ce_weight, confidence_power)
     teacher_head = check_full(batch, tail, teacher_head)
     places_N = batch["target_mask"].flatten().nonzero()[:, 0]
     labels_N = batch.target_labels().flatten()[places_N]
-    number = _number_of(num_targets, len(places_N))
+    number = number_of_targets(num_targets, len(places_N))
     scale = (1 - ce_weight) * temperature**2 / number
     weights_N = scale * torch.ones_like(places_N, dtype=torch.float32) if ce_weight < 1 else None
     targets: SparseTargets | FullTargets
@@ -220,36 +224,6 @@ def _stored_targets(batch: Batch, temperature: float, tail: Tail) -> BatchTarget
     return batch.soft_targets(temperature)
 
 
-def check_options(
-    temperature: float, ce_weight: float, tail: Tail | None, confidence_power: float = 0.0
-) -> None:
-    """Check the options of a loss, whatever a store holds.
-
-    Raises:
-        InputError: the tail is not one of the names, or a number is out of range.
-        TemperatureError: the temperature is not a positive number.
-    """
-    check_tail(tail)
-    check_temperature(temperature)
-    next_step = "0 is distillation alone, 1 is cross-entropy alone."
-    check_number("ce_weight", ce_weight, low=0, high=1, next_step=next_step)
-    check_number("confidence_power", confidence_power)
-
-
-def _number_of(num_targets: float | torch.Tensor | None, own_targets: int) -> float | torch.Tensor:
-    """Return what the sum over the targets is divided by."""
-    if num_targets is not None:
-        check_number(
-            "num_targets",
-            num_targets,
-            low=0,
-            with_ends=own_targets == 0,
-            next_step="Pass the targets of the whole step, or omit it for the batch's own.",
-        )
-    # A sum over no targets is 0, whatever it is divided by.
-    return max(1, own_targets) if num_targets is None or own_targets == 0 else num_targets
-
-
 def _confidence(targets: BatchTargets, places_N: torch.Tensor) -> torch.Tensor:
     """Return the probability [N] of the teacher's top entry."""
     if not targets.logprobs.shape[-1]:
@@ -276,7 +250,7 @@ def check_student(
             where,
             expected="a batch with targets of a vocabulary",
             found=batch.schema.describe(),
-            next_step="Train for the objective of its task, see softtargets.tasks.task_of.",
+            next_step="Use distillation_loss: class logits are few, and it needs no fusing.",
         )
     expected = tuple(batch["input_ids"].shape)
     if len(shape) != 3 or tuple(shape[:2]) != expected:

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from softtargets.targets import TargetSchema
+from softtargets.train.choices import check_options
 from softtargets.train.divergences import DivergenceName, as_divergence
-from softtargets.train.losses import check_options
-from softtargets.train.sparse import Tail
+from softtargets.train.sparse import Tail, check_tail
 
 PREFERRED_TEMPERATURE = 1.0
 """At which students are trained and judged if a store holds it and nobody says otherwise."""
@@ -37,7 +37,8 @@ class Recipe:
         if chosen.temperature is None:
             chosen = replace(chosen, temperature=stored_temperature(schema))
         assert chosen.temperature is not None
-        check_options(chosen.temperature, chosen.ce_weight, chosen.tail)
+        check_tail(chosen.tail)
+        check_options(chosen.temperature, chosen.ce_weight)
         as_divergence(chosen.divergence)
         return chosen
 

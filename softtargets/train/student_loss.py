@@ -82,7 +82,7 @@ class StudentLoss:
     ) -> tuple[torch.Tensor, Any]:
         """Return the loss and what the student returned, with all logits; see `__call__`."""
         check_embeddings(student, batch)
-        check_logits_size(batch, batch["vocab_size"])
+        check_logits_size(batch, batch.schema.num_labels)
         found = self._called(model, batch)
         return self._loss(found, batch, num_targets, logits=found.logits), found
 

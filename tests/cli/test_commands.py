@@ -16,7 +16,7 @@ from softtargets.store import Store
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
 
 
-def run(*arguments: str | Path) -> Result:
+def run(*arguments: object) -> Result:
     result = CliRunner().invoke(main, [str(one) for one in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -101,7 +101,8 @@ def test_datasets_reads_stores_of_every_version(name: str, tmp_path: Path) -> No
     assert run("card", root).exit_code == 0
     expected = pq.read_table(root / "shards").to_pylist()
     rows = load_dataset(str(root), split="train", streaming=True)
-    assert list(rows) == expected
+    # A label that is not known is NaN, which equals nothing.
+    assert str(list(rows)) == str(expected)
     has_vocabulary = (root / "vocabulary.parquet").is_file()
     assert get_dataset_config_names(str(root)) == ["default", "vocabulary"][: 1 + has_vocabulary]
     if has_vocabulary:

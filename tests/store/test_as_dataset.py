@@ -48,7 +48,8 @@ def test_every_kind_has_the_rows_of_the_plain_export(name: str, tmp_path: Path) 
     store = Store.open(GOLDEN / name / "store")
     table = pq.read_table(export_plain(store.root, tmp_path / "plain"))
     dataset = store.as_dataset()
-    assert list(dataset) == table.to_pylist()
+    # A label that is not known is NaN, which equals nothing.
+    assert str(list(dataset)) == str(table.to_pylist())
     assert list(dataset.features) == table.column_names
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from softtargets.capture import Corpus
 from softtargets.store import Store, merge_stores, verify
-from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.versions import version_of
 from softtargets.targets import columns_of
 from tests.fakes import build_store, write_corpus
 from tests.golden import GOLDEN, arrays_of, logprobs_of
@@ -37,7 +37,11 @@ def test_every_kind_of_target_and_every_case_has_a_golden_store() -> None:
     assert {name[:-4] for name in STORES} == {*KINDS, *CASES}
 
 
-WITH_ENTRIES = [name for name in STORES if name[-3:] > "1.2" and name != "systematic-1.3"]
+WITH_ENTRIES = [
+    name
+    for name in STORES
+    if name[-3:] > "1.2" and (name[:-4] not in KINDS or KINDS[name[:-4]].head is not None)
+]
 
 
 @pytest.mark.parametrize("name", WITH_ENTRIES)
@@ -100,12 +104,14 @@ def test_what_is_written_today_is_what_was_written(name: str, tmp_path: Path) ->
     store = make_golden(tmp_path / "store", name[:-4])
     golden = Store.open(GOLDEN / name / "store")
     assert store.manifest.identity == golden.manifest.identity
-    is_current = golden.manifest.format_version == FORMAT_VERSION
+    is_current = golden.manifest.format_version == version_of(store.targets)
     assert (store.fingerprint == golden.fingerprint) == is_current
     names = [column.name for column in columns_of(store.targets)]
     for shard in range(len(golden.manifest.shards)):
         with store.open_shard(shard) as one, golden.open_shard(shard) as other:
-            assert one.read_columns(names).equals(other.read_columns(names))
+            # A label that is not known is NaN, which equals nothing.
+            tables = [str(shard.read_columns(names).to_pydict()) for shard in (one, other)]
+            assert tables[0] == tables[1]
 
 
 def test_a_store_of_an_older_format_is_one_of_the_current(tmp_path: Path) -> None:
@@ -117,7 +123,7 @@ def test_a_store_of_an_older_format_is_one_of_the_current(tmp_path: Path) -> Non
     corpus = Corpus(paths=(write_corpus(tmp_path / "other.jsonl", ["Another text, read later."]),))
     new = build_store(tmp_path, corpus=corpus, unit_tokens=300)
     merged = merge_stores([old.root, new.root], tmp_path / "merged")
-    assert merged.manifest.format_version == FORMAT_VERSION
+    assert merged.manifest.format_version == version_of(merged.targets)
     # It has no vocabulary of its own, and that of the other names its tokens too.
     assert old.vocabulary is None
     assert_same(merged.vocabulary, new.vocabulary)

@@ -65,6 +65,6 @@ def test_every_reader_opens_every_kind(name: str, tmp_path: Path) -> None:
     )
     for column in names:
         values = expected[column].to_pylist()
-        assert list(found[column]) == values, f"duckdb, {column}"
-        assert frame[column].to_list() == values, f"polars, {column}"
-        assert dataset[column][:] == values, f"datasets, {column}"
+        assert str(list(found[column])) == str(values), f"duckdb, {column}"
+        assert str(frame[column].to_list()) == str(values), f"polars, {column}"
+        assert str(dataset[column][:]) == str(values), f"datasets, {column}"

@@ -23,7 +23,7 @@ from softtargets.store import Store
 from softtargets.store.manifest import check_schema
 from softtargets.store.same_identity import first_difference
 from softtargets.store.shard_table import ShardEntry
-from softtargets.store.versions import FORMAT_VERSION
+from softtargets.store.versions import version_of
 from tests.fakes import build_store
 from tests.forgery import forge_shard, with_column
 
@@ -96,7 +96,7 @@ def test_every_shard_describes_itself(store: Store) -> None:
     for entry in store.manifest.shards:
         file = pq.ParquetFile(store.root / entry.path)
         metadata = json.loads(file.schema_arrow.metadata[b"softtargets"])
-        assert metadata["format_version"] == FORMAT_VERSION
+        assert metadata["format_version"] == version_of(store.targets)
         assert metadata["fingerprint"] == store.fingerprint
         assert metadata["targets"] == store.targets.to_dict()
         assert metadata["unit"] == entry.unit

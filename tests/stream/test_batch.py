@@ -25,7 +25,8 @@ from softtargets import (
 )
 from softtargets.errors import InputError, TemperatureError
 from softtargets.kinds import SampleSchema
-from softtargets.targets import SoftTargets, pack
+from softtargets.targets import SoftTargets, TargetSchema, pack
+from softtargets.window import Window
 from tests.golden import GOLDEN
 from tests.windows import KINDS, KINDS_OF_1_3, make_window, topk_schema
 
@@ -360,6 +361,34 @@ def test_documents_that_share_a_window_are_told_apart(rng: np.random.Generator) 
     assert batch["position_ids"][0].tolist() == [*range(first), *range(6 - first), 0, 0]
 
 
+def check_classes(windows: list[Window], schema: TargetSchema) -> None:
+    """Check class logits, labels and token types of a batch, element by element."""
+    batch = collate(windows)
+    is_of_windows = schema.convention.is_of_windows
+    assert (batch["input_ids"][0, len(windows[0]) :] == schema.pad_token_id).all()
+    assert ("token_type_ids" in batch) == schema.token_types
+    for row, window in enumerate(windows):
+        logits_TC = window.packed.cells["class_logits"].reshape(-1, schema.num_classes)
+        if schema.token_types:
+            types_L = batch["token_type_ids"][row, : len(window)].tolist()
+            assert window.token_types_L is not None
+            assert types_L == window.token_types_L.tolist()
+        for target, position in enumerate(window.target_positions_T.tolist()):
+            at = row if is_of_windows else (row, position)
+            assert batch["class_logits"][at].tolist() == logits_TC[target].tolist()
+            assert batch["target_mask"][at] == window.mask_T[target]
+            expected: Any = -100
+            if schema.label_values:
+                assert window.label_values_F is not None
+                values_TC = window.label_values_F.reshape(-1, schema.num_classes)
+                expected = values_TC[target] if window.mask_T[target] else values_TC[0] * np.nan
+            elif schema.label_ids and window.mask_T[target] and window.labels_T[target] >= 0:
+                expected = window.labels_T[target]
+            np.testing.assert_array_equal(batch["labels"][at].numpy(), expected)
+    if not is_of_windows:
+        assert batch["target_mask"].sum() == sum(window.mask_T.sum() for window in windows)
+
+
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - PLAIN))
 def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     rng: np.random.Generator, kind: str
@@ -368,12 +397,8 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     if kind == "topk-without-tail":
         with pytest.raises(TemperatureError, match="there are none"):
             collate(windows).soft_targets()
-    elif kind == "classes-of-windows":
-        batch = collate(windows)
-        for window, logits_C in zip(windows, batch["class_logits"], strict=True):
-            assert np.array_equal(window.packed.cells["class_logits"], logits_C)
-        labels = [window.labels_T[0] if window.mask_T[0] else -100 for window in windows]
-        assert batch["labels"].tolist() == labels
+    elif KINDS[kind].num_classes:
+        check_classes(windows, KINDS[kind])
     else:
         with pytest.raises(InputError, match=r"next token: a head, samples, or both, .*; found "):
             collate(windows)

@@ -73,13 +73,15 @@ def test_a_task_is_found_by_its_name(name: str) -> None:
 def test_a_store_is_of_one_task_at_most(kind: str) -> None:
     schema = KINDS[kind]
     owners = [name for name in TASKS if find_task(name).owns(schema)]
-    if schema.predicts == "next_token" and not schema.encoder_input:
+    if schema.num_classes:
+        assert owners == ["classification"]
+    elif schema.predicts == "next_token" and not schema.encoder_input:
         assert owners == ["causal-lm"]
-        assert task_of(schema).name == "causal-lm"
     else:
         assert owners == []
-        with pytest.raises(InputError, match="expected those of a task: causal-lm; found "):
+        with pytest.raises(InputError, match=r"expected those of a task: causal-lm, .*; found "):
             task_of(schema)
+    assert [task_of(schema).name for _ in owners] == owners
 
 
 def test_a_store_opens_without_its_task() -> None:
@@ -105,9 +107,19 @@ def test_a_convention_says_how_many_targets_there_are(
     assert convention.num_targets(tokens, windows) == expected
 
 
-@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel", "Unheard", None])
-def test_an_architecture_tells_the_task(architecture: str | None) -> None:
-    assert task_for(architecture).name == CausalLM.name
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("LlamaForCausalLM", "causal-lm"),
+        ("GPT2LMHeadModel", "causal-lm"),
+        ("BertForSequenceClassification", "classification"),
+        ("DistilBertForTokenClassification", "classification"),
+        ("Unheard", "causal-lm"),
+        (None, "causal-lm"),
+    ],
+)
+def test_an_architecture_tells_the_task(architecture: str | None, name: str) -> None:
+    assert task_for(architecture).name == name
 
 
 def test_a_task_without_a_teacher_says_so() -> None:

@@ -23,7 +23,7 @@ from softtargets import (
     Batch,
     SoftTargetDataset,
     collate,
-    distillation_loss,
+    fused_distillation_loss,
     repack,
     student_inputs,
     verify,
@@ -36,7 +36,6 @@ from softtargets.capture import (
     Teacher,
     Windowing,
     build,
-    rescore,
 )
 from softtargets.capture.documents import Document, OnInvalid, Records
 from softtargets.capture.identity import describe_build
@@ -318,11 +317,12 @@ def test_it_is_found_by_what_its_stores_hold(store: Store, tmp_path: Path) -> No
     by_name = toy_config(tmp_path, task="text-classes").capture_task
     assert by_name == TextClasses()
     del REGISTERED[TextClasses.name]
-    with pytest.raises(InputError, match="targets: expected those of a task: causal-lm"):
-        task_of(store.targets)
-    with pytest.raises(InputError, match="task: expected one of causal-lm; found text-classes"):
-        find_task("text-classes")
-    register_task(TextClasses())
+    try:
+        assert task_of(store.targets).name == "classification"
+        with pytest.raises(InputError, match=r"task: expected one of .*; found text-classes"):
+            find_task("text-classes")
+    finally:
+        register_task(TextClasses())
 
 
 def test_options_of_its_own_are_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -394,9 +394,7 @@ def test_what_is_about_tokens_refuses_it(store: Store) -> None:
         repack(batch, 64)
     logits = torch.zeros((*batch["input_ids"].shape, 256))
     with pytest.raises(InputError, match="expected a batch with targets of a vocabulary"):
-        distillation_loss(logits, batch)
-    with pytest.raises(InputError, match="Such a store cannot be rescored yet"):
-        rescore(store, CountingTeacher(), 2)
+        fused_distillation_loss(logits, torch.zeros(256, 256), batch)
 
 
 def test_logits_that_are_no_numbers_are_refused_with_the_document(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Selected:
     @classmethod
     def of_classes(cls, logits_NC: torch.Tensor) -> Selected:
         """Return targets that are class logits, and nothing else."""
-        empty_N0 = logits_NC.new_empty((len(logits_NC), 0))
+        empty_N0 = logits_NC.new_empty((len(logits_NC), 0), dtype=torch.float32)
         return cls(
             ids_NK=empty_N0.int(),
             logits_NK=empty_N0,

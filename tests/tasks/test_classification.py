@@ -1,0 +1,118 @@
+"""Classification: every kind of classifier, from records to a student."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import transformers
+
+from softtargets.capture import BuildConfig, Teacher, TeacherConfig
+from softtargets.tasks import Task
+from softtargets.tasks.classification import Classification
+from softtargets.tasks.classification.class_capture import ClassCapture
+from softtargets.tasks.classification.classifier import Classifier
+from tests.tasks.classifiers import TEXTS, class_config, save_classifier
+from tests.tasks.conformance import TaskTests
+
+
+class ClassificationTests(TaskTests):
+    """The suite, of a model of transformers as teacher and as student."""
+
+    architecture: ClassVar[str] = "BertForSequenceClassification"
+    changes: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture(autouse=True)
+    def _saved(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        directory = tmp_path_factory.mktemp("model")
+        self.directory = save_classifier(directory, self.architecture, **self.changes)
+
+    def task(self) -> Task:
+        return Classification()
+
+    def config(self, directory: Path) -> BuildConfig:
+        return class_config(directory)
+
+    def teacher(self) -> Classifier:
+        config = TeacherConfig(name=str(self.directory), dtype="float32", device="cpu")
+        return ClassCapture().teacher(config)
+
+    def student(self, teacher: Teacher) -> torch.nn.Module:
+        model: torch.nn.Module = getattr(transformers, self.architecture).from_pretrained(
+            self.directory
+        )
+        return model.eval()
+
+
+class TestBert(ClassificationTests):
+    pass
+
+
+class TestDistilBert(ClassificationTests):
+    architecture = "DistilBertForSequenceClassification"
+
+
+class TestLlama(ClassificationTests):
+    """It looks for the last token that is no padding."""
+
+    architecture = "LlamaForSequenceClassification"
+
+    def config(self, directory: Path) -> BuildConfig:
+        config = class_config(directory)
+        return replace(config, windowing=replace(config.windowing, sequence_length=60))
+
+
+class TestPairs(ClassificationTests):
+    """Token types tell the two texts apart."""
+
+    def config(self, directory: Path) -> BuildConfig:
+        records = [
+            {"text": text, "other": TEXTS[place - 1], "kind": place % 3}
+            for place, text in enumerate(TEXTS)
+        ]
+        task = ClassCapture(text_pair_field="other", label_field="kind")
+        return class_config(directory, records, task=task)
+
+
+class TestTokens(ClassificationTests):
+    architecture = "BertForTokenClassification"
+
+    def config(self, directory: Path) -> BuildConfig:
+        records = [
+            {"text": text.split(), "kind": [place % 3 for place in range(len(text.split()))]}
+            for text in TEXTS
+        ]
+        return class_config(directory, records)
+
+
+class TestTokensWithoutLabels(ClassificationTests):
+    """Its last token has a target, and none after it."""
+
+    architecture = "LlamaForTokenClassification"
+
+    def config(self, directory: Path) -> BuildConfig:
+        config = class_config(directory, task=ClassCapture())
+        return replace(config, windowing=replace(config.windowing, sequence_length=60))
+
+
+class TestManyLabels(ClassificationTests):
+    changes: ClassVar = {"problem_type": "multi_label_classification"}
+
+    def config(self, directory: Path) -> BuildConfig:
+        labels: tuple[Any, ...] = (["question", "remark"], [0, 1, 0], None, [])
+        records = [{"text": text, "kind": labels[place % 4]} for place, text in enumerate(TEXTS)]
+        return class_config(directory, records)
+
+
+class TestScores(ClassificationTests):
+    changes: ClassVar = {"id2label": {0: "score"}, "label2id": {"score": 0}}
+
+    def config(self, directory: Path) -> BuildConfig:
+        records = [
+            {"text": text, "kind": None if place == 2 else place / 3}
+            for place, text in enumerate(TEXTS)
+        ]
+        return class_config(directory, records)
