@@ -29,6 +29,7 @@ from softtargets.task_registry import task_of
 from softtargets.train import StudentTask
 from softtargets.train.choices import check_choice
 from softtargets.train.recipe import Recipe
+from softtargets.train.student_task import untrained_task
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -173,6 +174,8 @@ def prepare(settings: TrainSettings) -> PreparedRun:
         check_push(settings.push)
     whole = settings.store if isinstance(settings.store, Store) else Store.open(settings.store)
     task: StudentTask = task_of(whole.targets).student()
+    if not task.recipes:
+        raise untrained_task(task)
     process = process_arguments(settings.output / CHECKPOINTS)
     store, evaluation = _held_out(settings, whole, task, process)
     recipe_name, recipe = _recipe(settings, task, whole)
@@ -239,12 +242,9 @@ def _held_out(
 
 def _recipe(settings: TrainSettings, task: StudentTask, store: Store) -> tuple[str, Recipe]:
     names = list(task.recipes)
-    name = settings.recipe
-    if names and name is None:
-        name = names[0]
+    name = names[0] if settings.recipe is None else settings.recipe
     check_choice("--recipe", name, names)
     if settings.baseline:
         check_choice("--baseline, the task's recipes", LABELS_NAME, names)
-    assert name is not None
     given = {one.name: getattr(settings, one.name) for one in fields(Recipe)}
     return name, task.recipes[name].resolved(store.targets, **given)

@@ -25,6 +25,7 @@ CARD_NAME = "README.md"
 CHECKPOINTS = "checkpoints"
 BEFORE, AFTER, BASELINE = "before", "after", "baseline"
 """Rows of the results; the last is a directory, too."""
+_TOLD = (CARD_NAME, LOG_NAME, PLOT_NAME)
 _TRAINER_STATE = "trainer_state.json"
 
 
@@ -76,7 +77,7 @@ class RunDirectory:
         return bool(self.state.get("finished")) and set(rows) <= set(self.results)
 
     def begin(self, decides: Mapping[str, Any], others: Mapping[str, Any]) -> None:
-        """Write what was resolved, and forget checkpoints of another run.
+        """Write what was resolved, and remove what another run left.
 
         Raises:
             StoreError: the system refused.
@@ -85,6 +86,8 @@ class RunDirectory:
         if not self.state:
             for name in (CHECKPOINTS, BASELINE):
                 shutil.rmtree(self.root / name, ignore_errors=True)
+            for path in (*map(self.root.joinpath, _TOLD), *self.root.glob("model*.safetensors*")):
+                path.unlink(missing_ok=True)
         results = self.results
         self.state = {
             "softtargets": version("softtargets"),

@@ -20,7 +20,7 @@ def write_plot(directory: RunDirectory, curves: Mapping[str, str]) -> bool:
 
     Args:
         directory: of the run, with its logs and results.
-        curves: for each name, in which row of the results it ends.
+        curves: what is drawn, by the row of the results in which it ends, and its name.
     """
     if find_spec("matplotlib") is None:
         return False
@@ -32,7 +32,7 @@ def write_plot(directory: RunDirectory, curves: Mapping[str, str]) -> bool:
     # As wide as the numbers need: to have it measured takes a second.
     figure.subplots_adjust(left=0.06, right=0.99, top=0.9, bottom=0.14, wspace=0.24)
     for axes, (field, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        for (name, row), color in zip(curves.items(), _COLORS, strict=True):
+        for (row, name), color in zip(curves.items(), _COLORS, strict=True):
             points = _points(directory, field, row)
             if points:
                 steps, values = zip(*points, strict=True)

@@ -11,7 +11,7 @@ from torch import distributed
 
 from softtargets.runs.model_push import push_student
 from softtargets.runs.prepared import LABELS_NAME, PreparedRun
-from softtargets.runs.run_card import write_card
+from softtargets.runs.run_card import ROWS, write_card
 from softtargets.runs.run_directory import (
     AFTER,
     BASELINE,
@@ -81,7 +81,7 @@ def _train_rows(
     if BASELINE in rows and BASELINE not in directory.results:
         _train_twin(run, directory, on_progress)
     if run.is_main:
-        write_plot(directory, {run.recipe_name: AFTER, LABELS_NAME: BASELINE})
+        write_plot(directory, {AFTER: run.recipe_name, BASELINE: ROWS[BASELINE]})
         write_card(run, directory)
         directory.finish()
 

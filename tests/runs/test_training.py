@@ -151,7 +151,12 @@ def test_another_run_is_refused_unless_it_is_to_begin_anew(
     # How the same step is computed may change.
     again = prepare(settings(steps=4, batch_size=2, global_batch_size=4, keep=1))
     assert train(again).was_finished
-    assert not train(prepare(settings(steps=4, seed=1, fresh=True))).was_finished
+    with pytest.raises(StoppedError):
+        train(prepare(settings(steps=4, seed=1, fresh=True)), stop_after(1))
+    assert {one.name for one in (tmp_path / "run").iterdir() if one.is_file()}.isdisjoint(
+        {"model.safetensors", "README.md", "log.jsonl"}
+    )
+    assert not train(prepare(settings(steps=4, seed=1))).was_finished
     assert not same(weights_of(tmp_path / "run"), before)
 
 

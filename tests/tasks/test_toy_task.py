@@ -46,6 +46,7 @@ from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.windows import OnUnused
 from softtargets.errors import CorpusError, InputError, StoreError, TeacherError
+from softtargets.runs import TrainSettings, prepare
 from softtargets.store import Store
 from softtargets.store.derivation import merge_stores
 from softtargets.store.fingerprint import fingerprint_of
@@ -386,6 +387,13 @@ def test_a_student_learns_from_it(store: Store) -> None:
             losses.append(loss.item())
     assert losses[0] > 1e-3
     assert losses[-1] < losses[0] / 20
+
+
+def test_the_command_says_that_it_does_not_train_for_it(store: Store, tmp_path: Path) -> None:
+    settings = TrainSettings(store=store.root, student="any", output=tmp_path / "run")
+    with pytest.raises(InputError, match="task TextClasses: expected one that softtargets train"):
+        prepare(settings)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_about_tokens_refuses_it(store: Store) -> None:
