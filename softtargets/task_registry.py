@@ -14,7 +14,10 @@ from softtargets.errors import InputError
 from softtargets.targets import TargetSchema
 
 DEFAULT_TASK = "causal-lm"
-TASKS = {DEFAULT_TASK: "softtargets.tasks.causal_lm:CausalLM"}
+TASKS = {
+    DEFAULT_TASK: "softtargets.tasks.causal_lm:CausalLM",
+    "masked-lm": "softtargets.tasks.masked_lm:MaskedLM",
+}
 """The module and the class of each task."""
 
 

@@ -78,8 +78,8 @@ ADAPTERS = {
 """Files that may import a trainer; nothing else imports them, but for types."""
 MAY_NAME_ADAPTERS = {"train/__init__.py", *ADAPTERS}
 HOMES = {
-    "torch": {"capture", "stream", "train", "fidelity", "demo"},
-    "transformers": {"capture", "fidelity", "demo", "cli"},
+    "torch": {"capture", "stream", "train", "tasks", "fidelity", "demo"},
+    "transformers": {"capture", "tasks", "fidelity", "demo", "cli"},
     "huggingface_hub": {"capture", "sharing"},
     "pyarrow": {"places", "store", "layouts", "capture"},
     "fsspec": {"places"},

@@ -84,10 +84,10 @@ def rescore(
 
 def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     schema = store.targets
-    if not schema.temperatures or not schema.convention.labels_are_inputs:
+    if not schema.temperatures:
         raise InputError(
             str(store.location),
-            expected="targets of the next token, and what the vocabulary sums to, to be compared",
+            expected="targets of a vocabulary, and what it sums to, to be compared",
             found=schema.describe(),
             next_step="Such a store cannot be rescored yet.",
         )

@@ -245,7 +245,7 @@ def _tokenized(
     on_unused: OnUnused,
 ) -> Iterator[_Tokenized]:
     """Yield documents with their ids, and which of them are targets."""
-    for batch in _batches(documents):
+    for batch in tokenized_together(documents):
         texts = [document.content for document in batch if isinstance(document.content, str)]
         encoded = iter(tokenizer.encode_batch(texts) if texts else ())
         for document in batch:
@@ -267,7 +267,7 @@ def _tokenized(
             yield document, np.asarray(ids, dtype=np.int32), is_target_L
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def tokenized_together(documents: Iterable[Document]) -> Iterator[list[Document]]:
     """Yield documents that are tokenized together."""
     batch: list[Document] = []
     num_characters = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,36 @@ if TYPE_CHECKING:
     from softtargets.capture import CaptureTask, TeacherConfig
 
 _TASK = "task"
-_OF_ONE_FAMILY: tuple[click.Option, ...] = ()
+_OF_ONE_FAMILY: dict[str, Callable[[Any], Any]] = {
+    "mask_probability": click.option(
+        "--mask-probability",
+        type=float,
+        help="masked-lm: share of the tokens that are masked.  [default: 0.15]",
+    ),
+    "maskings": click.option(
+        "--maskings",
+        type=int,
+        help="masked-lm: how often each window is masked, each time otherwise.  [default: 4]",
+    ),
+    "mask_seed": click.option(
+        "--mask-seed",
+        type=int,
+        help="masked-lm: seed of the masks.  [default: 0]",
+    ),
+    "whole_words": click.option(
+        "--whole-words",
+        is_flag=True,
+        default=None,
+        help="masked-lm: mask all tokens of a word, or none.",
+    ),
+    "token_weights": click.option(
+        "--token-weights",
+        is_flag=True,
+        default=None,
+        help="masked-lm: mask rare tokens more often, as DistilBERT does. This reads the "
+        "corpus twice.",
+    ),
+}
 """Options by the names of the fields that the `CaptureTask` of a family has. None is not given."""
 
 TASK_OPTIONS = (
@@ -25,6 +54,7 @@ TASK_OPTIONS = (
         type=click.Choice(sorted(TASKS)),
         help="Family that the teacher is of. By default its architecture tells.",
     ),
+    *_OF_ONE_FAMILY.values(),
 )
 
 
@@ -40,8 +70,7 @@ def parse_task(options: Mapping[str, Any], teacher: TeacherConfig) -> CaptureTas
     name = options[_TASK]
     task = task_for(architecture_of(teacher)) if name is None else find_task(name)
     capture: CaptureTask = task.capture()
-    names = [one.name for one in _OF_ONE_FAMILY if one.name is not None]
-    given = {one: options[one] for one in names if options[one] is not None}
+    given = {one: options[one] for one in _OF_ONE_FAMILY if options[one] is not None}
     known: set[str] = {one.name for one in fields(capture)} if is_dataclass(capture) else set()
     for option in given.keys() - known:
         raise InputError(

@@ -27,8 +27,8 @@ def collate(windows: Sequence[Window]) -> Batch:
 
     Raises:
         InputError: there are no windows, they come from stores that `Mixture` would not mix, or
-            batches do not hold their targets. They hold those of a vocabulary about the token that
-            follows, with a head or samples, and class logits about windows; of features they hold
+            batches do not hold their targets. They hold those of a vocabulary whose labels are
+            known, with a head or samples, and class logits about windows; of features they hold
             the last hidden states.
     """
     schemas = list(dict.fromkeys(window.packed.schema for window in windows))
@@ -121,13 +121,13 @@ def _check_schema(schema: TargetSchema) -> None:
     """Check that batches hold such targets."""
     entries, draws = schema.entries, schema.draws
     is_whole = bool(entries) if draws is None else (draws.origin == "tail") == bool(entries)
-    is_known = is_whole and schema.convention.labels_are_inputs
+    is_known = is_whole and schema.has_labels
     if schema.num_classes:
         is_known = schema.convention.is_of_windows
     if not is_known or not _is_last_hidden(schema.features) or schema.encoder_input:
         raise InputError(
             "collate",
-            expected="targets of the next token: a head, samples, or both, samples of its tail, "
+            expected="targets with labels: a head, samples, or both, samples of its tail, "
             f"or class logits of windows; and no feature but {LAST_HIDDEN}",
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",

@@ -76,9 +76,11 @@ def test_a_store_is_of_one_task_at_most(kind: str) -> None:
     if schema.predicts == "next_token" and not schema.encoder_input:
         assert owners == ["causal-lm"]
         assert task_of(schema).name == "causal-lm"
+    elif schema.predicts == "token" and not schema.num_classes:
+        assert owners == ["masked-lm"]
     else:
         assert owners == []
-        with pytest.raises(InputError, match="expected those of a task: causal-lm; found "):
+        with pytest.raises(InputError, match=r"expected those of a task: causal-lm, .*; found "):
             task_of(schema)
 
 
@@ -108,6 +110,11 @@ def test_a_convention_says_how_many_targets_there_are(
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "GPT2LMHeadModel", "Unheard", None])
 def test_an_architecture_tells_the_task(architecture: str | None) -> None:
     assert task_for(architecture).name == CausalLM.name
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta"])
+def test_an_architecture_tells_masked_models(family: str) -> None:
+    assert task_for(f"{family}ForMaskedLM").name == "masked-lm"
 
 
 def test_a_task_without_a_teacher_says_so() -> None:

@@ -63,6 +63,17 @@ class LocalTeacher(Teacher):
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states [B, L, D] of sequences padded on the right."""
 
+    def masked_hidden_states(
+        self, input_ids_BL: torch.Tensor, num_tokens_B: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `hidden_states` of sequences whose padding must not be seen.
+
+        A teacher in which no token sees what follows it needs no mask. One that reads in both
+        directions makes it of the number of tokens of each sequence.
+        """
+        del num_tokens_B
+        return self.hidden_states(input_ids_BL)
+
     @abstractmethod
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Return the logits [N, V] of hidden states, in the teacher's number format."""
@@ -102,10 +113,14 @@ class LocalTeacher(Teacher):
         """
         # On a GPU an id without an embedding ends the whole process.
         check_ids(segments, self.vocab_size, self.name)
-        input_ids_BL = np.zeros((len(segments), max(map(len, segments))), np.int64)
+        lengths = [len(segment) for segment in segments]
+        input_ids_BL = np.zeros((len(segments), max(lengths)), np.int64)
         for row, segment in enumerate(segments):
             input_ids_BL[row, : len(segment)] = segment.input_ids_L
-        hidden_BLD = self.hidden_states(torch.from_numpy(input_ids_BL).to(self.device))
+        hidden_BLD = self.masked_hidden_states(
+            torch.from_numpy(input_ids_BL).to(self.device),
+            torch.tensor(lengths, device=self.device),
+        )
         return torch.cat(
             [
                 hidden_BLD[row, torch.from_numpy(segment.positions_T).to(self.device)]
