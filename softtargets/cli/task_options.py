@@ -44,6 +44,18 @@ _OF_ONE_FAMILY: dict[str, Callable[[Any], Any]] = {
         help="masked-lm: mask rare tokens more often, as DistilBERT does. This reads the "
         "corpus twice.",
     ),
+    "hidden_rows": click.option(
+        "--hidden-rows",
+        type=click.Choice(["targets", "tokens"]),
+        help="masked-lm: keep --hidden-states of masked tokens alone, or of all.  "
+        "[default: targets]",
+    ),
+    "hidden_values": click.option(
+        "--hidden-values",
+        type=click.Choice(["exact", "int8"]),
+        help="masked-lm: keep --hidden-states as they are, or in int8 without the output head.  "
+        "[default: exact]",
+    ),
 }
 """Options by the names of the fields that the `CaptureTask` of a family has. None is not given."""
 

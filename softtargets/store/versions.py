@@ -14,7 +14,7 @@ from softtargets.errors import FormatError
 from softtargets.targets import DEFAULT_CONVENTION
 from softtargets.texts import shortened
 
-FORMAT_VERSION = "1.3"
+FORMAT_VERSION = "1.4"
 
 _FIRST_CANONICAL = "3"
 """The minor version since which fingerprints are of canonical JSON."""
@@ -66,7 +66,7 @@ def _minor(version: str) -> tuple[int, str]:
 
 def upgrade_identity(identity: Mapping[str, Any], version: str) -> Mapping[str, Any]:
     """Return an identity in the current form; one that is malformed is left for the schema."""
-    if version not in ("1.0", "1.1", "1.2"):
+    if version not in ("1.0", "1.1", "1.2", "1.3"):
         return identity
     targets = identity.get("targets")
     upgraded = {"format_version": FORMAT_VERSION, "targets": upgrade_targets(targets, version)}

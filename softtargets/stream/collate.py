@@ -92,6 +92,7 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
 
 _PLACED: dict[Place, Callable[[Frame, TargetTensor], Array]] = {
     "targets": lambda frame, one: frame.place_targets(one.columns[0], one.fill),
+    "tokens": lambda frame, one: frame.place_tokens(one.columns[0]),
     "grid": lambda frame, one: frame.place_grid(one.columns, one.fill),
     "row": lambda frame, one: frame.pad(one.columns[0]),
     "draws": lambda frame, one: frame.place_lists(one.columns[0], "num_samples"),
@@ -145,5 +146,5 @@ default_collate_fn_map[Batch] = partial(_refuse, "finished batches")
 
 def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:
     """Return whether there is nothing among the features that a batch would not hold."""
-    found = [(one.name, one.rows) for one in features if one.dtype != "int8"]
-    return not features or (len(features) == 1 and found == [(LAST_HIDDEN, "targets")])
+    names = [one.name for one in features if one.rows != "window"]
+    return not features or (len(features) == 1 and names == [LAST_HIDDEN])

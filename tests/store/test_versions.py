@@ -25,9 +25,9 @@ from tests.windows import topk_schema
 
 
 def test_minor_versions_are_ordered_as_numbers() -> None:
-    assert is_newer("1.4")
+    assert is_newer("1.5")
     assert is_newer("1.10")
-    assert not is_newer("1.3")
+    assert not is_newer("1.4")
     assert not is_newer("1.0")
 
 
@@ -105,9 +105,9 @@ def test_a_build_begun_in_another_version_is_not_mixed_with_this_one(tmp_path: P
         build(config, FakeTeacher(), stop)
     request = config.output / "work" / "request.json"
     request.write_text(
-        request.read_text().replace('"format_version": "1.3"', '"format_version": "1.1"')
+        request.read_text().replace('"format_version": "1.4"', '"format_version": "1.1"')
     )
     with pytest.raises(
-        IdentityError, match=r"a build begun in format 1\.3; found one of 1\.1\. Fin"
+        IdentityError, match=r"a build begun in format 1\.4; found one of 1\.1\. Fin"
     ):
         build(config, FakeTeacher())

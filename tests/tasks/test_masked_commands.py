@@ -79,7 +79,7 @@ def test_every_command_takes_a_masked_store(tmp_path: Path, model: Path, selecti
 
 def test_a_store_of_other_masks_is_another_store(tmp_path: Path, model: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl")
-    options = ["--teacher", model, "--input", corpus, "--sequence-length", "24"]
+    options: list[str | Path] = ["--teacher", model, "--input", corpus, "--sequence-length", "24"]
     options += ["--top-k", "8", "--output", tmp_path / "store"]
     assert run("build", *options).exit_code == 0
     again = run("build", *options, "--mask-seed", "1")
@@ -112,7 +112,9 @@ def test_fidelity_and_other_layouts_say_that_they_do_not_take_it(
 ) -> None:
     store = build(masked_config(tmp_path), masked_teacher(model)).store
     corpus = write_corpus(tmp_path / "corpus.jsonl")
-    for arguments in ([store.root, "--teacher", model], [model, "--input", corpus]):
+    of_store: list[str | Path] = [store.root, "--teacher", model]
+    of_teacher: list[str | Path] = [model, "--input", corpus]
+    for arguments in (of_store, of_teacher):
         result = run("fidelity", *arguments, "--output", tmp_path / "fidelity")
         assert result.exit_code == 1
         assert "a teacher of the task causal-lm; found one of masked-lm" in result.output

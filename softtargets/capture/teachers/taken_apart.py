@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from softtargets.capture.teachers.live_head import find_head, random_hidden_states
+from softtargets.capture.teachers.live_head import candidate_heads, random_hidden_states
 from softtargets.capture.teachers.local import LocalTeacher
 from softtargets.capture.teachers.pretrained import PretrainedTeacher
 from softtargets.errors import TeacherError
@@ -98,16 +98,19 @@ class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
         Raises:
             TeacherError: other logits follow from them than the model's own.
         """
-        head = find_head(self._model)
-        if head is not None and head.weight_VD.dtype == getattr(torch, self.config.dtype):
+        for head in candidate_heads(self._model):
+            if head.weight_VD.dtype != getattr(torch, self.config.dtype):
+                break
             hidden_ND = random_hidden_states(head).to(self.device)
             with self._running("a head that can be run", next_step="Omit --hidden-states."):
                 own_NV = self.logits(hidden_ND)
-            if own_NV.dtype == hidden_ND.dtype and torch.equal(head.logits(hidden_ND), own_NV):
+                found_NV = head.logits(hidden_ND)
+            if own_NV.dtype == hidden_ND.dtype and torch.equal(found_NV, own_NV):
                 return head.numpy(self.config.dtype)
         raise TeacherError(
             self.name,
-            expected="logits that are hidden @ weight.T + bias, scaled and soft-capped",
+            expected="logits that are hidden @ weight.T + bias, scaled and soft-capped, with or "
+            "without the layers of BERT's head before",
             found=f"others from {type(self._model).__name__}",
             next_step="This architecture's head cannot be stored: omit --hidden-states.",
         )

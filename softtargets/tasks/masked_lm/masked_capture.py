@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,6 +43,11 @@ class MaskedCapture(CaptureTask):
     """Whether all tokens of a word are masked, or none."""
     token_weights: bool = False
     """Whether rare tokens are masked more often, as DistilBERT does."""
+    hidden_rows: Literal["targets", "tokens"] = "targets"
+    """Of which tokens hidden states are kept: those that have a target, or all."""
+    hidden_values: Literal["exact", "int8"] = "exact"
+    """In what they are kept: the teacher's number format, or int8 with a scale for each. With int8
+    the output head is not kept, which is for exact ones."""
 
     def teacher(self, config: TeacherConfig) -> MaskedTeacher:
         """Return a masked language model."""
@@ -73,9 +78,14 @@ class MaskedCapture(CaptureTask):
         special = _special_ids(teacher.tokenizer)
         _inner(config.windowing, special)
         _check_length(config.windowing, teacher)
-        return vocabulary_schema(
+        schema = vocabulary_schema(
             config, teacher, head, predicts=TOKEN.name, positions="listed", label_ids=True
         )
+        features = tuple(replace(one, rows=self.hidden_rows) for one in schema.features)
+        if self.hidden_values == "int8":
+            features = tuple(replace(one, dtype="int8") for one in features)
+            return replace(schema, features=features, output_head=None)
+        return replace(schema, features=features)
 
     def records(self, corpus: RecordFields) -> Records:
         """Return the corpus itself: its fields are those of texts and token ids."""
@@ -134,6 +144,7 @@ class MaskedCapture(CaptureTask):
             InputError: one is out of range.
         """
         probability, windowing = self.mask_probability, config.windowing
+        hidden = self.hidden_rows, self.hidden_values
         for option, expected, found, holds in (
             ("--mask-probability", "above 0 and at most 1", probability, 0 < probability <= 1),
             ("--maskings", "a positive number", self.maskings, self.maskings > 0),
@@ -144,6 +155,12 @@ class MaskedCapture(CaptureTask):
                 "texts or token ids",
                 "conversations",
                 config.corpus.messages_field is None,
+            ),
+            (
+                "--hidden-rows, --hidden-values",
+                "--hidden-states with them",
+                "none",
+                config.hidden_states or hidden == ("targets", "exact"),
             ),
         ):
             if not holds:
