@@ -14,6 +14,7 @@ from softtargets import Store, verify
 from softtargets.store.schema import arrow_schema
 from tests.fakes import TEXTS, write_corpus
 from tests.shell import run_python, run_shell
+from tests.tasks.masked import save_masked_model
 from tests.windows import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +115,15 @@ def test_the_code_of_the_pages_on_targets_loading_and_trainers_runs(workplace: P
     assert "same_row_group" in run_block("python", loading, workplace)
     assert "input_ids" in run_block("python", "\n".join([loading, *others]), workplace)
     run_block("python", "\n".join(code_blocks("docs/trainers.md", "python")), workplace)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_on_masked_models_runs(workplace: Path) -> None:
+    save_masked_model(workplace / "encoder", "Bert", max_position_embeddings=512)
+    [commands] = code_blocks("docs/masked_lm.md", "sh")
+    assert "agrees with the live teacher" in run_block("sh", commands, workplace)
+    [training] = code_blocks("docs/masked_lm.md", "python")
+    run_block("python", training, workplace)
 
 
 @pytest.mark.slow
