@@ -17,6 +17,7 @@ DEFAULT_TASK = "causal-lm"
 TASKS = {
     DEFAULT_TASK: "softtargets.tasks.causal_lm:CausalLM",
     "classification": "softtargets.tasks.classification:Classification",
+    "masked-lm": "softtargets.tasks.masked_lm:MaskedLM",
 }
 """The module and the class of each task."""
 

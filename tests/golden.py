@@ -122,10 +122,10 @@ def arrays_of(windows: Iterable[Window]) -> dict[str, np.ndarray]:
         for name, values in parts.items()
     }
     if isinstance(windows, Store) and windows.targets.output_head is not None:
-        head = windows.output_head()
-        arrays["output_head_weight"] = head.weight_VD
-        if head.bias_V is not None:
-            arrays["output_head_bias"] = head.bias_V
+        weight_RD, bias_R = windows.output_head().rows()
+        arrays["output_head_weight"] = weight_RD
+        if bias_R is not None:
+            arrays["output_head_bias"] = bias_R
     if isinstance(windows, Store) and windows.vocabulary is not None:
         vocabulary = windows.vocabulary
         arrays["vocabulary_ids"] = vocabulary.ids_N

@@ -8,6 +8,7 @@ that were made from others, and an output head that gives the stored logits.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -17,10 +18,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from softtargets.kinds import HeadSchema, TargetSchema
+from softtargets.kinds import FeatureSchema, HeadSchema, TargetSchema
 from softtargets.layouts.axolotl import Axolotl
 from softtargets.store import Stated, Store, import_lists, merge_stores, split_store
+from softtargets.store.output_head import describe_output_head
 from softtargets.targets import HeadWeights, SoftTargets, pack
+from softtargets.targets.head_weights import HeadTransform, TransformSchema
 from softtargets.window import Window
 from tests.golden import arrays_of, logprobs_of, make_store, write_store
 from tests.layouts.readers import listed, write_rows
@@ -106,6 +109,52 @@ def _window_of_head(
     return Window.of(tokens, pack(targets, schema))
 
 
+def head_of_bert(directory: Path) -> Store:
+    """Write masked tokens, hidden states of all tokens, and a head with layers of its own."""
+    rng = np.random.default_rng(5)
+    vectors = rng.standard_normal((9, 6)).astype(np.float32)
+    transform = HeadTransform(
+        dense_DD=vectors[:6],
+        dense_bias_D=vectors[6],
+        norm_scale_D=vectors[7],
+        norm_shift_D=vectors[8],
+        schema=TransformSchema(activation="gelu", epsilon=1e-12),
+    )
+    head = HeadWeights(
+        weight_VD=rng.standard_normal((300, 6)).astype(np.float32),
+        bias_V=rng.standard_normal(300).astype(np.float32),
+        dtype="float32",
+        transform=transform,
+    )
+    hidden = FeatureSchema(name="last_hidden", width=6, rows="tokens", dtype="float32")
+    schema = replace(
+        KINDS["masked-tokens"],
+        head=HeadSchema(max_entries=8, values="float32"),
+        features=(hidden,),
+        output_head=describe_output_head(head),
+    )
+    windows = [_masked_window(rng, schema, head, length) for length in (9, 5, 12)]
+    return write_store(directory, schema, _units(of_own_documents(windows)), head)
+
+
+def _masked_window(
+    rng: np.random.Generator, schema: TargetSchema, head: HeadWeights, length: int
+) -> Window:
+    tokens = make_tokens(rng, schema, length, trained=0.7)
+    hidden_LD = rng.standard_normal((length, 6)).astype(np.float32)
+    assert head.transform is not None and head.bias_V is not None
+    own, at_TD = head.transform, hidden_LD[tokens.target_positions_T].astype(np.float64)
+    dense_TD = at_TD @ own.dense_DD.T + own.dense_bias_D
+    active_TD = dense_TD * (1 + np.vectorize(math.erf)(dense_TD / math.sqrt(2))) / 2
+    centred_TD = active_TD - active_TD.mean(axis=1, keepdims=True)
+    deviation_T1 = np.sqrt((centred_TD**2).mean(axis=1, keepdims=True) + own.schema.epsilon)
+    transformed_TD = centred_TD / deviation_T1 * own.norm_scale_D + own.norm_shift_D
+    logits_TV = (transformed_TD @ head.weight_VD.T + head.bias_V).astype(np.float32)
+    selected = select_in_numpy(logits_TV, tokens.labels_T, 8, schema.temperatures)
+    targets = replace(selected, features={"last_hidden": hidden_LD})
+    return Window.of(tokens, pack(targets, schema))
+
+
 def merged(directory: Path) -> Store:
     """Write what two stores make, of which the second names itself beyond ASCII."""
     schema = topk_schema()
@@ -154,6 +203,7 @@ CASES = {
     "several-row-groups": several_row_groups,
     "one-byte-vocabulary": one_byte_vocabulary,
     "exact-output-head": exact_output_head,
+    "head-of-bert": head_of_bert,
     "merged": merged,
     "derived": derived,
     "imported": imported,

@@ -62,11 +62,13 @@ def read_output_head(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarr
     assert hashlib.sha256(content).hexdigest() == manifest["output_head"]["sha256"]
     targets = manifest["identity"]["targets"]
     rows = pq.read_table(root / "head.parquet", page_checksum_verification=True).to_pylist()
-    assert len(rows) == targets["vocab_size"]
+    transform = targets["output_head"].get("transform")
+    num_ids, width = targets["vocab_size"], targets["output_head"]["width"]
+    assert len(rows) == num_ids + (width + 2 if transform else 0)
     weights = b"".join(row["weight"] for row in rows)
     digest = hashlib.sha256(weights)
     found = {"output_head_weight": numbers(weights, targets["output_head"]["dtype"])}
-    found["output_head_weight"].shape = (len(rows), targets["output_head"]["width"])
+    found["output_head_weight"].shape = (len(rows), width)
     if "bias" in targets["output_head"]:
         found["output_head_bias"] = np.array([row["bias"] for row in rows], "<f4")
         digest.update(found["output_head_bias"].tobytes())

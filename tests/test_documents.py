@@ -14,6 +14,7 @@ from softtargets import Store, verify
 from softtargets.store.schema import arrow_schema
 from tests.fakes import TEXTS, write_corpus
 from tests.shell import run_python, run_shell
+from tests.tasks.masked import save_masked_model
 from tests.windows import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -129,6 +130,15 @@ def test_the_commands_of_the_page_on_training_run(workplace: Path) -> None:
     assert float(run_block("python", code, workplace)) > 0
     for name in ("student", "student-of-file", "student-of-python"):
         assert (workplace / name / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_on_masked_models_runs(workplace: Path) -> None:
+    save_masked_model(workplace / "encoder", "Bert", max_position_embeddings=512)
+    [commands] = code_blocks("docs/masked_lm.md", "sh")
+    assert "agrees with the live teacher" in run_block("sh", commands, workplace)
+    [training] = code_blocks("docs/masked_lm.md", "python")
+    run_block("python", training, workplace)
 
 
 @pytest.mark.slow

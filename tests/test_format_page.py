@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -196,6 +197,30 @@ def test_the_formula_of_the_output_head_gives_the_stored_logits() -> None:
         np.testing.assert_array_equal(top_T, window.targets.ids_TK[:, 0])
         tail_T = 1 - np.exp(found_TK).sum(axis=1) / np.exp(logits_TV).sum(axis=1)
         np.testing.assert_allclose(tail_T, window.targets.tail_mass_TG[:, 0], atol=1e-5)
+
+
+def test_the_formula_of_the_transform_gives_the_stored_logits() -> None:
+    """All in float64, from `head.parquet` and the hidden states of all tokens."""
+    root = GOLDEN / "head-of-bert-1.4" / "store"
+    targets = json.loads((root / "manifest.json").read_text())["identity"]["targets"]
+    transform, num_ids = targets["output_head"]["transform"], targets["vocab_size"]
+    assert transform["activation"] == "gelu"
+    table = pq.read_table(root / "head.parquet").to_pydict()
+    weight_RD = np.array([np.frombuffer(row, "<f4") for row in table["weight"]], float)
+    bias_R = np.array(table["bias"])
+    weight_VD, dense_DD, norm_scale_D, norm_shift_D = (
+        weight_RD[:num_ids], weight_RD[num_ids:-2], weight_RD[-2], weight_RD[-1]
+    )  # fmt: skip
+    assert (bias_R[-2:] == 0).all()
+    for window in STORES["head-of-bert-1.4"]:
+        hidden_LD = window.targets.features["last_hidden"].astype(float)
+        dense_TD = hidden_LD[window.positions_T] @ dense_DD.T + bias_R[num_ids:-2]
+        a_TD = dense_TD / 2 * (1 + np.vectorize(math.erf)(dense_TD / math.sqrt(2)))
+        norm_T1 = np.sqrt(a_TD.var(axis=1, keepdims=True) + transform["epsilon"])
+        h_TD = (a_TD - a_TD.mean(axis=1, keepdims=True)) / norm_T1 * norm_scale_D + norm_shift_D
+        logits_TV = h_TD @ weight_VD.T + bias_R[:num_ids]
+        found_TK = np.take_along_axis(logits_TV, window.targets.ids_TK, axis=1)
+        np.testing.assert_allclose(found_TK, window.targets.logits_TK, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", STORES)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from softtargets.capture.build_config import BuildConfig
 from softtargets.capture.identity import describe_build, read_output_head
@@ -81,7 +82,7 @@ def build(
         was_complete = writer.is_complete
         num_before = 0
         if not was_complete:
-            plan = _plan(config, teacher, writer, head)
+            plan = _plan(config, teacher, writer, head if _stores_head(identity) else None)
             num_before = len(writer.recorded())
             _run(config, teacher, writer, plan, on_progress, engine)
             writer.commit(len(plan.units), plan.teacher, plan.corpus)
@@ -124,7 +125,7 @@ def build_range(
             num_units = len(Store.open(writer.place).manifest.shards)
             return RangeResult(num_units=num_units, num_done=num_units)
         with writer.planning():
-            plan = _plan(config, teacher, writer, head)
+            plan = _plan(config, teacher, writer, head if _stores_head(identity) else None)
         num_units = len(plan.units)
         units = _checked_range(start, stop, num_units)
         _run(config, teacher, writer, plan, on_progress, engine, units)
@@ -163,6 +164,11 @@ def commit(output: Path | Place) -> Store:
                 )
             ledger.commit(len(plan.units), plan.teacher, plan.corpus)
     return Store.open(place)
+
+
+def _stores_head(identity: Mapping[str, Any]) -> bool:
+    """Return whether a store of an identity has an output head."""
+    return "output_head" in identity["targets"]
 
 
 def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, head: HeadWeights | None) -> Plan:

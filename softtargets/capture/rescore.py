@@ -93,12 +93,10 @@ def _places(store: Store, num_windows: int, seed: int) -> list[int]:
 
 def _check(store: Store, teacher: Teacher, num_windows: int) -> None:
     schema = store.targets
-    is_of_tokens = schema.temperatures and schema.convention.labels_are_inputs
-    if not is_of_tokens and not schema.num_classes:
+    if not schema.temperatures and not schema.num_classes:
         raise InputError(
             str(store.location),
-            expected="targets of the next token with what the vocabulary sums to, or class logits, "
-            "to be compared",
+            expected="targets of a vocabulary and what it sums to, or class logits, to be compared",
             found=schema.describe(),
             next_step="Such a store cannot be rescored yet.",
         )

@@ -38,11 +38,12 @@ class ScoredBatch:
 
     def rows(self) -> Iterator[tuple[int, str, Selected]]:
         """Yield every segment's place, its window's id and its targets."""
-        start = 0
+        start = first = 0
         for place, segment in zip(self.places, self.segments, strict=True):
-            stop = start + len(segment.positions_T)
-            yield place, segment.window.window_id, self.selected.slice(start, stop)
-            start = stop
+            stop, end = start + len(segment.positions_T), first + len(segment)
+            own = self.selected.slice(start, stop, slice(first, end))
+            yield place, segment.window.window_id, own
+            start, first = stop, end
 
 
 class Scorer:

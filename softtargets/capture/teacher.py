@@ -29,6 +29,8 @@ class Teacher(Protocol):
     """Width of its output, padding included."""
     device: torch.device = torch.device("cpu")
     """Where it computes; the CPU when that is none of this process's business."""
+    longest_sequence: int | None = None
+    """The longest sequence that it can read; None when it has no such bound, or does not say."""
     own_parts: tuple[OwnPart, ...] = ()
     """Parts of your own that its targets have; `capture` returns them in `Selected.others`."""
     modules: tuple[str, ...] = ()

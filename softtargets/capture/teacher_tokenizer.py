@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -61,6 +62,29 @@ class Tokenizer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecialIds:
+    """Ids that are no text."""
+
+    before: tuple[int, ...]
+    """What `encode_batch` puts before each text."""
+    after: tuple[int, ...]
+    """What it puts after each."""
+    every: tuple[int, ...]
+    """All of them, rising, wherever they stand."""
+    mask: int | None
+    """The one that stands for what is to be predicted, if there is one."""
+
+
+@runtime_checkable
+class SpecialTokenizer(Protocol):
+    """A tokenizer that can also say which ids are no text."""
+
+    def special_ids(self) -> SpecialIds:
+        """Return them."""
+        ...
+
+
 @runtime_checkable
 class ChatTokenizer(Protocol):
     """A tokenizer that can also say what its chat template does not write."""
@@ -103,6 +127,23 @@ class TransformersTokenizer:
             "input_ids"
         ]
         return ids
+
+    def special_ids(self) -> SpecialIds:
+        """Return what the tokenizer adds to a text by default, and all other special tokens."""
+        every = sorted(set(self._tokenizer.all_special_ids))
+        plain = [one for one in tokens_by_id(self._tokenizer) if one not in every]
+        texts = (self._tokenizer.decode([one]) for one in plain)
+        encoded = (self._tokenizer(text, return_special_tokens_mask=True) for text in texts)
+        # The text of a token may be nothing by itself, as a lone space is in some vocabularies.
+        found = next(one for one in encoded if 0 in one["special_tokens_mask"])
+        ids, is_added = found["input_ids"], found["special_tokens_mask"]
+        num_before, num_after = is_added.index(0), is_added[::-1].index(0)
+        return SpecialIds(
+            before=tuple(ids[:num_before]),
+            after=tuple(ids[len(ids) - num_after :]),
+            every=tuple(every),
+            mask=self._tokenizer.mask_token_id,
+        )
 
     def encode_conversation(
         self, conversation: Conversation, where: str

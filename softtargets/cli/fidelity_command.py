@@ -18,9 +18,10 @@ from softtargets.cli.terminal import cell, echo
 from softtargets.errors import InputError
 from softtargets.fidelity import OWN_SECTIONS, SECTIONS
 from softtargets.store import Store
-from softtargets.task_registry import DEFAULT_TASK, find_task
+from softtargets.task_registry import DEFAULT_TASK, find_task, task_for, task_of
 
 if TYPE_CHECKING:
+    from softtargets.capture import TeacherConfig
     from softtargets.capture.teacher import Teacher
     from softtargets.fidelity.own import OwnSelection
     from softtargets.window import TokenWindow
@@ -99,6 +100,7 @@ def fidelity_command(
     check_is_new(output)
     name = options["teacher"] if is_store else store_or_teacher
     named = teacher_config(str(name), dtype=options["dtype"], device=options["device"])
+    _check_task(store_or_teacher, named, is_store=is_store)
     teacher = find_task(DEFAULT_TASK).capture().teacher(named)
     own = None
     if is_store:
@@ -127,6 +129,25 @@ def _check_form(is_store: bool, teacher: str | None, inputs: tuple[Path, ...]) -
             f"{'with' if teacher else 'without'} --teacher, "
             f"{'with' if inputs else 'without'} --input",
             next_step="softtargets fidelity --help tells both forms.",
+        )
+
+
+def _check_task(where: str, teacher: TeacherConfig, *, is_store: bool) -> None:
+    """Check that what is measured is of the task whose losses are measured here.
+
+    Raises:
+        InputError: it is of another.
+    """
+    from softtargets.capture.teachers.model_files import architecture_of
+
+    of_store = task_of(Store.open(where).targets) if is_store else None
+    found = of_store or task_for(architecture_of(teacher))
+    if found.name != DEFAULT_TASK:
+        raise InputError(
+            where,
+            expected=f"a store or a teacher of the task {DEFAULT_TASK}",
+            found=f"one of {found.name}",
+            next_step="softtargets verify --rescore compares stores of any task with the teacher.",
         )
 
 

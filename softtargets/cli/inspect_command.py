@@ -77,7 +77,7 @@ def inspect_command(
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPE_WIDTH)
-    console.print(_heading(window, temperature))
+    console.print(_heading(window, temperature, opened.targets.convention.said))
     if position is None:
         console.print(_window_table(tokens))
     else:
@@ -115,18 +115,18 @@ def _about(window: Window, temperature: float | None) -> dict[str, Any]:
     }
 
 
-def _heading(window: Window, temperature: float | None) -> Text:
+def _heading(window: Window, temperature: float | None, said: str) -> Text:
     at = "no temperature is stored" if temperature is None else f"temperature {temperature:g}"
     return Text.assemble(
         (f"window {shown(window.window_id)}", "bold"),
-        f"\n{shown(window.source)}, {plural(len(window), 'token')}, {at}; what is said of a "
-        "token the teacher said before it came\n",
+        f"\n{shown(window.source)}, {plural(len(window), 'token')}, {at}; {said}\n",
     )
 
 
 def _window_table(tokens: list[dict[str, Any]]) -> Table:
     """Return a row for each token, with a column only for what the store tells."""
     columns = {
+        "label": any(_is_masked(one) for one in tokens),
         "p": any(_share(one.get("label")) is not None for one in tokens),
         "place": any((one.get("label") or {}).get("rank") is not None for one in tokens),
         "tail": any("tail_mass" in one for one in tokens),
@@ -136,13 +136,14 @@ def _window_table(tokens: list[dict[str, Any]]) -> Table:
     table.add_column("token", overflow="fold", max_width=24)
     for name, is_there in columns.items():
         if is_there:
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right", no_wrap=name != "label")
     table.add_column("expected", overflow="fold")
     for token in tokens:
         if "document_id" in token and token["position"] > 0:
             table.add_section()
         label = token.get("label") or {}
         cells = {
+            "label": label.get("token", ""),
             "p": percent_text(_share(label)) if label else "",
             "place": f"{label['rank'] + 1:,}" if label.get("rank") is not None else "",
             "tail": percent_text(token["tail_mass"]) if "tail_mass" in token else "",
@@ -207,6 +208,12 @@ def _candidate_text(candidate: Mapping[str, Any]) -> str:
 
 def _logit_text(logit: float | None) -> str:
     return "" if logit is None else f"(logit {logit:.2f})"
+
+
+def _is_masked(token: Mapping[str, Any]) -> bool:
+    """Return whether another token stands there than the label."""
+    own, label = token.get("token_id"), token.get("label")
+    return bool(own is not None and label is not None and label["token_id"] != own)
 
 
 def _share(label: Mapping[str, Any] | None) -> float | None:

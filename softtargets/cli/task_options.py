@@ -27,6 +27,46 @@ _OF_ONE_FAMILY: dict[str, Callable[[Any], Any]] = {
         help="classification: field that has the label, by name or number, null where it is not "
         "known. Of tokens it is a list, with one for each word.",
     ),
+    "mask_probability": click.option(
+        "--mask-probability",
+        type=float,
+        help="masked-lm: share of the tokens that are masked.  [default: 0.15]",
+    ),
+    "maskings": click.option(
+        "--maskings",
+        type=int,
+        help="masked-lm: how often each window is masked, each time otherwise.  [default: 4]",
+    ),
+    "mask_seed": click.option(
+        "--mask-seed",
+        type=int,
+        help="masked-lm: seed of the masks.  [default: 0]",
+    ),
+    "whole_words": click.option(
+        "--whole-words",
+        is_flag=True,
+        default=None,
+        help="masked-lm: mask all tokens of a word, or none.",
+    ),
+    "token_weights": click.option(
+        "--token-weights",
+        is_flag=True,
+        default=None,
+        help="masked-lm: mask rare tokens more often, as DistilBERT does. This reads the "
+        "corpus twice.",
+    ),
+    "hidden_rows": click.option(
+        "--hidden-rows",
+        type=click.Choice(["targets", "tokens"]),
+        help="masked-lm: keep --hidden-states of masked tokens alone, or of all.  "
+        "[default: targets]",
+    ),
+    "hidden_values": click.option(
+        "--hidden-values",
+        type=click.Choice(["exact", "int8"]),
+        help="masked-lm: keep --hidden-states as they are, or in int8 without the output head.  "
+        "[default: exact]",
+    ),
 }
 """Options by the names of the fields that the `CaptureTask` of a family has. None is not given."""
 

@@ -16,10 +16,14 @@ from softtargets.targets import HeadWeights, TargetSchema
 
 
 def plain_head(head: HeadWeights, metadata: str) -> bytes:
-    """Return the Parquet file of an output head: `weight`, a list, and `bias` if there is one."""
-    columns = {"weight": pa.array(list(head.weight_VD), pa.list_(pa.float32()))}
-    if head.bias_V is not None:
-        columns["bias"] = pa.array(head.bias_V)
+    """Return the Parquet file of an output head: `weight`, a list, and `bias` if there is one.
+
+    Its rows are those of `HeadWeights.rows`.
+    """
+    weight_RD, bias_R = head.rows()
+    columns = {"weight": pa.array(list(weight_RD), pa.list_(pa.float32()))}
+    if bias_R is not None:
+        columns["bias"] = pa.array(bias_R)
     sink = pa.BufferOutputStream()
     table = pa.table(columns).replace_schema_metadata({METADATA_KEY: metadata})
     pq.write_table(table, sink, compression="zstd")
@@ -42,28 +46,22 @@ def read_plain_head(path: Path, schema: TargetSchema) -> HeadWeights:
     head = schema.output_head
     assert head is not None
     [file] = open_files(list_files([path]), ("weight", "bias") if head.bias else ("weight",))
-    num_bytes = schema.vocab_size * head.width * np.dtype(np.float32).itemsize
+    num_rows = schema.vocab_size + head.num_own_rows
+    num_bytes = num_rows * head.width * np.dtype(np.float32).itemsize
     if num_bytes > _GROWTH * path.stat().st_size:
         HEAD_LIMIT.check(str(path), num_bytes)
-    _check(path, file.num_rows == schema.vocab_size, schema, f"{file.num_rows} rows")
-    weight_VD = np.empty((schema.vocab_size, head.width), np.float32)
-    bias_V = np.empty(schema.vocab_size, np.float32) if head.bias else None
+    _check(path, file.num_rows == num_rows, schema, f"{file.num_rows} rows")
+    weight_RD = np.empty((num_rows, head.width), np.float32)
+    bias_R = np.empty(num_rows, np.float32) if head.bias else None
     for first, batch in file.batches():
         rows = slice(first, first + batch.num_rows)
         weights = read_lists(batch, "weight", str(path), "numbers")
         widths = np.diff(weights.bounds)
         _check(path, bool((widths == head.width).all()), schema, f"widths {set(widths.tolist())}")
-        weight_VD[rows] = weights.values.reshape(-1, head.width)
-        if bias_V is not None:
-            bias_V[rows] = read_numbers(batch, "bias", str(path))
-    return HeadWeights(
-        weight_VD=weight_VD,
-        bias_V=bias_V,
-        dtype=head.dtype,
-        scale=head.scale,
-        divisor=head.divisor,
-        softcap=head.softcap,
-    )
+        weight_RD[rows] = weights.values.reshape(-1, head.width)
+        if bias_R is not None:
+            bias_R[rows] = read_numbers(batch, "bias", str(path))
+    return HeadWeights.of_rows(head, weight_RD, bias_R)
 
 
 def _check(path: Path, holds: bool, schema: TargetSchema, found: str) -> None:
@@ -71,7 +69,8 @@ def _check(path: Path, holds: bool, schema: TargetSchema, found: str) -> None:
     if not holds:
         raise CorpusError(
             str(path),
-            expected=f"{schema.vocab_size} rows of {schema.output_head.width} weights",
+            expected=f"{schema.vocab_size + schema.output_head.num_own_rows} rows of "
+            f"{schema.output_head.width} weights",
             found=found,
             next_step="Export the store to the plain layout again.",
         )

@@ -195,7 +195,7 @@ def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> N
 
 _FRACTIONS = (
     *("temperatures", "temperature", "step", "grid_step", "label_step"),
-    *("scale", "divisor", "softcap"),
+    *("scale", "divisor", "softcap", "epsilon"),
 )
 
 

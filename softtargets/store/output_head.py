@@ -36,29 +36,30 @@ def describe_output_head(head: HeadWeights) -> HeadWeightsSchema:
     return HeadWeightsSchema(
         width=head.weight_VD.shape[1],
         dtype=head.dtype,
-        sha256=_content_hash(_stored(head), head.bias_V),
+        sha256=_content_hash(*_stored(head)),
         bias=head.bias_V is not None,
         scale=head.scale,
         divisor=head.divisor,
         softcap=head.softcap,
+        transform=None if head.transform is None else head.transform.schema,
     )
 
 
 def encode_output_head(head: HeadWeights) -> bytes:
-    """Return the Parquet file of an output head: a row for each id of the vocabulary.
+    """Return the Parquet file of an output head: a row for each id, and those of its transform.
 
     The bytes are a pure function of the argument and the version of pyarrow.
 
     Raises:
         InputError: its format does not hold the weights exactly.
     """
-    stored_VD = _stored(head)
-    width = stored_VD.shape[1] * stored_VD.itemsize
-    buffers = [None, pa.py_buffer(stored_VD)]
+    stored_RD, bias_R = _stored(head)
+    width = stored_RD.shape[1] * stored_RD.itemsize
+    buffers = [None, pa.py_buffer(stored_RD)]
     element = pa.binary(width)
-    columns = {"weight": pa.FixedSizeBinaryArray.from_buffers(element, len(stored_VD), buffers)}
-    if head.bias_V is not None:
-        columns["bias"] = pa.array(head.bias_V, pa.float32())
+    columns = {"weight": pa.FixedSizeBinaryArray.from_buffers(element, len(stored_RD), buffers)}
+    if bias_R is not None:
+        columns["bias"] = pa.array(bias_R, pa.float32())
     fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -84,39 +85,35 @@ def decode_output_head(
         CorruptionError: it is not the one that the schema describes.
         LimitError: it takes more memory than it is trusted with.
     """
+    num_rows = vocab_size + schema.num_own_rows
     try:
-        stored_VD, bias_V = _read(content, schema, vocab_size, where)
+        stored_RD, bias_R = _read(content, schema, num_rows, where)
     except (pa.ArrowException, MemoryError, OSError, ValueError, KeyError) as error:
         raise CorruptionError(
             where,
-            expected=f"a Parquet file with {vocab_size:,} rows of {schema.width} {schema.dtype}",
+            expected=f"a Parquet file with {num_rows:,} rows of {schema.width} {schema.dtype}",
             found=error_text(error),
         ) from error
-    found = _content_hash(stored_VD, bias_V)
+    found = _content_hash(stored_RD, bias_R)
     if found != schema.sha256:
         raise CorruptionError(
             where,
             expected=f"weights with SHA-256 {schema.sha256}",
             found=found,
         )
-    _check_numbers(stored_VD, bias_V, schema, where)
-    return HeadWeights(
-        weight_VD=unpack_numbers(stored_VD),
-        bias_V=bias_V,
-        dtype=schema.dtype,
-        scale=schema.scale,
-        divisor=schema.divisor,
-        softcap=schema.softcap,
-    )
+    _check_numbers(stored_RD, bias_R, schema, where)
+    return HeadWeights.of_rows(schema, unpack_numbers(stored_RD), bias_R)
 
 
 def _check_numbers(
-    stored_VD: npt.NDArray[Any], bias_V: Float32 | None, schema: HeadWeightsSchema, where: str
+    stored_RD: npt.NDArray[Any], bias_R: Float32 | None, schema: HeadWeightsSchema, where: str
 ) -> None:
     """Check that weights are finite, and biases below infinity: -inf rules an id out."""
-    wrong = "" if are_finite(stored_VD, schema.dtype) else "weights"
-    if bias_V is not None and not (bias_V < np.inf).all():
-        wrong = "biases"
+    wrong = "" if are_finite(stored_RD, schema.dtype) else "weights"
+    if bias_R is not None:
+        of_transform = bias_R[len(bias_R) - schema.num_own_rows :]
+        if not (bias_R < np.inf).all() or not np.isfinite(of_transform).all():
+            wrong = "biases"
     if wrong:
         raise CorruptionError(
             where,
@@ -126,7 +123,7 @@ def _check_numbers(
 
 
 def _read(
-    content: bytes, schema: HeadWeightsSchema, vocab_size: int, where: str
+    content: bytes, schema: HeadWeightsSchema, num_rows: int, where: str
 ) -> tuple[npt.NDArray[Any], Float32 | None]:
     """Return weights as they are stored, and the bias if there is to be one.
 
@@ -140,7 +137,7 @@ def _read(
     with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
         for name, wanted in columns.items():
             found = file.schema_arrow.field(name).type
-            if found != wanted or file.metadata.num_rows != vocab_size:
+            if found != wanted or file.metadata.num_rows != num_rows:
                 raise ValueError(f"{file.metadata.num_rows:,} rows of {name} {found}")
         groups = dict.fromkeys(range(file.metadata.num_row_groups), range(len(content)))
         check_unpacked(memoryview(content), file.metadata, groups, columns, where)
@@ -150,8 +147,8 @@ def _read(
     weight = table.column("weight")
     weight = weight.chunk(0) if weight.num_chunks == 1 else weight.combine_chunks()
     stored = np.frombuffer(weight.buffers()[1], dtype)
-    stored_VD = stored[weight.offset * schema.width :].reshape(vocab_size, schema.width)
-    return stored_VD, table.column("bias").to_numpy().copy() if schema.bias else None
+    stored_RD = stored[weight.offset * schema.width :].reshape(num_rows, schema.width)
+    return stored_RD, table.column("bias").to_numpy().copy() if schema.bias else None
 
 
 def commit_output_head(
@@ -176,16 +173,17 @@ def commit_output_head(
     return commit_side_file(place, OUTPUT_HEAD_NAME, content)
 
 
-def _stored(head: HeadWeights) -> npt.NDArray[np.generic]:
-    """Return the weights in the form they are stored in."""
+def _stored(head: HeadWeights) -> tuple[npt.NDArray[np.generic], Float32 | None]:
+    """Return weights and biases of all rows in the form they are stored in."""
+    weight_RD, bias_R = head.rows()
     if head.dtype == "bfloat16":
-        stored_VD: npt.NDArray[np.generic] = pack_bfloat16(head.weight_VD, "output head")
-        return stored_VD
-    return np.ascontiguousarray(head.weight_VD, STORED_AS[head.dtype])
+        stored_RD: npt.NDArray[np.generic] = pack_bfloat16(weight_RD, "output head")
+        return stored_RD, bias_R
+    return np.ascontiguousarray(weight_RD, STORED_AS[head.dtype]), bias_R
 
 
-def _content_hash(stored_VD: npt.NDArray[np.generic], bias_V: Float32 | None) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(stored_VD).data)
-    if bias_V is not None:
-        digest.update(np.ascontiguousarray(bias_V, "<f4").data)
+def _content_hash(stored_RD: npt.NDArray[np.generic], bias_R: Float32 | None) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(stored_RD).data)
+    if bias_R is not None:
+        digest.update(np.ascontiguousarray(bias_R, "<f4").data)
     return digest.hexdigest()

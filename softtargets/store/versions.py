@@ -21,9 +21,10 @@ _WRITTEN = "1.3"
 _ADDED = {
     "1.4": {
         "class_names", "problem", "label_values", "partly_labelled", "token_types", "pad_token_id",
+        "output_head.transform", "output_head of tokens",
     }
 }  # fmt: skip
-"""Which fields of `targets` later versions have added."""
+"""What of `_used` later versions have added."""
 WRITTEN_VERSIONS = (_WRITTEN, *_ADDED)
 _FIRST_CANONICAL = "3"
 """The minor version since which fingerprints are of canonical JSON."""
@@ -55,8 +56,18 @@ def version_of(targets: TargetSchema) -> str:
     So a store that needs nothing newer keeps its fingerprint and its bytes, and older releases
     read it.
     """
-    described = targets.to_dict().keys()
-    return [_WRITTEN, *(one for one, names in _ADDED.items() if names & described)][-1]
+    used = _used(targets)
+    return [_WRITTEN, *(one for one, names in _ADDED.items() if names & used)][-1]
+
+
+def _used(targets: TargetSchema) -> set[str]:
+    """Return the fields of targets that are used, and what is used of the output head's."""
+    described = targets.to_dict()
+    head = described.get("output_head", {})
+    used = {*described, *(f"output_head.{name}" for name in head)}
+    if head and any(one.rows == "tokens" for one in targets.features):
+        used.add("output_head of tokens")
+    return used
 
 
 def is_newer(version: str) -> bool:

@@ -65,7 +65,8 @@ class Batch(UserDict[str, Any]):
     `window_id` is a list of B strings, `num_targets` the number of targets to train on,
     `num_segments` the most documents of a row.
     `hidden_states` [B, L, D], if the store has them, are the teacher's last ones in its number
-    format, zeros where there is no target. The rest are the packed targets: read them with
+    format, zeros where there is none; or int8, to be multiplied with `hidden_scales` [B, L]. The
+    store has them of the targets, or of all tokens. The rest are the packed targets: read them with
     `soft_targets`.
 
     Every tensor but single numbers has a row for each window.

@@ -27,8 +27,8 @@ def collate(windows: Sequence[Window]) -> Batch:
 
     Raises:
         InputError: there are no windows, they come from stores that `Mixture` would not mix, or
-            batches do not hold their targets. They hold those of a vocabulary about the token that
-            follows, with a head or samples, and class logits about windows or tokens; of features
+            batches do not hold their targets. They hold those of a vocabulary whose labels are
+            known, with a head or samples, and class logits about windows or tokens; of features
             they hold the last hidden states.
     """
     schemas = list(dict.fromkeys(window.packed.schema for window in windows))
@@ -92,6 +92,7 @@ def collate_rows(rows: Sequence[Row], schema: TargetSchema) -> Batch:
 
 _PLACED: dict[Place, Callable[[Frame, TargetTensor], Array]] = {
     "targets": lambda frame, one: frame.place_targets(one.columns[0], one.fill),
+    "tokens": lambda frame, one: frame.place_tokens(one.columns[0]),
     "grid": lambda frame, one: frame.place_grid(one.columns, one.fill),
     "row": lambda frame, one: frame.pad(one.columns[0]),
     "draws": lambda frame, one: frame.place_lists(one.columns[0], "num_samples"),
@@ -121,13 +122,13 @@ def _check_schema(schema: TargetSchema) -> None:
     """Check that batches hold such targets."""
     entries, draws = schema.entries, schema.draws
     is_whole = bool(entries) if draws is None else (draws.origin == "tail") == bool(entries)
-    is_known = is_whole and schema.convention.labels_are_inputs
+    is_known = is_whole and schema.has_labels
     if schema.num_classes:
         is_known = not schema.convention.labels_are_inputs
     if not is_known or not _is_last_hidden(schema.features) or schema.encoder_input:
         raise InputError(
             "collate",
-            expected="targets of the next token: a head, samples, or both, samples of its tail, "
+            expected="targets with labels: a head, samples, or both, samples of its tail, "
             f"or class logits of windows or tokens; and no feature but {LAST_HIDDEN}",
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
@@ -145,5 +146,5 @@ default_collate_fn_map[Batch] = partial(_refuse, "finished batches")
 
 def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:
     """Return whether there is nothing among the features that a batch would not hold."""
-    found = [(one.name, one.rows) for one in features if one.dtype != "int8"]
-    return not features or (len(features) == 1 and found == [(LAST_HIDDEN, "targets")])
+    names = [one.name for one in features if one.rows != "window"]
+    return not features or (len(features) == 1 and names == [LAST_HIDDEN])

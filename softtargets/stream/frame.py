@@ -66,6 +66,14 @@ class Frame:
         self._place(padded, name, fill)
         return padded
 
+    def place_tokens(self, name: str) -> Array:
+        """Return a column with an element for each token as [B, L, ...], zero at padding."""
+        first = self.rows[0].columns[name]
+        padded = np.zeros((*self.shape, *first.shape[1:]), first.dtype)
+        for own_L, row in zip(padded, self.rows, strict=True):
+            own_L[: len(row)] = row.cell(name)
+        return padded
+
     def place_grid(self, names: Sequence[str], fill: float = 0) -> Array:
         """Return a column of targets for each temperature as [B, L, G]."""
         padded = np.empty((*self.shape, len(names)), np.float32)

@@ -26,7 +26,7 @@ from softtargets.targets import (
 )
 from softtargets.targets.window_columns import WindowColumns
 
-Place = Literal["targets", "grid", "row", "draws", "entries"]
+Place = Literal["targets", "tokens", "grid", "row", "draws", "entries"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class TargetTensor:
     columns: tuple[str, ...]
     """What it is made of."""
     place: Place
-    """How: an element at each token, those of several columns beside each other, a row's elements
-    one after the other, or the draws or entries of each token."""
+    """How: an element at each token that has a target, or at every token, those of several columns
+    beside each other, a row's elements one after the other, or the draws or entries of each."""
     fill: float = 0
     """What stands where there is no target."""
     is_float32: bool = False
@@ -87,8 +87,12 @@ def _of_labels(_: Labels) -> Iterator[TargetTensor]:
 
 
 def _of_features(part: Features) -> Iterator[TargetTensor]:
-    """Yield the last hidden states [B, L, D], the only ones in batches."""
-    yield TargetTensor("hidden_states", (part.schemas[0].column,), "targets")
+    """Yield the last hidden states [B, L, D], the only ones in batches, and scales of int8."""
+    schema = part.schemas[0]
+    place: Place = "tokens" if schema.rows == "tokens" else "targets"
+    yield TargetTensor("hidden_states", (schema.column,), place)
+    if schema.scale_column is not None:
+        yield TargetTensor("hidden_scales", (schema.scale_column,), place, is_float32=True)
 
 
 def _of_classes(part: Classes) -> Iterator[TargetTensor]:

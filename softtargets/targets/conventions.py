@@ -24,6 +24,8 @@ class Convention:
     """What manifests call it."""
     words: str
     """The same for people."""
+    said: str
+    """What people who look at a window are told of it."""
     shift: int = 0
     """The target at position t is about token t + shift."""
     is_of_windows: bool = False
@@ -40,12 +42,20 @@ NEXT_TOKEN = Convention(
     name="next_token",
     words="the target at position t is its distribution of token t + 1, given tokens 0..t of the "
     "same document",
+    said="what is said of a token the teacher said before it came",
     shift=1,
     labels_are_inputs=True,
 )
-TOKEN = Convention(name="token", words="each target is about the token at its own position")
+TOKEN = Convention(
+    name="token",
+    words="each target is about the token at its own position",
+    said="what is said of a token the teacher said of what belongs in its place",
+)
 WINDOW = Convention(
-    name="window", words="there is one target, about the whole window", is_of_windows=True
+    name="window",
+    words="there is one target, about the whole window",
+    said="what the teacher said is about all of it",
+    is_of_windows=True,
 )
 CONVENTIONS: dict[Predicts, Convention] = {one.name: one for one in (NEXT_TOKEN, TOKEN, WINDOW)}
 DEFAULT_CONVENTION = NEXT_TOKEN

@@ -201,6 +201,8 @@ class TargetSchema:
         for name, kind in _SCHEMAS.items():
             if name in data:
                 parsed[name] = kind(**data[name])
+        if "output_head" in data:
+            parsed["output_head"] = HeadWeightsSchema.from_dict(data["output_head"])
         return cls(**parsed)
 
     def describe(self) -> str:
@@ -210,7 +212,7 @@ class TargetSchema:
 
 _AS_BEFORE = {"form": "planes", "top_logit": True, "design": "independent"}
 """What is not said in JSON: format 1.2 knew nothing else, and its stores keep their fingerprint."""
-_SCHEMAS = {"head": EntriesSchema, "samples": DrawsSchema, "output_head": HeadWeightsSchema}
+_SCHEMAS = {"head": EntriesSchema, "samples": DrawsSchema}
 
 
 def without_own_parts(data: Mapping[str, Any]) -> dict[str, Any]:

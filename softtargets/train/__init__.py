@@ -30,6 +30,7 @@ from softtargets.train.sparse import Tail, choose_tail
 from softtargets.train.student import student_inputs
 from softtargets.train.student_loss import StudentWithObjective
 from softtargets.train.student_task import StudentTask
+from softtargets.train.weighted_objective import WeightedObjective
 
 if TYPE_CHECKING:
     from softtargets.train.accelerate_loader import prepare_loader
@@ -57,6 +58,7 @@ __all__ = [
     "StudentTask",
     "StudentWithObjective",
     "Tail",
+    "WeightedObjective",
     "choose_tail",
     "distillation_floor",
     "distillation_loss",

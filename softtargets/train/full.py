@@ -5,7 +5,9 @@ Shapes: N positions with a target, V the teacher's vocabulary, U the student's, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -14,8 +16,45 @@ from softtargets.errors import InputError
 from softtargets.store.store import Store
 from softtargets.stream.batch import Batch
 from softtargets.targets import HeadWeights
+from softtargets.targets.head_weights import Activation, HeadTransform, TransformSchema
 from softtargets.train.divergences import Divergence, needs_mass_everywhere
 from softtargets.train.sparse import SMALLEST_LOG_REST, Tail, check_tail
+
+_ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """The layers of a head before its product with the vocabulary, on a device."""
+
+    dense_DD: torch.Tensor
+    dense_bias_D: torch.Tensor
+    norm_scale_D: torch.Tensor
+    norm_shift_D: torch.Tensor
+    schema: TransformSchema
+
+    @classmethod
+    def of(cls, stored: HeadTransform, device: torch.device | str, dtype: torch.dtype) -> Transform:
+        """Return stored layers on a device."""
+        names = ("dense_DD", "dense_bias_D", "norm_scale_D", "norm_shift_D")
+        own = {one: torch.from_numpy(getattr(stored, one)).to(device, dtype) for one in names}
+        return cls(**own, schema=stored.schema)
+
+    def __call__(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return what the product is with, each step rounded to the weights' format."""
+        dense_ND = functional.linear(hidden_ND, self.dense_DD, self.dense_bias_D)
+        return functional.layer_norm(
+            _ACTIVATIONS[self.schema.activation](dense_ND),
+            self.norm_scale_D.shape,
+            self.norm_scale_D,
+            self.norm_shift_D,
+            self.schema.epsilon,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +68,8 @@ class OutputHead:
     softcap: float | None
     sha256: str
     """Of the stored weights: which head it is."""
+    transform: Transform | None = None
+    """What is done to hidden states before."""
 
     @classmethod
     def of(
@@ -87,6 +128,9 @@ class OutputHead:
             divisor=head.divisor,
             softcap=head.softcap,
             sha256=sha256,
+            transform=None
+            if head.transform is None
+            else Transform.of(head.transform, device, dtype),
         )
 
     @torch.no_grad()
@@ -94,6 +138,8 @@ class OutputHead:
         """Return the teacher's logits [N, V], each step rounded to the weights' format."""
         with torch.autocast(hidden_ND.device.type, enabled=False):
             hidden_ND = hidden_ND.to(self.weight_VD.dtype)
+            if self.transform is not None:
+                hidden_ND = self.transform(hidden_ND)
             logits_NV = functional.linear(hidden_ND, self.weight_VD, self.bias_V)
             logits_NV = logits_NV.mul_(self.scale).div_(self.divisor)
             if self.softcap is not None:

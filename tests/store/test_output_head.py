@@ -23,12 +23,13 @@ from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.output_head import describe_output_head, encode_output_head
 from softtargets.store.writer import StoreWriter
 from softtargets.targets import DType, HeadWeights
+from softtargets.targets.head_weights import HeadTransform, TransformSchema
 from softtargets.window import Window
 from tests.fakes import FakeTeacher, build_config, build_store
 from tests.golden import identity_of, write_store
 from tests.store.test_codec import assert_same
 from tests.store.test_store import edit_manifest
-from tests.windows import KINDS, head_schema, make_head, make_window, of_own_documents
+from tests.windows import KINDS, as_bfloat16, head_schema, make_head, make_window, of_own_documents
 
 
 def make_windows(schema: TargetSchema, seed: int = 0) -> list[list[Window]]:
@@ -56,6 +57,52 @@ def test_it_comes_back_exactly(tmp_path: Path, dtype: DType, has_bias: bool) -> 
     assert verify(store.root).is_sound
     size = (store.root / "head.parquet").stat().st_size
     assert size < 300 * (6 * (4 if dtype == "float32" else 2) + 4 * has_bias) + 2000
+
+
+def with_transform(head: HeadWeights) -> HeadWeights:
+    """Return a head with layers before its product, in the same number format."""
+    rows = as_bfloat16(np.random.default_rng(3).standard_normal((9, 6)).astype(np.float32))
+    transform = HeadTransform(
+        dense_DD=rows[:6],
+        dense_bias_D=rows[6],
+        norm_scale_D=rows[7],
+        norm_shift_D=rows[8],
+        schema=TransformSchema(activation="silu", epsilon=1e-5),
+    )
+    return replace(head, transform=transform)
+
+
+def test_a_transform_comes_back_exactly_wherever_the_store_goes(tmp_path: Path) -> None:
+    head = with_transform(make_head())
+    store = make_store(tmp_path / "store", head)
+    assert_same(Store.open(store.root).output_head(), head)
+    assert verify(store.root).is_sound
+    other = make_store(tmp_path / "other", head, seed=1)
+    merged = merge_stores([store.root, other.root], tmp_path / "merged")
+    assert_same(merged.output_head(), head)
+    for name in ("dense_DD", "dense_bias_D", "norm_scale_D", "norm_shift_D"):
+        assert head.transform is not None
+        changed = replace(head.transform, **{name: -getattr(head.transform, name)})
+        described = describe_output_head(replace(head, transform=changed))
+        assert described.sha256 != describe_output_head(head).sha256
+    with pytest.raises(InputError, match="a transform only of an output head with biases"):
+        replace(store.targets, output_head=replace(describe_output_head(head), bias=False))
+
+
+@pytest.mark.parametrize("name", ["dense_DD", "dense_bias_D", "norm_scale_D"])
+def test_a_transform_that_is_no_number_is_refused(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = with_transform(make_head())
+    assert head.transform is not None
+    broken = getattr(head.transform, name).copy()
+    broken.flat[0] = -np.inf
+    head = replace(head, transform=replace(head.transform, **{name: broken}))
+    with monkeypatch.context() as patch:
+        patch.setattr("softtargets.store.output_head._check_numbers", lambda *_: None)
+        store = make_store(tmp_path / "store", head)
+    with pytest.raises(CorruptionError, match="that are finite numbers"):
+        store.output_head()
 
 
 def test_weights_that_their_format_cannot_hold_are_refused() -> None:

@@ -305,6 +305,7 @@ def test_windows_of_different_schemas_are_refused(rng: np.random.Generator) -> N
 
 SAMPLED = {"sampled", "sampled-with-logits", "hybrid"}
 PLAIN = {"topk", "topk-lossless", "topk-of-262144", "assistant-tokens", "with-metadata"} | SAMPLED
+PLAIN.add("masked-tokens")
 PLAIN |= set(KINDS_OF_1_3)
 
 
@@ -351,6 +352,28 @@ def test_listed_targets_stand_at_their_positions(rng: np.random.Generator, lossl
     torch.testing.assert_close(targets.logprobs[at], expected.logprobs[at])
     torch.testing.assert_close(targets.tail_logmass[at], expected.tail_logmass[at])
     assert (targets.tail_logmass[~at] == 0).all()
+
+
+def test_labels_of_masked_tokens_stand_where_these_do(rng: np.random.Generator) -> None:
+    schema = KINDS["masked-tokens"]
+    windows = [
+        make_window(rng, schema, num_tokens=length, trained=0.7)[0] for length in (20, 31, 9)
+    ]
+    batch = collate(windows)
+    expected = torch.full(batch["input_ids"].shape, -100)
+    for row, window in enumerate(windows):
+        places_T, mask_T = torch.from_numpy(window.target_positions_T), window.mask_T
+        expected[row, places_T[mask_T]] = torch.from_numpy(window.labels_T[mask_T]).long()
+    assert torch.equal(batch["labels"], expected)
+    assert torch.equal(batch.target_labels(), expected)
+    assert torch.equal(batch["target_mask"], expected != -100)
+    targets = batch.soft_targets(2.0)
+    for row, window in enumerate(windows):
+        at_T = torch.from_numpy(window.target_positions_T)
+        own = window.targets
+        torch.testing.assert_close(
+            targets.logprobs[row, at_T], torch.from_numpy(own.logprobs_TK(2.0))
+        )
 
 
 def test_documents_that_share_a_window_are_told_apart(rng: np.random.Generator) -> None:
@@ -400,7 +423,7 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     elif KINDS[kind].num_classes:
         check_classes(windows, KINDS[kind])
     else:
-        with pytest.raises(InputError, match=r"next token: a head, samples, or both, .*; found "):
+        with pytest.raises(InputError, match=r"with labels: a head, samples, or both, .*; found "):
             collate(windows)
 
 

@@ -77,6 +77,9 @@ def test_a_store_is_of_one_task_at_most(kind: str) -> None:
         assert owners == ["classification"]
     elif schema.predicts == "next_token" and not schema.encoder_input:
         assert owners == ["causal-lm"]
+        assert task_of(schema).name == "causal-lm"
+    elif schema.predicts == "token":
+        assert owners == ["masked-lm"]
     else:
         assert owners == []
         with pytest.raises(InputError, match=r"expected those of a task: causal-lm, .*; found "):
@@ -120,6 +123,11 @@ def test_a_convention_says_how_many_targets_there_are(
 )
 def test_an_architecture_tells_the_task(architecture: str | None, name: str) -> None:
     assert task_for(architecture).name == name
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert", "Roberta"])
+def test_an_architecture_tells_masked_models(family: str) -> None:
+    assert task_for(f"{family}ForMaskedLM").name == "masked-lm"
 
 
 def test_a_task_without_a_teacher_says_so() -> None:

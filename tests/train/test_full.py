@@ -339,19 +339,18 @@ def test_a_batch_holds_them_as_they_are_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
 def test_other_formats_and_positions(dtype: Literal["float16", "float32", "int8"]) -> None:
-    """int8 states have scales that a batch has no place for; listed ones stand at their places."""
+    """Listed states stand at their places, and so do the scales of those in int8."""
     schema: TargetSchema = replace(
         KINDS["assistant-tokens"],
         features=(replace(KINDS["features-alone"].features[0], dtype=dtype),),
     )
     rng = np.random.default_rng(0)
     windows = [make_window(rng, schema, num_tokens=length)[0] for length in LENGTHS]
-    if dtype == "int8":
-        with pytest.raises(InputError, match="no feature but last_hidden; found"):
-            collate(windows)
-        return
-    found = collate(windows)["hidden_states"]
+    batch = collate(windows)
+    found = batch["hidden_states"]
     assert found.dtype == getattr(torch, dtype)
+    if dtype == "int8":
+        found = found * batch["hidden_scales"][..., None]
     for row, window in enumerate(windows):
         assert window.positions_T is not None
         own = window.targets.features["last_hidden"]

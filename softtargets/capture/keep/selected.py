@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from softtargets.targets import (
     TargetSchema,
     part_of,
 )
+
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Selected:
     drawn_logits_ND: torch.Tensor | None = None
     hidden_ND: torch.Tensor | None = None
     """The last hidden states, in the teacher's number format."""
+    token_hidden_MD: torch.Tensor | None = None
+    """Those of all M tokens that were read, where these are kept instead."""
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """What parts of your own hold at each position, by the name of their column."""
     class_logits_NC: torch.Tensor | None = None
@@ -58,9 +62,12 @@ class Selected:
         """Return the targets on the host."""
         return self._map(lambda tensor: tensor.cpu())
 
-    def slice(self, start: int, stop: int) -> Selected:
-        """Return positions [start, stop), without copying."""
-        return self._map(lambda tensor: tensor[start:stop])
+    def slice(self, start: int, stop: int, tokens: slice = _ALL) -> Selected:
+        """Return positions [start, stop) and what is kept of some tokens, without copying."""
+        own = self._map(lambda tensor: tensor[start:stop])
+        if self.token_hidden_MD is None:
+            return own
+        return replace(own, token_hidden_MD=self.token_hidden_MD[tokens])
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Selected:
         others = {name: change(tensor) for name, tensor in self.others.items()}
@@ -84,9 +91,10 @@ class Selected:
             TeacherError: a hidden state that is to be stored was not finite; or a logit was NaN or
                 infinity, or a position had none above -inf.
         """
-        if self.hidden_ND is not None:
-            is_sound_N = self.hidden_ND.isfinite().all(dim=1)
-            _check(is_sound_N, "hidden states", "finite numbers", "NaN or infinity", name_rows)
+        for hidden_RD, name in ((self.hidden_ND, name_rows), (self.token_hidden_MD, None)):
+            if hidden_RD is not None:
+                is_sound_R = hidden_RD.isfinite().all(dim=1)
+                _check(is_sound_R, "hidden states", "finite numbers", "NaN or infinity", name)
         is_sound_N = self.tail_mass_NG.isfinite().all(dim=1)
         if self.class_logits_NC is not None:
             # NaN and infinity stay the largest, and a row without a number has none but -inf.
@@ -111,6 +119,7 @@ class Selected:
     def numpy(self, schema: TargetSchema) -> SoftTargets:
         """Return targets on the host as those of a store with a schema."""
         tail_mass_TG = self.tail_mass_NG.numpy()
+        hidden_RD = self.hidden_ND if self.token_hidden_MD is None else self.token_hidden_MD
         return SoftTargets(
             ids_TK=self.ids_NK.numpy(),
             logits_TK=self.logits_NK.numpy(),
@@ -124,9 +133,7 @@ class Selected:
             class_logits_TC=None
             if self.class_logits_NC is None
             else self.class_logits_NC.float().numpy(),
-            features={}
-            if self.hidden_ND is None
-            else {LAST_HIDDEN: self.hidden_ND.float().numpy()},
+            features={} if hidden_RD is None else {LAST_HIDDEN: hidden_RD.float().numpy()},
             others={name: tensor.numpy() for name, tensor in self.others.items()},
         )
 

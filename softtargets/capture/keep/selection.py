@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from softtargets.errors import InputError
-from softtargets.targets import TargetSchema
+from softtargets.targets import LAST_HIDDEN, TargetSchema
 
 if TYPE_CHECKING:
     import torch
@@ -167,15 +167,19 @@ class Keep:
     """Whether the label's logit and rank are kept."""
     hidden_states: bool = False
     """Whether the teacher's last hidden states are kept."""
+    of_all_tokens: bool = False
+    """Whether they are kept of every token that is read, and not of the targets alone."""
 
     @classmethod
     def of(cls, selection: Selection, targets: TargetSchema) -> Keep:
         """Return what a store with a schema needs."""
+        rows = {one.name: one.rows for one in targets.features}.get(LAST_HIDDEN)
         return cls(
             selection=selection,
             temperatures=targets.temperatures,
             label_logits=targets.label_logits,
-            hidden_states=targets.output_head is not None,
+            hidden_states=rows is not None,
+            of_all_tokens=rows == "tokens",
         )
 
 

@@ -1,19 +1,14 @@
-"""Causal language models of transformers, taken apart into a decoder and what makes its logits."""
+"""Causal language models of transformers, whose body is their decoder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from softtargets.capture.teachers.live_head import find_head, random_hidden_states
-from softtargets.capture.teachers.local import LocalTeacher
-from softtargets.capture.teachers.pretrained import PretrainedTeacher
+from softtargets.capture.teachers.taken_apart import TakenApartTeacher
 from softtargets.errors import TeacherError
-from softtargets.targets import HeadWeights
 
-_CHECKED_TOKENS = 8
 _LEAK = 0.1
 """Most that a changed token may move the logits before it, as a share of how it moves its own.
 
@@ -21,7 +16,7 @@ Of causal models 0 was seen, as rounding alone can move them; of bidirectional o
 """
 
 
-class TransformersTeacher(PretrainedTeacher, LocalTeacher):
+class TransformersTeacher(TakenApartTeacher):
     """A causal language model of transformers.
 
     Raises:
@@ -30,110 +25,23 @@ class TransformersTeacher(PretrainedTeacher, LocalTeacher):
 
     auto_class = "AutoModelForCausalLM"
     kind = "a causal language model"
+    body_name = "decoder"
+    options: ClassVar[dict[str, Any]] = {"use_cache": False}
 
-    def _prepare(self) -> None:
-        self._decode: Callable[..., Any] = self._model.get_decoder()
-        input_ids_1L = torch.arange(min(_CHECKED_TOKENS, self.vocab_size), device=self.device)[None]
-        with self._running(
-            f"a model that runs in {self.config.dtype} with {self.config.attention} attention",
-            next_step="Try another --dtype, or --attention eager.",
-        ):
-            self._check_vocabulary()
-            self._check_head(input_ids_1L)
-            self._check_causality(input_ids_1L)
-        if self.config.compile:
-            # Only here: the checks compare bit for bit, and `logits` takes the place of the
-            # decoder's own forward, which a compiled decoder would not ask for.
-            self._decode = torch.compile(self._decode, dynamic=True)
-            with self._running(
-                "a decoder that torch.compile can compile and run",
-                next_step="Omit --compile.",
-            ):
-                self.hidden_states(input_ids_1L.expand(2, -1))
+    @property
+    def _body(self) -> torch.nn.Module:
+        decoder: torch.nn.Module = self._model.get_decoder()
+        return decoder
 
-    @torch.inference_mode()
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states [B, L, D].
 
         Windows are padded on the right and no mask is passed: under causal attention a token sees
         nothing to its right, and this keeps the fastest attention kernels in use.
         """
-        output = self._decode(input_ids=input_ids_BL, use_cache=False)
-        self._output_type = type(output)
-        hidden_BLD: torch.Tensor = output.last_hidden_state
-        return hidden_BLD
+        return self._last_hidden(input_ids=input_ids_BL)
 
-    @torch.inference_mode()
-    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Return the logits [N, V], in the model's number format.
-
-        The model's own forward pass makes them, with the decoder's output handed in, so whatever
-        an architecture does after its head (soft-capping, scaling) is done here too.
-        """
-        decoder = self._model.get_decoder()
-        output = self._output_type(last_hidden_state=hidden_ND[None])
-        placeholder_1N = torch.zeros((1, len(hidden_ND)), dtype=torch.long, device=self.device)
-        decoder.forward = lambda *_, **__: output
-        try:
-            logits_1NV = self._model(input_ids=placeholder_1N, use_cache=False).logits
-        finally:
-            del decoder.forward
-        logits_NV: torch.Tensor = logits_1NV[0]
-        return logits_NV
-
-    @torch.inference_mode()
-    def output_head(self) -> HeadWeights:
-        """Return the weights of the model's head, and what it does to the logits after it.
-
-        Raises:
-            TeacherError: other logits follow from them than the model's own.
-        """
-        head = find_head(self._model)
-        if head is not None and head.weight_VD.dtype == getattr(torch, self.config.dtype):
-            hidden_ND = random_hidden_states(head).to(self.device)
-            with self._running("a head that can be run", next_step="Omit --hidden-states."):
-                own_NV = self.logits(hidden_ND)
-            if own_NV.dtype == hidden_ND.dtype and torch.equal(head.logits(hidden_ND), own_NV):
-                return head.numpy(self.config.dtype)
-        raise TeacherError(
-            self.name,
-            expected="logits that are hidden @ weight.T + bias, scaled and soft-capped",
-            found=f"others from {type(self._model).__name__}",
-            next_step="This architecture's head cannot be stored: omit --hidden-states.",
-        )
-
-    def _check_vocabulary(self) -> None:
-        """Check that every id below the vocabulary size can be read and predicted.
-
-        On a GPU an id beyond a tensor ends the whole process, and names nothing.
-        """
-        for part, layer, name in (
-            ("embedding", self._model.get_input_embeddings(), "num_embeddings"),
-            ("output head", self._model.get_output_embeddings(), "out_features"),
-        ):
-            num_rows = getattr(layer, name, self.vocab_size)
-            if num_rows < self.vocab_size:
-                raise TeacherError(
-                    self.name,
-                    expected=f"an {part} of {self.vocab_size:,} rows, as its configuration says",
-                    found=f"{num_rows:,}",
-                    next_step="Correct vocab_size in the model's config.json.",
-                )
-
-    @torch.inference_mode()
-    def _check_head(self, input_ids_1L: torch.Tensor) -> None:
-        """Check that the two steps give what the model's own forward pass gives."""
-        whole_LV = self._model(input_ids=input_ids_1L, use_cache=False).logits[0]
-        parts_LV = self.logits(self.hidden_states(input_ids_1L)[0])
-        if whole_LV.shape != parts_LV.shape or not torch.equal(whole_LV, parts_LV):
-            raise TeacherError(
-                self.name,
-                expected="logits that follow from the decoder's last hidden states alone",
-                found=f"others from {type(self._model).__name__}",
-                next_step="This architecture is not supported yet; please report it.",
-            )
-
-    def _check_causality(self, input_ids_1L: torch.Tensor) -> None:
+    def _check_reading(self, input_ids_1L: torch.Tensor) -> None:
         """Check that a token moves no logits before it: windows are padded without a mask."""
         changed_1L = input_ids_1L.clone()
         changed_1L[:, -1] = 0

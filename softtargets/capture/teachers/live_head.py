@@ -6,13 +6,16 @@ to follow is read from the configuration; whether it is all, the teacher checks 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from softtargets.targets import DType, HeadWeights
+from softtargets.targets.head_weights import Activation, HeadTransform, TransformSchema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,6 +27,50 @@ _MAGNITUDES = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Of the random hidden states that are checked: some reach a soft cap and some do not."""
 
 
+ACTIVATIONS: dict[Activation, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+_TRANSFORMS = (
+    ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
+    ("vocab_transform", "vocab_layer_norm"),
+    ("lm_head.dense", "lm_head.layer_norm"),
+)
+"""Where families have the layers before their product with the vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTransform:
+    """The layers before a head's product with the vocabulary."""
+
+    dense: torch.nn.Linear
+    activation: Activation
+    norm: torch.nn.LayerNorm
+
+    def __call__(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return what the product is with."""
+        transformed_ND: torch.Tensor = self.norm(
+            ACTIVATIONS[self.activation](self.dense(hidden_ND))
+        )
+        return transformed_ND
+
+    def numpy(self) -> HeadTransform:
+        """Return the layers on the host."""
+        dense_DD, dense_bias_D, norm_scale_D, norm_shift_D = (
+            one.detach().cpu().float().numpy()
+            for one in (self.dense.weight, self.dense.bias, self.norm.weight, self.norm.bias)
+        )
+        return HeadTransform(
+            dense_DD=dense_DD,
+            dense_bias_D=dense_bias_D,
+            norm_scale_D=norm_scale_D,
+            norm_shift_D=norm_shift_D,
+            schema=TransformSchema(activation=self.activation, epsilon=self.norm.eps),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveHead:
     """An output head as the model has it."""
@@ -33,9 +80,12 @@ class LiveHead:
     scale: float
     divisor: float
     softcap: float | None
+    transform: LiveTransform | None = None
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Return logits [N, V] in the format of the weights, each step rounded to it."""
+        if self.transform is not None:
+            hidden_ND = self.transform(hidden_ND)
         logits_NV = functional.linear(hidden_ND, self.weight_VD, self.bias_V)
         logits_NV = logits_NV * self.scale / self.divisor
         if self.softcap is not None:
@@ -51,22 +101,29 @@ class LiveHead:
             scale=self.scale,
             divisor=self.divisor,
             softcap=self.softcap,
+            transform=None if self.transform is None else self.transform.numpy(),
         )
 
 
-def find_head(model: PreTrainedModel) -> LiveHead | None:
-    """Return what seems to be the head of a model, or None when it is no linear layer."""
+def candidate_heads(model: PreTrainedModel) -> Iterator[LiveHead]:
+    """Yield what may be the head of a model; nothing when it is no linear layer."""
     layer = model.get_output_embeddings()
     if type(layer) is not torch.nn.Linear:
-        return None
+        return
     scale, divisor = _number(model, _SCALES), _number(model, _DIVISORS)
-    return LiveHead(
+    head = LiveHead(
         weight_VD=layer.weight,
         bias_V=layer.bias,
         scale=1.0 if scale is None else scale,
         divisor=1.0 if divisor is None else divisor,
         softcap=_number(model, _SOFTCAPS),
     )
+    yield head
+    for dense_name, norm_name in _TRANSFORMS:
+        dense, norm = _part(model, dense_name), _part(model, norm_name)
+        if type(dense) is torch.nn.Linear and type(norm) is torch.nn.LayerNorm:
+            for activation in ACTIVATIONS:
+                yield replace(head, transform=LiveTransform(dense, activation, norm))
 
 
 def random_hidden_states(head: LiveHead) -> torch.Tensor:
@@ -75,6 +132,13 @@ def random_hidden_states(head: LiveHead) -> torch.Tensor:
     shape = (len(_MAGNITUDES), 4, head.weight_VD.shape[1])
     hidden = torch.randn(shape, generator=generator) * torch.tensor(_MAGNITUDES)[:, None, None]
     return hidden.flatten(0, 1).to(head.weight_VD.dtype)
+
+
+def _part(model: PreTrainedModel, name: str) -> torch.nn.Module | None:
+    """Return the module of this name, if a model has one with all of its weights."""
+    found = dict(model.named_modules()).get(name)
+    named = ("weight", "bias")
+    return found if all(getattr(found, one, None) is not None for one in named) else None
 
 
 def _number(model: PreTrainedModel, names: tuple[str, ...]) -> float | None:

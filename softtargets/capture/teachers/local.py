@@ -63,6 +63,17 @@ class LocalTeacher(Teacher):
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states [B, L, D] of sequences padded on the right."""
 
+    def masked_hidden_states(
+        self, input_ids_BL: torch.Tensor, num_tokens_B: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `hidden_states` of sequences whose padding must not be seen.
+
+        A teacher in which no token sees what follows it needs no mask. One that reads in both
+        directions makes it of the number of tokens of each sequence.
+        """
+        del num_tokens_B
+        return self.hidden_states(input_ids_BL)
+
     @abstractmethod
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Return the logits [N, V] of hidden states, in the teacher's number format."""
@@ -78,14 +89,18 @@ class LocalTeacher(Teacher):
         There they wait for the end of their unit, and not in the device's memory. The copy waits
         for the device, which takes no time beside the batch.
         """
-        hidden_ND = self.read(segments)
+        hidden_BLD = self._read_batch(segments)
+        hidden_ND = self._at_targets(segments, hidden_BLD)
         # Other devices have allocators that give the same memory again.
         workspace = self._workspace if self.device.type == "cpu" else None
         keeper = Keeper(keep, segments, self.device, workspace)
         for rows, logits_CV in self.chunks(hidden_ND, SELECTING):
             keeper.add(rows, logits_CV)
         selected = keeper.selected()
-        if keep.hidden_states:
+        if keep.of_all_tokens:
+            tokens = [hidden_BLD[row, : len(segment)] for row, segment in enumerate(segments)]
+            selected = replace(selected, token_hidden_MD=torch.cat(tokens))
+        elif keep.hidden_states:
             selected = replace(selected, hidden_ND=hidden_ND)
         return selected.cpu()
 
@@ -100,12 +115,27 @@ class LocalTeacher(Teacher):
         Raises:
             TeacherError: a segment has an id that the teacher does not know.
         """
+        return self._at_targets(segments, self._read_batch(segments))
+
+    def _read_batch(self, segments: Sequence[Segment]) -> torch.Tensor:
+        """Return the last hidden states [B, L, D] of segments.
+
+        Raises:
+            TeacherError: a segment has an id that the teacher does not know.
+        """
         # On a GPU an id without an embedding ends the whole process.
         check_ids(segments, self.vocab_size, self.name)
-        input_ids_BL = np.zeros((len(segments), max(map(len, segments))), np.int64)
+        lengths = [len(segment) for segment in segments]
+        input_ids_BL = np.zeros((len(segments), max(lengths)), np.int64)
         for row, segment in enumerate(segments):
             input_ids_BL[row, : len(segment)] = segment.input_ids_L
-        hidden_BLD = self.hidden_states(torch.from_numpy(input_ids_BL).to(self.device))
+        return self.masked_hidden_states(
+            torch.from_numpy(input_ids_BL).to(self.device),
+            torch.tensor(lengths, device=self.device),
+        )
+
+    def _at_targets(self, segments: Sequence[Segment], hidden_BLD: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states [N, D] at the targets of segments."""
         return torch.cat(
             [
                 hidden_BLD[row, torch.from_numpy(segment.positions_T).to(self.device)]
