@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "kinds": {"targets"},
     "task_registry": {"errors", "targets"},
     "tokenizer": {"errors", "targets"},
-    "window": {"targets"},
+    "window": {"errors", "targets"},
     "places": {"errors", "hashes", "urls"},
     "store": BELOW_ALL | {"places"},
     "layouts": BELOW_ALL | {"places", "store"},

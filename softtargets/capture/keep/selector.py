@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from softtargets.capture.keep.grid import Served, softmaxes_of
 from softtargets.capture.keep.kept_entries import KeptEntries
 from softtargets.capture.keep.sampling import draw, spread
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Draws, Selection, Threshold
+from softtargets.capture.keep.softmaxes import Served, softmaxes_of
 from softtargets.capture.keep.threshold_selector import select_by_threshold
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from softtargets.capture.keep.grid import softmaxes_of
 from softtargets.capture.keep.sampling import wide_dtype
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Draws
+from softtargets.capture.keep.softmaxes import softmaxes_of
 from softtargets.capture.keep.threshold import (
     CertainEntries,
     certain_entries,
