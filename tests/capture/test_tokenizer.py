@@ -100,12 +100,12 @@ def test_many_texts_at_once_are_those_that_transformers_decodes(make: type, time
     tokenizer.add_tokens(added)
     ids = [[token_id] * times for token_id in range(tokenizer.get_vocab_size())]
     for kind in (PreTrainedTokenizerFast, Shouting):
-        loaded = kind(tokenizer_object=tokenizer)
+        loaded = kind(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]
         expected = loaded.batch_decode(ids, clean_up_tokenization_spaces=False)
         assert decode_batch(loaded, ids) == expected
 
 
-class Shouting(PreTrainedTokenizerFast):  # type: ignore[misc]
+class Shouting(PreTrainedTokenizerFast):
     """A tokenizer that decodes in its own way."""
 
     def _decode(self, *args: Any, **options: Any) -> str:
