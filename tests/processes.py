@@ -1,12 +1,18 @@
-"""A process that stops where a test wants it, so that no test hopes to be quicker than another."""
+"""Processes that are forked from a server which has imported torch and the trainers.
+
+One stops where a test wants it, so that no test hopes to be quicker than another.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -20,6 +26,22 @@ CONTEXT.set_forkserver_preload(
         "trl.trainer.sft_trainer",
     ]
 )
+
+Program = Callable[..., object]
+"""What a process runs; processes import the module in which it stands."""
+
+
+def run_into(
+    log: Path, environment: Mapping[str, str], program: Program, *arguments: object
+) -> None:
+    """Run a program as the whole of this process; what it prints is added to a file."""
+    os.environ.clear()
+    os.environ.update(environment)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    program(*arguments)
 
 
 class Gate:

@@ -7,16 +7,13 @@ transformers and a trainer. Here the ranks are forked from a server that has imp
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch._C._distributed_c10d import TCPStore
 
-from tests.processes import CONTEXT
-
-Program = Callable[..., None]
+from tests.processes import CONTEXT, Program, run_into
 
 
 def run_ranks(
@@ -51,22 +48,12 @@ def run_ranks(
     processes = []
     for rank in range(num_ranks):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if num_ranks > 1 else {}
-        process = CONTEXT.Process(target=_run, args=(program, arguments, {**common, **own}, log))
+        process = CONTEXT.Process(
+            target=run_into, args=(log, {**common, **own}, program, *arguments)
+        )
         process.start()
         processes.append(process)
     for process in processes:
         process.join()
     codes = [process.exitcode or 0 for process in processes]
     return max(map(abs, codes)), log.read_text()
-
-
-def _run(
-    program: Program, arguments: tuple[Any, ...], environment: dict[str, str], log: Path
-) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    program(*arguments)

@@ -1,4 +1,4 @@
-"""Looks at a report on a phone: python -m tests.trial.phone PAGE. Exits with 1 if it is wider."""
+"""Looks at a report on a phone, which it must not be wider than."""
 
 from __future__ import annotations
 
@@ -18,7 +18,3 @@ def main(page: Path) -> None:
         shown.screenshot(path=page.with_suffix(".png"), full_page=True)
     if found:
         sys.exit(f"wider than {PHONE[0]} px: {found[:3]}")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

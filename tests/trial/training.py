@@ -1,7 +1,5 @@
 """Trainings of a small student on a mixture of conversations and texts, stopped and gone on with.
 
-    python -m tests.trial.training plain|trainer|trl whole|resumed DIRECTORY CHATS TEXTS TEACHER
-
 `whole` trains for `STEPS` optimizer steps of accumulated batches and keeps its weights after each
 second one. `resumed` goes on where two steps were done, and exits with 1 if it comes to other
 weights.
@@ -30,7 +28,7 @@ STEPS, STOP, ACCUMULATED = 4, 2, 2
 LEARNING_RATE = 1e-2
 
 
-def open_mixture(chats: str, texts: str, batch_size: int) -> Mixture:
+def open_mixture(chats: Path, texts: Path, batch_size: int) -> Mixture:
     """Return three windows of conversations for each one of texts."""
     return Mixture([chats, texts], [3, 1], epoch_windows=STEPS * ACCUMULATED * batch_size)
 
@@ -56,7 +54,7 @@ def loss_of(student: Any, batch: Batch) -> torch.Tensor:
     return fused_distillation_loss(hidden, weight, batch, num_targets=batch["step_targets"])
 
 
-def train_plain(directory: Path, is_resumed: bool, chats: str, texts: str) -> list[float]:
+def train_plain(directory: Path, is_resumed: bool, chats: Path, texts: Path) -> list[float]:
     """Train by a loop of one's own; return the loss of each step."""
     mixture = open_mixture(chats, texts, batch_size=2)
     dataset = SoftTargetDataset(mixture, shuffle=True, batch_size=2)
@@ -92,7 +90,7 @@ def train_plain(directory: Path, is_resumed: bool, chats: str, texts: str) -> li
 
 
 def train_by_trainer(
-    name: str, directory: Path, is_resumed: bool, chats: str, texts: str, teacher: str
+    name: str, directory: Path, is_resumed: bool, chats: Path, texts: Path, teacher: Path
 ) -> list[float]:
     """Train by the Trainer of transformers or TRL's; return the loss of each step."""
     mixture = open_mixture(chats, texts, batch_size=1)
@@ -145,7 +143,7 @@ def keep_weights(student: LlamaForCausalLM, directory: Path, is_resumed: bool) -
             sys.exit(f"the resumed run's {name} is not the whole run's")
 
 
-def main(name: str, run: str, directory: Path, chats: str, texts: str, teacher: str) -> None:
+def main(name: str, run: str, directory: Path, chats: Path, texts: Path, teacher: Path) -> None:
     directory.mkdir(exist_ok=True)
     is_resumed = run == "resumed"
     if name == "plain":
@@ -156,7 +154,3 @@ def main(name: str, run: str, directory: Path, chats: str, texts: str, teacher: 
     # Of the two steps of a resumed run the windows decide which loss is lower.
     if not is_resumed and not losses[-1] < losses[0]:
         sys.exit("the loss does not fall")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:7])
