@@ -66,6 +66,8 @@ def test_a_training_is_heard_of_from_the_start(
             TrainProgress(step=4, steps=9, loss=None, tokens_per_second=None, seconds_left=None),
         )
         assert next_other(said, "The training") == "labels: 4 of 9 steps"
+    while not said.empty():
+        said.get()
     with training_display(Console(file=io.StringIO(), quiet=True)):
         assert said.empty()
 
