@@ -67,11 +67,13 @@ DRAWS = {"num_draws": 4, "origin": "all", "temperature": 1.0, "values": "none"}
         ({"samples": DRAWS | {"temperature": 1.5}}, "samples drawn at a temperature of the grid"),
         (
             {"features": [FEATURE | {"width": 5}], "output_head": OUTPUT_HEAD},
-            "a feature last_hidden of each target or token, as wide",
+            "a feature last_hidden of each target or token, as wide and in the format of the "
+            "output head",
         ),
         (
             {"features": [FEATURE | {"dtype": "float16"}], "output_head": OUTPUT_HEAD},
-            "a feature last_hidden of each target or token, as wide",
+            "a feature last_hidden of each target or token, as wide and in the format of the "
+            "output head",
         ),
         ({"temperatures": [1.0, 1.0000001]}, "temperatures that differ in 6 digits"),
     ],
