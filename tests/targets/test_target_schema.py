@@ -63,7 +63,7 @@ def test_the_json_form_follows_the_schema_and_comes_back(kind: str) -> None:
         ({"features": (LAYER,), "output_head": WEIGHTS}, "a feature last_hidden of each target"),
         *[
             ({"features": (replace(HIDDEN, **change),), "output_head": WEIGHTS}, "as wide and in")
-            for change in ({"width": 4}, {"rows": "tokens"}, {"dtype": "float32"})
+            for change in ({"width": 4}, {"rows": "window"}, {"dtype": "float32"})
         ],
         (
             {
