@@ -21,7 +21,6 @@ from softtargets.cli.paths import STORE
 from softtargets.cli.selection_options import selection_text
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo, echo_json
-from softtargets.places import Place
 from softtargets.report.number_texts import bytes_text
 from softtargets.texts import plural
 
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     "--output",
     metavar="STORE",
     type=STORE,
+    expose_value=False,
     help="The --output of build, so that its options can be pasted. Nothing is written there.",
 )
 @build_options
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 def plan_command(
     context: click.Context,
     /,
-    output: Place | None,  # noqa: ARG001
     sample: int | None,
     budget: float | None,
     as_json: bool,

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
@@ -151,15 +152,9 @@ def open_bucket(url: str) -> tuple[ObjectClient, str]:
     Raises:
         InputError: the URL is none of an object store, or what opens it is not installed.
     """
-    try:
-        from obstore.store import from_url
-    except ImportError as error:
-        raise InputError(
-            redacted(url),
-            expected="the package obstore, which writes to object stores",
-            found="none",
-            next_step="Install it: pip install 'softtargets[object-stores]'.",
-        ) from error
+    _check_installed(url)
+    from obstore.store import from_url
+
     found = _PARTS.fullmatch(url)
     secrets = Secrets(url)
     if found is None or schemes(url)[0] not in SCHEMES:
@@ -184,6 +179,16 @@ def open_bucket(url: str) -> tuple[ObjectClient, str]:
             next_step="Correct the URL, or the settings of the provider in the environment.",
         ) from secrets.cause(error)
     return ObjectClient(bucket), (found["path"] or "").strip("/")
+
+
+def _check_installed(url: str) -> None:
+    if find_spec("obstore") is None:
+        raise InputError(
+            redacted(url),
+            expected="the package obstore, which writes to object stores",
+            found="none",
+            next_step="Install it: pip install 'softtargets[object-stores]'.",
+        )
 
 
 def _options_of(url: str, found: re.Match[str]) -> dict[str, Any]:

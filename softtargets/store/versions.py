@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from softtargets.errors import FormatError
-from softtargets.targets import DEFAULT_CONVENTION, TargetSchema
+from softtargets.targets import DEFAULT_CONVENTION, LAST_HIDDEN, TargetSchema
 from softtargets.texts import shortened
 
 FORMAT_VERSION = "1.4"
@@ -62,11 +62,13 @@ def version_of(targets: TargetSchema) -> str:
 
 def _used(targets: TargetSchema) -> set[str]:
     """Return the fields of targets that are used, and what is used of the output head's."""
-    described = targets.to_dict()
-    head = described.get("output_head", {})
-    used = {*described, *(f"output_head.{name}" for name in head)}
-    if head and any(one.rows == "tokens" for one in targets.features):
-        used.add("output_head of tokens")
+    used = set(targets.to_dict())
+    if targets.output_head is not None:
+        if targets.output_head.transform is not None:
+            used.add("output_head.transform")
+        used |= {
+            f"output_head of {one.rows}" for one in targets.features if one.name == LAST_HIDDEN
+        }
     return used
 
 
