@@ -16,6 +16,7 @@ from softtargets import Store
 from softtargets.capture import TeacherConfig, TransformersTeacher, build
 from tests.fakes import build_config
 from tests.ranks import run_ranks
+from tests.tasks.masked import save_masked_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -88,6 +89,31 @@ def test_an_example_runs_by_the_command_that_its_page_says(built: Store, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert "step 8, loss" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_example_of_classification_compares_students(tmp_path: Path) -> None:
+    save_masked_model(tmp_path / "encoder", "Bert", max_position_embeddings=128)
+    for kind, text in (("easy-ham", "the cat walked ."), ("spam", "a dog sat here .")):
+        (tmp_path / "mails" / kind).mkdir(parents=True)
+        for number in range(12):
+            mail = f"Subject: {text}\n\n{text * (number + 1)}\n"
+            (tmp_path / "mails" / kind / f"{number}.txt").write_text(mail)
+    arguments = [
+        word
+        for name, value in {
+            "encoder": tmp_path / "encoder", "mails": tmp_path / "mails",
+            "output": tmp_path / "output", "labelled": 8, "others": 8, "test": 8, "epochs": 1,
+            "seeds": 1,
+        }.items()
+        for word in (f"--{name}", str(value))
+    ]  # fmt: skip
+    log = tmp_path / "log"
+    code, said = run_ranks(run_example, "classification.py", arguments, log=log, num_ranks=1)
+    assert code == 0, said
+    assert "8 labelled mails, 8 others, 8 for the test" in said
+    told = [line.split("accuracy")[0].strip() for line in said.splitlines() if "accuracy" in line]
+    assert told == ["teacher", "seed 0, labels alone", "seed 0, distilled"]
 
 
 def test_every_example_is_tested() -> None:

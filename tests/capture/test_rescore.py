@@ -215,7 +215,7 @@ def test_another_teacher_or_tokenizer_is_refused(store: Store) -> None:
         rescore(store.root, teacher, 5)
     with pytest.raises(InputError, match=r"--rescore: expected a positive number"):
         rescore(store.root, FakeTeacher(), 0)
-    with pytest.raises(InputError, match="of a vocabulary, and what it sums to"):
+    with pytest.raises(InputError, match="of a vocabulary and what it sums to, or class logits"):
         rescore(GOLDEN / "topk-without-tail-1.1" / "store", FakeTeacher(), 5)
 
 
