@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _AS_IN_SETTINGS = (
     "store", "student", "output", "teacher", "tokenizer", "recipe", "temperature", "ce_weight",
-    "divergence", "tail", "epochs", "steps", "batch_size", "global_batch_size", "schedule",
-    "warmup", "dtype", "gradient_checkpointing", "lora", "save_steps", "keep", "report_to",
-    "push", "seed", "baseline", "fresh",
+    "divergence", "tail", "logits_weight", "cosine_weight", "epochs", "steps", "batch_size",
+    "global_batch_size", "schedule", "warmup", "dtype", "gradient_checkpointing", "lora",
+    "save_steps", "keep", "report_to", "push", "seed", "baseline", "fresh",
 )  # fmt: skip
 """Options that TrainSettings has by the same names."""
 
@@ -61,7 +61,8 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> P
 @click.option(
     "--recipe",
     help="What the student learns. soft-targets: the teacher's distributions. labels: the text "
-    "alone. A store of another kind may have others.  [default: the first of its kind]",
+    "or its labels alone. distilbert, of masked language models: both, and the angles of hidden "
+    "states.  [default: soft-targets]",
 )
 @click.option(
     "--temperature",
@@ -71,6 +72,14 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> P
 @click.option("--ce-weight", type=float, help="Weight of the labels, from 0 to 1.")
 @click.option("--divergence", help="Divergence from the teacher, forward_kl or reverse_kl say.")
 @click.option("--tail", help="What stands for tokens that are not kept, bucket or sampled say.")
+@click.option(
+    "--logits-weight", type=float, help="Weight of all that is about logits, beside the cosine."
+)
+@click.option(
+    "--cosine-weight",
+    type=float,
+    help="Weight of 1 less the cosine of the last hidden states of student and teacher.",
+)
 @click.option("--epochs", type=float, help="Times that the store is read.  [default: 3]")
 @click.option("--steps", type=int, help="Optimizer steps, instead of epochs.")
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -44,6 +45,8 @@ class Evaluation:
     ) -> dict[str, float]:
         """Return the means of the task's figures over all targets of all processes.
 
+        A figure is left out where it is known of no target, as accuracy without labels is.
+
         Args:
             student: a model of transformers on the device.
             device: where it is.
@@ -52,27 +55,29 @@ class Evaluation:
         Raises:
             StoreError: nothing of what is held out is trained on.
         """
-        sums: dict[str, float] = {}
-        num_targets = 0
+        sums: dict[str, tuple[float, float]] = {}
+        num_targets = 0.0
         is_training = student.training
         student.eval()
         with context:
             for windows in self._batches():
                 batch = collate(windows).to(device)
                 logits = student(**self.task.inputs(batch)).logits
-                for name, value in self.task.figures(logits, batch, self.temperature).items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-                num_targets += int(batch["num_targets"])
+                for name, one in self.task.figures(logits, batch, self.temperature).items():
+                    total, number = sums.get(name, (0.0, 0.0))
+                    sums[name] = total + float(one.sum), number + float(one.number)
+                num_targets += batch["num_targets"]
         student.train(is_training)
-        *totals, number = _over_all([*sums.values(), float(num_targets)])
-        if not number:
+        *over_all, num_targets = _over_all([*chain(*sums.values()), num_targets])
+        if not num_targets:
             raise StoreError(
                 str(self.store.location),
                 expected="targets to evaluate on",
                 found="none in what is held out",
                 next_step="Pass another --eval or a larger --eval-share.",
             )
-        return {name: total / number for name, total in zip(sums, totals, strict=True)}
+        pairs = zip(sums, over_all[::2], over_all[1::2], strict=True)
+        return {name: total / number for name, total, number in pairs if number}
 
     def _batches(self) -> Iterator[list[Window]]:
         """Yield windows whose logits take so much memory at most; a long window comes alone."""

@@ -246,5 +246,7 @@ def _recipe(settings: TrainSettings, task: StudentTask, store: Store) -> tuple[s
     check_choice("--recipe", name, names)
     if settings.baseline:
         check_choice("--baseline, the task's recipes", LABELS_NAME, names)
+        # The twin's turn comes last: what the store lacks for it shall show now.
+        task.recipe_objective(task.recipes[LABELS_NAME].resolved(store.targets), store)
     given = {one.name: getattr(settings, one.name) for one in fields(Recipe)}
     return name, task.recipes[name].resolved(store.targets, **given)

@@ -42,7 +42,7 @@ def figure_table(results: Mapping[str, Mapping[str, float]]) -> tuple[list[str],
 
 def loading_line(run: PreparedRun) -> str:
     """Return the Python that loads the student."""
-    auto = run.task.auto_class
+    auto = run.maker.auto.__name__
     return f'{auto}.from_pretrained("{run.settings.output}")'
 
 
@@ -74,8 +74,9 @@ def _lines(run: PreparedRun, directory: RunDirectory) -> Iterator[str]:
     if (directory.root / PLOT_NAME).is_file():
         yield from ("", f"![Loss and figures by step]({PLOT_NAME})")
     yield from ("", "## To load it", "", "```python")
-    yield f"from transformers import {run.task.auto_class}, AutoTokenizer"
+    auto = run.maker.auto.__name__
+    yield f"from transformers import {auto}, AutoTokenizer"
     yield ""
-    yield f'student = {run.task.auto_class}.from_pretrained("{directory.root.name}")'
+    yield f'student = {auto}.from_pretrained("{directory.root.name}")'
     yield f'tokenizer = AutoTokenizer.from_pretrained("{directory.root.name}")'
     yield from ("```", "")

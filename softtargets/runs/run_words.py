@@ -70,7 +70,11 @@ def _recipe_words(run: PreparedRun) -> str:
     recipe = run.recipe
     parts = [f"temperature {recipe.temperature:g}", recipe.divergence]
     parts.append(f"weight {recipe.ce_weight:g} of the labels")
-    parts.append("tail as the store has it" if recipe.tail is None else f"tail {recipe.tail}")
+    if run.store.targets.num_classes == 0:
+        parts.append("tail as the store has it" if recipe.tail is None else f"tail {recipe.tail}")
+    if recipe.cosine_weight:
+        weights = f"{recipe.logits_weight:g} to {recipe.cosine_weight:g}"
+        parts.append(f"logits to cosine of hidden states as {weights}")
     return f"{run.recipe_name}: {', '.join(parts)}"
 
 

@@ -32,6 +32,8 @@ class TrainSettings:
     ce_weight: float | None = None
     divergence: DivergenceName | None = None
     tail: Tail | None = None
+    logits_weight: float | None = None
+    cosine_weight: float | None = None
     epochs: float | None = None
     """3 if there are no steps."""
     steps: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +83,7 @@ class StudentMaker:
         """Return the class of transformers that loads a student."""
         import transformers
 
-        return getattr(transformers, self.task.auto_class)
+        return getattr(transformers, self.task.auto_class(self.store.targets))
 
     def make(self) -> Student:
         """Return the student.
@@ -120,9 +120,11 @@ class StudentMaker:
                 directory,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 **self.task.config_fields(self.store.targets),
             ),
         )
+        _check_sizes(self.spec.name, found[1]["mismatched_keys"])
         model, missing = found[0], sorted(found[1]["missing_keys"])
         return model, missing, hash_model(directory), PRETRAINED_RATE
 
@@ -198,6 +200,22 @@ class StudentMaker:
             expected="a tokenizer, which is saved with the student",
             found=f"none in {' or '.join(names) or 'what was named'}",
             next_step="Pass --tokenizer with the teacher's directory or id, or --teacher.",
+        )
+
+
+def _check_sizes(name: str, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Check that no weight has another size than the store's targets need.
+
+    Raises:
+        InputError: one has.
+    """
+    for weight, found, expected in sorted(mismatched):
+        raise InputError(
+            f"--student {name}, {weight}",
+            expected=f"size {list(expected)}, as the store's targets need it",
+            found=f"{list(found)}",
+            next_step="Pass a student with as many outputs, or its config.json to start from "
+            "scratch.",
         )
 
 

@@ -12,8 +12,10 @@ from softtargets.errors import InputError
 from softtargets.store.store import Store
 from softtargets.stream.batch import Batch
 from softtargets.targets import TargetSchema
+from softtargets.train.figures import Total
 from softtargets.train.objective import Objective
 from softtargets.train.recipe import Recipe
+from softtargets.train.recipe_objective import logits_objective
 
 
 class StudentTask(Protocol):
@@ -26,8 +28,6 @@ class StudentTask(Protocol):
     task that names no `recipes` is not trained by it.
     """
 
-    auto_class: ClassVar[str] = ""
-    """The class of transformers that loads a student, "AutoModelForCausalLM" for example."""
     recipes: ClassVar[Mapping[str, Recipe]] = {}
     """What a student may be trained for, by name. The first is the default. One is "labels", for
     the twin that `--baseline` trains."""
@@ -40,13 +40,17 @@ class StudentTask(Protocol):
     def objective(self) -> Objective:
         """Return what a student is trained for if nothing else is said."""
 
+    def auto_class(self, targets: TargetSchema) -> str:
+        """Return the class of transformers that loads a student, "AutoModelForMaskedLM" say."""
+        raise untrained_task(self)
+
     def recipe_objective(self, recipe: Recipe, store: Store) -> Objective:
         """Return the objective of a recipe, of which no field is None but the tail, on a store.
 
         Raises:
             InputError: the store does not have what the recipe needs.
         """
-        raise untrained_task(self)
+        return logits_objective(recipe, store)
 
     def config_fields(self, targets: TargetSchema) -> dict[str, Any]:
         """Return the fields of a student's configuration that follow from the store's targets."""
@@ -58,7 +62,7 @@ class StudentTask(Protocol):
         """Check that a student that was loaded can learn such targets.
 
         Args:
-            student: a model of `auto_class`.
+            student: a model of the class `auto_class`.
             missing: the weights that were not in its files, and that start at random.
             targets: of the store.
 
@@ -67,10 +71,8 @@ class StudentTask(Protocol):
         """
         return
 
-    def figures(
-        self, logits: torch.Tensor, batch: Batch, temperature: float
-    ) -> dict[str, torch.Tensor]:
-        """Return how near a student is to the teacher, as sums over the targets of a batch.
+    def figures(self, logits: torch.Tensor, batch: Batch, temperature: float) -> dict[str, Total]:
+        """Return how near a student is to the teacher on a batch, as sums that are added up.
 
         Args:
             logits: that the student returned for the batch.
@@ -78,7 +80,8 @@ class StudentTask(Protocol):
             temperature: of the store's grid.
 
         Returns:
-            Scalars by the names of `softtargets.train.figures.FIGURES`, as many as the store tells.
+            Totals by the names of `softtargets.train.figures.FIGURES`: the same names for every
+            batch of a store, as many as the store tells.
         """
         raise untrained_task(self)
 

@@ -14,10 +14,13 @@ from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
 from softtargets.train.choices import check_number, check_temperature
 from softtargets.train.distillation_objective import DistillationObjective
+from softtargets.train.divergences import Divergence, DivergenceName
 from softtargets.train.full import OutputHead
 from softtargets.train.losses import distillation_loss
 from softtargets.train.objective import Fused, StudentOutputs
 from softtargets.train.sparse import Tail
+
+_WITHOUT = "leave the cosine out: cosine=0 in Python, --cosine-weight 0 of softtargets train"
 
 
 class WeightedObjective(DistillationObjective):
@@ -29,6 +32,7 @@ class WeightedObjective(DistillationObjective):
         cosine: weight of 1 less the cosine between the last hidden states of student and teacher, a
             mean over the tokens that the store has the teacher's of.
         temperature: T, of the store's grid unless `tail` allows others.
+        divergence: instead of the forward KL, see `distillation_loss`.
         tail: what stands for the ids that are not kept, see `distillation_loss`.
         teacher_head: for tail "full", the store's.
         fused: see `DistillationObjective`.
@@ -45,6 +49,7 @@ class WeightedObjective(DistillationObjective):
         cosine: float = 1.0,
         *,
         temperature: float = 2.0,
+        divergence: Divergence | DivergenceName = "forward_kl",
         tail: Tail | None = None,
         teacher_head: OutputHead | None = None,
         fused: Fused = "auto",
@@ -60,6 +65,7 @@ class WeightedObjective(DistillationObjective):
                 distillation_loss,
                 temperature=temperature,
                 ce_weight=labels / self.of_logits,
+                divergence=divergence,
                 tail=tail,
                 teacher_head=teacher_head,
             ),
@@ -99,7 +105,7 @@ def cosine_loss(hidden_BLD: torch.Tensor, batch: Batch) -> torch.Tensor:
             "cosine",
             expected="a store with the teacher's last hidden states",
             found="one without",
-            next_step="Build the store with --hidden-states, or pass cosine=0.",
+            next_step=f"Build the store with --hidden-states, or {_WITHOUT}.",
         )
     teacher_BLD = batch["hidden_states"]
     if hidden_BLD.shape[-1] != teacher_BLD.shape[-1]:
@@ -108,7 +114,7 @@ def cosine_loss(hidden_BLD: torch.Tensor, batch: Batch) -> torch.Tensor:
             expected=f"a student whose hidden states are {teacher_BLD.shape[-1]} wide, as the "
             "teacher's are",
             found=f"{hidden_BLD.shape[-1]}",
-            next_step="Make the student as wide as the teacher, or pass cosine=0.",
+            next_step=f"Make the student as wide as the teacher, or {_WITHOUT}.",
         )
     of_tokens = batch.schema.features[0].rows == "tokens"
     is_there_BL = batch.token_mask() if of_tokens else batch["target_mask"]

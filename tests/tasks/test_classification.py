@@ -92,6 +92,7 @@ class TestTokensWithoutLabels(ClassificationTests):
     """Its last token has a target, and none after it."""
 
     architecture = "LlamaForTokenClassification"
+    refused = ("labels",)
 
     def config(self, directory: Path) -> BuildConfig:
         config = class_config(directory, task=ClassCapture())

@@ -28,6 +28,7 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Save:
 class MaskedTests(TaskTests):
     """Of one family."""
 
+    refused = ("distilbert",)
     family: str
     directory: Path
 

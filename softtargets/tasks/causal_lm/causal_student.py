@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
 from softtargets.errors import InputError
-from softtargets.store.store import Store
 from softtargets.stream.batch import Batch
 from softtargets.targets import TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
-from softtargets.train.figures import vocabulary_figures
-from softtargets.train.full import OutputHead
-from softtargets.train.losses import distillation_loss
+from softtargets.train.figures import Total, vocabulary_figures
 from softtargets.train.objective import Objective
 from softtargets.train.recipe import LABELS, Recipe
+from softtargets.train.student_checks import check_vocabulary, check_weights
 from softtargets.train.student_task import StudentTask
 
 _CHECKED_TOKENS = 8
@@ -33,7 +30,6 @@ more than this even if its weights are random."""
 class CausalStudent(StudentTask):
     """A student that reads tokens and returns logits of the vocabulary at each."""
 
-    auto_class: ClassVar[str] = "AutoModelForCausalLM"
     recipes: ClassVar[Mapping[str, Recipe]] = {"soft-targets": Recipe(), "labels": LABELS}
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
@@ -51,22 +47,10 @@ class CausalStudent(StudentTask):
         """Return the distillation of logits, fused with the output head where that saves memory."""
         return DistillationObjective()
 
-    def recipe_objective(self, recipe: Recipe, store: Store) -> Objective:
-        """Return the distillation of logits by a recipe.
-
-        Raises:
-            InputError: the tail is "full", and the store has no output head.
-        """
-        options: dict[str, Any] = {
-            "temperature": recipe.temperature,
-            "ce_weight": recipe.ce_weight,
-            "divergence": recipe.divergence,
-            "tail": recipe.tail,
-        }
-        if recipe.tail == "full":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            options["teacher_head"] = OutputHead.of(store, device=device)
-        return DistillationObjective(partial(distillation_loss, **options))
+    def auto_class(self, targets: TargetSchema) -> str:
+        """Return the class of causal language models."""
+        del targets
+        return "AutoModelForCausalLM"
 
     def check_student(
         self, student: torch.nn.Module, missing: Sequence[str], targets: TargetSchema
@@ -76,22 +60,9 @@ class CausalStudent(StudentTask):
         Raises:
             InputError: it has not, or does not.
         """
-        if missing:
-            raise InputError(
-                "--student",
-                expected="weights of a whole causal language model, its output head too",
-                found=f"none for {', '.join(missing[:3])}",
-                next_step="Pass a causal language model, or a config.json for one from scratch.",
-            )
+        check_weights(missing, "a causal language model")
         first_LV, other_LV = _answers(student, targets.vocab_size)
-        if first_LV.shape[1] < targets.vocab_size:
-            raise InputError(
-                "--student",
-                expected=f"at least the teacher's {targets.vocab_size:,} outputs",
-                found=f"{first_LV.shape[1]:,}",
-                next_step="Give the student the teacher's tokenizer, and in its configuration "
-                f"vocab_size {targets.vocab_size}.",
-            )
+        check_vocabulary(first_LV.shape[1], targets)
         moved_L = (first_LV - other_LV).abs().mean(dim=1)
         if (moved_L[:-1] > _LEAK * moved_L[-1]).any():
             raise InputError(
@@ -101,9 +72,7 @@ class CausalStudent(StudentTask):
                 next_step="The store is of a causal language model: pass such a student.",
             )
 
-    def figures(
-        self, logits: torch.Tensor, batch: Batch, temperature: float
-    ) -> dict[str, torch.Tensor]:
+    def figures(self, logits: torch.Tensor, batch: Batch, temperature: float) -> dict[str, Total]:
         """Return KL, cross-entropy, agreement and accuracy of the next token."""
         return vocabulary_figures(logits, batch, temperature)
 
