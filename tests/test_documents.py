@@ -136,7 +136,9 @@ def test_the_commands_of_the_page_on_training_run(workplace: Path) -> None:
 def test_the_code_of_the_page_on_masked_models_runs(workplace: Path) -> None:
     save_masked_model(workplace / "encoder", "Bert", max_position_embeddings=512)
     [commands] = code_blocks("docs/masked_lm.md", "sh")
-    assert "agrees with the live teacher" in run_block("sh", commands, workplace)
+    said = run_block("sh", commands, workplace)
+    assert "agrees with the live teacher" in said
+    assert "on labels alone" in said
     [training] = code_blocks("docs/masked_lm.md", "python")
     run_block("python", training, workplace)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +70,19 @@ def taught(tmp_path_factory: pytest.TempPathFactory, llama: Path) -> Store:
 def settings(taught: Store, llama: Path, tmp_path: Path) -> Callable[..., TrainSettings]:
     """Return a short training, with changes."""
 
-    def make(**changes: Any) -> TrainSettings:
-        defaults: dict[str, Any] = {
-            "store": taught.root,
-            "student": "teacher[depth=2]",
-            "teacher": str(llama),
-            "output": tmp_path / "run",
-            "steps": 10,
-            "batch_size": 4,
-            "evaluation_share": 0.2,
-            "save_steps": 3,
-        }
-        return TrainSettings(**{**defaults, **changes})
+    return partial(short_training, taught, llama, tmp_path / "run")
 
-    return make
+
+def short_training(store: Store, teacher: Path, output: Path, /, **changes: Any) -> TrainSettings:
+    """Return a short training of half a teacher, with changes."""
+    defaults: dict[str, Any] = {
+        "store": store.root,
+        "student": "teacher[depth=2]",
+        "teacher": str(teacher),
+        "output": output,
+        "steps": 10,
+        "batch_size": 4,
+        "evaluation_share": 0.2,
+        "save_steps": 3,
+    }
+    return TrainSettings(**{**defaults, **changes})
