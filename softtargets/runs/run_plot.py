@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from softtargets.places.local_files import write_file
-from softtargets.runs.run_directory import BASELINE, BEFORE, PLOT_NAME, RunDirectory
-from softtargets.train.figures import CROSS_ENTROPY, FIGURES, KL
+from softtargets.runs.run_directory import AFTER, BASELINE, BEFORE, PLOT_NAME, RunDirectory
+from softtargets.train.figures import FIGURES, NATS, SHARES
 
 _COLORS = ("#2a6fb4", "#b4532a")
 _LOSS = "loss"
@@ -26,19 +26,23 @@ def write_plot(directory: RunDirectory, curves: Mapping[str, str]) -> bool:
         return False
     from matplotlib.figure import Figure
 
-    titles = {_LOSS: "training loss", CROSS_ENTROPY: "held-out cross-entropy"}
-    titles[KL] = f"{FIGURES[KL]}, held-out"
-    figure = Figure(figsize=(12, 3.6))
+    measured = [name for name in directory.results.get(AFTER, {}) if name not in SHARES]
+    titles = {name: f"{FIGURES.get(name, name)}, held-out" for name in measured}
+    titles = {_LOSS: "training loss", **titles}
+    inches = 4 * len(titles)
+    figure = Figure(figsize=(inches, 3.6))
     # As wide as the numbers need: to have it measured takes a second.
-    figure.subplots_adjust(left=0.06, right=0.99, top=0.9, bottom=0.14, wspace=0.24)
-    for axes, (field, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+    left, right = 0.72 / inches, 1 - 0.12 / inches
+    figure.subplots_adjust(left=left, right=right, top=0.9, bottom=0.14, wspace=0.24)
+    panels = figure.subplots(1, len(titles), squeeze=False)[0]
+    for axes, (field, title) in zip(panels, titles.items(), strict=True):
         for (row, name), color in zip(curves.items(), _COLORS, strict=True):
             points = _points(directory, field, row)
             if points:
                 steps, values = zip(*points, strict=True)
                 marker = None if field == _LOSS else "o"
                 axes.plot(steps, values, marker=marker, color=color, label=name)
-        axes.set(title=title, xlabel="step", ylabel="nats per target")
+        axes.set(title=title, xlabel="step", ylabel="nats per target" if field in NATS else "")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
         if axes.get_legend_handles_labels()[0]:

@@ -23,8 +23,9 @@ FIGURES = {
     SQUARED_ERROR: "squared error to the teacher",
     LABEL_ERROR: "squared error to the labels",
 }
-"""What people call the figures. The first two are in nats per target, the next two are shares, and
-the others are of scores."""
+"""What people call the figures; the last two are of scores."""
+NATS = {KL, CROSS_ENTROPY}
+"""The figures in nats per target."""
 SHARES = {AGREEMENT, ACCURACY}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from matplotlib.axes import Axes
 from transformers import BertConfig, BertModel
 
 from softtargets.capture import TeacherConfig, build
@@ -103,6 +104,28 @@ def settings(built: Built, tmp_path: Path) -> Callable[..., TrainSettings]:
 
 
 Make = Callable[..., TrainSettings]
+
+
+@pytest.mark.usefixtures("plots")
+@pytest.mark.parametrize("kind", ["scores", "unlabelled"])
+def test_a_plot_has_the_figures_that_there_are(
+    settings: Make, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    own = Axes.set
+
+    def noted(axes: Axes, **options: Any) -> Any:
+        titles.append(options["title"])
+        return own(axes, **options)
+
+    monkeypatch.setattr(Axes, "set", noted)
+    train(prepare(settings(kind, steps=4)))
+    assert (tmp_path / "run" / "training.png").read_bytes().startswith(b"\x89PNG")
+    figures = {
+        "scores": ["squared error to the teacher", "squared error to the labels"],
+        "unlabelled": ["KL to the teacher"],
+    }
+    assert titles == ["training loss", *(f"{one}, held-out" for one in figures[kind])]
 
 
 @pytest.mark.parametrize(
