@@ -81,7 +81,7 @@ class ClassStudent(StudentTask):
             InputError: it has not.
         """
         check_weights([one for one in missing if not _is_of_head(one, student)], _KIND)
-        check_token_types(student, targets)
+        _check_token_types(student, targets)
         num_classes = first_answer(student).shape[-1]
         if num_classes != targets.num_classes:
             raise InputError(
@@ -103,7 +103,7 @@ def _is_of_head(name: str, student: torch.nn.Module) -> bool:
     return not name.startswith(f"{encoder}.") or name.startswith(f"{encoder}.pooler.")
 
 
-def check_token_types(student: torch.nn.Module, targets: TargetSchema) -> None:
+def _check_token_types(student: torch.nn.Module, targets: TargetSchema) -> None:
     """Check that a student tells the two texts of a pair apart, as its teacher did.
 
     Raises:
