@@ -193,7 +193,10 @@ def _check_installed(url: str) -> None:
 
 def _options_of(url: str, found: re.Match[str]) -> dict[str, Any]:
     """Return what obstore is told beside the bucket; who calls it tries again by itself."""
-    client = {"timeout": f"{_REQUEST_SECONDS}s", "connect_timeout": f"{TIMEOUT:.0f}s"}
+    client: dict[str, Any] = {
+        "timeout": f"{_REQUEST_SECONDS}s",
+        "connect_timeout": f"{TIMEOUT:.0f}s",
+    }
     options: dict[str, Any] = {"client_options": client, "retry_config": {"max_retries": 0}}
     given = dict(parse_qsl(found["options"] or ""))
     if found["scheme"].lower() != "s3":
@@ -204,7 +207,7 @@ def _options_of(url: str, found: re.Match[str]) -> dict[str, Any]:
     if "endpoint" in config and "://" not in config["endpoint"]:
         config["endpoint"] = f"{given.get('scheme', 'https')}://{config['endpoint']}"
     if config.get("endpoint", "").startswith("http://"):
-        client["allow_http"] = True  # type: ignore[assignment]
+        client["allow_http"] = True
     key, _, secret = (found["user"] or "").partition(":")
     if key and secret:
         config |= {"access_key_id": unquote(key), "secret_access_key": unquote(secret)}
