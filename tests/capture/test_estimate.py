@@ -131,6 +131,7 @@ def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
         estimate(build_config(tmp_path, corpus=corpus), FakeTeacher())
 
 
+@pytest.mark.slow
 def test_a_budget_finds_a_selection_whose_store_has_that_size(
     tmp_path: Path, tiny_teacher: Path
 ) -> None:

@@ -187,6 +187,7 @@ def test_draws_of_other_positions_are_found_out(tmp_path: Path) -> None:
     assert shifted.temperatures[0].stored.largest > 0.01
 
 
+@pytest.mark.slow
 def test_whole_vocabularies_exist_for_few_positions_at_once(tmp_path: Path) -> None:
     """A window of 100 tokens has 26 million logits with Gemma 3's vocabulary; a build makes 16."""
     teacher = FakeTeacher(vocab_size=262_144)

@@ -49,6 +49,7 @@ def stop_after_units(config: BuildConfig, num_units: int) -> Callable[..., None]
     return count
 
 
+@pytest.mark.slow
 def test_an_exception_anywhere_loses_no_unit_that_was_done(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     expected = shard_bytes(build_store(tmp_path / "whole").root)

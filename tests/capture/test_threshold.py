@@ -79,6 +79,7 @@ LOGITS = {
 NUMBERS = (1, 2, 3, 8, 17, 41, 64, 2000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", GRID)
 @pytest.mark.parametrize("num", NUMBERS)
 @pytest.mark.parametrize("name", LOGITS)

@@ -157,6 +157,7 @@ def test_a_budget_is_used_up_and_not_exceeded(tmp_path: Path) -> None:
         assert number == V - 1
 
 
+@pytest.mark.slow
 def test_the_noise_of_samples_averages_out_and_a_bias_does_not(tmp_path: Path) -> None:
     sample = make_sample(tmp_path, num_documents=90, teacher_class=SkewedTeacher)
     chosen = [

@@ -192,6 +192,7 @@ def test_a_method_that_there_is_not_is_refused() -> None:
             parse_method(name)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_seeds_that_are_missing(tmp_path: Path, tiny_teacher: Path) -> None:
     text = str(write_corpus(tmp_path / "text.jsonl", [" ".join(TEXTS)]))
     given = (

@@ -78,6 +78,7 @@ def expected(tmp_path: Path) -> dict[str, bytes | None]:
     return contents(build_store(tmp_path / "directory").location)
 
 
+@pytest.mark.slow
 def test_a_build_that_stops_goes_on_and_gives_the_same_bytes(
     tmp_path: Path, object_url: str, object_proxy: Proxy, expected: dict[str, bytes | None]
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_build_that_stops_goes_on_and_gives_the_same_bytes(
     assert build(config, FakeTeacher(), place=place).was_complete
 
 
+@pytest.mark.slow
 def test_commands_write_stores_there(
     tmp_path: Path, tiny_teacher: Path, object_url: str, store: Store
 ) -> None:

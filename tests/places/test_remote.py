@@ -372,6 +372,7 @@ def read_all(store: Store, results: Connection) -> None:
         results.send(str(error))
 
 
+@pytest.mark.slow
 def test_a_store_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.hf_file_system import HfFileSystem, HfFileSystemFile
 

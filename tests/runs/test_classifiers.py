@@ -128,6 +128,7 @@ def test_a_plot_has_the_figures_that_there_are(
     assert titles == ["training loss", *(f"{one}, held-out" for one in figures[kind])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
@@ -207,6 +208,7 @@ def mean(values: Iterable[Any]) -> float:
     return float(np.mean(list(values)))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: Make, tmp_path: Path) -> None:
     whole = train(prepare(settings("one", output=tmp_path / "whole")))
     with pytest.raises(StoppedError):

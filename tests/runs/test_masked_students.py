@@ -48,6 +48,7 @@ def settings(store: Store, bert: Path, tmp_path: Path) -> Make:
     return partial(short_training, store, bert, tmp_path / "run", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [None, "distilbert"])
 def test_a_student_is_nearer_to_the_teacher_than_its_twin(
     settings: Make, tmp_path: Path, recipe: str | None
@@ -91,6 +92,7 @@ def test_the_teacher_is_as_near_to_itself_as_can_be(settings: Make) -> None:
     assert before["agreement"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: Make, tmp_path: Path) -> None:
     whole = train(prepare(settings(output=tmp_path / "whole")))
     with pytest.raises(StoppedError):

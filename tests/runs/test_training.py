@@ -92,6 +92,7 @@ def test_a_run_writes_a_student_that_loads_and_is_nearer_to_the_teacher(
     assert again.results == result.results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(2, 7), (10,)])
 def test_a_run_that_is_stopped_ends_with_the_same_weights(
     settings: Make, tmp_path: Path, stops: tuple[int, ...]
@@ -110,6 +111,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(
     assert [json.loads(one)["step"] for one in first if '"loss"' in one] == list(range(1, 11))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_cut_off_is_not_taken(settings: Make, tmp_path: Path) -> None:
     whole = train(prepare(settings(output=tmp_path / "whole")))
     with pytest.raises(StoppedError):
@@ -119,6 +121,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_taken(settings: Make, tmp_path: Pa
     assert train(prepare(settings())).results == whole.results
 
 
+@pytest.mark.slow
 def test_a_twin_that_is_stopped_goes_on(settings: Make, tmp_path: Path) -> None:
     def stop(name: str, progress: TrainProgress) -> None:
         if (name, progress.step) == ("labels", 5):
@@ -133,6 +136,7 @@ def test_a_twin_that_is_stopped_goes_on(settings: Make, tmp_path: Path) -> None:
     assert found.results == whole.results
 
 
+@pytest.mark.slow
 def test_another_run_is_refused_unless_it_is_to_begin_anew(
     settings: Make, taught: Store, tmp_path: Path
 ) -> None:
@@ -274,6 +278,7 @@ def test_another_teacher_and_another_store_to_evaluate_on_are_refused(
         prepare(settings(evaluation=store.root))
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_with_less_memory(settings: Make, taught: Store, tmp_path: Path) -> None:
     options: dict[str, Any] = {"learning_rate": 1e-2, "steps": 4}
     plain = train(prepare(settings(output=tmp_path / "plain", **options)))
@@ -307,6 +312,7 @@ def test_a_student_is_pushed_without_its_checkpoints(
     assert {"model.safetensors", "README.md", "tokenizer.json"} <= files == own
 
 
+@pytest.mark.slow
 def test_a_store_to_evaluate_on_and_none_at_all(
     settings: Make, taught: Store, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def test_workers_share_it(store: Store) -> None:
     assert sorted(ids(loader)) == sorted(store.window_ids())
 
 
+@pytest.mark.slow
 def test_it_is_resumed_at_any_row(store: Store) -> None:
     whole = ids(store.as_dataset())
     dataset = store.as_dataset()

@@ -139,6 +139,7 @@ def tell_of(store: Store, content: bytes) -> None:
     edit_manifest(store, lambda manifest: manifest.update(output_head=entry))
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store")
     path = store.root / "head.parquet"

@@ -196,6 +196,7 @@ def test_a_file_of_absurd_size_is_refused(store: Store) -> None:
         list(Store.open(store.root))
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_anywhere_is_caught(store: Store) -> None:
     entry = store.manifest.shards[0]
     path = store.root / entry.path

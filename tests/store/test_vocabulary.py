@@ -68,6 +68,7 @@ def test_it_is_no_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert without.fingerprint == make_store(tmp_path / "with", make_vocabulary()).fingerprint
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", make_vocabulary())
     path = store.root / VOCABULARY_NAME

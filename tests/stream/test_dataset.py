@@ -223,6 +223,7 @@ def test_resuming_with_workers_does_so_too(store: Store) -> None:
     assert {name: counts[name] for name in WRONG} == dict.fromkeys(WRONG, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_the_epoch_after_a_resumed_one_is_whole(store: Store, num_workers: int) -> None:
     dataset = SoftTargetDataset(store, shuffle=True, batch_size=3)

@@ -83,6 +83,7 @@ def test_without_shuffling_each_store_keeps_its_order(stores: list[Store]) -> No
     assert sum(one != other for one, other in pairwise(turns)) > 20
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size=1, max_size=4),
     st.data(),

@@ -29,6 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_masked_model(tmp_path_factory.mktemp("model"), "Bert")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", sorted(SELECTIONS))
 def test_every_command_takes_a_masked_store(tmp_path: Path, model: Path, selection: str) -> None:
     path, corpus = tmp_path / "store", write_corpus(tmp_path / "corpus.jsonl")

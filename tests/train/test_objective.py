@@ -134,6 +134,7 @@ def test_its_parameters_are_trained_and_resumed(store: Store) -> None:
     np.testing.assert_allclose(train_by_hand(store, fused=True), expected, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ADAPTERS)
 def test_every_trainer_takes_it_and_resumes_its_parameters(
     store: Store, tmp_path: Path, trainer: str

@@ -90,6 +90,7 @@ def test_the_sampled_loss_and_its_gradient_are_those_of_the_estimate(
     torch.testing.assert_close(own.double(), reference, atol=1e-7, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", GRID)
 def test_estimates_are_unbiased_at_every_temperature_of_the_grid(temperature: float) -> None:
     """Over all uniforms, what ids weigh is their probability: here over 1,000 that stand evenly."""
