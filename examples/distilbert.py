@@ -61,6 +61,7 @@ from softtargets.tasks.masked_lm.masked_capture import MaskedCapture
 NAME, TUNED_NAME = "distilbert", "fine-tuning"
 MOST_TOKENS = 64
 _BATCH_SIZE = 16
+_TUNE_BATCH_SIZE = 8
 _BEFORE = "student before training"
 _FIGURES = {
     "cross_entropy": "masked-LM loss",
@@ -169,7 +170,13 @@ def fine_tuned(
     tokenizer = AutoTokenizer.from_pretrained(start)
     if not (directory / "config.json").is_file():
         model = fine_tune(
-            start, tokenizer, mails.labelled, most_tokens=MOST_TOKENS, seed=seed, epochs=epochs
+            start,
+            tokenizer,
+            mails.labelled,
+            most_tokens=MOST_TOKENS,
+            seed=seed,
+            epochs=epochs,
+            batch_size=_TUNE_BATCH_SIZE,
         )
         model.save_pretrained(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory)

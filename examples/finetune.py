@@ -27,11 +27,15 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 def batches(
-    tokenizer: Any, mails: Sequence[Mail], order: Sequence[int], most_tokens: int
+    tokenizer: Any,
+    mails: Sequence[Mail],
+    order: Sequence[int],
+    most_tokens: int,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[tuple[Inputs, torch.Tensor]]:
     """Yield what a model reads of some mails at a time, their first tokens, and their classes."""
-    for start in range(0, len(order), BATCH_SIZE):
-        own = [mails[place] for place in order[start : start + BATCH_SIZE]]
+    for start in range(0, len(order), batch_size):
+        own = [mails[place] for place in order[start : start + batch_size]]
         texts = [mail.text for mail in own]
         inputs = tokenizer(
             texts, truncation=True, max_length=most_tokens, padding=True, return_tensors="pt"
@@ -47,6 +51,7 @@ def fine_tune(
     most_tokens: int,
     seed: int,
     epochs: int,
+    batch_size: int = BATCH_SIZE,
     learning_rate: float = 1e-4,
 ) -> Any:
     """Return a classifier of mails that begins as a saved model of any kind.
@@ -58,12 +63,12 @@ def fine_tune(
     names = dict(enumerate(NAMES))
     model = AutoModelForSequenceClassification.from_pretrained(start, id2label=names)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    steps = epochs * -(-len(mails) // BATCH_SIZE)
+    steps = epochs * -(-len(mails) // batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(_WARMUP * steps), steps)
     model.train()
     for _ in range(epochs):
         order = torch.randperm(len(mails)).tolist()
-        for inputs, labels in batches(tokenizer, mails, order, most_tokens):
+        for inputs, labels in batches(tokenizer, mails, order, most_tokens, batch_size):
             loss = torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -170,10 +170,11 @@ def test_the_example_of_classification_compares_students(
 def test_the_example_of_distilbert_goes_from_the_teacher_to_classifiers(
     tmp_path: Path, few_mails: dict[str, Any]
 ) -> None:
-    sizes = {
+    page = page_with(tmp_path, "distilbert", "fine-tuning")
+    sizes: dict[str, Any] = {
         "labelled": 4, "store-mails": 12, "teacher-mails": 4, "test": 4, "tune-epochs": 1,
         "student": "teacher[depth=1]", "eval-share": 0.3,
-        "page": page_with(tmp_path, "distilbert", "fine-tuning"),
+        "page": page,
     }  # fmt: skip
     said = run_twice("distilbert.py", few_mails | sizes, tmp_path)
     rows = rows_of(said)
@@ -187,7 +188,7 @@ def test_the_example_of_distilbert_goes_from_the_teacher_to_classifiers(
         assert len(of_classifier) == len(rows[""][1])
     for name in ("distilbert", "fine-tuning"):
         assert (tmp_path / f"{name}.svg").is_file()
-    assert "old" not in sizes["page"].read_text()
+    assert "old" not in page.read_text()
 
 
 def test_a_comparison_is_of_pairs() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, Bert
 
 from softtargets import SoftTargetDataset
 from softtargets.capture import build
-from softtargets.errors import SoftTargetsError
+from softtargets.errors import InputError, SoftTargetsError
 from softtargets.runs import TrainSettings, prepare, train
 from softtargets.store import Store
 from softtargets.tasks.masked_lm.masked_capture import MaskedCapture
@@ -108,6 +108,24 @@ def test_few_targets_alone_go_through_the_head(
     assert fused == pytest.approx(by_logits, rel=1e-5)
     batch["num_targets"] = batch["input_ids"].numel()
     assert not objective.fuses(batch)
+
+
+def test_a_student_has_positions_for_the_longest_window(
+    settings: Make, store: Store, tmp_path: Path
+) -> None:
+    longest = max(len(window.input_ids_L) for window in store)
+    assert any(len(window.input_ids_L) < longest for window in store)
+    sizes: dict[str, Any] = {"vocab_size": store.targets.vocab_size, "num_hidden_layers": 1}
+    sizes |= {"hidden_size": 32, "intermediate_size": 16, "num_attention_heads": 2}
+    for positions in (longest - 1, longest):
+        config = BertConfig(**sizes, max_position_embeddings=positions)
+        config.save_pretrained(tmp_path / str(positions))
+    students = [str(tmp_path / str(longest - less) / "config.json") for less in (1, 0)]
+    said = f"expected positions for its {longest} tokens; found {longest - 1}. .*more positions"
+    with pytest.raises(InputError, match=said):
+        prepare(settings(student=students[0]))
+    assert not (tmp_path / "run").exists()
+    prepare(settings(student=students[1]))
 
 
 def test_the_teacher_is_as_near_to_itself_as_can_be(settings: Make) -> None:
