@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from examples import comparison, finetune
 from softtargets import Store
 from softtargets.capture import TeacherConfig, TransformersTeacher, build
 from tests.fakes import build_config
@@ -91,32 +92,135 @@ def test_an_example_runs_by_the_command_that_its_page_says(built: Store, tmp_pat
     assert "step 8, loss" in done.stdout
 
 
-@pytest.mark.slow
-def test_the_example_of_classification_compares_students(tmp_path: Path) -> None:
+def page_with(directory: Path, *names: str) -> Path:
+    """Write a page with a place for each part, and something around them."""
+    parts = (f"<!-- {name} -->\nold\n<!-- end of {name} -->\n" for name in names)
+    page = directory / "page.md"
+    page.write_text(f"first\n{''.join(parts)}last\n")
+    return page
+
+
+@pytest.fixture
+def few_mails(tmp_path: Path) -> dict[str, Any]:
+    """The options of an example on few mails and a tiny encoder."""
     save_masked_model(tmp_path / "encoder", "Bert", max_position_embeddings=128)
     for kind, text in (("easy-ham", "the cat walked ."), ("spam", "a dog sat here .")):
         (tmp_path / "mails" / kind).mkdir(parents=True)
         for number in range(12):
             mail = f"Subject: {text}\n\n{text * (number + 1)}\n"
             (tmp_path / "mails" / kind / f"{number}.txt").write_text(mail)
-    arguments = [
-        word
-        for name, value in {
-            "encoder": tmp_path / "encoder", "mails": tmp_path / "mails",
-            "output": tmp_path / "output", "labelled": 8, "others": 8, "test": 8, "epochs": 1,
-            "seeds": 1,
-        }.items()
-        for word in (f"--{name}", str(value))
-    ]  # fmt: skip
-    log = tmp_path / "log"
-    code, said = run_ranks(run_example, "classification.py", arguments, log=log, num_ranks=1)
-    assert code == 0, said
-    assert "8 labelled mails, 8 others, 8 for the test" in said
-    told = [line.split("accuracy")[0].strip() for line in said.splitlines() if "accuracy" in line]
-    assert told == ["teacher", "seed 0, labels alone", "seed 0, distilled"]
+    return {one: tmp_path / one for one in ("encoder", "mails", "output")} | {"seeds": 2}
+
+
+def run_twice(example: str, options: dict[str, Any], logs: Path) -> str:
+    """Run an example, and again; return what it printed, the same both times but for progress."""
+    arguments = [word for name, one in options.items() for word in (f"--{name}", str(one))]
+    said = []
+    for time in ("first", "again"):
+        log = logs / time
+        code, text = run_ranks(run_example, example, arguments, log=log, num_ranks=1)
+        assert code == 0, text
+        said.append(text)
+    assert said[1] in said[0]
+    assert "seed 0" in said[0]
+    assert "seed 0" not in said[1], "results that are there are taken"
+    return said[1]
+
+
+def rows_of(text: str) -> dict[str, list[list[str]]]:
+    """Return the cells of every table's row by what it is called, in order."""
+    found: dict[str, list[list[str]]] = {}
+    for line in text.splitlines():
+        if line.startswith("|"):
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            found.setdefault(name, []).append(cells)
+    return found
+
+
+TWINS = ("student without distillation", "student with distillation")
+
+
+@pytest.mark.slow
+def test_the_example_of_classification_compares_students(
+    tmp_path: Path, few_mails: dict[str, Any]
+) -> None:
+    page = page_with(tmp_path, "classification")
+    sizes = {"labelled": 8, "others": 8, "test": 8, "epochs": 1, "page": page}
+    said = run_twice("classification.py", few_mails | sizes, tmp_path)
+    assert "8 labelled mails, 8 others, and 8 for the test" in said
+    rows = rows_of(said)
+    figures, shares = (dict(zip(rows[one][0], rows[TWINS[1]][at], strict=True))
+                       for at, one in enumerate(("", "share of the teacher's")))  # fmt: skip
+    teacher = dict(zip(rows[""][0], rows["teacher"][0], strict=True))
+    assert {"accuracy", "macro-F1", "parameters", "bytes on disk", "tokens/s"} <= set(figures)
+    share = int(figures["parameters"].replace(",", "")) / int(
+        teacher["parameters"].replace(",", "")
+    )
+    assert shares["parameters"] == f"{100 * share:.1f}%"
+    assert rows["accuracy, points"][0][-1] == "2"
+    text = page.read_text()
+    assert said.strip() in text
+    assert "old" not in text
+    assert text.startswith("first\n<!-- classification -->")
+    assert text.endswith("<!-- end of classification -->\nlast\n")
+    assert (tmp_path / "classification.svg").read_text().count("without") == 2
+
+
+@pytest.mark.slow
+def test_the_example_of_distilbert_goes_from_the_teacher_to_classifiers(
+    tmp_path: Path, few_mails: dict[str, Any]
+) -> None:
+    page = page_with(tmp_path, "distilbert", "fine-tuning")
+    sizes: dict[str, Any] = {
+        "labelled": 4, "store-mails": 12, "teacher-mails": 4, "test": 4, "tune-epochs": 1,
+        "student": "teacher[depth=1]", "eval-share": 0.3,
+        "page": page,
+    }  # fmt: skip
+    said = run_twice("distilbert.py", few_mails | sizes, tmp_path)
+    rows = rows_of(said)
+    teacher = dict(zip(rows[""][0], rows["teacher"][0], strict=True))
+    # An estimate, by the draws and in the steps of what is stored.
+    assert abs(float(teacher["KL to the teacher"])) < 0.01
+    assert teacher["top-1 agreement"] == "100.0%"
+    for row in ("teacher", *TWINS):
+        of_masked, of_classifier = rows[row][0], rows[row][-1 if row == "teacher" else 2]
+        assert len(of_masked) == len(rows[""][0])
+        assert len(of_classifier) == len(rows[""][1])
+    for name in ("distilbert", "fine-tuning"):
+        assert (tmp_path / f"{name}.svg").is_file()
+    assert "old" not in page.read_text()
+
+
+def test_a_comparison_is_of_pairs() -> None:
+    values = {
+        comparison.TEACHER: [0.8], comparison.ALONE: [0.4, 0.6], comparison.DISTILLED: [0.6, 0.56],
+    }  # fmt: skip
+    rows: comparison.Rows = {}
+    for row, accuracies in values.items():
+        for one in accuracies:
+            sizes = {"parameters": 10.0, "bytes on disk": 40.0, "tokens/s": 1 / one}
+            comparison.add_values(rows, row, {"accuracy": one}, sizes)
+    assert "| accuracy, points | +8.0 | -4.0 | +20.0 | 2 |" in comparison.gain_table(rows)
+    figures = rows_of(comparison.figure_table(rows))
+    assert figures[TWINS[0]][0][0] == "50.0% (40.0% to 60.0%)"
+    shares = rows_of(comparison.ratio_table(rows, ["accuracy"]))
+    assert shares[TWINS[1]][0][0] == "100.0%"
+    assert shares[TWINS[1]][0][2] == "1.4x (1.3x to 1.4x)"
+    assert shares[TWINS[1]][0][3] == "72.5% (70.0% to 75.0%)"
+
+
+def test_a_classifier_is_judged_by_accuracy_and_macro_f1() -> None:
+    answers, labels = torch.tensor([1, 1, 0, 0, 0]), torch.tensor([1, 0, 0, 0, 0])
+    found = finetune.quality_of(answers, labels)
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["macro-F1"] == pytest.approx((6 / 7 + 2 / 3) / 2)
+
+
+PARTS = {"comparison.py", "finetune.py", "mails.py", "masked_teacher.py", "students.py"}
+"""What the examples share."""
 
 
 def test_every_example_is_tested() -> None:
     source = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
-        assert path.name in source or path.name == "students.py"
+        assert path.name in PARTS or f'"{path.name}"' in source

@@ -12,7 +12,7 @@ from softtargets.runs.evaluation import Evaluation, check_evaluation
 from softtargets.runs.lora import Lora
 from softtargets.runs.model_push import check_push
 from softtargets.runs.precision import chosen_precision
-from softtargets.runs.rehearsal import rehearse
+from softtargets.runs.rehearsal import check_positions, rehearse
 from softtargets.runs.run_directory import CHECKPOINTS, RunDirectory
 from softtargets.runs.schedule import Schedule, check_ranges
 from softtargets.runs.settings import TrainSettings
@@ -146,6 +146,9 @@ class PreparedRun:
         Raises:
             InputError, TemperatureError, LimitError: student, recipe and store do not fit.
         """
+        held = [] if self.evaluation is None else [self.evaluation.store]
+        for read in (self.store, *held):
+            check_positions(self.student.model, read)
         seconds = rehearse(
             self.student.model,
             self.task.recipe_objective(self.recipe, self.store),

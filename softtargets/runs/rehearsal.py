@@ -1,4 +1,4 @@
-"""One batch before anything is written: what does not fit shows now, and how long a batch takes."""
+"""What is tried before anything is written: what does not fit shows, and how long a batch takes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 
 import torch
 
+from softtargets.capture.teachers.positions import count_positions
+from softtargets.errors import InputError
 from softtargets.runs.precision import forward_context
 from softtargets.store import Store
 from softtargets.stream import SoftTargetDataset
@@ -47,6 +49,29 @@ def rehearse(
             seconds = time.monotonic() - started
     trained.zero_grad(set_to_none=True)
     return seconds
+
+
+def check_positions(student: torch.nn.Module, store: Store) -> None:
+    """Check that a student has positions for the longest window of a store.
+
+    The store is read only if its windowing allows longer windows than the student.
+
+    Raises:
+        InputError: it has fewer.
+    """
+    most = count_positions(student)
+    windowing = store.manifest.identity.get("windowing", {})
+    if most is None or windowing.get("sequence_length", most + 1) <= most:
+        return
+    for window in store:
+        if len(window.input_ids_L) > most:
+            raise InputError(
+                f"--student, for window {window.window_id} of {store.location}",
+                expected=f"positions for its {len(window.input_ids_L):,} tokens",
+                found=f"{most:,}",
+                next_step="Pass a student with more positions, or build the store with "
+                f"--sequence-length {most}.",
+            )
 
 
 def _wait_for(device: torch.device) -> None:

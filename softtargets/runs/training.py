@@ -88,20 +88,15 @@ def _train_rows(
 
 def _train_student(run: PreparedRun, directory: RunDirectory, on_progress: OnProgress) -> None:
     """Train the student, save it, and note its figures before and after."""
-    student = run.student
-    has_cache = getattr(student.model.config, "use_cache", None)
-    trainer = _trainer(run, directory, student, run.recipe, "", on_progress)
+    has_cache = _has_cache(run.student)
+    trainer = _trainer(run, directory, run.student, run.recipe, "", on_progress)
     if BEFORE not in directory.results:
         directory.results[BEFORE] = trainer.figures()
         if run.is_main:
             directory.write()
     _go_on(trainer, directory.root / CHECKPOINTS)
     figures = trainer.figures()
-    if run.is_main:
-        if has_cache is not None:
-            # The Trainer switches the cache off, which those who generate text need.
-            student.model.config.use_cache = has_cache
-        _save(run, trainer.model, directory.root)
+    _save(run, trainer.model, directory.root, has_cache)
     directory.results[AFTER] = figures
     if run.is_main:
         directory.write()
@@ -109,11 +104,15 @@ def _train_student(run: PreparedRun, directory: RunDirectory, on_progress: OnPro
 
 
 def _train_twin(run: PreparedRun, directory: RunDirectory, on_progress: OnProgress) -> None:
-    """Train the same student on labels, and note its figures."""
+    """Train the same student on labels, save it, and note its figures."""
     recipe = run.task.recipes[LABELS_NAME].resolved(run.store.targets)
-    trainer = _trainer(run, directory, run.maker.make(), recipe, BASELINE, on_progress)
+    twin = run.maker.make()
+    has_cache = _has_cache(twin)
+    trainer = _trainer(run, directory, twin, recipe, BASELINE, on_progress)
     _go_on(trainer, directory.root / BASELINE / CHECKPOINTS)
-    directory.results[BASELINE] = trainer.figures()
+    figures = trainer.figures()
+    _save(run, trainer.model, directory.root / BASELINE, has_cache)
+    directory.results[BASELINE] = figures
     if run.is_main:
         directory.write()
     _wait_for_all()
@@ -157,10 +156,21 @@ def _go_on(trainer: RunTrainer, checkpoints: Path) -> None:
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
 
 
-def _save(run: PreparedRun, model: Any, root: Path) -> None:
-    """Write what `from_pretrained` loads."""
+def _has_cache(student: Student) -> bool | None:
+    """Return whether a student generates text with a cache; None if it has no such choice."""
+    has_cache: bool | None = getattr(student.model.config, "use_cache", None)
+    return has_cache
+
+
+def _save(run: PreparedRun, model: Any, root: Path, has_cache: bool | None) -> None:
+    """Write what `from_pretrained` loads, if this is the process that writes."""
+    if not run.is_main:
+        return
     if run.maker.lora is not None:
         model = model.merge_and_unload()
+    if has_cache is not None:
+        # The Trainer switched it off, which those who generate text need.
+        model.config.use_cache = has_cache
     model.save_pretrained(root)
     run.student.tokenizer.save_pretrained(root)
 

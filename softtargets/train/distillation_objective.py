@@ -18,6 +18,8 @@ from softtargets.train.student_loss import cannot_fuse
 
 FUSED_FROM_BYTES = 1 << 28
 """Logits of a batch, in float32, from which "auto" fuses."""
+_SPARSE_FROM_BYTES = 1 << 24
+"""The same where at most half of the tokens have a target: the others skip the head then."""
 
 
 class DistillationObjective(Objective):
@@ -26,8 +28,9 @@ class DistillationObjective(Objective):
     Args:
         loss: of logits and a batch: `distillation_loss`, or a `functools.partial` of it.
         fused: whether it is computed as `fused_distillation_loss` is, so that the logits of a batch
-            never exist at once. "auto" does so where they would take 256 MB or more, and loss and
-            student allow it: their logits must be those of a Linear head, unchanged.
+            never exist at once. "auto" does so where they would take 256 MB or more, or 16 MB if at
+            most half of the tokens have a target, and loss and student allow it: their logits must
+            be those of a Linear head, unchanged.
 
     Raises:
         InputError: `fused` is True with a loss that it cannot be.
@@ -52,10 +55,12 @@ class DistillationObjective(Objective):
 
     def fuses(self, batch: Batch) -> Fused:
         """Return whether the loss is fused, "auto" where the student decides it."""
-        num_bytes = logits_bytes(batch, batch.schema.num_labels)
-        if self._fused == "auto" and (batch.schema.num_classes or num_bytes < FUSED_FROM_BYTES):
-            return False
-        return self._fused
+        if self._fused != "auto":
+            return self._fused
+        is_sparse = 2 * batch["num_targets"] <= batch["input_ids"].numel()
+        least = _SPARSE_FROM_BYTES if is_sparse else FUSED_FROM_BYTES
+        is_large = logits_bytes(batch, batch.schema.num_labels) >= least
+        return "auto" if is_large and not batch.schema.num_classes else False
 
     def head_loss(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from softtargets.errors import InputError
+from softtargets.stream.batch import Batch
 from softtargets.targets import TargetSchema
 
 
@@ -42,6 +43,22 @@ def check_vocabulary(num_outputs: int, targets: TargetSchema) -> None:
             found=f"{num_outputs:,}",
             next_step="Give the student the teacher's tokenizer, and in its configuration "
             f"vocab_size {targets.vocab_size}.",
+        )
+
+
+def check_unshared_rows(batch: Batch) -> None:
+    """Check that each row of a batch is one document, for a student that reads in both directions.
+
+    Raises:
+        InputError: documents share a row, in which they would see each other.
+    """
+    if batch["num_segments"] > 1:
+        raise InputError(
+            "student_inputs",
+            expected="a window of one document in each row",
+            found=f"rows of up to {batch['num_segments']}, which a student that reads in both "
+            "directions would mix",
+            next_step="Leave batches as they are collated: omit repack.",
         )
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, BertModel
 
 from softtargets import SoftTargetDataset
 from softtargets.capture import build
-from softtargets.errors import SoftTargetsError
+from softtargets.errors import InputError, SoftTargetsError
 from softtargets.runs import TrainSettings, prepare, train
 from softtargets.store import Store
 from softtargets.tasks.masked_lm.masked_capture import MaskedCapture
-from softtargets.train import StudentWithObjective, WeightedObjective
+from softtargets.train import StudentWithObjective, WeightedObjective, distillation_objective
 from tests.runs.conftest import short_training
 from tests.runs.test_training import StoppedError, same, stop_after, weights_of
 from tests.tasks.masked import masked_config, masked_teacher, save_masked_model
@@ -62,6 +64,11 @@ def test_a_student_is_nearer_to_the_teacher_than_its_twin(
     assert after["kl"] < baseline["kl"]
     student = AutoModelForMaskedLM.from_pretrained(tmp_path / "run")
     assert student.config.num_hidden_layers == 1
+    # The twin is saved too, to be compared in other ways.
+    twin = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "baseline")
+    assert run.evaluation is not None
+    found = run.evaluation.measure(twin, torch.device("cpu"), nullcontext())
+    assert found == pytest.approx(baseline, rel=1e-5)
     card = (tmp_path / "run" / "README.md").read_text()
     assert "student = AutoModelForMaskedLM.from_pretrained" in card
     assert ("logits to cosine of hidden states as 7 to 1" in card) == (recipe is not None)
@@ -84,6 +91,42 @@ def test_the_recipe_is_the_loss_of_distilbert(settings: Make) -> None:
     assert found == pytest.approx(expected, rel=1e-6)
     reverse = run.task.recipe_objective(replace(changed, divergence="reverse_kl"), run.store)
     assert StudentWithObjective(student, reverse)(batch).item() != pytest.approx(found, rel=1e-3)
+
+
+def test_few_targets_alone_go_through_the_head(
+    settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepare(settings())
+    batch = next(iter(SoftTargetDataset(run.store, batch_size=4)))
+    student, objective = run.student.model.eval(), run.task.recipe_objective(run.recipe, run.store)
+    assert not objective.fuses(batch)
+    by_logits = StudentWithObjective(student, objective)(batch).item()
+    monkeypatch.setattr(distillation_objective, "_SPARSE_FROM_BYTES", 1)
+    assert objective.fuses(batch) == "auto"
+    # The decoder of BERT is a plain Linear: the loss is computed in its place, never of logits.
+    monkeypatch.setattr(objective, "_by_logits", None)
+    fused = StudentWithObjective(student, objective)(batch).item()
+    assert fused == pytest.approx(by_logits, rel=1e-5)
+    batch["num_targets"] = batch["input_ids"].numel()
+    assert not objective.fuses(batch)
+
+
+def test_a_student_has_positions_for_the_longest_window(
+    settings: Make, store: Store, tmp_path: Path
+) -> None:
+    longest = max(len(window.input_ids_L) for window in store)
+    assert any(len(window.input_ids_L) < longest for window in store)
+    sizes: dict[str, Any] = {"vocab_size": store.targets.vocab_size, "num_hidden_layers": 1}
+    sizes |= {"hidden_size": 32, "intermediate_size": 16, "num_attention_heads": 2}
+    for positions in (longest - 1, longest):
+        config = BertConfig(**sizes, max_position_embeddings=positions)
+        config.save_pretrained(tmp_path / str(positions))
+    students = [str(tmp_path / str(longest - less) / "config.json") for less in (1, 0)]
+    said = f"expected positions for its {longest} tokens; found {longest - 1}. .*more positions"
+    with pytest.raises(InputError, match=said):
+        prepare(settings(student=students[0]))
+    assert not (tmp_path / "run").exists()
+    prepare(settings(student=students[1]))
 
 
 def test_the_teacher_is_as_near_to_itself_as_can_be(settings: Make) -> None:

@@ -16,7 +16,7 @@ from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.figures import Total, class_figures
 from softtargets.train.objective import Objective
 from softtargets.train.recipe import LABELS, Recipe
-from softtargets.train.student_checks import check_weights, first_answer
+from softtargets.train.student_checks import check_unshared_rows, check_weights, first_answer
 from softtargets.train.student_task import StudentTask
 
 _KIND = "a model that classifies, or an encoder"
@@ -40,13 +40,7 @@ class ClassStudent(StudentTask):
         Raises:
             InputError: documents share rows, which a model that reads in both directions would mix.
         """
-        if batch["num_segments"] > 1:
-            raise InputError(
-                "student_inputs",
-                expected="one text in each row, as classification reads them",
-                found=f"rows of up to {batch['num_segments']}",
-                next_step="Feed batches as they are collated, without repack.",
-            )
+        check_unshared_rows(batch)
         names = ("input_ids", "attention_mask", "token_type_ids")
         return {name: batch[name] for name in names if name in batch}
 

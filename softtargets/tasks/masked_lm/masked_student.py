@@ -8,14 +8,18 @@ from typing import Any, ClassVar
 
 import torch
 
-from softtargets.errors import InputError
 from softtargets.stream.batch import Batch
 from softtargets.targets import TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.figures import Total, vocabulary_figures
 from softtargets.train.objective import Objective
 from softtargets.train.recipe import LABELS, Recipe
-from softtargets.train.student_checks import check_vocabulary, check_weights, first_answer
+from softtargets.train.student_checks import (
+    check_unshared_rows,
+    check_vocabulary,
+    check_weights,
+    first_answer,
+)
 from softtargets.train.student_task import StudentTask
 
 DISTILBERT = Recipe(temperature=2.0, ce_weight=2 / 7, logits_weight=7.0, cosine_weight=1.0)
@@ -38,14 +42,7 @@ class MaskedStudent(StudentTask):
         Raises:
             InputError: documents share a row, in which they would see each other.
         """
-        if batch["num_segments"] > 1:
-            raise InputError(
-                "student_inputs",
-                expected="a window of one document in each row",
-                found=f"rows of up to {batch['num_segments']}, which a student that reads in both "
-                "directions would mix",
-                next_step="Leave batches as they are collated: omit repack.",
-            )
+        check_unshared_rows(batch)
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
     def objective(self) -> Objective:

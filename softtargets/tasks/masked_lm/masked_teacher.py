@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from softtargets.capture.teachers.model_files import TeacherConfig, loading
+from softtargets.capture.teachers.positions import count_positions
 from softtargets.capture.teachers.taken_apart import TakenApartTeacher
 from softtargets.errors import TeacherError
 
@@ -36,22 +37,14 @@ class MaskedTeacher(TakenApartTeacher):
         return encoder
 
     def _count_positions(self) -> int | None:
-        """Return how many tokens the model has positions for; None if it does not embed positions.
-
-        RoBERTa and its kin count positions from the one after `padding_idx`. Which models do, their
-        embedding of positions tells, of which no weight is needed.
-        """
+        """Return how many tokens the model has positions for; None if it does not embed them."""
         from transformers import AutoModelForMaskedLM
 
         with loading(self.config.name, self.kind), torch.device("meta"):
             model = AutoModelForMaskedLM.from_config(
                 self._model_config, trust_remote_code=self.config.trust_remote_code
             )
-        for name, layer in model.named_modules():
-            if name.endswith("position_embeddings") and isinstance(layer, torch.nn.Embedding):
-                first = 0 if layer.padding_idx is None else layer.padding_idx + 1
-                return layer.num_embeddings - first
-        return None
+        return count_positions(model)
 
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states [B, L, D] of sequences without padding."""
