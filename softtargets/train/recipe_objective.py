@@ -9,7 +9,7 @@ import torch
 
 from softtargets.errors import InputError
 from softtargets.store.store import Store
-from softtargets.targets import TargetSchema
+from softtargets.targets import LAST_HIDDEN, TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.full import OutputHead
 from softtargets.train.losses import distillation_loss
@@ -60,7 +60,7 @@ def _check_labels(recipe: Recipe, targets: TargetSchema) -> None:
 
 
 def _check_hidden_states(targets: TargetSchema) -> None:
-    if not targets.features:
+    if LAST_HIDDEN not in [one.name for one in targets.features]:
         raise InputError(
             "the recipe, its cosine",
             expected="a store with the teacher's last hidden states",
