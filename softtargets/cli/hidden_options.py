@@ -1,12 +1,15 @@
-"""The options that say of which layers hidden states are kept."""
+"""The options about layers: of which hidden states are kept, and what students learn of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from softtargets.errors import InputError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 _LAST = "last"
 LAYER_OPTIONS = (
@@ -61,6 +64,11 @@ def parse_layers(hidden_states: str | None, rerun_layers: str | None) -> dict[st
 
 
 def _numbers(option: str, names: list[str], others: str) -> tuple[int, ...]:
+    _check_names(option, names, others)
+    return tuple(sorted({int(one) for one in names}))
+
+
+def _check_names(option: str, names: list[str], others: str) -> None:
     if not all(one.isascii() and one.isdecimal() and len(one) < 6 for one in names):
         raise InputError(
             option,
@@ -68,4 +76,59 @@ def _numbers(option: str, names: list[str], others: str) -> tuple[int, ...]:
             found=",".join(names),
             next_step="For example --hidden-states 0,3,6,last --rerun-layers 3,6.",
         )
-    return tuple(sorted({int(one) for one in names}))
+
+
+_RECIPE_OPTIONS = (
+    click.option(
+        "--layer-map",
+        metavar="LAYERS",
+        help="Layer of the teacher that each layer of the student learns from, as 2,5,8,11. For "
+        "minilm, the layer whose relations it learns.  [default: evenly; for minilm the last]",
+    ),
+    click.option(
+        "--attention-weight",
+        type=float,
+        help="Weight of attention scores in tinybert recipes.  [default: 1]",
+    ),
+    click.option(
+        "--hidden-weight",
+        type=float,
+        help="Weight of hidden states in tinybert recipes.  [default: 1]",
+    ),
+    click.option(
+        "--embeddings-weight",
+        type=float,
+        help="Weight of embeddings in tinybert recipes.  [default: 1]",
+    ),
+    click.option(
+        "--logits-share",
+        type=float,
+        help="Share of the training, at its end, for logits instead of layers.  [default: 0.5 of "
+        "tinybert-task, else 0]",
+    ),
+    click.option(
+        "--relation-heads",
+        type=int,
+        help="Heads that relations of minilm are cut into.  [default: as many as the teacher has]",
+    ),
+)
+
+
+def layer_recipe_options(command: Command) -> Command:
+    """Give a command the options of recipes of layers."""
+    for option in reversed(_RECIPE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def parse_layer_map(text: str | None) -> tuple[int, ...] | None:
+    """Return the layers that a list names, in its order.
+
+    Raises:
+        InputError: it is no list of layers.
+    """
+    if text is None:
+        return None
+    names = text.split(",")
+    _check_names("--layer-map", names, "alone")
+    return tuple(map(int, names))

@@ -58,6 +58,8 @@ class LayerBody:
     def __init__(self, weights: LayerWeights, number: int, where: str) -> None:
         self.number, self._where = number, f"{where}, layer {number}"
         config = _config_of(weights, number, self._where)
+        self.width = int(config.hidden_size)
+        """Of the hidden states."""
         stored = _tensors_of(weights, number)
         attention = weights.config.get("attn_implementation")
         options = {"attn_implementation": attention if attention in _ATTENTIONS else "sdpa"}

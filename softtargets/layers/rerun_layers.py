@@ -28,6 +28,8 @@ class RerunLayers:
         self.num_layers = weights.num_layers
         """How many layers the teacher has."""
         self._bodies = {one: LayerBody(weights, one, where) for one in weights.numbers}
+        self.width = self._bodies[weights.numbers[0]].width
+        """Of the hidden states."""
 
     @classmethod
     def of(cls, store: Store) -> RerunLayers:

@@ -20,6 +20,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     @cache
     def save(kind: str) -> Path:
         directory = tmp_path_factory.mktemp(kind)
-        return save_classifier(directory) if kind == "classes" else save_model(directory, kind)
+        if kind == "classes":
+            return save_classifier(directory, save("bert"))
+        return save_model(directory, kind)
 
     return save

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,9 @@ def save_model(directory: Path, kind: str) -> Path:
     return directory
 
 
-def save_classifier(directory: Path) -> Path:
-    """Write a BERT of three classes, fine-tuned from nothing."""
-    save_masked_model(directory, "Bert", num_hidden_layers=NUM_LAYERS)
+def save_classifier(directory: Path, language_model: Path) -> Path:
+    """Write a BERT of three classes, made of a language model, with its tokenizer."""
+    shutil.copytree(language_model, directory, dirs_exist_ok=True)
     torch.manual_seed(1)
     model = BertForSequenceClassification.from_pretrained(directory, num_labels=3)
     with torch.no_grad():

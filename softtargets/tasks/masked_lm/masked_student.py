@@ -14,7 +14,7 @@ from softtargets.targets import TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.figures import Total, vocabulary_figures
 from softtargets.train.objective import Objective
-from softtargets.train.recipe import LABELS, Recipe
+from softtargets.train.recipe import LABELS, MINILM, TINYBERT_GENERAL, Recipe
 from softtargets.train.student_checks import check_vocabulary, check_weights, first_answer
 from softtargets.train.student_task import StudentTask
 
@@ -29,6 +29,8 @@ class MaskedStudent(StudentTask):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "soft-targets": Recipe(),
         "distilbert": DISTILBERT,
+        "tinybert-general": TINYBERT_GENERAL,
+        "minilm": MINILM,
         "labels": LABELS,
     }
 
