@@ -12,6 +12,7 @@ from transformers import AutoModel
 from softtargets import Batch, SoftTargetDataset, student_inputs, verify
 from softtargets.capture import TopK, Windowing, build, rescore
 from softtargets.errors import InputError, StoreError
+from softtargets.layers.recorder import LayerRecords
 from softtargets.store import Store
 from tests.fakes import build_config
 from tests.layers.conftest import Saved
@@ -46,7 +47,9 @@ def test_each_number_is_the_input_of_that_layer(
     assert verify(store.root).is_sound
     assert [one.name for one in store.targets.features] == [f"layer_{one}" for one in ALL]
     assert store.manifest.format_version == ("1.4" if kind == "classes" else "1.3")
-    assert rescore(store, make_teacher(saved(kind), kind), 3).holds
+    report = rescore(store, make_teacher(saved(kind), kind), 3)
+    assert report.holds
+    assert [one.name for one in report.features] == [f"layer_{one}" for one in ALL]
     batch = whole_batch(store)
     expected = own_states(saved(kind), batch)
     # Of decoders transformers returns the last one after a norm.
@@ -101,6 +104,23 @@ def test_other_formats_are_off_by_what_they_say(
         assert error["relative"] == pytest.approx(relative, rel=1e-4)
         assert 0 < relative < most
     assert (store.manifest.format_version == "1.5") == (values == "float8")
+    report = rescore(store, make_teacher(saved(kind), kind), len(store))
+    assert report.holds
+    for one in report.features:
+        assert one.stored == pytest.approx(store.manifest.rounding[one.name]["relative"], rel=1e-2)
+        assert one.live < 1e-5 < one.stored <= one.bound < 4 * one.stored
+
+
+@pytest.mark.parametrize("kind", ["bert", "classes"])
+def test_states_of_another_layer_or_window_do_not_hold(
+    tmp_path: Path, saved: Saved, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = build_layers(tmp_path, saved(kind), kind, layers=(1,), layer_values="float8")
+    monkeypatch.setattr(LayerRecords, "states", property(lambda one: tuple(one.inputs[1:])))
+    report = rescore(store, make_teacher(saved(kind), kind), 3)
+    assert all(one.holds for one in report.temperatures)
+    assert not report.features[0].holds
+    assert not report.holds
 
 
 def test_a_crash_in_between_changes_neither_bytes_nor_errors(tmp_path: Path, saved: Saved) -> None:
