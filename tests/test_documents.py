@@ -155,9 +155,11 @@ def test_the_code_of_the_page_on_layers_runs(tmp_path: Path) -> None:
     save_classifier(tmp_path / "classifier", encoder)
     small = BertConfig.from_pretrained(encoder, hidden_size=16, num_hidden_layers=2)
     small.save_pretrained(tmp_path / "small")
-    general, task = code_blocks("docs/layers.md", "sh")
+    general, task, augment = code_blocks("docs/layers.md", "sh")
     assert "layer-store is sound" in run_block("sh", general, tmp_path)
     assert "To load the student" in run_block("sh", task, tmp_path)
+    num_records = 2 * len(TEXTS) * 3
+    assert f"{num_records} records of" in run_block("sh", augment, tmp_path)
     [code] = code_blocks("docs/layers.md", "python")
     assert "torch.Size" in run_block("python", code, tmp_path)
 
