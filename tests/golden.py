@@ -18,11 +18,14 @@ import numpy as np
 
 from softtargets.kinds import TargetSchema
 from softtargets.store import Store
+from softtargets.store.layer_file import encode_layers
 from softtargets.store.output_head import encode_output_head
+from softtargets.store.stored_layers import read_layers
 from softtargets.store.versions import version_of
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter
 from softtargets.targets import HeadWeights
+from softtargets.targets.number_formats import unpack_numbers
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import Window
 from tests.windows import (
@@ -30,7 +33,9 @@ from tests.windows import (
     KINDS_OF_1_1,
     KINDS_OF_1_3,
     KINDS_OF_1_4,
+    KINDS_OF_1_5,
     make_head,
+    make_layers,
     make_vocabulary,
     make_window,
 )
@@ -58,6 +63,8 @@ def write_store(
     with StoreWriter.hold(directory, identity) as writer:
         if schema.output_head is not None:
             writer.write_output_head(encode_output_head(head or make_head()))
+        if schema.layers is not None:
+            writer.write_layers(encode_layers(make_layers()))
         if vocabulary is not None:
             writer.write_vocabulary(encode_vocabulary(vocabulary))
         unit = 0
@@ -97,7 +104,8 @@ def identity_of(schema: TargetSchema, corpus: str = "random") -> dict[str, Any]:
 def make_store(directory: Path, kind: str) -> Store:
     """Write a store of random windows of a kind."""
     # A kind keeps its numbers when later formats add others.
-    kinds = [one for added in (KINDS_OF_1_1, KINDS_OF_1_3, KINDS_OF_1_4) for one in sorted(added)]
+    versions = (KINDS_OF_1_1, KINDS_OF_1_3, KINDS_OF_1_4, KINDS_OF_1_5)
+    kinds = [one for added in versions for one in sorted(added)]
     rng = np.random.default_rng(kinds.index(kind))
     schema = KINDS[kind]
     groups = [
@@ -126,6 +134,9 @@ def arrays_of(windows: Iterable[Window]) -> dict[str, np.ndarray]:
         arrays["output_head_weight"] = weight_RD
         if bias_R is not None:
             arrays["output_head_bias"] = bias_R
+    if isinstance(windows, Store) and windows.targets.layers is not None:
+        for name, stored in read_layers(windows).tensors.items():
+            arrays[f"layer_weight_{name}"] = unpack_numbers(stored)
     if isinstance(windows, Store) and windows.vocabulary is not None:
         vocabulary = windows.vocabulary
         arrays["vocabulary_ids"] = vocabulary.ids_N

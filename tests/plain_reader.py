@@ -44,6 +44,8 @@ def read_store(root: Path) -> dict[str, np.ndarray]:
     }
     if "output_head" in identity["targets"]:
         found |= read_output_head(root, manifest)
+    if "layers" in identity["targets"]:
+        found |= read_layers(root, manifest)
     if "vocabulary" in manifest:
         found |= read_vocabulary(root, manifest)
     return found
@@ -76,6 +78,34 @@ def read_output_head(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarr
     return found
 
 
+def read_layers(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
+    content = (root / "layers.safetensors").read_bytes()
+    assert len(content) == manifest["layers"]["num_bytes"]
+    assert hashlib.sha256(content).hexdigest() == manifest["layers"]["sha256"]
+    targets = manifest["identity"]["targets"]["layers"]
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    config = json.loads(header.pop("__metadata__")["config"])
+    digest = hashlib.sha256(rfc8785.dumps(config))
+    found = {}
+    for name in sorted(header):
+        start, stop = header[name]["data_offsets"]
+        own = content[8 + length + start : 8 + length + stop]
+        shape = header[name]["shape"]
+        digest.update(f"\n{name} {','.join(str(one) for one in shape)}\n".encode() + own)
+        found[f"layer_weight_{name}"] = numbers(own, targets["dtype"]).reshape(shape)
+    assert digest.hexdigest() == targets["sha256"]
+    return found
+
+
+def float8(byte: int) -> float:
+    sign, exponent, mantissa = -1 if byte & 128 else 1, byte >> 3 & 15, byte & 7
+    assert byte & 127 != 127
+    if exponent == 0:
+        return float(sign * mantissa * 2**-9)
+    return float(sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+
+
 def read_vocabulary(root: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
     content = (root / "vocabulary.parquet").read_bytes()
     assert len(content) == manifest["vocabulary"]["num_bytes"]
@@ -94,6 +124,8 @@ def numbers(content: bytes, dtype: str) -> np.ndarray:
         return np.array([int(half) << 16 for half in np.frombuffer(content, "<u2")], "<u4").view(
             "<f4"
         )
+    if dtype == "float8":
+        return np.array([float8(byte) for byte in content], np.float32)
     stored = {"float16": "<f2", "int8": "i1", "float32": "<f4"}[dtype]
     return np.frombuffer(content, stored).astype(np.float32)
 
@@ -155,7 +187,7 @@ def read_window(row: Row, targets: dict[str, Any]) -> Row:
     for feature in targets.get("features", []):
         name = f"feature_{feature['name']}"
         vectors = np.array([numbers(one, feature["dtype"]) for one in row[name]])
-        if feature["dtype"] == "int8":
+        if feature["dtype"] in ("int8", "float8"):
             vectors *= np.array(row[f"{name}_scale"], np.float32)[:, None]
         found[name] = vectors
     return found

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import datasets
 import pytest
+from transformers import BertConfig
 
 from softtargets import Store, verify
 from softtargets.store.schema import arrow_schema
 from tests.fakes import TEXTS, write_corpus
+from tests.layers.models import save_classifier
 from tests.shell import run_python, run_shell
 from tests.tasks.masked import save_masked_model
 from tests.windows import KINDS
@@ -143,6 +145,23 @@ def test_the_code_of_the_page_on_masked_models_runs(workplace: Path) -> None:
     assert "on labels alone" in said
     [training] = code_blocks("docs/masked_lm.md", "python")
     run_block("python", training, workplace)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_on_layers_runs(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.jsonl", TEXTS * 2)
+    sizes = {"num_hidden_layers": 4, "max_position_embeddings": 128}
+    encoder = save_masked_model(tmp_path / "encoder", "Bert", **sizes)
+    save_classifier(tmp_path / "classifier", encoder)
+    small = BertConfig.from_pretrained(encoder, hidden_size=16, num_hidden_layers=2)
+    small.save_pretrained(tmp_path / "small")
+    general, task, augment = code_blocks("docs/layers.md", "sh")
+    assert "layer-store is sound" in run_block("sh", general, tmp_path)
+    assert "To load the student" in run_block("sh", task, tmp_path)
+    num_records = 2 * len(TEXTS) * 3
+    assert f"{num_records} records of" in run_block("sh", augment, tmp_path)
+    [code] = code_blocks("docs/layers.md", "python")
+    assert "torch.Size" in run_block("python", code, tmp_path)
 
 
 @pytest.mark.slow

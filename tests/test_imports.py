@@ -49,13 +49,15 @@ MAY_IMPORT = {
     "layouts": BELOW_ALL | {"places", "store"},
     "report": BELOW_ALL | {"store"},
     "engines": BELOW_ALL | {"places", "store"},
-    "capture": BELOW_ALL | {"places", "store", "engines"},
+    "layers": BELOW_ALL | {"store"},
+    "capture": BELOW_ALL | {"places", "store", "engines", "layers"},
     "sharing": BELOW_ALL | {"places", "store"},
     "stream": BELOW_ALL | {"places", "store"},
-    "train": BELOW_ALL | {"store", "stream"},
-    "tasks": BELOW_ALL | {"store", "capture", "stream", "train"},
+    "train": BELOW_ALL | {"store", "stream", "layers"},
+    "tasks": BELOW_ALL | {"store", "capture", "stream", "train", "layers"},
     "fidelity": BELOW_ALL | {"places", "store", "capture", "stream", "train"},
-    "runs": BELOW_ALL | {"places", "store", "capture", "stream", "train", "report", "sharing"},
+    "runs": BELOW_ALL
+    | {"places", "store", "capture", "stream", "train", "report", "sharing", "layers"},
     "demo": BELOW_ALL | {"places", "store", "runs"},
     "cli": BELOW_ALL
     | {"places", "store", "layouts", "capture", "engines", "stream", "train", "fidelity", "demo"}
@@ -79,8 +81,8 @@ ADAPTERS = {
 """Files that may import a trainer; nothing else imports them, but for types."""
 MAY_NAME_ADAPTERS = {"train/__init__.py", *ADAPTERS}
 HOMES = {
-    "torch": {"capture", "stream", "train", "tasks", "fidelity", "demo", "runs"},
-    "transformers": {"capture", "tasks", "fidelity", "demo", "cli", "runs"},
+    "torch": {"layers", "capture", "stream", "train", "tasks", "fidelity", "demo", "runs"},
+    "transformers": {"layers", "capture", "tasks", "fidelity", "demo", "cli", "runs"},
     "peft": {"runs"},
     "huggingface_hub": {"capture", "sharing", "runs"},
     "pyarrow": {"places", "store", "layouts", "capture"},

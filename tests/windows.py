@@ -8,8 +8,18 @@ from dataclasses import replace
 import numpy as np
 
 from softtargets.kinds import FeatureSchema, HeadSchema, SampleSchema, TargetSchema
+from softtargets.store.layer_file import describe_layers
 from softtargets.store.output_head import describe_output_head
-from softtargets.targets import Float32, HeadWeights, Int32, Samples, SoftTargets, pack
+from softtargets.targets import (
+    Float32,
+    HeadWeights,
+    Int32,
+    LayerWeights,
+    Samples,
+    SoftTargets,
+    pack,
+)
+from softtargets.targets.number_formats import pack_bfloat16
 from softtargets.tokenizer import Vocabulary
 from softtargets.window import TokenWindow, Window, hash_window
 from tests.threshold import threshold_in_numpy
@@ -63,6 +73,23 @@ def make_head(vocab_size: int = 300, width: int = 6) -> HeadWeights:
         scale=0.75,
         divisor=6.0,
         softcap=0.5,
+    )
+
+
+def make_layers() -> LayerWeights:
+    """Return a layer of three in bfloat16, whose configuration has fractions and lists."""
+    rng = np.random.default_rng(1)
+    shapes = {"1.dense.weight": (6, 6), "1.dense.bias": (6,), "1.norm.weight": (6,)}
+    return LayerWeights(
+        numbers=(1,),
+        num_layers=3,
+        model_type="invented",
+        config={"eps": 1e-12, "kinds": ["a", "\u00fc", None], "scale": 10000.0, "is_odd": True},
+        dtype="bfloat16",
+        tensors={
+            name: pack_bfloat16(as_bfloat16(rng.standard_normal(shape).astype(np.float32)), name)
+            for name, shape in shapes.items()
+        },
     )
 
 
@@ -184,7 +211,22 @@ KINDS_OF_1_4 = {
         label_values=True,
     ),
 }
-KINDS = {**KINDS_OF_1_1, **KINDS_OF_1_3, **KINDS_OF_1_4}
+KINDS_OF_1_5 = {
+    "layers-in-float8": _schema(
+        head=_HEAD,
+        features=(
+            FeatureSchema(name="layer_0", width=7, rows="tokens", dtype="float8"),
+            FeatureSchema(name="layer_12", width=5, rows="targets", dtype="float8"),
+        ),
+    ),
+    "layers-to-run-again": _schema(
+        **_CLASSES,
+        predicts="window",
+        features=(FeatureSchema(name="layer_1", width=6, rows="tokens", dtype="bfloat16"),),
+        layers=describe_layers(make_layers()),
+    ),
+}
+KINDS = {**KINDS_OF_1_1, **KINDS_OF_1_3, **KINDS_OF_1_4, **KINDS_OF_1_5}
 """One schema for every kind of target that the format knows."""
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.dataset_corpus import DatasetCorpus
@@ -27,6 +27,7 @@ from softtargets.texts import plural
 from softtargets.window import TokenWindow
 
 AnyCorpus = Corpus | DatasetCorpus
+LayerValues = Literal["exact", "bfloat16", "float16", "int8", "float8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,17 @@ class BuildConfig:
     hidden_states: bool = False
     """Whether the teacher's last hidden states and its output head are kept too, from which the
     full distribution is recomputed."""
+    layers: tuple[int, ...] = ()
+    """Layers whose input is kept, from 0; the number of layers for what the last one puts out."""
+    rerun_layers: tuple[int, ...] = ()
+    """Layers whose weights are kept beside their input, at every token, so that a student's side
+    can run them again."""
+    layer_rows: Literal["tokens", "targets"] = "tokens"
+    """Of which tokens the inputs of layers are kept: of all, or of those that have a target. One
+    target about a whole window has the first token's."""
+    layer_values: LayerValues = "exact"
+    """In what they are kept: the teacher's number format, or another one. int8 and float8 have a
+    scale for each token."""
     compression: Compression = "zstd"
     unit_tokens: int = 65_536
     """Tokens after which a unit, and so a shard, ends; what a crash can cost."""
@@ -79,6 +91,9 @@ class CaptureTask(Protocol):
     """Fields of `BuildConfig`, its corpus and its windowing that mean nothing to the family: they
     are refused unless they are at their defaults. So are options of the command line by the names
     of their parameters."""
+
+    keeps_head: ClassVar[bool] = True
+    """Whether an output head is kept beside the last hidden states, for it makes the targets."""
 
     def teacher(self, config: TeacherConfig) -> Teacher:
         """Return a model of transformers as a teacher of this family.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from softtargets.capture.build_config import BuildConfig
-from softtargets.capture.identity import describe_build, read_output_head
+from softtargets.capture.identity import describe_build
 from softtargets.capture.segments import name_documents
+from softtargets.capture.stored_weights import StoredWeights, read_weights
 from softtargets.capture.tally import Progress, Tally
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import Plan, make_plan, read_plan, read_unit
@@ -22,11 +22,11 @@ from softtargets.errors import InputError, StoreError
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store import Store
+from softtargets.store.layer_file import encode_layers
 from softtargets.store.ledger import Ledger, read_identity
 from softtargets.store.output_head import encode_output_head
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter
-from softtargets.targets import HeadWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +76,13 @@ def build(
         StoreError, IdentityError, BusyError: the output directory is taken, or cannot be written;
             or units failed three times, and all others are done.
     """
-    head = read_output_head(config, teacher)
-    identity = describe_build(config, teacher, head)
+    weights = read_weights(config, teacher)
+    identity = describe_build(config, teacher, weights)
     with StoreWriter.hold(place or config.output, identity) as writer:
         was_complete = writer.is_complete
         num_before = 0
         if not was_complete:
-            plan = _plan(config, teacher, writer, head if _stores_head(identity) else None)
+            plan = _plan(config, teacher, writer, weights)
             num_before = len(writer.recorded())
             _run(config, teacher, writer, plan, on_progress, engine)
             writer.commit(len(plan.units), plan.teacher, plan.corpus)
@@ -118,14 +118,14 @@ def build_range(
         StoreError, IdentityError, BusyError: the output directory is taken by another store or a
             whole build, or cannot be written; or units failed three times.
     """
-    head = read_output_head(config, teacher)
-    identity = describe_build(config, teacher, head)
+    weights = read_weights(config, teacher)
+    identity = describe_build(config, teacher, weights)
     with StoreWriter.join(place or config.output, identity) as writer:
         if writer.is_complete:
             num_units = len(Store.open(writer.place).manifest.shards)
             return RangeResult(num_units=num_units, num_done=num_units)
         with writer.planning():
-            plan = _plan(config, teacher, writer, head if _stores_head(identity) else None)
+            plan = _plan(config, teacher, writer, weights)
         num_units = len(plan.units)
         units = _checked_range(start, stop, num_units)
         _run(config, teacher, writer, plan, on_progress, engine, units)
@@ -166,14 +166,12 @@ def commit(output: Path | Place) -> Store:
     return Store.open(place)
 
 
-def _stores_head(identity: Mapping[str, Any]) -> bool:
-    """Return whether a store of an identity has an output head."""
-    return "output_head" in identity["targets"]
-
-
-def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, head: HeadWeights | None) -> Plan:
-    if head is not None:
-        ledger.write_output_head(encode_output_head(head))
+def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, weights: StoredWeights) -> Plan:
+    # With rounded hidden states a store has no head.
+    if weights.head is not None and ledger.targets.output_head is not None:
+        ledger.write_output_head(encode_output_head(weights.head))
+    if weights.layers is not None:
+        ledger.write_layers(encode_layers(weights.layers))
     if (plan := read_plan(ledger.place)) is not None:
         return plan
     ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))

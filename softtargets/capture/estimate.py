@@ -16,8 +16,9 @@ import torch
 
 from softtargets.capture.build_config import BuildConfig
 from softtargets.capture.corpus_sample import CorpusSample, sample_corpus
-from softtargets.capture.identity import describe_build, read_output_head
+from softtargets.capture.identity import describe_build
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
+from softtargets.capture.stored_weights import StoredWeights, read_weights
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import LocalTeacher
 from softtargets.capture.unused import UnusedPart
@@ -124,7 +125,8 @@ def estimate_from(config: BuildConfig, teacher: Teacher, corpus: CorpusSample) -
         InputError: an option is out of range.
         CorpusError, TeacherError: a file or the model cannot be read or run.
     """
-    identity = describe_build(config, teacher, read_output_head(config, teacher))
+    weights = read_weights(config, teacher)
+    identity = describe_build(config, teacher, weights)
     sample = corpus.windows
     targets = TargetSchema.from_dict(identity["targets"])
     teacher.load()
@@ -141,9 +143,7 @@ def estimate_from(config: BuildConfig, teacher: Teacher, corpus: CorpusSample) -
         sample_tokens=num_tokens,
         bytes_per_token=measured.size.bytes_per_token,
         footer_bytes=measured.size.footer_bytes * corpus.num_units,
-        head_bytes=0
-        if targets.output_head is None
-        else targets.vocab_size * targets.features[0].vector_bytes,
+        head_bytes=_weight_bytes(targets, weights),
         tokens_per_second=measured.speed,
         slowest_tokens_per_second=min(measured.speeds),
         fastest_tokens_per_second=max(measured.speeds),
@@ -152,6 +152,13 @@ def estimate_from(config: BuildConfig, teacher: Teacher, corpus: CorpusSample) -
         else measured.speed,
         unused=corpus.unused,
     )
+
+
+def _weight_bytes(targets: TargetSchema, weights: StoredWeights) -> int:
+    """Return what output head and layers take, whatever the number of windows."""
+    head, layers = targets.output_head, weights.layers
+    of_head = 0 if head is None else targets.vocab_size * targets.features[0].vector_bytes
+    return of_head + sum(one.nbytes for one in ({} if layers is None else layers.tensors).values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from typing import Any
 from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.keep.selection import Keep, check_temperatures
 from softtargets.capture.keep.stored_form import schema_parts
-from softtargets.capture.memory import enough_memory, free_memory
+from softtargets.capture.layer_options import with_layers
+from softtargets.capture.stored_weights import NO_WEIGHTS, StoredWeights
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.output_head import describe_output_head
@@ -17,14 +18,14 @@ from softtargets.targets import LAST_HIDDEN, FeatureSchema, HeadWeights, TargetS
 
 
 def describe_build(
-    config: BuildConfig, teacher: Teacher, head: HeadWeights | None = None
+    config: BuildConfig, teacher: Teacher, weights: StoredWeights = NO_WEIGHTS
 ) -> dict[str, Any]:
     """Return the identity of what would be built: everything that decides its content.
 
     Args:
         config: of the build.
         teacher: that it runs; it need not be loaded.
-        head: what `read_output_head` returned.
+        weights: what `read_weights` returned.
 
     Raises:
         InputError: an option is out of range.
@@ -36,7 +37,8 @@ def describe_build(
     corpus = config.corpus.describe()
     if config.corpus.messages_field is not None:
         corpus = teacher.tokenizer.describe_chat() | corpus
-    targets = task.schema(config, teacher, head)
+    targets = task.schema(config, teacher, weights.head)
+    targets = with_layers(targets, config, teacher, weights.layers)
     return {
         "format_version": version_of(targets),
         "teacher": teacher.describe(),
@@ -152,24 +154,3 @@ def hidden_state_parts(head: HeadWeights, teacher: Teacher) -> dict[str, Any]:
         name=LAST_HIDDEN, width=described.width, rows="targets", dtype=described.dtype
     )
     return {"features": (feature,), "output_head": described}
-
-
-def read_output_head(config: BuildConfig, teacher: Teacher) -> HeadWeights | None:
-    """Return the teacher's output head, which loads it; None when it is not to be stored.
-
-    Raises:
-        TeacherError: the teacher cannot be loaded, or its head cannot be stored.
-    """
-    if not config.hidden_states:
-        return None
-    loaded = teacher.for_worker(0) if config.workers > 1 else teacher
-    loaded.load()
-    next_step = "Pass fewer --workers, or another --device."
-    with enough_memory(loaded.name, "its output head", loaded.device, next_step):
-        head = loaded.output_head()
-    if loaded is not teacher:
-        # Workers load their own, and need the memory that this one had.
-        device = loaded.device
-        del loaded
-        free_memory(device)
-    return head

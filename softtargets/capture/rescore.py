@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ from softtargets.capture.class_comparison import ClassComparison
 from softtargets.capture.comparison import Comparison, Fidelity, rows_of
 from softtargets.capture.keep.selection import Keep, TopK
 from softtargets.capture.segments import Segment
+from softtargets.capture.state_comparison import (
+    StateComparison,
+    StateFidelity,
+    compare_states,
+)
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.local import COMPARING, LocalTeacher, check_local
 from softtargets.errors import InputError
@@ -37,11 +42,13 @@ class RescoreReport:
     num_windows: int
     num_positions: int
     temperatures: tuple[Fidelity, ...]
+    features: tuple[StateFidelity, ...] = ()
+    """Of the inputs of layers, if the store has some."""
 
     @property
     def holds(self) -> bool:
-        """Return whether the store agrees with the teacher at every temperature."""
-        return all(one.holds for one in self.temperatures)
+        """Return whether the store agrees with the teacher at every temperature and layer."""
+        return all(one.holds for one in (*self.temperatures, *self.features))
 
 
 def rescore(
@@ -61,11 +68,18 @@ def rescore(
     store = store if isinstance(store, Store) else Store.open(store)
     _check(store, teacher, num_windows)
     cut = task_of(store.targets).capture().segments
-    if store.targets.num_classes:
-        return _rescore_classes(store, teacher, _places(store, num_windows, seed), cut)
+    places = _places(store, num_windows, seed)
+    compare = _rescore_classes if store.targets.num_classes else _rescore_vocabulary
+    found = compare(store, teacher, places, cut)
+    return replace(found, features=_rescore_states(store, teacher, places, cut))
+
+
+def _rescore_vocabulary(
+    store: Store, teacher: Teacher, places: Sequence[int], cut: Callable[..., list[Segment]]
+) -> RescoreReport:
+    """Compare distributions of the vocabulary at each temperature of the grid."""
     local = check_local(teacher, "--rescore")
     local.load()
-    places = _places(store, num_windows, seed)
     comparisons = [Comparison(store.targets, one) for one in store.targets.temperatures]
     num_positions = 0
     for start in range(0, len(places), _LIVE_WINDOWS):
@@ -83,6 +97,29 @@ def rescore(
         num_positions=num_positions,
         temperatures=tuple(one.fidelity() for one in comparisons),
     )
+
+
+def _rescore_states(
+    store: Store, teacher: Teacher, places: Sequence[int], cut: Callable[..., list[Segment]]
+) -> tuple[StateFidelity, ...]:
+    """Compare the inputs of layers, which a teacher of transformers captures beside its targets."""
+    layers = tuple(one for one in store.targets.features if one.layer is not None)
+    if not layers:
+        return ()
+    teacher.load()
+    comparisons = [StateComparison(one) for one in layers]
+    grid = store.targets.temperatures[:1]
+    keep = Keep(selection=TopK(k=1), temperatures=grid, label_logits=False, layers=layers)
+    for start in range(0, len(places), _LIVE_WINDOWS):
+        windows = [next(store.windows(one, one + 1)) for one in places[start:][:_LIVE_WINDOWS]]
+        together = teacher.capture(cut(*windows), keep)
+        first = target = 0
+        for window in windows:
+            end, last = first + len(window), target + len(window.mask_T)
+            others = together.slice(target, last, slice(first, end))
+            compare_states(comparisons, window, teacher.capture(cut(window), keep), others)
+            first, target = end, last
+    return tuple(one.fidelity() for one in comparisons)
 
 
 def _places(store: Store, num_windows: int, seed: int) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from softtargets.capture.batches import Batches
 from softtargets.capture.keep.selected import Selected
@@ -13,7 +14,9 @@ from softtargets.capture.keep.selection import Keep, Selection
 from softtargets.capture.segments import Segment, name_documents, name_segments, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError, TeacherError
-from softtargets.targets import TargetSchema, pack
+from softtargets.store.rounding import RoundingError
+from softtargets.targets import PackedTargets, TargetSchema, pack
+from softtargets.targets.features import unpack_feature
 from softtargets.window import TokenWindow, Window
 
 
@@ -109,35 +112,75 @@ def check_selected(selected: Selected, segments: Sequence[Segment]) -> None:
 
 
 def pack_windows(
-    windows: Sequence[TokenWindow], batches: Iterable[ScoredBatch], targets: TargetSchema
+    windows: Sequence[TokenWindow],
+    batches: Iterable[ScoredBatch],
+    targets: TargetSchema,
+    errors: dict[str, RoundingError] | None = None,
 ) -> list[Window]:
     """Return windows with their targets, from all batches that they were scored in.
 
+    Args:
+        windows: of a unit.
+        batches: with all of their segments.
+        targets: of the store.
+        errors: is told, by feature, how far hidden states are from the teacher's.
+
     Raises:
-        TeacherError: logits are too far apart to be stored; the message names the documents.
+        TeacherError: logits or hidden states cannot be stored in their form; the message names the
+            documents.
     """
     parts: dict[str, list[Selected]] = {window.window_id: [] for window in windows}
     rows = (row for batch in batches for row in batch.rows())
     for _, window_id, selected in sorted(rows, key=lambda row: row[0]):
         parts[window_id].append(selected)
     return [
-        pack_window(window, Selected.concatenate(parts[window.window_id]), targets)
+        pack_window(window, Selected.concatenate(parts[window.window_id]), targets, errors)
         for window in windows
     ]
 
 
-def pack_window(window: TokenWindow, selected: Selected, targets: TargetSchema) -> Window:
+def pack_window(
+    window: TokenWindow,
+    selected: Selected,
+    targets: TargetSchema,
+    errors: dict[str, RoundingError] | None = None,
+) -> Window:
     """Return a window with the targets of its positions.
 
     Raises:
-        TeacherError: logits are too far apart to be stored; the message names the documents.
+        TeacherError: logits or hidden states cannot be stored in their form; the message names the
+            documents.
         InputError: there are other parts than the schema names.
     """
     try:
-        return Window.of(window, pack(selected.numpy(targets), targets))
+        packed = pack(selected.numpy(targets), targets)
     except InputError as error:
-        if error.where != "logits":
+        next_step = _WIDER.get(error.where.partition(" ")[0])
+        if next_step is None:
             raise
         where = f"{error.where} of {name_documents([window])}"
-        next_step = "Pass --values float32, which keeps logits as they are."
         raise error.restated(TeacherError, where, next_step=next_step) from error
+    if errors is not None:
+        _add_errors(errors, selected, packed)
+    return Window.of(window, packed)
+
+
+_WIDER = {
+    "logits": "Pass --values float32, which keeps logits as they are.",
+    "feature": "Pass --layer-values bfloat16, int8 or float8; the last two have a scale for each "
+    "token. Where it is no number, the teacher's weights are damaged.",
+}
+"""What to do where numbers cannot be stored, by what they are."""
+
+
+def _add_errors(
+    errors: dict[str, RoundingError], selected: Selected, packed: PackedTargets
+) -> None:
+    """Add how far stored hidden states are from the teacher's, where they are in another format."""
+    states = selected.states()
+    for one in packed.schema.features:
+        if one.name in states and states[one.name].dtype != getattr(torch, one.dtype, None):
+            own = RoundingError.of(
+                states[one.name].float().numpy(), unpack_feature(packed.cells, one)
+            )
+            errors[one.name] = errors.get(one.name, RoundingError()) + own

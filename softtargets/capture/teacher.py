@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,16 @@ from softtargets.capture.keep.selection import Keep
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.errors import TeacherError
-from softtargets.targets import HeadWeights, OwnPart
+from softtargets.targets import HeadWeights, LayerWeights, OwnPart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """The layers of a teacher."""
+
+    num_layers: int
+    width: int
+    """Of the hidden states that go in and come out."""
 
 
 class Teacher(Protocol):
@@ -92,4 +102,34 @@ class Teacher(Protocol):
             expected="a teacher that has an output head",
             found="one that has none",
             next_step="Omit --hidden-states.",
+        )
+
+    def layer_shape(self) -> LayerShape:
+        """Return how many layers it has, and how wide; it need not be loaded.
+
+        A teacher that has some returns in `Selected.states_ND` and `token_states_MD` what
+        `Keep.layers` asks for.
+
+        Raises:
+            TeacherError: its layers are not known.
+        """
+        raise TeacherError(
+            self.name,
+            expected="a teacher whose layers are known",
+            found="one of which they are not",
+            next_step="Name no layers: omit --rerun-layers, and all but last of --hidden-states.",
+        )
+
+    def layer_weights(self, numbers: Sequence[int]) -> LayerWeights:
+        """Return layers that can be run by themselves; asked for only to be stored.
+
+        Raises:
+            TeacherError, InputError: one cannot.
+        """
+        del numbers
+        raise TeacherError(
+            self.name,
+            expected="a teacher whose layers can be run by themselves",
+            found="one whose cannot",
+            next_step="Omit --rerun-layers.",
         )

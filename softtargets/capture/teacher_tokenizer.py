@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,6 +145,36 @@ class TransformersTokenizer:
             every=tuple(every),
             mask=self._tokenizer.mask_token_id,
         )
+
+    def encode_words(
+        self, text: str, most_tokens: int | None
+    ) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Return the ids of a text, cut if it is too long, and its words that are one token each.
+
+        A word is the place of its token, and where it begins and ends in the text.
+
+        Raises:
+            TeacherError: the tokenizer cannot say where a token stands in a text.
+        """
+        if not self._tokenizer.is_fast:
+            raise TeacherError(
+                "the teacher's tokenizer",
+                expected="a fast one, which says where in a text each token stands",
+                found=type(self._tokenizer).__name__,
+                next_step="Save a fast tokenizer with the model.",
+            )
+        cut = {} if most_tokens is None else {"truncation": True, "max_length": most_tokens}
+        encoded = self._tokenizer(text, return_offsets_mapping=True, **cut)
+        words = encoded.word_ids()
+        counts = Counter(words)
+        places = [place for place, word in enumerate(words) if counts[word] == 1]
+        found = []
+        for place in places:
+            start, stop = encoded["offset_mapping"][place]
+            start += len(text[start:stop]) - len(text[start:stop].lstrip())
+            if words[place] is not None and text[start:stop].isalpha():
+                found.append((place, start, stop))
+        return list(encoded["input_ids"]), found
 
     def encode_conversation(
         self, conversation: Conversation, where: str

@@ -19,6 +19,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import read_unit
 from softtargets.engines.engine import Done, Event, Failed, Scored
 from softtargets.errors import SoftTargetsError, TeacherError
+from softtargets.store.rounding import RoundingError, noted
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
 from softtargets.window import TokenWindow
@@ -159,4 +160,6 @@ def write_unit(
     run: Mapping[str, Any],
 ) -> ShardEntry:
     """Pack the windows of a unit and write its shard, in the order of the corpus."""
-    return writer.write_unit(unit, pack_windows(windows, batches, writer.targets), run)
+    errors: dict[str, RoundingError] = {}
+    packed = pack_windows(windows, batches, writer.targets, errors)
+    return writer.write_unit(unit, packed, noted(run, errors))

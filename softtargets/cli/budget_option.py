@@ -39,8 +39,10 @@ def check_budget_options(context: click.Context, config: BuildConfig) -> None:
         for name in _LOOKED_FOR
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
-    if config.hidden_states:
+    if config.hidden_states or config.layers:
         given.append("--hidden-states")
+    if config.rerun_layers:
+        given.append("--rerun-layers")
     if given:
         raise InputError(
             "--budget-bytes-per-token",

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from softtargets.cli.augment_command import augment_command
 from softtargets.cli.build_command import build_command, commit_command
 from softtargets.cli.demo_command import demo_command
 from softtargets.cli.derive_command import filter_command, merge_command, split_command
@@ -62,6 +63,7 @@ def main() -> None:
 
 
 for _command in (
+    augment_command,
     plan_command,
     build_command,
     commit_command,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from softtargets.cli.hidden_options import LAYER_OPTIONS, parse_layers
 from softtargets.cli.paths import INPUT, LocalPath
 from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
 from softtargets.cli.task_options import TASK_OPTIONS, parse_task
@@ -142,12 +143,7 @@ _OPTIONS = (
         help="steps: kept logits in steps of 1/16 nat, and drawn ones in steps of 1/64. float32: "
         "lossless.",
     ),
-    click.option(
-        "--hidden-states",
-        is_flag=True,
-        help="Also keep the teacher's last hidden states and its output head. They give the full "
-        "distribution at any temperature.",
-    ),
+    *LAYER_OPTIONS,
     click.option(
         "--compression",
         type=click.Choice(["zstd", "lz4"]),
@@ -167,8 +163,8 @@ _OPTIONS = (
 
 
 _AS_IN_CONFIG = (
-    "temperatures", "values", "label_logits", "hidden_states", "compression", "unit_tokens",
-    "batch_tokens", "workers",
+    "temperatures", "values", "label_logits", "layer_rows", "layer_values", "compression",
+    "unit_tokens", "batch_tokens", "workers",
 )  # fmt: skip
 """Options that BuildConfig has by the same names."""
 
@@ -207,6 +203,7 @@ def parse_build(options: Mapping[str, Any]) -> tuple[BuildConfig, Teacher]:
             overlap=options["overlap"],
         ),
         selection=parse_selection(options, teacher.tokenizer),
+        **parse_layers(options["hidden_states"], options["rerun_layers"]),
         **{name: options[name] for name in _AS_IN_CONFIG},
     )
     return config, teacher

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.hidden_options import layer_recipe_options, parse_layer_map
 from softtargets.cli.paths import OUTPUT, LocalPath
 from softtargets.cli.progress_display import training_display
 from softtargets.cli.tables import key_value_table
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 _AS_IN_SETTINGS = (
     "store", "student", "output", "teacher", "tokenizer", "recipe", "temperature", "ce_weight",
-    "divergence", "tail", "logits_weight", "cosine_weight", "epochs", "steps", "batch_size",
+    "divergence", "tail", "logits_weight", "cosine_weight", "attention_weight", "hidden_weight",
+    "embeddings_weight", "relation_heads", "logits_share", "epochs", "steps", "batch_size",
     "global_batch_size", "schedule", "warmup", "dtype", "gradient_checkpointing", "lora",
     "save_steps", "keep", "report_to", "push", "seed", "baseline", "fresh",
 )  # fmt: skip
@@ -62,7 +64,8 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> P
     "--recipe",
     help="What the student learns. soft-targets: the teacher's distributions. labels: the text "
     "or its labels alone. distilbert, of masked language models: both, and the angles of hidden "
-    "states.  [default: soft-targets]",
+    "states. tinybert-general, tinybert-task, minilm: layers, of stores with --rerun-layers.  "
+    "[default: soft-targets]",
 )
 @click.option(
     "--temperature",
@@ -80,6 +83,7 @@ def _read_config(ctx: click.Context, _: click.Parameter, path: Path | None) -> P
     type=float,
     help="Weight of 1 less the cosine of the last hidden states of student and teacher.",
 )
+@layer_recipe_options
 @click.option("--epochs", type=float, help="Times that the store is read.  [default: 3]")
 @click.option("--steps", type=int, help="Optimizer steps, instead of epochs.")
 @click.option(
@@ -186,6 +190,7 @@ def _parse_settings(options: dict[str, Any]) -> TrainSettings:
     return TrainSettings(
         **{name: options[name] for name in _AS_IN_SETTINGS},
         learning_rate=None if rate == "auto" else _number("--lr", rate),
+        layer_map=parse_layer_map(options["layer_map"]),
         evaluation=options["eval"],
         evaluation_share=options["eval_share"],
         evaluation_steps=options["eval_steps"],

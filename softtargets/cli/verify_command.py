@@ -85,6 +85,7 @@ def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None)
             **asdict(rescored),
             "holds": rescored.holds,
             "temperatures": [{**asdict(one), "holds": one.holds} for one in rescored.temperatures],
+            "features": [{**asdict(one), "holds": one.holds} for one in rescored.features],
         }
     return described
 
@@ -133,6 +134,11 @@ def print_rescoring(store: Store, report: RescoreReport) -> None:
             "holds" if one.holds else "FAILS",
         )
     Console(highlight=False, width=120).print(table)
+    for layer in report.features:
+        echo(
+            f"{layer.name}: stored to live {layer.stored:.2e}, live to live {layer.live:.2e}, may "
+            f"add {layer.bound:.2e}, relative: {'holds' if layer.holds else 'FAILS'}"
+        )
     if report.holds:
         echo(f"{store.location} agrees with the live teacher.")
     else:

@@ -32,6 +32,7 @@ from softtargets.layouts.plain_rows import PlainRows, plain_columns
 from softtargets.layouts.plain_table import plain_table
 from softtargets.places.local_files import write_file
 from softtargets.places.open_place import StorePath, place_to_write
+from softtargets.store.layer_file import LAYERS_NAME, decode_layers
 from softtargets.store.manifest import check_schema
 from softtargets.store.new_store import write_store
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
@@ -78,9 +79,10 @@ class Plain(Layout):
         if store.targets.output_head is not None:
             head = plain_head(store.output_head(), json.dumps(about))
             write_file(directory / f"_{OUTPUT_HEAD_NAME}", head)
-        if manifest.vocabulary is not None:
-            content = read_side_file(store.location, VOCABULARY_NAME, manifest.vocabulary)
-            write_file(directory / f"_{VOCABULARY_NAME}", content)
+        for name, entry in manifest.side_files.items():
+            if name != OUTPUT_HEAD_NAME:
+                content = read_side_file(store.location, name, entry)
+                write_file(directory / f"_{name}", content)
         write_json(directory / f"_{ABOUT_NAME}", {"layout": cls.name, **about})
         return directory
 
@@ -196,7 +198,7 @@ def _is_count(value: object) -> bool:
 
 
 def _side_files(directory: Path, schema: TargetSchema) -> dict[str, bytes]:
-    """Return the output head and the vocabulary that lie beside plain files."""
+    """Return the output head, the layers and the vocabulary that lie beside plain files."""
     found = {}
     vocabulary, head = (directory / f"_{name}" for name in (VOCABULARY_NAME, OUTPUT_HEAD_NAME))
     if vocabulary.is_file():
@@ -204,4 +206,15 @@ def _side_files(directory: Path, schema: TargetSchema) -> dict[str, bytes]:
         decode_vocabulary(found[VOCABULARY_NAME], str(vocabulary))
     if schema.output_head is not None:
         found[OUTPUT_HEAD_NAME] = encode_output_head(read_plain_head(head, schema))
+    if schema.layers is not None:
+        layers = directory / f"_{LAYERS_NAME}"
+        if not layers.is_file():
+            raise CorpusError(
+                str(layers),
+                expected="the teacher's layers, which the files were exported with",
+                found="no file",
+                next_step="Copy it there, or export the store again.",
+            )
+        found[LAYERS_NAME] = layers.read_bytes()
+        decode_layers(found[LAYERS_NAME], schema.layers, str(layers))
     return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from softtargets.errors import InputError
+from softtargets.layers.layer_list import find_layers, reduce_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,35 +25,15 @@ _ROUNDING = 1e-5
 same float32 weights at other places in memory are added up in another order."""
 
 
-def find_layers(model: torch.nn.Module) -> str:
-    """Return the name of a model's list of layers.
+def student_layers(teacher: torch.nn.Module) -> str:
+    """Return the name of a teacher's list of layers, of which a student is made.
 
     Raises:
         InputError: it has none, or several.
     """
-    lists = [
-        (name, one)
-        for name, one in model.named_modules()
-        if isinstance(one, torch.nn.ModuleList) and len(one)
-    ]
-    # A list within a layer is a part of it, such as its experts.
-    outer = [
-        (name, one)
-        for name, one in lists
-        if not any(name.startswith(f"{other}.") for other, _ in lists)
-    ]
-    num_layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    found = [name for name, one in outer if len(one) == num_layers]
-    if len(found) != 1 or len(outer) != 1:
-        raise InputError(
-            "--student",
-            expected="a teacher with one list of layers, as its configuration counts them",
-            found=f"{type(model).__name__} with {len(outer)} lists"
-            if outer
-            else f"{type(model).__name__}, whose layers are no list",
-            next_step="Pass a directory, an id or a config.json as the student.",
-        )
-    return str(found[0])
+    return find_layers(
+        teacher, "--student", "Pass a directory, an id or a config.json as the student."
+    )
 
 
 def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
@@ -61,9 +42,9 @@ def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMo
     Raises:
         InputError: the architecture is of a kind of which this does not make the same model.
     """
-    name = find_layers(teacher)
+    name = student_layers(teacher)
     config = copy.deepcopy(teacher.config)
-    _reduce_config(config, layers)
+    reduce_config(config, layers)
     student: PreTrainedModel = type(teacher)(config)
     weights = dict(_renamed(teacher.state_dict(), name, layers))
     wrong = student.load_state_dict(weights, strict=False)
@@ -76,7 +57,7 @@ def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedMo
     parent, _, own = name.rpartition(".")
     whole = getattr(teacher.get_submodule(parent), own)
     setattr(teacher.get_submodule(parent), own, torch.nn.ModuleList([whole[one] for one in layers]))
-    _reduce_config(teacher.config, layers)
+    reduce_config(teacher.config, layers)
     expected, found = _answer(teacher), _answer(student)
     if not (found - expected).abs().max() <= _ROUNDING * expected.abs().max():
         raise _unlike(teacher, "one that answers otherwise")
@@ -93,15 +74,6 @@ def _renamed(weights: dict[str, Any], name: str, layers: Sequence[int]) -> Any:
         number, _, rest = key.removeprefix(f"{name}.").partition(".")
         if number in places:
             yield f"{name}.{places[number]}.{rest}", value
-
-
-def _reduce_config(config: Any, layers: Sequence[int]) -> None:
-    """Let a configuration have some of its layers; what lists one value a layer is cut alike."""
-    num_layers = config.num_hidden_layers
-    for field, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == num_layers and "layer" in field:
-            setattr(config, field, [value[one] for one in layers])
-    config.num_hidden_layers = len(layers)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ from softtargets.store import Store
 from softtargets.task_registry import task_of
 from softtargets.train import StudentTask
 from softtargets.train.choices import check_choice
-from softtargets.train.recipe import Recipe
+from softtargets.train.recipe import LayerRecipe, Recipe
 from softtargets.train.student_task import untrained_task
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PreparedRun:
             "evaluation": None if self.evaluation is None else self.evaluation.store.fingerprint,
             "student": self.student.identity,
             "recipe": self.recipe_name,
-            **asdict(self.recipe),
+            **self.recipe.to_dict(),
             "steps": self.schedule.steps,
             "global_batch_size": self.schedule.global_batch_size,
             "learning_rate": self.learning_rate,
@@ -138,6 +138,7 @@ class PreparedRun:
             output=output,
             learning_rate=self.learning_rate,
             is_evaluated=self.evaluation is not None,
+            is_partial=self.recipe.layers is not None,
         )
 
     def rehearsed(self) -> PreparedRun:
@@ -244,12 +245,13 @@ def _held_out(
 
 
 def _recipe(settings: TrainSettings, task: StudentTask, store: Store) -> tuple[str, Recipe]:
-    names = list(task.recipes)
-    name = names[0] if settings.recipe is None else settings.recipe
-    check_choice("--recipe", name, names)
+    known = list(task.recipes)
+    name = known[0] if settings.recipe is None else settings.recipe
+    check_choice("--recipe", name, known)
     if settings.baseline:
-        check_choice("--baseline, the task's recipes", LABELS_NAME, names)
+        check_choice("--baseline, the task's recipes", LABELS_NAME, known)
         # The twin's turn comes last: what the store lacks for it shall show now.
         task.recipe_objective(task.recipes[LABELS_NAME].resolved(store.targets), store)
-    given = {one.name: getattr(settings, one.name) for one in fields(Recipe)}
+    names = [one.name for kind in (Recipe, LayerRecipe) for one in fields(kind)]
+    given = {one: getattr(settings, one) for one in names if one not in ("layers", "kind")}
     return name, task.recipes[name].resolved(store.targets, **given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from softtargets.report.number_texts import bytes_text
 from softtargets.runs.prepared import PreparedRun
 from softtargets.texts import plural
+from softtargets.train.recipe import LayerRecipe
 
 
 def described(run: PreparedRun) -> dict[str, str]:
@@ -68,6 +69,8 @@ def _student_words(run: PreparedRun) -> str:
 
 def _recipe_words(run: PreparedRun) -> str:
     recipe = run.recipe
+    if recipe.layers is not None:
+        return f"{run.recipe_name}: {_layer_words(recipe.layers)}"
     parts = [f"temperature {recipe.temperature:g}", recipe.divergence]
     parts.append(f"weight {recipe.ce_weight:g} of the labels")
     if run.store.targets.num_classes == 0:
@@ -76,6 +79,18 @@ def _recipe_words(run: PreparedRun) -> str:
         weights = f"{recipe.logits_weight:g} to {recipe.cosine_weight:g}"
         parts.append(f"logits to cosine of hidden states as {weights}")
     return f"{run.recipe_name}: {', '.join(parts)}"
+
+
+def _layer_words(layers: LayerRecipe) -> str:
+    mapped = layers.layer_map
+    named = "" if mapped is None else f" of layers {', '.join(map(str, mapped))}"
+    if layers.kind == "minilm":
+        heads = layers.relation_heads or "the teacher's"
+        return f"relations{named or ' of the last stored layer'}, {heads} relation heads"
+    weights = layers.attention_weight, layers.hidden_weight, layers.embeddings_weight
+    words = "attention, hidden states and embeddings weighted {:g}, {:g} and {:g}".format(*weights)
+    share = f", then logits in the last {layers.logits_share:.0%}" if layers.logits_share else ""
+    return f"{words}{named}{share}"
 
 
 def _step_words(run: PreparedRun) -> str:

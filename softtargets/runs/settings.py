@@ -34,6 +34,12 @@ class TrainSettings:
     tail: Tail | None = None
     logits_weight: float | None = None
     cosine_weight: float | None = None
+    attention_weight: float | None = None
+    hidden_weight: float | None = None
+    embeddings_weight: float | None = None
+    layer_map: tuple[int, ...] | None = None
+    relation_heads: int | None = None
+    logits_share: float | None = None
     epochs: float | None = None
     """3 if there are no steps."""
     steps: int | None = None

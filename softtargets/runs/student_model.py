@@ -17,7 +17,7 @@ from softtargets.capture.teachers.model_files import (
 )
 from softtargets.errors import InputError, TeacherError
 from softtargets.hashes import hash_file
-from softtargets.runs.layer_copy import copy_layers, find_layers
+from softtargets.runs.layer_copy import copy_layers, student_layers
 from softtargets.runs.lora import LORA_RATE, Lora
 from softtargets.runs.student_spec import StudentSpec
 from softtargets.runs.teacher_files import TeacherFiles
@@ -158,7 +158,7 @@ class StudentMaker:
                 next_step="Pass --teacher with its directory or its id on the Hugging Face Hub.",
             )
         model = self.teacher.load(self.auto)
-        num_layers = len(model.get_submodule(find_layers(model)))
+        num_layers = len(model.get_submodule(student_layers(model)))
         layers = self.spec.chosen_layers(num_layers)
         student = copy_layers(model, layers)
         identity = {**hash_model(self.teacher.directory), "layers": list(layers)}

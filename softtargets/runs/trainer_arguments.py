@@ -76,19 +76,21 @@ def training_arguments(
     output: Path,
     learning_rate: float,
     is_evaluated: bool,
+    is_partial: bool = False,
 ) -> TrainingArguments:
     """Return the arguments of a run.
+
+    Args:
+        settings: what was asked for.
+        schedule: what follows.
+        output: where checkpoints go.
+        learning_rate: the highest.
+        is_evaluated: whether there is something to evaluate on.
+        is_partial: whether some of the student's weights may have no part in the loss.
 
     Raises:
         InputError: transformers refuses a value.
     """
-    defaults = {
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        "logging_steps": max(1, schedule.steps // 100),
-        "logging_first_step": True,
-        "disable_tqdm": True,
-        "ddp_find_unused_parameters": False,
-    }
     precision = chosen_precision(settings.dtype)
     decided = {
         "output_dir": str(output),
@@ -102,8 +104,19 @@ def training_arguments(
         "report_to": list(settings.report_to),
         "seed": settings.seed,
     }
+    defaults = _defaults(schedule, is_partial=is_partial)
     given = {**defaults, **_device(), **settings.arguments, **_steps(schedule), **decided}
     return _make(given)
+
+
+def _defaults(schedule: Schedule, *, is_partial: bool) -> dict[str, Any]:
+    return {
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "logging_steps": max(1, schedule.steps // 100),
+        "logging_first_step": True,
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": is_partial,
+    }
 
 
 def _steps(schedule: Schedule) -> dict[str, Any]:

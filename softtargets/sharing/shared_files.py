@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.manifest import Manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.vocabulary import VOCABULARY_NAME
@@ -16,4 +17,4 @@ def file_hashes(manifest: Manifest) -> dict[str, str]:
 def is_store_file(path: str) -> bool:
     """Return whether a path is one that manifests list."""
     is_shard = path.startswith("shards/") and path.endswith(".parquet")
-    return is_shard or path in (OUTPUT_HEAD_NAME, VOCABULARY_NAME)
+    return is_shard or path in (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)

@@ -29,8 +29,17 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
     if not is_canonical(identity.get("format_version")):
         text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+def canonical_json(data: Mapping[str, Any]) -> bytes:
+    """Return the canonical JSON of RFC 8785.
+
+    Raises:
+        InputError: there is a number that other languages read as another.
+    """
     try:
-        canonical = rfc8785.dumps(dict(identity))
+        return rfc8785.dumps(dict(data))
     except rfc8785.CanonicalizationError as error:
         raise InputError(
             "the store's identity",
@@ -38,4 +47,3 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
             found=f"{error}",
             next_step="Take a smaller number; seeds and sizes are the only large ones.",
         ) from error
-    return hashlib.sha256(canonical).hexdigest()

@@ -8,6 +8,7 @@ While a store is being built its place holds
     work/workers.lock          held by each of its worker processes
     work/plan.lock, work/leases held by processes that build ranges, while they plan or run a unit
     work/head.parquet          the teacher's output head, if the store is to have it
+    work/layers.safetensors    layers of the teacher, if the store is to have some
     work/vocabulary.parquet    its vocabulary, if there is a tokenizer
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
@@ -35,8 +36,10 @@ from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
 from softtargets.store.json_object import parse_object
+from softtargets.store.layer_file import LAYERS_NAME, commit_layers
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
+from softtargets.store.rounding import rounding_of, without_rounding
 from softtargets.store.shard_table import ShardEntry, ShardTable
 from softtargets.store.side_file import SideFile, commit_side_file
 from softtargets.store.versions import version_of
@@ -164,6 +167,14 @@ class Ledger:
         """
         self._write_side_file(OUTPUT_HEAD_NAME, content)
 
+    def write_layers(self, content: bytes) -> None:
+        """Write the file with layers of the teacher, unless it is there.
+
+        Raises:
+            StoreError: the system refused to write.
+        """
+        self._write_side_file(LAYERS_NAME, content)
+
     def write_vocabulary(self, content: bytes) -> None:
         """Write the file with the teacher's vocabulary, unless it is there.
 
@@ -181,7 +192,8 @@ class Ledger:
         """Write card and manifest from the records of units 0 to `num_units` and remove `work`.
 
         Raises:
-            StoreError: a unit is not done, or there is no output head though there should be.
+            StoreError: a unit is not done, or there is no output head, or there are no layers,
+                though there should be.
         """
         entries = self.recorded()
         missing = [unit for unit in range(num_units) if unit not in entries]
@@ -193,16 +205,19 @@ class Ledger:
                 next_step="Run the same 'softtargets build' command again, without --unit-range or "
                 "with one that has them.",
             )
+        done = [entries[unit] for unit in range(num_units)]
         manifest = Manifest(
             identity=self.identity,
             fingerprint=self.fingerprint,
             format_version=version_of(self.targets),
             teacher=teacher,
             corpus=corpus,
-            shards=ShardTable.of(entries[unit] for unit in range(num_units)),
+            shards=ShardTable.of(without_rounding(entry) for entry in done),
             created_by=f"softtargets {version('softtargets')}, pyarrow {version('pyarrow')}",
             output_head=self._commit_output_head(),
+            layers=self._commit_layers(),
             vocabulary=self._commit_vocabulary(),
+            rounding=rounding_of(done),
         )
         self._workplace.remove_leftovers()
         self._write_card(manifest)
@@ -215,6 +230,10 @@ class Ledger:
         if schema is None:
             return None
         return commit_output_head(self.place, "work", schema, self.targets.vocab_size)
+
+    def _commit_layers(self) -> SideFile | None:
+        schema = self.targets.layers
+        return None if schema is None else commit_layers(self.place, "work", schema)
 
     def _commit_vocabulary(self) -> SideFile | None:
         content = self.place.get(f"work/{VOCABULARY_NAME}")

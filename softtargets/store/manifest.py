@@ -16,6 +16,7 @@ from softtargets.errors import CorruptionError, FormatError, InputError
 from softtargets.limits import Limit
 from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.json_object import parse_object
+from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_table import ShardTable
 from softtargets.store.side_file import SideFile
@@ -60,8 +61,12 @@ class Manifest:
     created_by: str
     output_head: SideFile | None = None
     """There when the targets have an output head."""
+    layers: SideFile | None = None
+    """There when the targets have layers to be run again."""
     vocabulary: SideFile | None = None
     """There when the builder had the teacher's tokenizer."""
+    rounding: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    """By how much rounded features are off what the teacher gave, see `RoundingError`."""
 
     @property
     def targets(self) -> TargetSchema:
@@ -71,7 +76,11 @@ class Manifest:
     @property
     def side_files(self) -> dict[str, SideFile]:
         """Return the files beside the shards, by name."""
-        found = {VOCABULARY_NAME: self.vocabulary, OUTPUT_HEAD_NAME: self.output_head}
+        found = {
+            VOCABULARY_NAME: self.vocabulary,
+            OUTPUT_HEAD_NAME: self.output_head,
+            LAYERS_NAME: self.layers,
+        }
         return {name: entry for name, entry in found.items() if entry is not None}
 
     def to_json(self) -> str:
@@ -89,10 +98,12 @@ class Manifest:
             entry = getattr(self, name)
             if entry is not None:
                 data[name] = dataclasses.asdict(entry)
+        if self.rounding:
+            data["rounding"] = self.rounding
         return json.dumps(data, indent=1) + "\n"
 
 
-_SIDE_FILES = ("output_head", "vocabulary")
+_SIDE_FILES = ("output_head", "layers", "vocabulary")
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
@@ -116,6 +127,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         corpus=data["corpus"],
         shards=shards,
         created_by=data["created_by"],
+        rounding=data.get("rounding", {}),
         **side_files,
     )
 
@@ -139,13 +151,14 @@ def _checked_identity(data: Mapping[str, Any], version: str, where: str) -> Mapp
             found=shortened(f"{written!r}", 20),
         )
     _check_targets(identity, where, next_step)
-    if ("output_head" in identity["targets"]) != ("output_head" in data):
-        raise FormatError(
-            f"{where}, field output_head",
-            expected="size and hash of the output head when the targets have one",
-            found=f"{data.get('output_head')}",
-            next_step=next_step,
-        )
+    for name, words in (("output_head", "output head"), ("layers", "layers")):
+        if (name in identity["targets"]) != (name in data):
+            raise FormatError(
+                f"{where}, field {name}",
+                expected=f"size and hash of the {words} when the targets have one",
+                found=f"{data.get(name)}",
+                next_step=next_step,
+            )
     _check_fingerprint(data, where)
     return identity
 

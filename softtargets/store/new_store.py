@@ -9,6 +9,7 @@ from typing import Any
 
 from softtargets.errors import InputError
 from softtargets.places.place import Place
+from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.store import Store
 from softtargets.store.vocabulary import VOCABULARY_NAME
@@ -33,7 +34,7 @@ def write_store(
         output: the directory, or the place.
         identity: of the store.
         teacher: what people call it.
-        side_files: returns the contents of head.parquet and vocabulary.parquet, by name.
+        side_files: returns the contents of the files beside the shards, by name.
         counts: what the manifest says of the corpus, as it stands after the last window; windows
             and tokens are added.
         next_step: what to do when there is no window at all.
@@ -69,6 +70,8 @@ def _checked_to_be_some(windows: Iterable[Window], output: str, next_step: str) 
 def _write_side_files(writer: StoreWriter, files: Mapping[str, bytes]) -> None:
     if OUTPUT_HEAD_NAME in files:
         writer.write_output_head(files[OUTPUT_HEAD_NAME])
+    if LAYERS_NAME in files:
+        writer.write_layers(files[LAYERS_NAME])
     if VOCABULARY_NAME in files:
         writer.write_vocabulary(files[VOCABULARY_NAME])
 

@@ -6,18 +6,21 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from softtargets.errors import SoftTargetsError
 from softtargets.places.ranges import RangeFile, check_size
 from softtargets.store.invariants import Problem, check_window
+from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.manifest import MANIFEST_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.store.side_file import SideFile
 from softtargets.store.store import Store
+from softtargets.store.stored_layers import read_layers
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.targets import Origin
 from softtargets.window import Window
@@ -99,18 +102,21 @@ def _footer_problems(store: Store, index: int) -> Iterator[Problem]:
 
 def _side_problems(store: Store, fast: bool) -> Iterator[Problem]:
     """Check the files beside the shards: their size, or all of them."""
-    head, vocabulary = store.manifest.output_head, store.manifest.vocabulary
-    if head is not None:
-        yield from _file_problems(
-            store, OUTPUT_HEAD_NAME, head, None if fast else store.output_head
-        )
+    manifest = store.manifest
+    head, layers, vocabulary = manifest.output_head, manifest.layers, manifest.vocabulary
+    for name, entry, read in (
+        (OUTPUT_HEAD_NAME, head, store.output_head),
+        (LAYERS_NAME, layers, partial(read_layers, store)),
+    ):
+        if entry is not None:
+            yield from _file_problems(store, name, entry, None if fast else read)
     if vocabulary is not None:
         look = None if fast else lambda: store.vocabulary
         yield from _file_problems(store, VOCABULARY_NAME, vocabulary, look)
         if not fast:
             yield from _vocabulary_problems(store)
-    for name, entry in ((OUTPUT_HEAD_NAME, head), (VOCABULARY_NAME, vocabulary)):
-        if entry is None:
+    for name in (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME):
+        if name not in manifest.side_files:
             yield from _unnamed_file(store, name)
 
 

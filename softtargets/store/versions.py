@@ -14,7 +14,7 @@ from softtargets.errors import FormatError
 from softtargets.targets import DEFAULT_CONVENTION, LAST_HIDDEN, TargetSchema
 from softtargets.texts import shortened
 
-FORMAT_VERSION = "1.4"
+FORMAT_VERSION = "1.5"
 """The newest that is known here, see `version_of`."""
 _WRITTEN = "1.3"
 """The oldest that is still written."""
@@ -22,7 +22,8 @@ _ADDED = {
     "1.4": {
         "class_names", "problem", "label_values", "partly_labelled", "token_types", "pad_token_id",
         "output_head.transform", "output_head of tokens",
-    }
+    },
+    "1.5": {"layers", "features of float8"},
 }  # fmt: skip
 """What of `_used` later versions have added."""
 WRITTEN_VERSIONS = (_WRITTEN, *_ADDED)
@@ -61,8 +62,8 @@ def version_of(targets: TargetSchema) -> str:
 
 
 def _used(targets: TargetSchema) -> set[str]:
-    """Return the fields of targets that are used, and what is used of the output head's."""
-    used = set(targets.to_dict())
+    """Return the fields of targets that are used, and what is used of features and output head."""
+    used = set(targets.to_dict()) | {f"features of {one.dtype}" for one in targets.features}
     if targets.output_head is not None:
         if targets.output_head.transform is not None:
             used.add("output_head.transform")

@@ -20,6 +20,7 @@ from softtargets.places.tree import TEMPORARY
 from softtargets.store.card import CARD_NAME
 from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.json_object import parse_object
+from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.manifest import MANIFEST_NAME, check_schema, parse_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.same_identity import check_identity
@@ -34,10 +35,10 @@ PLAN_LOCK = "work/plan.lock"
 
 _WORK_DIRECTORIES = ("work/records", "work/plan", "work/leases", "work")
 _UNIT = r"unit-\d{6,}"
-_SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, VOCABULARY_NAME)))
+_SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)))
 _LOCKS = r"work/(workers\.|plan\.)?lock"
 _MADE = rf"work/(plan\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
-_COMMITTED = "|".join(map(re.escape, (CARD_NAME, MANIFEST_NAME, OUTPUT_HEAD_NAME, VOCABULARY_NAME)))
+_COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
 _EMPTY = r"(work(/records|/plan|/leases)?|shards)/"
 
 _OF_REQUEST = re.compile(rf"({_MADE}|shards/{_UNIT}\.parquet)({TEMPORARY})?")

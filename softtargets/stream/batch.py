@@ -12,8 +12,8 @@ import torch
 from softtargets.errors import InputError
 from softtargets.stream.attention import token_mask
 from softtargets.stream.batch_targets import BatchDecoder, BatchTargets
-from softtargets.stream.target_tensors import target_tensors
-from softtargets.targets import TargetSchema
+from softtargets.stream.target_tensors import feature_scales, feature_tensor, target_tensors
+from softtargets.targets import LAST_HIDDEN, TargetSchema
 
 __all__ = ["IGNORE_INDEX", "Batch", "BatchTargets", "schema_text"]
 
@@ -42,7 +42,9 @@ def _parsed(text: str) -> TargetSchema:
 def _at_tokens(schema: TargetSchema) -> frozenset[str]:
     """Return which tensors have an element for each token."""
     if schema.convention.is_of_windows:
-        return frozenset(_INPUTS)
+        return frozenset(
+            _INPUTS | {one.name for one in target_tensors(schema) if one.place == "tokens"}
+        )
     own = {one.name for one in target_tensors(schema) if one.place != "row"}
     return frozenset(_INPUTS | _OF_TARGETS | own)
 
@@ -66,8 +68,9 @@ class Batch(UserDict[str, Any]):
     `num_segments` the most documents of a row.
     `hidden_states` [B, L, D], if the store has them, are the teacher's last ones in its number
     format, zeros where there is none; or int8, to be multiplied with `hidden_scales` [B, L]. The
-    store has them of the targets, or of all tokens. The rest are the packed targets: read them with
-    `soft_targets`.
+    store has them of the targets, or of all tokens. `layer_3` is the input of layer 3 and has
+    `layer_3_scales`; float8 are bytes. `states` returns any of them in plain numbers. The rest are
+    the packed targets: read them with `soft_targets`.
 
     Every tensor but single numbers has a row for each window.
     """
@@ -180,6 +183,37 @@ class Batch(UserDict[str, Any]):
         labels: torch.Tensor = self["labels"]
         shift = self.schema.convention.shift
         return labels.roll(-shift, dims=-1) if shift else labels
+
+    def states(self, name: str = LAST_HIDDEN) -> torch.Tensor:
+        """Return the teacher's hidden states of a feature, [B, L, D]; zeros where there is none.
+
+        They are in the teacher's number format, or in float32 if the store has them with scales.
+
+        Args:
+            name: last_hidden, or layer_3 for the input of layer 3.
+
+        Raises:
+            InputError: the store does not have them.
+        """
+        own = feature_tensor(name)
+        if own not in self:
+            raise InputError(
+                "Batch.states",
+                expected=f"one of the store's features: {self.schema.describe()}",
+                found=name,
+                next_step="Build the store with --hidden-states and the layer's number, or last.",
+            )
+        values: torch.Tensor = self[own]
+        if values.dtype == torch.uint8:
+            values = values.view(torch.float8_e4m3fn)
+        scales = self.get(feature_scales(name))
+        return values if scales is None else values.float() * scales[..., None]
+
+    def has_states(self, name: str = LAST_HIDDEN) -> torch.Tensor:
+        """Return at which tokens `states` has some: those of all, or of targets, [B, L] bool."""
+        rows = {one.name: one.rows for one in self.schema.features}[name]
+        mask: torch.Tensor = self.token_mask() if rows == "tokens" else self["target_mask"]
+        return mask
 
     def soft_targets(self, temperature: float = 1.0) -> BatchTargets:
         """Return the targets at one of the stored temperatures, on the batch's device.

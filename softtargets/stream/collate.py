@@ -18,7 +18,7 @@ from softtargets.stream.common_targets import common_targets, first_difference
 from softtargets.stream.frame import Frame
 from softtargets.stream.target_tensors import Place, TargetTensor, target_tensors
 from softtargets.stream.world import collator_error
-from softtargets.targets import LAST_HIDDEN, Array, FeatureSchema, TargetSchema
+from softtargets.targets import Array, TargetSchema
 from softtargets.window import Window
 
 
@@ -28,8 +28,8 @@ def collate(windows: Sequence[Window]) -> Batch:
     Raises:
         InputError: there are no windows, they come from stores that `Mixture` would not mix, or
             batches do not hold their targets. They hold those of a vocabulary whose labels are
-            known, with a head or samples, and class logits about windows or tokens; of features
-            they hold the last hidden states.
+            known, with a head or samples, and class logits about windows or tokens; and features
+            of tokens or targets.
     """
     schemas = list(dict.fromkeys(window.packed.schema for window in windows))
     if not schemas:
@@ -125,11 +125,12 @@ def _check_schema(schema: TargetSchema) -> None:
     is_known = is_whole and schema.has_labels
     if schema.num_classes:
         is_known = not schema.convention.labels_are_inputs
-    if not is_known or not _is_last_hidden(schema.features) or schema.encoder_input:
+    has_others = any(one.rows == "window" for one in schema.features)
+    if not is_known or has_others or schema.encoder_input:
         raise InputError(
             "collate",
             expected="targets with labels: a head, samples, or both, samples of its tail, "
-            f"or class logits of windows or tokens; and no feature but {LAST_HIDDEN}",
+            "or class logits of windows or tokens; and no feature of whole windows",
             found=schema.describe(),
             next_step="Collate these windows by a function of your own, from window.targets.",
         )
@@ -142,9 +143,3 @@ def _refuse(what: str, *_: Any, **__: Any) -> NoReturn:
 # As torch documents for types of one's own; by itself it would name no way out.
 default_collate_fn_map[Window] = partial(_refuse, "windows")
 default_collate_fn_map[Batch] = partial(_refuse, "finished batches")
-
-
-def _is_last_hidden(features: Sequence[FeatureSchema]) -> bool:
-    """Return whether there is nothing among the features that a batch would not hold."""
-    names = [one.name for one in features if one.rows != "window"]
-    return not features or (len(features) == 1 and names == [LAST_HIDDEN])

@@ -23,7 +23,8 @@ _ADVICE = {
     "head": "Build the stores with the same --select, --top-k, --top-p and --values.",
     "samples": "Build the stores with the same --select, --draws, --select-temperature and "
     "--values.",
-    "features": "Build all of the stores with --hidden-states, or none.",
+    "features": "Build all of the stores with the same --hidden-states, or none.",
+    "layers": "Layers run again on their own input: build the stores with the same --rerun-layers.",
     "output_head": "Hidden states go with the output head of their own teacher: build the stores "
     "without --hidden-states, or from one teacher.",
 }

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, Literal
 
 from softtargets.targets import (
+    LAST_HIDDEN,
     Classes,
     Column,
     Draws,
@@ -87,12 +88,25 @@ def _of_labels(_: Labels) -> Iterator[TargetTensor]:
 
 
 def _of_features(part: Features) -> Iterator[TargetTensor]:
-    """Yield the last hidden states [B, L, D], the only ones in batches, and scales of int8."""
-    schema = part.schemas[0]
-    place: Place = "tokens" if schema.rows == "tokens" else "targets"
-    yield TargetTensor("hidden_states", (schema.column,), place)
-    if schema.scale_column is not None:
-        yield TargetTensor("hidden_scales", (schema.scale_column,), place, is_float32=True)
+    """Yield the vectors [B, L, D] of each, and their scales; those of windows are in no batch."""
+    for one in part.schemas:
+        if one.rows == "window":
+            continue
+        place: Place = "tokens" if one.rows == "tokens" else "targets"
+        yield TargetTensor(feature_tensor(one.name), (one.column,), place)
+        if one.scale_column is not None:
+            name = feature_scales(one.name)
+            yield TargetTensor(name, (one.scale_column,), place, is_float32=True)
+
+
+def feature_tensor(name: str) -> str:
+    """Return what a batch calls the vectors of a feature."""
+    return "hidden_states" if name == LAST_HIDDEN else name
+
+
+def feature_scales(name: str) -> str:
+    """Return what a batch calls the scales of a feature."""
+    return "hidden_scales" if name == LAST_HIDDEN else f"{name}_scales"
 
 
 def _of_classes(part: Classes) -> Iterator[TargetTensor]:

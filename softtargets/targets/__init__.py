@@ -41,6 +41,7 @@ from softtargets.targets.features import LAST_HIDDEN, Features, FeatureSchema
 from softtargets.targets.grid import Grid, temperature_text
 from softtargets.targets.head_weights import HeadWeights, HeadWeightsSchema, OutputHead
 from softtargets.targets.labels import Labels
+from softtargets.targets.layer_weights import Layers, LayersSchema, LayerWeights
 from softtargets.targets.number_formats import DType
 from softtargets.targets.own_part import OwnPart, register
 from softtargets.targets.packed import PackedTargets, pack
@@ -85,6 +86,9 @@ __all__ = [
     "Int32",
     "Int64",
     "Labels",
+    "LayerWeights",
+    "Layers",
+    "LayersSchema",
     "Offsets",
     "Origin",
     "OutputHead",

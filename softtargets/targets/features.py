@@ -1,7 +1,8 @@
-"""Features: hidden states in plain numbers, or in int8 with a scale for each vector."""
+"""Features: hidden states in plain numbers, or in int8 or float8 with a scale for each vector."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,14 @@ import numpy as np
 
 from softtargets.errors import InputError
 from softtargets.targets.arrays import Array, Cells, Columns, Float32, Offsets
-from softtargets.targets.number_formats import STORED_AS, are_finite, pack_bfloat16, unpack_numbers
+from softtargets.targets.number_formats import (
+    LARGEST_FLOAT8,
+    STORED_AS,
+    are_finite,
+    pack_bfloat16,
+    pack_float8,
+    unpack_numbers,
+)
 from softtargets.targets.part import (
     FINITE,
     LARGEST_FLOAT,
@@ -26,13 +34,20 @@ from softtargets.targets.soft_targets import SoftTargets
 
 LAST_HIDDEN = "last_hidden"
 """Name of the feature that an output head turns into logits."""
+_LAYER = re.compile(r"layer_(0|[1-9][0-9]{0,4})")
 _LARGEST_INT8 = 127
+_LARGEST = {"int8": _LARGEST_INT8, "float8": LARGEST_FLOAT8}
+"""What the largest number of a vector becomes, by the formats that have a scale."""
 _NUMBER_BYTES = 5
 """Of a number of a hidden state, while `verify` checks it: measured."""
-_SCALE = Range(0, LARGEST_FLOAT / 128, "a finite scale that is not negative")
-"""What it is multiplied by is at most 127, and is finite then, too."""
+_SCALES = {
+    name: Range(0, LARGEST_FLOAT / (most + 1), "a finite scale that is not negative")
+    for name, most in _LARGEST.items()
+}
+"""What it is multiplied by is at most so large, and is finite then, too."""
 _ROUNDING = {
     "int8": "rounded to 1/127 of each vector's largest value",
+    "float8": "rounded to 4 significant bits, with a scale for each vector",
     "float16": "rounded to float16",
 }
 
@@ -42,12 +57,18 @@ class FeatureSchema:
     """Hidden states of one layer."""
 
     name: str
-    """Which layer, for example layer_12; part of the column's name."""
+    """Which layer, part of the column's name: layer_12 is the input of layer 12, counted from 0."""
     width: int
     rows: Literal["tokens", "targets", "window"]
     """One vector for each input token, for each target, or for the whole window."""
-    dtype: Literal["float16", "int8", "bfloat16", "float32"]
-    """With int8 every vector has a scale: its largest absolute value / 127."""
+    dtype: Literal["float16", "int8", "float8", "bfloat16", "float32"]
+    """With int8 every vector has a scale: its largest absolute value / 127; with float8, / 448."""
+
+    @property
+    def layer(self) -> int | None:
+        """Return the layer whose input it is, by its name; None of other features."""
+        found = _LAYER.fullmatch(self.name)
+        return None if found is None else int(found[1])
 
     @property
     def vector_bytes(self) -> int:
@@ -62,10 +83,10 @@ class FeatureSchema:
     @property
     def scale_column(self) -> str | None:
         """Return the name of the column of its vectors' scales, if they have any."""
-        return f"{self.column}_scale" if self.dtype == "int8" else None
+        return f"{self.column}_scale" if self.dtype in _LARGEST else None
 
     def columns(self) -> Iterator[Column]:
-        """Yield the columns of its vectors and, for int8, their scales."""
+        """Yield the columns of its vectors and, for int8 and float8, their scales."""
         rows: Rows = "single" if self.rows == "window" else self.rows
         yield Column(
             self.column,
@@ -77,7 +98,7 @@ class FeatureSchema:
         )
         if self.scale_column is not None:
             words = "what each of these vectors is multiplied with"
-            yield Column(self.scale_column, "float32", rows, words, within=_SCALE)
+            yield Column(self.scale_column, "float32", rows, words, within=_SCALES[self.dtype])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +176,9 @@ def pack_feature(values_RD: Float32, schema: FeatureSchema) -> dict[str, Array]:
     """Return vectors [R, D] in compact form, by column.
 
     An int8 value is off by at most half its vector's scale, which is the largest absolute value
-    of the vector / 127; a float16 one by the rounding of float16; others are exact. Where that
-    scale would be below float32's smallest normal number (values below 1.5e-36), the vector is
-    stored as zeros.
+    of the vector / 127; a float8 one by 1/16 of itself, or 1/1024 of the scale, which is / 448; a
+    float16 one by the rounding of float16; others are exact. Where a scale would be below
+    float32's smallest normal number (values below 5.3e-36), the vector is stored as zeros.
 
     Raises:
         InputError: the vectors are of another width, not finite, too large for float16, or no
@@ -185,9 +206,15 @@ def pack_feature(values_RD: Float32, schema: FeatureSchema) -> dict[str, Array]:
         is_bfloat16 = schema.dtype == "bfloat16"
         values = pack_bfloat16(values_RD, where) if is_bfloat16 else values_RD.astype(schema.dtype)
         return {schema.column: values}
-    scale_R = (largest_R / _LARGEST_INT8).astype(np.float32)
+    return _scaled(values_RD, largest_R, schema)
+
+
+def _scaled(values_RD: Float32, largest_R: Float32, schema: FeatureSchema) -> dict[str, Array]:
+    """Return vectors in small numbers with a scale for each, by column."""
+    scale_R = (largest_R / _LARGEST[schema.dtype]).astype(np.float32)
     # Below the smallest normal number a scale is too coarse to divide by; such vectors are zero.
     scale_R[scale_R < np.finfo(np.float32).tiny] = 0
-    divisor_R1 = np.where(scale_R > 0, scale_R, np.inf)[:, None]
-    rounded_RD = np.rint(values_RD / divisor_R1).astype(np.int8)
-    return {schema.column: rounded_RD, schema.scale_column: scale_R}
+    scaled_RD = values_RD / np.where(scale_R > 0, scale_R, np.inf)[:, None]
+    is_float8 = schema.dtype == "float8"
+    rounded_RD = pack_float8(scaled_RD) if is_float8 else np.rint(scaled_RD).astype(np.int8)
+    return {schema.column: rounded_RD, f"{schema.column}_scale": scale_R}

@@ -26,7 +26,7 @@ Rows = Literal["window", "tokens", "targets", "classes", "single", "any"]
 each class of each target; a list of one; a number of its own."""
 
 Element = Literal[
-    "string", "bool", "int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32"
+    "string", "bool", "int8", "uint8", "int32", "int64", "float8", "float16", "bfloat16", "float32"
 ]
 """What an element of a column consists of."""
 

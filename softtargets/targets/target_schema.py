@@ -27,6 +27,7 @@ from softtargets.targets.features import Features, FeatureSchema
 from softtargets.targets.grid import Grid
 from softtargets.targets.head_weights import HeadWeightsSchema, OutputHead
 from softtargets.targets.labels import Labels
+from softtargets.targets.layer_weights import Layers, LayersSchema
 from softtargets.targets.own_part import REGISTERED, OwnPart
 from softtargets.targets.part import Column, Part
 from softtargets.targets.promises import Promise, Promises, check
@@ -71,6 +72,8 @@ class TargetSchema:
     features: tuple[FeatureSchema, ...] = ()
     output_head: HeadWeightsSchema | None = None
     """What the full distribution is recomputed with from the feature last_hidden."""
+    layers: LayersSchema | None = None
+    """What is run again on the features layer_N."""
     label_ids: bool = False
     """Whether each target's label is stored; with next_token it is the next input id."""
     label_values: bool = False
@@ -203,6 +206,8 @@ class TargetSchema:
                 parsed[name] = kind(**data[name])
         if "output_head" in data:
             parsed["output_head"] = HeadWeightsSchema.from_dict(data["output_head"])
+        if "layers" in data:
+            parsed["layers"] = LayersSchema.from_dict(data["layers"])
         return cls(**parsed)
 
     def describe(self) -> str:
@@ -256,6 +261,8 @@ def _parts(targets: TargetSchema) -> Iterator[Part]:
         yield Features(targets.features)
     if targets.output_head is not None:
         yield OutputHead(targets.output_head, targets.features)
+    if targets.layers is not None:
+        yield Layers(targets.layers, targets.features)
     yield from targets.others
 
 
@@ -280,7 +287,7 @@ def part_of(targets: TargetSchema, kind: type[AnyPart]) -> AnyPart | None:
 def _json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_json(one) for one in value]
-    if isinstance(value, HeadWeightsSchema):
+    if isinstance(value, HeadWeightsSchema | LayersSchema):
         return value.to_dict()
     if isinstance(value, (EntriesSchema, DrawsSchema, FeatureSchema)):
         own = asdict(value).items()

@@ -23,6 +23,7 @@ from softtargets.train.divergences import (
 from softtargets.train.floor import distillation_floor
 from softtargets.train.full import OutputHead
 from softtargets.train.fused import fused_distillation_loss
+from softtargets.train.layer_objective import RelationObjective, TinyBERTObjective
 from softtargets.train.loader import SoftTargetLoader
 from softtargets.train.losses import distillation_loss
 from softtargets.train.objective import Objective, StudentOutputs
@@ -49,6 +50,7 @@ __all__ = [
     "ForwardKL",
     "Objective",
     "OutputHead",
+    "RelationObjective",
     "ReverseKL",
     "SkewKL",
     "SkewReverseKL",
@@ -58,6 +60,7 @@ __all__ = [
     "StudentTask",
     "StudentWithObjective",
     "Tail",
+    "TinyBERTObjective",
     "WeightedObjective",
     "choose_tail",
     "distillation_floor",

@@ -45,7 +45,9 @@ class ObjectiveTrainer(Trainer):
                 found="compute_loss_func or label_smoothing_factor",
                 next_step="Pass loss=functools.partial(distillation_loss, ce_weight=...).",
             )
-        self.objective: Objective = choose_objective(loss, fused, objective).to(self.args.device)
+        chosen = choose_objective(loss, fused, objective)
+        chosen.prepare(self.accelerator.unwrap_model(self.model))
+        self.objective: Objective = chosen.to(self.args.device)
         self._loss = StudentLoss(self.objective)
 
     def compute_loss(
@@ -74,6 +76,7 @@ class ObjectiveTrainer(Trainer):
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:
         """Begin an optimizer step without the gradients of the last one."""
         self.objective.zero_grad()
+        self.objective.advance(self.state.global_step / max(1, self.state.max_steps))
         return super().get_batch_samples(*arguments)
 
     def _trained(self) -> list[torch.nn.Parameter]:

@@ -46,6 +46,7 @@ class DistillationModule(LightningModule):
         super().__init__()
         self.student = student
         self.objective = choose_objective(loss, fused, objective)
+        self.objective.prepare(student)
         self._make_optimizer, self._student_loss = optimizer, StudentLoss(self.objective)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 
+from softtargets.layers.recorder import LayerRecords
 from softtargets.stream.batch import Batch
 from softtargets.train.student import student_inputs
 
-Output = Literal["logits", "hidden_states", "attentions"]
+Output = Literal["logits", "hidden_states", "attentions", "layers"]
 Fused = bool | Literal["auto"]
 """Whether a loss is fused with the output head; with "auto", where the student allows it."""
 
@@ -29,6 +30,9 @@ class StudentOutputs:
     """[B, L, D] each: the embeddings, then every layer's."""
     attentions: tuple[torch.Tensor, ...] = ()
     """[B, A, L, L] of every layer, after the softmax."""
+    layers: LayerRecords | None = None
+    """What went through its layers: their inputs and outputs, and their attention before the
+    softmax."""
     head_loss: torch.Tensor | None = None
     """What `Objective.head_loss` returned, where it stands for the logits."""
 
@@ -46,6 +50,21 @@ class Objective(torch.nn.Module):
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return the arguments by which the student is called."""
         return student_inputs(batch)
+
+    def prepare(self, student: torch.nn.Module) -> None:
+        """Make what depends on the student, such as a projection from its width.
+
+        Adapters call it before they look for parameters. Called again, it changes nothing.
+
+        Raises:
+            InputError: it cannot be trained for such a student.
+        """
+
+    def advance(self, share: float) -> None:
+        """Take note that a share of the training is done, from 0 to below 1.
+
+        The Trainer of transformers calls it before each optimizer step.
+        """
 
     def loss(
         self, outputs: StudentOutputs, batch: Batch, num_targets: float | torch.Tensor | None

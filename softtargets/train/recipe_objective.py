@@ -8,14 +8,41 @@ from typing import Any
 import torch
 
 from softtargets.errors import InputError
+from softtargets.layers.rerun_layers import RerunLayers
 from softtargets.store.store import Store
-from softtargets.targets import TargetSchema
+from softtargets.targets import LAST_HIDDEN, TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.full import OutputHead
+from softtargets.train.layer_objective import RelationObjective, TinyBERTObjective
 from softtargets.train.losses import distillation_loss
 from softtargets.train.objective import Objective
 from softtargets.train.recipe import Recipe
 from softtargets.train.weighted_objective import WeightedObjective
+
+
+def recipe_objective(recipe: Recipe, store: Store) -> Objective:
+    """Return the objective of a recipe: of logits, of layers, or of layers and then logits.
+
+    Raises:
+        InputError: the store does not have what the recipe needs.
+        CorruptionError, LimitError: the layers of the store cannot be read.
+    """
+    own = recipe.layers
+    if own is None:
+        return logits_objective(recipe, store)
+    teacher = RerunLayers.of(store)
+    if own.kind == "minilm":
+        layer = None if own.layer_map is None else own.layer_map[0]
+        return RelationObjective(teacher, layer, own.relation_heads)
+    return TinyBERTObjective(
+        teacher,
+        attention=own.attention_weight,
+        hidden=own.hidden_weight,
+        embeddings=own.embeddings_weight,
+        layer_map=own.layer_map,
+        logits=logits_objective(recipe, store) if own.logits_share else None,
+        logits_share=own.logits_share,
+    )
 
 
 def logits_objective(recipe: Recipe, store: Store) -> Objective:
@@ -60,7 +87,7 @@ def _check_labels(recipe: Recipe, targets: TargetSchema) -> None:
 
 
 def _check_hidden_states(targets: TargetSchema) -> None:
-    if not targets.features:
+    if LAST_HIDDEN not in [one.name for one in targets.features]:
         raise InputError(
             "the recipe, its cosine",
             expected="a store with the teacher's last hidden states",

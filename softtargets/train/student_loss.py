@@ -14,11 +14,14 @@ from typing import Any
 import torch
 
 from softtargets.errors import InputError
+from softtargets.layers.recorder import LayerRecords, recording
 from softtargets.stream.batch import Batch
 from softtargets.stream.logits_size import check_logits_size
 from softtargets.train.objective import Objective, StudentOutputs
 from softtargets.train.student import check_embeddings
 
+_NOT_RETURNED = frozenset({"logits", "layers"})
+"""What of an objective's needs a student returns without being told, and what is recorded."""
 _PROBE = 7.0
 """Returned beside the loss: what a student does to its logits after its head changes this too."""
 
@@ -70,8 +73,8 @@ class StudentLoss:
         if "logits" in self.objective.needs:
             return self.with_outputs(model, student, batch, num_targets)[0]
         with nullcontext() if head is None else _replaced(head, _nothing):
-            found = self._called(model, batch)
-        return self._loss(found, batch, num_targets)
+            found, layers = self._called(model, student, batch)
+        return self._loss(found, batch, num_targets, layers=layers)
 
     def with_outputs(
         self,
@@ -83,19 +86,28 @@ class StudentLoss:
         """Return the loss and what the student returned, with all logits; see `__call__`."""
         check_embeddings(student, batch)
         check_logits_size(batch, batch.schema.num_labels)
-        found = self._called(model, batch)
-        return self._loss(found, batch, num_targets, logits=found.logits), found
+        found, layers = self._called(model, student, batch)
+        loss = self._loss(found, batch, num_targets, layers=layers, logits=found.logits)
+        return loss, found
 
-    def _called(self, model: torch.nn.Module, batch: Batch) -> Any:
-        """Return what a student returns for what the objective feeds it."""
-        needs = self.objective.needs - {"logits"}
-        return model(**self.objective.inputs(batch), **{f"output_{name}": True for name in needs})
+    def _called(
+        self, model: torch.nn.Module, student: torch.nn.Module, batch: Batch
+    ) -> tuple[Any, LayerRecords | None]:
+        """Return what a student returns for what the objective feeds it, and what its layers do."""
+        needs = self.objective.needs
+        options = {f"output_{name}": True for name in needs - _NOT_RETURNED}
+        if "layers" not in needs:
+            return model(**self.objective.inputs(batch), **options), None
+        with recording(student, "student", attention=True) as records:
+            found = model(**self.objective.inputs(batch), **options)
+        records.check(student.config.num_hidden_layers, "student", attention=True)
+        return found, records
 
     def _loss(
         self, found: Any, batch: Batch, num_targets: float | torch.Tensor | None, **of_head: Any
     ) -> torch.Tensor:
         """Return the loss of what a student returned, and of what its head did."""
-        needed = {name: getattr(found, name) for name in self.objective.needs - {"logits"}}
+        needed = {name: getattr(found, name) for name in self.objective.needs - _NOT_RETURNED}
         loss: torch.Tensor = self.wrapped(StudentOutputs(**needed, **of_head), batch, num_targets)
         return loss
 
@@ -118,7 +130,7 @@ class StudentLoss:
             return torch.stack([loss, torch.full_like(loss, _PROBE)])[None, None]
 
         with _replaced(head, forward):
-            found = self._called(model, batch)
+            found, layers = self._called(model, student, batch)
         if self._probed is not student:
             logits = found.logits
             is_untouched = logits.shape == (1, 1, 2) and logits.dtype == torch.float32
@@ -126,7 +138,8 @@ class StudentLoss:
                 self._hindrance = "a student that changes its logits after its output head"
                 return None
             self._probed = student
-        return self._loss(found, batch, num_targets, head_loss=found.logits[0, 0, 0])
+        head_loss = found.logits[0, 0, 0]
+        return self._loss(found, batch, num_targets, layers=layers, head_loss=head_loss)
 
 
 class StudentWithObjective(torch.nn.Module):
@@ -142,6 +155,7 @@ class StudentWithObjective(torch.nn.Module):
 
     def __init__(self, student: torch.nn.Module, objective: Objective) -> None:
         super().__init__()
+        objective.prepare(student)
         self.student, self.objective = student, objective
         self._student_loss = StudentLoss(objective)
 

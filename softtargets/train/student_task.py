@@ -15,7 +15,7 @@ from softtargets.targets import TargetSchema
 from softtargets.train.figures import Total
 from softtargets.train.objective import Objective
 from softtargets.train.recipe import Recipe
-from softtargets.train.recipe_objective import logits_objective
+from softtargets.train.recipe_objective import recipe_objective
 
 
 class StudentTask(Protocol):
@@ -50,7 +50,7 @@ class StudentTask(Protocol):
         Raises:
             InputError: the store does not have what the recipe needs.
         """
-        return logits_objective(recipe, store)
+        return recipe_objective(recipe, store)
 
     def config_fields(self, targets: TargetSchema) -> dict[str, Any]:
         """Return the fields of a student's configuration that follow from the store's targets."""

@@ -107,7 +107,7 @@ def cosine_loss(hidden_BLD: torch.Tensor, batch: Batch) -> torch.Tensor:
             found="one without",
             next_step=f"Build the store with --hidden-states, or {_WITHOUT}.",
         )
-    teacher_BLD = batch["hidden_states"]
+    teacher_BLD = batch.states()
     if hidden_BLD.shape[-1] != teacher_BLD.shape[-1]:
         raise InputError(
             "cosine",
@@ -116,8 +116,7 @@ def cosine_loss(hidden_BLD: torch.Tensor, batch: Batch) -> torch.Tensor:
             found=f"{hidden_BLD.shape[-1]}",
             next_step=f"Make the student as wide as the teacher, or {_WITHOUT}.",
         )
-    of_tokens = batch.schema.features[0].rows == "tokens"
-    is_there_BL = batch.token_mask() if of_tokens else batch["target_mask"]
+    is_there_BL = batch.has_states()
     own_ND, other_ND = hidden_BLD[is_there_BL].float(), teacher_BLD[is_there_BL].float()
     cosine_N = functional.cosine_similarity(own_ND, other_ND, dim=1)
     return (1 - cosine_N).sum() / max(1, len(cosine_N))

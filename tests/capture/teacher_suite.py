@@ -211,7 +211,8 @@ def tensors(selected: Selected) -> dict[str, torch.Tensor]:
     found: dict[str, Any] = {
         field.name: getattr(selected, field.name) for field in dataclasses.fields(selected)
     }
-    found |= found.pop("others")
+    for name in ("others", "states_ND", "token_states_MD"):
+        found |= found.pop(name)
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 

@@ -22,11 +22,11 @@ from softtargets.capture import (
     build_range,
     commit,
     estimate,
-    identity,
     rescore,
+    stored_weights,
 )
-from softtargets.capture.identity import read_output_head
 from softtargets.capture.keep.selection import Selection
+from softtargets.capture.stored_weights import read_weights
 from softtargets.errors import IdentityError, StoreError, TeacherError
 from softtargets.store import Store, verify
 from softtargets.targets import HeadWeights
@@ -222,9 +222,9 @@ def test_beside_workers_the_parent_keeps_no_teacher(
     def free(device: torch.device) -> None:
         freed.append([device, *(one() for one in loaded)])
 
-    monkeypatch.setattr(identity, "free_memory", free)
+    monkeypatch.setattr(stored_weights, "free_memory", free)
     teacher = Own()
-    head = read_output_head(build_config(tmp_path, hidden_states=True, workers=2), teacher)
+    head = read_weights(build_config(tmp_path, hidden_states=True, workers=2), teacher).head
     assert head is not None
     assert freed == [[torch.device("cpu"), None]]
     assert teacher.num_loads == 0
@@ -235,7 +235,7 @@ def test_a_head_that_does_not_fit_the_memory_is_a_typed_error(tmp_path: Path) ->
         def output_head(self) -> HeadWeights:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    with pytest.raises(TeacherError, match="enough memory on cpu for its output head"):
+    with pytest.raises(TeacherError, match="enough memory on cpu for the weights to be stored"):
         build(build_config(tmp_path, hidden_states=True), Large())
 
 

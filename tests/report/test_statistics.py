@@ -136,11 +136,12 @@ def test_what_a_kind_does_not_tell_is_left_away(tmp_path: Path) -> None:
     assert {kind for kind, one in found.items() if not one.tail_mass} == {
         "topk-without-tail", "sampled", "systematic", "sampled-with-logits", "classes-of-windows",
         "classes-of-tokens", "features-alone", "labelled-pairs", "labelled-words", "many-labels",
-        "scores",
+        "scores", "layers-to-run-again",
     }  # fmt: skip
     assert {kind for kind, one in found.items() if one.entropy_kind is None} == {
         "topk-without-tail", "sampled", "systematic", "features-alone", "scores",
     }  # fmt: skip
     assert {kind for kind, one in found.items() if not one.has_top} == {
         "sampled-with-logits", "systematic", "classes-of-tokens", "features-alone", "scores",
+        "layers-to-run-again",
     }  # fmt: skip

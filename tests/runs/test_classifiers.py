@@ -266,7 +266,7 @@ def bad_students(directory: Path) -> dict[str, tuple[str, dict[str, Any], str]]:
         "negative": ("one", {"cosine_weight": -1.0}, "cosine_weight: expected a number from 0"),
         "no logits": ("one", {"logits_weight": 0.0}, "logits_weight: expected a positive number"),
         "warm score": ("scores", {"temperature": 2.0}, "scores are no logits of a distribution"),
-        "distilbert": ("one", {"recipe": "distilbert"}, "one of 'labels', 'soft-targets'"),
+        "distilbert": ("one", {"recipe": "distilbert"}, "one of 'labels', 'minilm', "),
     }  # fmt: skip
 
 

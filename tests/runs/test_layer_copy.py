@@ -94,7 +94,7 @@ def test_all_layers_make_the_teacher() -> None:
 
 def test_architectures_without_one_list_of_layers_are_refused() -> None:
     albert = AutoModelForMaskedLM.from_config(AlbertConfig(**SMALL, embedding_size=8))
-    with pytest.raises(InputError, match="expected a teacher with one list of layers"):
+    with pytest.raises(InputError, match="expected a model with one list of layers"):
         copy_layers(albert, (0, 1))
     t5 = T5ForConditionalGeneration(
         T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
@@ -107,7 +107,7 @@ def test_a_student_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyP
     """As one would whose configuration says something of each layer that is not known here."""
     auto, config = case("llama")
     teacher = auto.from_config(config)
-    reduce_config = "softtargets.runs.layer_copy._reduce_config"
+    reduce_config = "softtargets.runs.layer_copy.reduce_config"
 
     def forget(config: Any, layers: Any) -> None:
         config.num_hidden_layers = len(layers)

@@ -227,7 +227,10 @@ def bad_students(llama: Path, directory: Path) -> dict[str, tuple[dict[str, Any]
         "no file": ({"student": str(directory / "none.json")}, "found no such file"),
         "no model": ({"student": str(directory / "none")}, "--student .*/none: expected a model"),
         "temperature": ({"temperature": 3.0}, "temperature 3"),
-        "recipe": ({"recipe": "magic"}, "expected one of 'labels', 'soft-targets'"),
+        "recipe": (
+            {"recipe": "magic"},
+            "expected one of 'labels', 'minilm', ",
+        ),
         "divergence": ({"divergence": "far"}, "far"),
         "tail": ({"tail": "full"}, "expected a store with the teacher's output head"),
         "ce": ({"ce_weight": 2.0}, "ce_weight: expected a number from 0 to 1"),

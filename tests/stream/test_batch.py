@@ -412,6 +412,20 @@ def check_classes(windows: list[Window], schema: TargetSchema) -> None:
         assert batch["target_mask"].sum() == sum(window.mask_T.sum() for window in windows)
 
 
+def check_states(windows: list[Window], schema: TargetSchema) -> None:
+    """Check that a batch has the vectors of every feature where they belong."""
+    batch = collate(windows)
+    for one in schema.features:
+        found, is_there = batch.states(one.name), batch.has_states(one.name)
+        expected = np.concatenate([window.targets.features[one.name] for window in windows])
+        if one.rows == "targets":
+            expected = expected[np.concatenate([window.mask_T for window in windows])]
+        np.testing.assert_array_equal(found[is_there].float().numpy(), expected)
+        assert (found[~is_there] == 0).all()
+    with pytest.raises(InputError, match="expected one of the store's features"):
+        batch.states("layer_99")
+
+
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - PLAIN))
 def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     rng: np.random.Generator, kind: str
@@ -422,6 +436,9 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
             collate(windows).soft_targets()
     elif KINDS[kind].num_classes:
         check_classes(windows, KINDS[kind])
+        check_states(windows, KINDS[kind])
+    elif KINDS[kind].features and KINDS[kind].head and kind != "features":
+        check_states(windows, KINDS[kind])
     else:
         with pytest.raises(InputError, match=r"with labels: a head, samples, or both, .*; found "):
             collate(windows)

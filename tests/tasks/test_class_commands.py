@@ -214,7 +214,7 @@ BAD: dict[str, tuple[Callable[[], list[dict[str, Any]]], list[str], str]] = {
     "top-k": (labelled_records, ["--top-k", "4"], "--top-k"),
     "temperature": (labelled_records, ["--temperature", "2"], "--temperature"),
     "temperature 1": (labelled_records, ["--temperature", "1"], "--temperature"),
-    "hidden": (labelled_records, ["--hidden-states"], "--hidden-states"),
+    "hidden": (labelled_records, ["--hidden-states", "0,3"], "--hidden-states"),
     "pack": (labelled_records, ["--window", "pack"], "--window pack"),
     "messages": (labelled_records, ["--messages-field", "text"], "--messages-field"),
     "compile": (labelled_records, ["--compile"], "--compile"),

@@ -16,6 +16,7 @@ LEFT = {
     "capture/teachers/causal.py": {"causal"},
     "demo/smollm.py": {"causal"},
     "fidelity/students.py": {"causal"},
+    "layers/recorder.py": {"causal"},
     "layouts/axolotl.py": {"a shift"},
     "layouts/distillkit.py": {"a shift"},
     "layouts/listed_rows.py": {"a shift"},
@@ -26,7 +27,8 @@ LEFT = {
 
 Layouts of other tools are of causal models, and shift as those tools do. The teacher that
 transformers loads is a causal one, so are the students of demo and fidelity. `Batch.causal_mask` is
-a public name. The registry names the task that a build has by default.
+a public name. An attention of transformers, of any family, has a flag of this name. The registry
+names the task that a build has by default.
 """
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -45,6 +45,10 @@ class Selected:
     others: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """What parts of your own hold at each position, by the name of their column."""
     class_logits_NC: torch.Tensor | None = None
+    states_ND: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Hidden states of named layers at each position, by the name of their feature."""
+    token_states_MD: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Those of all M tokens that were read, where these are kept instead."""
 
     @classmethod
     def of_classes(cls, logits_NC: torch.Tensor) -> Selected:
@@ -64,15 +68,32 @@ class Selected:
 
     def slice(self, start: int, stop: int, tokens: slice = _ALL) -> Selected:
         """Return positions [start, stop) and what is kept of some tokens, without copying."""
-        own = self._map(lambda tensor: tensor[start:stop])
-        if self.token_hidden_MD is None:
-            return own
-        return replace(own, token_hidden_MD=self.token_hidden_MD[tokens])
+        of_tokens = self.token_hidden_MD
+        return replace(
+            self._map(lambda tensor: tensor[start:stop]),
+            token_hidden_MD=None if of_tokens is None else of_tokens[tokens],
+            token_states_MD={name: one[tokens] for name, one in self.token_states_MD.items()},
+        )
+
+    def with_states(
+        self, states: Mapping[str, torch.Tensor], *, at_tokens: Collection[str]
+    ) -> Selected:
+        """Return the targets with hidden states of named layers, of all tokens or of positions."""
+        return replace(
+            self,
+            states_ND={name: one for name, one in states.items() if name not in at_tokens},
+            token_states_MD={name: one for name, one in states.items() if name in at_tokens},
+        )
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Selected:
-        others = {name: change(tensor) for name, tensor in self.others.items()}
-        own = {name: change(tensor) for name, tensor in self._tensors().items()}
-        return Selected(**own, others=others)
+        own: dict[str, Any] = {name: change(one) for name, one in self._tensors().items()}
+        for name, named in self._named().items():
+            own[name] = {key: change(one) for key, one in named.items()}
+        return Selected(**own)
+
+    def _named(self) -> dict[str, Mapping[str, torch.Tensor]]:
+        """Return the tensors that have names of their own, by field."""
+        return {one: getattr(self, one) for one in ("others", "states_ND", "token_states_MD")}
 
     def _tensors(self) -> dict[str, Any]:
         tensors = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -91,7 +112,12 @@ class Selected:
             TeacherError: a hidden state that is to be stored was not finite; or a logit was NaN or
                 infinity, or a position had none above -inf.
         """
-        for hidden_RD, name in ((self.hidden_ND, name_rows), (self.token_hidden_MD, None)):
+        for hidden_RD, name in (
+            (self.hidden_ND, name_rows),
+            (self.token_hidden_MD, None),
+            *((one, name_rows) for one in self.states_ND.values()),
+            *((one, None) for one in self.token_states_MD.values()),
+        ):
             if hidden_RD is not None:
                 is_sound_R = hidden_RD.isfinite().all(dim=1)
                 _check(is_sound_R, "hidden states", "finite numbers", "NaN or infinity", name)
@@ -110,16 +136,18 @@ class Selected:
         """Return the positions of all parts, in order; those of a single one without copying."""
         if len(parts) == 1:
             return parts[0]
-        names, others = parts[0]._tensors(), parts[0].others
-        return cls(
-            **{name: torch.cat([getattr(part, name) for part in parts]) for name in names},
-            others={name: torch.cat([part.others[name] for part in parts]) for name in others},
-        )
+        own: dict[str, Any] = {
+            name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._tensors()
+        }
+        for name, named in parts[0]._named().items():
+            own[name] = {
+                key: torch.cat([getattr(part, name)[key] for part in parts]) for key in named
+            }
+        return cls(**own)
 
     def numpy(self, schema: TargetSchema) -> SoftTargets:
         """Return targets on the host as those of a store with a schema."""
         tail_mass_TG = self.tail_mass_NG.numpy()
-        hidden_RD = self.hidden_ND if self.token_hidden_MD is None else self.token_hidden_MD
         return SoftTargets(
             ids_TK=self.ids_NK.numpy(),
             logits_TK=self.logits_NK.numpy(),
@@ -133,9 +161,23 @@ class Selected:
             class_logits_TC=None
             if self.class_logits_NC is None
             else self.class_logits_NC.float().numpy(),
-            features={} if hidden_RD is None else {LAST_HIDDEN: hidden_RD.float().numpy()},
+            features=self._features(schema),
             others={name: tensor.numpy() for name, tensor in self.others.items()},
         )
+
+    def _features(self, schema: TargetSchema) -> dict[str, Float32]:
+        """Return hidden states of every feature; numpy cannot round them to bfloat16."""
+        dtypes = {one.name: one.dtype for one in schema.features}
+        return {
+            name: (one.bfloat16() if dtypes.get(name) == "bfloat16" else one).float().numpy()
+            for name, one in self.states().items()
+        }
+
+    def states(self) -> dict[str, torch.Tensor]:
+        """Return hidden states [R, D] of every feature, by its name, as the teacher gave them."""
+        hidden_RD = self.hidden_ND if self.token_hidden_MD is None else self.token_hidden_MD
+        last = {} if hidden_RD is None else {LAST_HIDDEN: hidden_RD}
+        return {**last, **self.states_ND, **self.token_states_MD}
 
     def _samples(self, schema: TargetSchema, tail_mass_TG: Float32) -> Samples | None:
         if schema.samples is None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from softtargets.errors import InputError
-from softtargets.targets import LAST_HIDDEN, TargetSchema
+from softtargets.targets import LAST_HIDDEN, FeatureSchema, TargetSchema
 
 if TYPE_CHECKING:
     import torch
@@ -169,17 +169,24 @@ class Keep:
     """Whether the teacher's last hidden states are kept."""
     of_all_tokens: bool = False
     """Whether they are kept of every token that is read, and not of the targets alone."""
+    layers: tuple[FeatureSchema, ...] = ()
+    """Whose hidden states are kept beside them: features layer_N; or last_hidden, of a teacher that
+    keeps no output head."""
 
     @classmethod
     def of(cls, selection: Selection, targets: TargetSchema) -> Keep:
         """Return what a store with a schema needs."""
         rows = {one.name: one.rows for one in targets.features}.get(LAST_HIDDEN)
+        layers = tuple(one for one in targets.features if one.layer is not None)
+        if targets.num_classes:
+            layers, rows = targets.features, None
         return cls(
             selection=selection,
             temperatures=targets.temperatures,
             label_logits=targets.label_logits,
             hidden_states=rows is not None,
             of_all_tokens=rows == "tokens",
+            layers=layers,
         )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,11 +19,13 @@ import numpy as np
 import torch
 
 from softtargets.capture.keep.keeper import Keeper, Workspace
+from softtargets.capture.keep.layer_states import WatchedStates
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep, check_selection
 from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError
+from softtargets.targets import FeatureSchema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +92,8 @@ class LocalTeacher(Teacher):
         There they wait for the end of their unit, and not in the device's memory. The copy waits
         for the device, which takes no time beside the batch.
         """
-        hidden_BLD = self._read_batch(segments)
+        with self._watching(keep.layers) as watched:
+            hidden_BLD = self._read_batch(segments)
         hidden_ND = self._at_targets(segments, hidden_BLD)
         # Other devices have allocators that give the same memory again.
         workspace = self._workspace if self.device.type == "cpu" else None
@@ -102,7 +106,11 @@ class LocalTeacher(Teacher):
             selected = replace(selected, token_hidden_MD=torch.cat(tokens))
         elif keep.hidden_states:
             selected = replace(selected, hidden_ND=hidden_ND)
-        return selected.cpu()
+        return watched.add_to(selected, segments).cpu()
+
+    def _watching(self, layers: Sequence[FeatureSchema]) -> AbstractContextManager[WatchedStates]:
+        """Watch layers while a batch is read within; a teacher without layers is asked for none."""
+        return nullcontext(WatchedStates(layers))
 
     @cached_property
     def _workspace(self) -> Workspace:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from softtargets.capture.keep.layer_states import WatchedStates, watching
 from softtargets.capture.memory import enough_memory, is_out_of_memory
-from softtargets.capture.teacher import Teacher
+from softtargets.capture.teacher import LayerShape, Teacher
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.capture.teachers.model_files import (
     TeacherConfig,
@@ -24,6 +25,8 @@ from softtargets.capture.teachers.model_files import (
     pick_device,
 )
 from softtargets.errors import TeacherError
+from softtargets.layers.live_layers import take_layers
+from softtargets.targets import FeatureSchema, LayerWeights
 
 if TYPE_CHECKING:
     from typing import Self
@@ -155,6 +158,45 @@ class PretrainedTeacher(Teacher):
                 f"{self.kind}, not of its body alone.",
             )
         return model
+
+    def layer_shape(self) -> LayerShape:
+        """Return what the configuration says.
+
+        Raises:
+            TeacherError: it does not say so.
+        """
+        if self.config.compile:
+            raise TeacherError(
+                self.name,
+                expected="a teacher whose layers run as they are, to be watched",
+                found="a compiled one",
+                next_step="Omit --compile.",
+            )
+        config: Any = self._model_config.get_text_config()
+        found = (getattr(config, one, None) for one in ("num_hidden_layers", "hidden_size"))
+        num_layers, width = found
+        if not isinstance(num_layers, int) or not isinstance(width, int):
+            raise TeacherError(
+                self.name,
+                expected="a model whose configuration has num_hidden_layers and hidden_size",
+                found=f"{num_layers} and {width}",
+                next_step="Omit --rerun-layers, and all but last of --hidden-states.",
+            )
+        return LayerShape(num_layers=num_layers, width=width)
+
+    def layer_weights(self, numbers: Sequence[int]) -> LayerWeights:
+        """Return layers of the model, which is loaded.
+
+        Raises:
+            InputError: one cannot be run by itself.
+        """
+        next_step = "Omit --rerun-layers."
+        with self._running("layers that can be run by themselves", next_step=next_step):
+            return take_layers(self._model, numbers, self.config.dtype, self.name)
+
+    def _watching(self, layers: Sequence[FeatureSchema]) -> AbstractContextManager[WatchedStates]:
+        """Watch layers while the model reads a batch within."""
+        return watching(self._model, layers, self.name)
 
     @contextmanager
     def _running(self, expected: str, *, next_step: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from softtargets.targets import TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.figures import Total, vocabulary_figures
 from softtargets.train.objective import Objective
-from softtargets.train.recipe import LABELS, Recipe
+from softtargets.train.recipe import LABELS, MINILM, TINYBERT_GENERAL, Recipe
 from softtargets.train.student_checks import check_vocabulary, check_weights
 from softtargets.train.student_task import StudentTask
 
@@ -30,7 +30,12 @@ more than this even if its weights are random."""
 class CausalStudent(StudentTask):
     """A student that reads tokens and returns logits of the vocabulary at each."""
 
-    recipes: ClassVar[Mapping[str, Recipe]] = {"soft-targets": Recipe(), "labels": LABELS}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "soft-targets": Recipe(),
+        "tinybert-general": TINYBERT_GENERAL,
+        "minilm": MINILM,
+        "labels": LABELS,
+    }
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return tokens, and where the document of each begins if documents share windows.

@@ -22,9 +22,8 @@ class Classification:
         return architecture.endswith(("ForSequenceClassification", "ForTokenClassification"))
 
     def owns(self, schema: TargetSchema) -> bool:
-        """Return whether targets are class logits of windows or tokens, and nothing else."""
-        is_labelled = not schema.convention.labels_are_inputs
-        return schema.num_classes > 0 and is_labelled and not schema.features
+        """Return whether targets are class logits of windows or tokens."""
+        return schema.num_classes > 0 and not schema.convention.labels_are_inputs
 
     def capture(self) -> ClassCapture:
         """Return how records become windows and targets."""

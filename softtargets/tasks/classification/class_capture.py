@@ -38,11 +38,12 @@ class ClassCapture(CaptureTask):
 
     unused_options: ClassVar[frozenset[str]] = frozenset(
         {
-            "budget", "selection", "temperatures", "values", "label_logits", "hidden_states",
+            "budget", "selection", "temperatures", "values", "label_logits",
             "overlap", "input_ids_field", "messages_field", "tools_field", "chat_template",
             "train_on",
         }
     )  # fmt: skip
+    keeps_head: ClassVar[bool] = False
     text_pair_field: str | None = None
     """The field with the second text of a pair."""
     label_field: str | None = None

@@ -15,7 +15,7 @@ from softtargets.targets import ClassProblem, TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.figures import Total, class_figures
 from softtargets.train.objective import Objective
-from softtargets.train.recipe import LABELS, Recipe
+from softtargets.train.recipe import LABELS, MINILM, TINYBERT_TASK, Recipe
 from softtargets.train.student_checks import check_unshared_rows, check_weights, first_answer
 from softtargets.train.student_task import StudentTask
 
@@ -32,7 +32,12 @@ _PROBLEMS: dict[ClassProblem | None, str] = {
 class ClassStudent(StudentTask):
     """A student that reads texts and returns logits of classes, of each text or of each token."""
 
-    recipes: ClassVar[Mapping[str, Recipe]] = {"soft-targets": Recipe(), "labels": LABELS}
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "soft-targets": Recipe(),
+        "tinybert-task": TINYBERT_TASK,
+        "minilm": MINILM,
+        "labels": LABELS,
+    }
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """Return tokens, the mask of those that are no padding, and token types if there are any.

@@ -94,16 +94,16 @@ class Classifier(PretrainedTeacher):
     @torch.inference_mode()
     def capture(self, segments: Sequence[Segment], keep: Keep) -> Selected:
         """Return the class logits of a batch of texts, one target after another, on the host."""
-        del keep
         check_ids(segments, self.vocab_size, self.name)
         texts = [torch.from_numpy(one.input_ids_L.astype(np.int64)) for one in segments]
         types = [one.window.token_types_L for one in segments]
-        logits = self._logits(texts, [one for one in types if one is not None])
+        with self._watching(keep.layers) as watched:
+            logits = self._logits(texts, [one for one in types if one is not None])
         rows = [
             self._at_targets(own, torch.from_numpy(one.positions_T).to(self.device))
             for own, one in zip(logits, segments, strict=True)
         ]
-        return Selected.of_classes(torch.cat(rows)).cpu()
+        return watched.add_to(Selected.of_classes(torch.cat(rows)), segments).cpu()
 
     @abstractmethod
     def _at_targets(self, logits: torch.Tensor, positions_T: torch.Tensor) -> torch.Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from softtargets.targets import TOKEN, TargetSchema
 
 if TYPE_CHECKING:
+    from softtargets.capture.teachers.model_files import TeacherConfig
+    from softtargets.tasks.masked_lm.augmentation import Augmenter
     from softtargets.tasks.masked_lm.masked_capture import MaskedCapture
     from softtargets.tasks.masked_lm.masked_student import MaskedStudent
 
@@ -35,3 +37,9 @@ class MaskedLM:
         """Return what a student reads, and what it is trained for."""
         side: MaskedStudent = import_module(f"{__name__}.masked_student").MaskedStudent()
         return side
+
+    def augmenter(self, config: TeacherConfig, **options: Any) -> Augmenter:
+        """Return what makes copies of texts by a model, see `Augmenter`."""
+        module = import_module(f"{__name__}.augmentation")
+        made: Augmenter = module.Augmenter.of(config, module.Augmentation(**options))
+        return made

@@ -13,7 +13,7 @@ from softtargets.targets import TargetSchema
 from softtargets.train.distillation_objective import DistillationObjective
 from softtargets.train.figures import Total, vocabulary_figures
 from softtargets.train.objective import Objective
-from softtargets.train.recipe import LABELS, Recipe
+from softtargets.train.recipe import LABELS, MINILM, TINYBERT_GENERAL, Recipe
 from softtargets.train.student_checks import (
     check_unshared_rows,
     check_vocabulary,
@@ -33,6 +33,8 @@ class MaskedStudent(StudentTask):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "soft-targets": Recipe(),
         "distilbert": DISTILBERT,
+        "tinybert-general": TINYBERT_GENERAL,
+        "minilm": MINILM,
         "labels": LABELS,
     }
 
