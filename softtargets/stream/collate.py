@@ -125,7 +125,7 @@ def _check_schema(schema: TargetSchema) -> None:
     is_known = is_whole and schema.has_labels
     if schema.num_classes:
         is_known = not schema.convention.labels_are_inputs
-    if not is_known or not _is_last_hidden(schema.features) or schema.encoder_input:
+    if not is_known or not _is_last_hidden(schema.features):
         raise InputError(
             "collate",
             expected="targets with labels: a head, samples, or both, samples of its tail, "
