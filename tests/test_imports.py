@@ -50,16 +50,17 @@ MAY_IMPORT = {
     "report": BELOW_ALL | {"store"},
     "engines": BELOW_ALL | {"places", "store"},
     "capture": BELOW_ALL | {"places", "store", "engines"},
+    "generation": BELOW_ALL | {"places", "store", "capture"},
     "sharing": BELOW_ALL | {"places", "store"},
     "stream": BELOW_ALL | {"places", "store"},
     "train": BELOW_ALL | {"store", "stream"},
-    "tasks": BELOW_ALL | {"store", "capture", "stream", "train"},
+    "tasks": BELOW_ALL | {"store", "capture", "stream", "train", "generation"},
     "fidelity": BELOW_ALL | {"places", "store", "capture", "stream", "train"},
     "runs": BELOW_ALL | {"places", "store", "capture", "stream", "train", "report", "sharing"},
     "demo": BELOW_ALL | {"places", "store", "runs"},
     "cli": BELOW_ALL
     | {"places", "store", "layouts", "capture", "engines", "stream", "train", "fidelity", "demo"}
-    | {"sharing", "report", "runs"},
+    | {"sharing", "report", "runs", "generation"},
     "__init__": BELOW_ALL | {"store", "stream", "train"},
     "__main__": {"cli"},
 }
@@ -79,7 +80,8 @@ ADAPTERS = {
 """Files that may import a trainer; nothing else imports them, but for types."""
 MAY_NAME_ADAPTERS = {"train/__init__.py", *ADAPTERS}
 HOMES = {
-    "torch": {"capture", "stream", "train", "tasks", "fidelity", "demo", "runs"},
+    "torch": {"capture", "stream", "train", "tasks", "fidelity", "demo", "runs", "generation"},
+    "sacrebleu": {"generation"},
     "transformers": {"capture", "tasks", "fidelity", "demo", "cli", "runs"},
     "peft": {"runs"},
     "huggingface_hub": {"capture", "sharing", "runs"},

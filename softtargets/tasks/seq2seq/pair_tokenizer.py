@@ -70,9 +70,9 @@ class PairTokenizer(TransformersTokenizer):
         """
         languages.set(self._tokenizer)
 
-    def encode_sources(self, texts: Sequence[str], most_tokens: int) -> list[tuple[Int32, int]]:
-        """Return the ids of sources, and how many each has with those that do not fit."""
-        return self._fitting(list(texts), most_tokens, self._sources)
+    def encode_source(self, text: str) -> Int32:
+        """Return all ids of a source."""
+        return np.array(self._sources([text])[0], np.int32)
 
     def encode_pairs(
         self, sources: Sequence[str], targets: Sequence[str], most_tokens: int
@@ -83,7 +83,7 @@ class PairTokenizer(TransformersTokenizer):
             TeacherError: the tokenizer puts no token after a target that ends it, so that no
                 student would learn where to end.
         """
-        read = self.encode_sources(sources, most_tokens)
+        read = self._fitting(list(sources), most_tokens, self._sources)
         # The decoder reads its start token before them.
         written = self._fitting(list(targets), most_tokens - 1, self._targets)
         pairs = []
@@ -104,11 +104,6 @@ class PairTokenizer(TransformersTokenizer):
                 )
             )
         return pairs
-
-    def decode_targets(self, ids: list[list[int]]) -> list[str]:
-        """Return the texts of targets, without special tokens."""
-        texts: list[str] = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return texts
 
     def language_ids(self) -> list[int]:
         """Return what a target begins with that says its language; nothing with one language."""

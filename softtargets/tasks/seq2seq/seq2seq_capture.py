@@ -24,6 +24,7 @@ from softtargets.tasks.seq2seq.pair_tokenizer import PairTokenizer
 from softtargets.tasks.seq2seq.pair_windows import PairWindows
 from softtargets.tasks.seq2seq.seq2seq_teacher import Seq2SeqTeacher, check_translator
 from softtargets.tasks.seq2seq.text_pairs import PairRecords
+from softtargets.tasks.seq2seq.translating import Translating
 from softtargets.texts import plural
 from softtargets.window import TokenWindow
 
@@ -108,6 +109,15 @@ class Seq2SeqCapture(CaptureTask):
             counts=counts,
         )
         yield from made.windows(documents, on_invalid)
+
+    def prompting(self, corpus: RecordFields) -> Translating:
+        """Return how sources are translated."""
+        del corpus
+        return Translating(
+            target_field=self.target_field,
+            source_prefix=self.source_prefix,
+            languages=self.languages,
+        )
 
     def describe_cut(self, windowing: Windowing) -> str:
         """Return that each pair is one, and what becomes of longer ones."""

@@ -44,7 +44,7 @@ class Seq2SeqTeacher(TakenApartTeacher):
             raise self._unlike("an encoder-decoder", "a model with one stack of layers")
         if getattr(own, "share_encoder_decoder_embeddings", True) is False:
             raise self._unlike("one vocabulary of source and target", "two")
-        self.longest_sequence = getattr(own, "max_position_embeddings", None)
+        self.longest_sequence = self.num_positions
         self.start_id = self._known_id("decoder_start_token_id")
         self.pad_token_id = self._known_id("pad_token_id")
 
@@ -90,11 +90,11 @@ class Seq2SeqTeacher(TakenApartTeacher):
         sources = [replace(one, input_ids_L=source_of(one)) for one in segments]
         # On a GPU an id without an embedding ends the whole process.
         check_ids([*segments, *sources], self.vocab_size, self.name)
-        source_BM, mask_BM = self._padded([one.input_ids_L for one in sources])
-        target_BL, _ = self._padded([one.input_ids_L for one in segments])
+        source_BM, mask_BM = self.padded([one.input_ids_L for one in sources])
+        target_BL, _ = self.padded([one.input_ids_L for one in segments])
         return self._decoded(source_BM, mask_BM, target_BL)
 
-    def _padded(self, texts: Sequence[Int32]) -> tuple[torch.Tensor, torch.Tensor]:
+    def padded(self, texts: Sequence[Int32]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids padded on the right, and which are tokens."""
         shape = len(texts), max(map(len, texts))
         ids, is_token = np.full(shape, self.pad_token_id, np.int64), np.zeros(shape, np.int64)
