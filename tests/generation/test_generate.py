@@ -23,21 +23,8 @@ from softtargets.tasks.seq2seq.languages import Languages
 from softtargets.tasks.seq2seq.seq2seq_teacher import Seq2SeqTeacher
 from softtargets.tasks.seq2seq.translating import Translating
 from tests.cli.test_commands import run
+from tests.generation.chatbot import TALKS, save_chatbot
 from tests.tasks.translators import FAMILIES, PAIRS, save_pairs, save_translator, translator
-
-TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-TALKS = (
-    [{"role": "user", "content": "Who sat on the bank?"}],
-    [
-        {"role": "user", "content": "Who fell?"},
-        {"role": "assistant", "content": "Alice."},
-        {"role": "user", "content": "How deep was the well?"},
-        {"role": "assistant", "content": "Very deep."},
-    ],
-)
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +48,7 @@ def model(save: Callable[[str], Path]) -> Path:
 @pytest.fixture
 def chatbot(tiny_teacher: Path, tmp_path: Path) -> Path:
     """A causal teacher that can end an answer, with a chat template."""
-    directory = tmp_path / "chatbot"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher)
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(9)
-    tokenizer.save_pretrained(directory)
-    loaded = AutoModelForCausalLM.from_pretrained(tiny_teacher)
-    loaded.generation_config.eos_token_id = tokenizer.eos_token_id
-    loaded.save_pretrained(directory)
-    return directory
+    return save_chatbot(tiny_teacher, tmp_path / "chatbot")
 
 
 def translating(**changes: Any) -> Translating:
