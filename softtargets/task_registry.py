@@ -18,6 +18,7 @@ TASKS = {
     DEFAULT_TASK: "softtargets.tasks.causal_lm:CausalLM",
     "classification": "softtargets.tasks.classification:Classification",
     "masked-lm": "softtargets.tasks.masked_lm:MaskedLM",
+    "seq2seq": "softtargets.tasks.seq2seq:Seq2Seq",
 }
 """The module and the class of each task."""
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import datasets
 import pytest
-from transformers import BertConfig
+from transformers import BertConfig, MarianConfig
 
 from softtargets import Store, verify
 from softtargets.store.schema import arrow_schema
 from tests.fakes import TEXTS, write_corpus
+from tests.generation.chatbot import TALKS, save_chatbot
 from tests.layers.models import save_classifier
 from tests.shell import run_python, run_shell
 from tests.tasks.masked import save_masked_model
+from tests.tasks.translators import save_pairs, save_translator
 from tests.windows import KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +164,25 @@ def test_the_code_of_the_page_on_layers_runs(tmp_path: Path) -> None:
     assert f"{num_records} records of" in run_block("sh", augment, tmp_path)
     [code] = code_blocks("docs/layers.md", "python")
     assert "torch.Size" in run_block("python", code, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_code_of_the_page_on_translation_runs(workplace: Path) -> None:
+    translator = save_translator(workplace / "translator", max_position_embeddings=128)
+    save_pairs(workplace / "pairs.jsonl")
+    config = MarianConfig.from_pretrained(translator, encoder_layers=1, decoder_layers=1)
+    config.save_pretrained(workplace / "small")
+    save_chatbot(workplace / "teacher", workplace / "chatbot")
+    lines = (json.dumps({"messages": talk}) + "\n" for talk in TALKS)
+    (workplace / "talks.jsonl").write_text("".join(lines))
+    words, sequences, chatbot = code_blocks("docs/translation.md", "sh")
+    said = run_block("sh", words, workplace)
+    assert "agrees with the live teacher" in said
+    assert "on labels alone" in said
+    assert "5 prompts, 5 answers" in run_block("sh", sequences, workplace)
+    [training] = code_blocks("docs/translation.md", "python")
+    run_block("python", training, workplace)
+    assert "2 prompts, " in run_block("sh", chatbot, workplace)
 
 
 @pytest.mark.slow

@@ -51,17 +51,18 @@ MAY_IMPORT = {
     "engines": BELOW_ALL | {"places", "store"},
     "layers": BELOW_ALL | {"store"},
     "capture": BELOW_ALL | {"places", "store", "engines", "layers"},
+    "generation": BELOW_ALL | {"places", "store", "capture"},
     "sharing": BELOW_ALL | {"places", "store"},
     "stream": BELOW_ALL | {"places", "store"},
     "train": BELOW_ALL | {"store", "stream", "layers"},
-    "tasks": BELOW_ALL | {"store", "capture", "stream", "train", "layers"},
+    "tasks": BELOW_ALL | {"store", "capture", "stream", "train", "layers", "generation"},
     "fidelity": BELOW_ALL | {"places", "store", "capture", "stream", "train"},
     "runs": BELOW_ALL
     | {"places", "store", "capture", "stream", "train", "report", "sharing", "layers"},
     "demo": BELOW_ALL | {"places", "store", "runs"},
     "cli": BELOW_ALL
     | {"places", "store", "layouts", "capture", "engines", "stream", "train", "fidelity", "demo"}
-    | {"sharing", "report", "runs"},
+    | {"sharing", "report", "runs", "generation"},
     "__init__": BELOW_ALL | {"store", "stream", "train"},
     "__main__": {"cli"},
 }
@@ -81,7 +82,9 @@ ADAPTERS = {
 """Files that may import a trainer; nothing else imports them, but for types."""
 MAY_NAME_ADAPTERS = {"train/__init__.py", *ADAPTERS}
 HOMES = {
-    "torch": {"layers", "capture", "stream", "train", "tasks", "fidelity", "demo", "runs"},
+    "torch": {"layers", "capture", "stream", "train", "tasks", "fidelity", "demo", "runs"}
+    | {"generation"},
+    "sacrebleu": {"generation"},
     "transformers": {"layers", "capture", "tasks", "fidelity", "demo", "cli", "runs"},
     "peft": {"runs"},
     "huggingface_hub": {"capture", "sharing", "runs"},

@@ -109,6 +109,20 @@ class CaptureTask(Protocol):
             next_step="Call softtargets.capture.build with a teacher of your own.",
         )
 
+    def prompting(self, corpus: RecordFields) -> Any:
+        """Return how models of this family are asked to write, a `generation.Prompting`.
+
+        Raises:
+            InputError: they do not write.
+        """
+        del corpus
+        raise InputError(
+            "--teacher",
+            expected="a model that writes: a causal language model, or an encoder-decoder",
+            found=f"one of {type(self).__name__}",
+            next_step="Pass another model, or name its task with --task.",
+        )
+
     @abstractmethod
     def describe(self, config: BuildConfig) -> dict[str, Any]:
         """Return the fields of the identity that this family alone has.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,34 @@ def encode_conversation(
         CorpusError: there is no template, it refuses the messages, or it changes earlier turns when
             later ones are added, so that nobody can say where a turn is.
     """
+    with _rendering(tokenizer, conversation, where) as renderer:
+        if conversation.train_on == "all":
+            return _encode(tokenizer, renderer.text())[0], None
+        if has_generation_tags(tokenizer, conversation):
+            return encode_marked(renderer)
+        return _encode_turns(renderer, where)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, where: str
+) -> list[int]:
+    """Return the ids of a conversation under its chat template, up to the assistant's next turn.
+
+    Raises:
+        CorpusError: there is no template, or it refuses the messages.
+    """
+    with _rendering(tokenizer, conversation, where) as renderer:
+        text = renderer.text(prompts=True)
+        DOCUMENT_LIMIT.check("a conversation, as the chat template writes it", len(text.encode()))
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
+@contextmanager
+def _rendering(
+    tokenizer: PreTrainedTokenizerBase, conversation: Conversation, where: str
+) -> Iterator[Renderer]:
+    """Yield what renders a conversation, and say which one its template refuses."""
     if not conversation.chat_template and tokenizer.chat_template is None:
         raise CorpusError(
             where,
@@ -51,13 +80,8 @@ def encode_conversation(
             found="none",
             next_step="Pass one with --chat-template FILE.",
         )
-    renderer = Renderer(tokenizer, conversation)
     try:
-        if conversation.train_on == "all":
-            return _encode(tokenizer, renderer.text())[0], None
-        if has_generation_tags(tokenizer, conversation):
-            return encode_marked(renderer)
-        return _encode_turns(renderer, where)
+        yield Renderer(tokenizer, conversation)
     except TEMPLATE_ERRORS as error:
         raise CorpusError(
             where,

@@ -221,6 +221,41 @@ class RecordFields:
         )
 
 
+def text_beside(record: Mapping[str, Any], field: str, where: str, option: str) -> str:
+    """Return the second text of a record.
+
+    Args:
+        record: that has it.
+        field: where.
+        where: the record's place, for messages.
+        option: that names the field.
+
+    Raises:
+        CorpusError: it is missing, or no text in UTF-8.
+        LimitError: it is longer than a document is trusted to be.
+    """
+    value = record.get(field)
+    if not isinstance(value, str):
+        raise CorpusError(
+            where,
+            expected=f"a string in field '{field}', the second text",
+            found=f"a {type(value).__name__} there" if value is not None else "none",
+            next_step=f"Mend the record, name another field with {option}, or leave such records "
+            "out with --on-invalid skip.",
+        )
+    DOCUMENT_LIMIT.check(where, len(value.encode("utf-8", "surrogatepass")))
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{where}, field '{field}'",
+            expected="a text in UTF-8",
+            found=f"half a surrogate pair at {error.start}",
+            next_step="Mend the record, or leave such records out with --on-invalid skip.",
+        ) from error
+    return value
+
+
 def without_nulls(value: Any) -> Any:
     """Return a value of a table without the nulls that its columns' types added.
 

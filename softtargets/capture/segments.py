@@ -33,6 +33,11 @@ class Segment:
     """Where in the segment the targets are, rising."""
     label_ids_T: Int32
 
+    @property
+    def num_encoder_tokens(self) -> int:
+        """Return how many tokens an encoder reads for it beside its own, if there is one."""
+        return 0 if self.window.encoder_ids_M is None else len(self.window.encoder_ids_M)
+
     def __len__(self) -> int:
         return len(self.input_ids_L)
 

@@ -16,7 +16,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from softtargets.capture.chat import encode_conversation
+from softtargets.capture.chat import encode_conversation, encode_prompt
 from softtargets.capture.documents import Conversation
 from softtargets.capture.unused import UnusedParts
 from softtargets.errors import TeacherError, error_text
@@ -181,6 +181,19 @@ class TransformersTokenizer:
     ) -> tuple[list[int], list[bool] | None]:
         """Return the ids of a conversation, and which are the assistant's; None for no matter."""
         return encode_conversation(self._tokenizer, conversation, where)
+
+    def encode_prompt(self, conversation: Conversation, where: str) -> list[int]:
+        """Return the ids of a conversation that the assistant is to answer.
+
+        Raises:
+            CorpusError: it cannot be rendered; `where` says which it is.
+        """
+        return encode_prompt(self._tokenizer, conversation, where)
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        """Return the text of each list of ids, without special tokens."""
+        texts: list[str] = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return texts
 
     def unused_parts(self, conversation: Conversation) -> tuple[str, ...]:
         """Return names of the parts of a conversation that the chat template does not write."""

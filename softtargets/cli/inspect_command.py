@@ -68,16 +68,19 @@ def inspect_command(
     else:
         temperature_index(grid, temperature)
     predictions = Predictions(window, opened.targets)
-    reading = Reading(predictions, TokenNames(opened.vocabulary), temperature)
+    names = TokenNames(opened.vocabulary)
+    reading = Reading(predictions, names, temperature)
     most = _IN_A_ROW if position is None and not as_json else _AT_LENGTH
     tokens = list(_chosen(reading, position, most))
     if as_json:
-        echo_json({**_about(window, temperature), "tokens": tokens})
+        echo_json({**_about(window, temperature, names), "tokens": tokens})
         return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PIPE_WIDTH)
     console.print(_heading(window, temperature, opened.targets.convention.said))
+    if window.encoder_ids_M is not None:
+        console.print(Text(f"the encoder read: {_encoder_text(window, names)}\n"))
     if position is None:
         console.print(_window_table(tokens))
     else:
@@ -105,14 +108,22 @@ def _chosen(reading: Reading, position: int | None, most: int) -> Iterator[dict[
     yield tokens[position]
 
 
-def _about(window: Window, temperature: float | None) -> dict[str, Any]:
+def _about(window: Window, temperature: float | None, names: TokenNames) -> dict[str, Any]:
+    read = {} if window.encoder_ids_M is None else {"encoder_text": _encoder_text(window, names)}
     return {
         "window_id": window.window_id,
         "source": window.source,
         "document_ids": list(window.document_ids),
         "offset": window.offset,
         "temperature": temperature,
+        **read,
     }
+
+
+def _encoder_text(window: Window, names: TokenNames) -> str:
+    """Return the tokens that an encoder read, one after the other."""
+    assert window.encoder_ids_M is not None
+    return "".join(names[one] for one in window.encoder_ids_M.tolist())
 
 
 def _heading(window: Window, temperature: float | None, said: str) -> Text:

@@ -14,6 +14,7 @@ from softtargets.cli.build_command import build_command, commit_command
 from softtargets.cli.demo_command import demo_command
 from softtargets.cli.derive_command import filter_command, merge_command, split_command
 from softtargets.cli.fidelity_command import fidelity_command
+from softtargets.cli.generate_command import generate_command
 from softtargets.cli.info_command import info_command
 from softtargets.cli.inspect_command import inspect_command
 from softtargets.cli.layouts_command import export_command, import_command
@@ -64,6 +65,7 @@ def main() -> None:
 
 for _command in (
     augment_command,
+    generate_command,
     plan_command,
     build_command,
     commit_command,

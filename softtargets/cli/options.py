@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,7 +14,7 @@ from softtargets.cli.task_options import TASK_OPTIONS, parse_task
 from softtargets.errors import InputError
 
 if TYPE_CHECKING:
-    from softtargets.capture import BuildConfig, TeacherConfig
+    from softtargets.capture import BuildConfig, CaptureTask, TeacherConfig
     from softtargets.capture.build_config import AnyCorpus
     from softtargets.capture.teacher import Teacher
 
@@ -36,13 +36,27 @@ TRUST_REMOTE_CODE = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
 )
 
-_OPTIONS = (
+TEACHER_OPTIONS = (
     click.option(
         "--teacher",
         required=True,
         metavar="DIR_OR_ID",
         help="Directory of a model, or its id on the Hugging Face Hub.",
     ),
+    *TASK_OPTIONS,
+    DTYPE,
+    click.option(
+        "--attention",
+        default="sdpa",
+        help="Attention implementation of transformers.",
+    ),
+    DEVICE,
+    REVISION,
+    TRUST_REMOTE_CODE,
+)
+"""Which model, and how it is run."""
+
+CORPUS_OPTIONS = (
     click.option(
         "--input",
         "inputs",
@@ -61,7 +75,41 @@ _OPTIONS = (
     click.option("--split", default="train", help="Split of the --dataset."),
     click.option("--dataset-config", help="Configuration of a --dataset on the Hub."),
     click.option("--dataset-revision", help="Branch, tag or commit of a --dataset on the Hub."),
-    *TASK_OPTIONS,
+    click.option("--text-field", default="text", help="Field that has the text."),
+    click.option(
+        "--input-ids-field",
+        help="Field that has token ids of the teacher's tokenizer, if records have no text.",
+    ),
+    click.option(
+        "--messages-field", help="Field that has a conversation, if records have no text."
+    ),
+    click.option("--tools-field", help="Field that has the tools of a conversation."),
+    click.option(
+        "--chat-template",
+        type=LocalPath("a local file", exists=True, dir_okay=False),
+        help="File with a Jinja template to use instead of the tokenizer's own.",
+    ),
+    click.option(
+        "--id-field",
+        help="Field that has a document's id. By default its number in the file is taken.",
+    ),
+    click.option(
+        "--metadata-field",
+        "metadata_fields",
+        multiple=True,
+        help="Field to keep beside a document's id. Repeat for more.",
+    ),
+    click.option(
+        "--on-invalid",
+        type=click.Choice(["stop", "skip"]),
+        default="stop",
+        help="Whether to stop at a record that cannot be read, or to skip and count it.",
+    ),
+    click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=INPUT),
+)
+"""What is read, and which fields of a record are meant."""
+
+_BUILD_OPTIONS = (
     *SELECTION_OPTIONS,
     click.option(
         "--temperature",
@@ -85,56 +133,17 @@ _OPTIONS = (
         help="Tokens of context that each window repeats from the one before. They are not trained "
         "on again.",
     ),
-    DTYPE,
-    click.option(
-        "--attention",
-        default="sdpa",
-        help="Attention implementation of transformers.",
-    ),
-    DEVICE,
     click.option(
         "--compile",
         is_flag=True,
         help="Run the decoder through torch.compile, which takes minutes at the start. Its "
         "rounding differs, so it is part of the fingerprint.",
     ),
-    REVISION,
-    TRUST_REMOTE_CODE,
-    click.option("--text-field", default="text", help="Field that has the text."),
-    click.option(
-        "--input-ids-field",
-        help="Field that has token ids of the teacher's tokenizer, if records have no text.",
-    ),
-    click.option(
-        "--messages-field", help="Field that has a conversation, if records have no text."
-    ),
-    click.option("--tools-field", help="Field that has the tools of a conversation."),
-    click.option(
-        "--chat-template",
-        type=LocalPath("a local file", exists=True, dir_okay=False),
-        help="File with a Jinja template to use instead of the tokenizer's own.",
-    ),
     click.option(
         "--train-on",
         type=click.Choice(["assistant", "all"]),
         default="assistant",
         help="Which tokens of a conversation are targets.",
-    ),
-    click.option(
-        "--id-field",
-        help="Field that has a document's id. By default its number in the file is taken.",
-    ),
-    click.option(
-        "--metadata-field",
-        "metadata_fields",
-        multiple=True,
-        help="Field to keep beside a document's id. Repeat for more.",
-    ),
-    click.option(
-        "--on-invalid",
-        type=click.Choice(["stop", "skip"]),
-        default="stop",
-        help="Whether to stop at a record that cannot be read, or to skip and count it.",
     ),
     click.option(
         "--values",
@@ -158,7 +167,6 @@ _OPTIONS = (
         help="Processes that run units. With several CUDA devices each takes one in turn. On a CPU "
         "one process uses all cores already.",
     ),
-    click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=INPUT),
 )
 
 
@@ -171,9 +179,18 @@ _AS_IN_CONFIG = (
 
 def build_options(command: Command) -> Command:
     """Give a command the options of a build, but for its output."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return with_options(TEACHER_OPTIONS, CORPUS_OPTIONS, _BUILD_OPTIONS)(command)
+
+
+def with_options(*groups: Sequence[Callable[[Any], Any]]) -> Callable[[Command], Command]:
+    """Return what gives a command some groups of options, in their order."""
+
+    def give(command: Command) -> Command:
+        for option in reversed([one for group in groups for one in group]):
+            command = option(command)
+        return command
+
+    return give
 
 
 def teacher_config(name: str, **options: Any) -> TeacherConfig:
@@ -186,17 +203,23 @@ def teacher_config(name: str, **options: Any) -> TeacherConfig:
     return TeacherConfig(name=name, **options)
 
 
+def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
+    """Return the task that the options ask for, and its teacher."""
+    of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
+    given = {name: options[name] for name in of_teacher if name in options}
+    named = teacher_config(options["teacher"], **given)
+    task = parse_task(options, named)
+    return task, task.teacher(named)
+
+
 def parse_build(options: Mapping[str, Any]) -> tuple[BuildConfig, Teacher]:
     """Return what the options ask for."""
     from softtargets.capture import BuildConfig, Windowing
 
-    of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
-    named = teacher_config(options["teacher"], **{name: options[name] for name in of_teacher})
-    task = parse_task(options, named)
-    teacher = task.teacher(named)
+    task, teacher = parse_teacher(options)
     config = BuildConfig(
         task=task,
-        corpus=_parse_corpus(options),
+        corpus=parse_corpus(options),
         windowing=Windowing(
             sequence_length=options["sequence_length"],
             kind=options["window_kind"],
@@ -209,7 +232,8 @@ def parse_build(options: Mapping[str, Any]) -> tuple[BuildConfig, Teacher]:
     return config, teacher
 
 
-def _parse_corpus(options: Mapping[str, Any]) -> AnyCorpus:
+def parse_corpus(options: Mapping[str, Any]) -> AnyCorpus:
+    """Return what is to be read."""
     from softtargets.capture import Corpus, DatasetCorpus
 
     paths = (*options["inputs"], *options["more_inputs"])
@@ -223,7 +247,8 @@ def _parse_corpus(options: Mapping[str, Any]) -> AnyCorpus:
         )
     template = options["chat_template"]
     names = ("text_field", "input_ids_field", "messages_field", "tools_field", "train_on")
-    fields = {name: options[name] for name in (*names, "id_field", "metadata_fields", "on_invalid")}
+    every = (*names, "id_field", "metadata_fields", "on_invalid")
+    fields = {name: options[name] for name in every if name in options}
     fields["chat_template"] = None if template is None else template.read_text()
     if dataset is None:
         return Corpus(paths=paths, **fields)

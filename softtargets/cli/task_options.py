@@ -67,6 +67,22 @@ _OF_ONE_FAMILY: dict[str, Callable[[Any], Any]] = {
         help="masked-lm: keep --hidden-states as they are, or in int8 without the output head.  "
         "[default: exact]",
     ),
+    "target_field": click.option(
+        "--target-field",
+        help="seq2seq: field that has the target of a source.  [default: target]",
+    ),
+    "source_prefix": click.option(
+        "--source-prefix",
+        help="seq2seq: text before every source, as T5 wants it.",
+    ),
+    "source_language": click.option(
+        "--source-language",
+        help="seq2seq: language of the sources, as a tokenizer of several languages calls it.",
+    ),
+    "target_language": click.option(
+        "--target-language",
+        help="seq2seq: language of the targets, as a tokenizer of several languages calls it.",
+    ),
 }
 """Options by the names of the fields that the `CaptureTask` of a family has. None is not given."""
 

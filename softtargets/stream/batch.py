@@ -57,7 +57,9 @@ class Batch(UserDict[str, Any]):
     elsewhere, not shifted, as transformers wants them. `num_tokens` [B] are the tokens of each row.
     Where targets are about whole windows, `labels` and `target_mask` are [B]. Labels that are
     numbers, one for each class, are float32 [B, ..., C], with NaN where -100 would stand.
-    `token_type_ids` [B, L] are there if the store has them.
+    `token_type_ids` [B, L] are there if the store has them. Where the tokens are a decoder's,
+    `encoder_input_ids` [B, M] are what its encoder reads, and `encoder_attention_mask` [B, M] int64
+    is 1 where there is a token.
 
     Where documents share a row the teacher read each by itself, from position 0. `segment_ids`
     [B, L] tells which tokens are of one document, `position_ids` where they stand in it.

@@ -126,7 +126,7 @@ def _check_schema(schema: TargetSchema) -> None:
     if schema.num_classes:
         is_known = not schema.convention.labels_are_inputs
     has_others = any(one.rows == "window" for one in schema.features)
-    if not is_known or has_others or schema.encoder_input:
+    if not is_known or has_others:
         raise InputError(
             "collate",
             expected="targets with labels: a head, samples, or both, samples of its tail, "

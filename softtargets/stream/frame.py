@@ -143,7 +143,21 @@ class Frame:
         }
         if "token_type_ids" in self.rows[0].columns:
             inputs["token_type_ids"] = self.pad("token_type_ids").astype(np.int64)
+        if "encoder_input_ids" in self.rows[0].columns:
+            inputs |= self._encoder_inputs()
         return inputs
+
+    def _encoder_inputs(self) -> dict[str, Array]:
+        """Return what the encoder reads [B, M], and which of it are tokens."""
+        cells = [row.cell("encoder_input_ids") for row in self.rows]
+        lengths = np.array([len(cell) for cell in cells])
+        is_token_BM = np.arange(lengths.max()) < lengths[:, None]
+        ids_BM = np.full(is_token_BM.shape, self._pad_token_id, np.int64)
+        ids_BM[is_token_BM] = np.concatenate(cells)
+        return {
+            "encoder_input_ids": ids_BM,
+            "encoder_attention_mask": is_token_BM.astype(np.int64),
+        }
 
     def labels(self, ids_BL: Array, target_mask: Bool) -> Array:
         """Return the label of each target that is trained on, at the token it is about.

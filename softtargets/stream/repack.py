@@ -49,7 +49,7 @@ def repack(batch: Batch, row_tokens: int, piece_tokens: int | None = None) -> Ba
 
     Raises:
         InputError: a length is below 2, pieces are longer than rows, or the batch is one of
-            `repack`, or its targets are about whole windows.
+            `repack`, or its targets are about whole windows, or windows have an encoder's input.
     """
     most = _most_tokens(batch, row_tokens, piece_tokens)
     rows = _fill_rows(_cut(batch, most), row_tokens)
@@ -77,6 +77,13 @@ def _most_tokens(batch: Batch, row_tokens: int, piece_tokens: int | None) -> int
             "repack",
             expected="targets that are about tokens",
             found=batch.schema.convention.words,
+            next_step="Feed such windows to the student as they are.",
+        )
+    if batch.schema.encoder_input:
+        raise InputError(
+            "repack",
+            expected="windows of tokens alone",
+            found="windows that an encoder reads something beside",
             next_step="Feed such windows to the student as they are.",
         )
     if not 2 <= most <= row_tokens or "pieces" in batch:

@@ -37,7 +37,8 @@ def check_embeddings(student: torch.nn.Module, batch: Batch) -> None:
     number = getattr(embeddings, "num_embeddings", None)
     if number is None or number >= batch["vocab_size"]:
         return
-    highest = int(batch["input_ids"].max())
+    read = [batch[name] for name in ("input_ids", "encoder_input_ids") if name in batch]
+    highest = max(int(ids.max()) for ids in read)
     if highest >= number:
         raise InputError(
             "student",

@@ -63,11 +63,16 @@ def check_unshared_rows(batch: Batch) -> None:
 
 
 @torch.no_grad()
-def first_answer(student: torch.nn.Module) -> torch.Tensor:
-    """Return a student's logits of a single token, whatever their shape; it stays in its mode."""
+def first_answer(student: torch.nn.Module, *others: str) -> torch.Tensor:
+    """Return a student's logits of a single token, whatever their shape; it stays in its mode.
+
+    Args:
+        student: a model of transformers.
+        others: arguments that a token is passed by beside `input_ids`.
+    """
     is_training = student.training
     student.eval()
     ids_11 = torch.zeros((1, 1), dtype=torch.int64, device=next(student.parameters()).device)
-    logits: torch.Tensor = student(input_ids=ids_11).logits
+    logits: torch.Tensor = student(**dict.fromkeys(("input_ids", *others), ids_11)).logits
     student.train(is_training)
     return logits

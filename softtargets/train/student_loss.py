@@ -127,14 +127,15 @@ class StudentLoss:
 
         def forward(hidden_states: torch.Tensor) -> torch.Tensor:
             loss = self.objective.head_loss(hidden_states, head, batch, num_targets)
-            return torch.stack([loss, torch.full_like(loss, _PROBE)])[None, None]
+            # What is added to every logit of a vocabulary makes more than one of each.
+            return torch.stack([loss, torch.full_like(loss, _PROBE)])[:, None, None]
 
         with _replaced(head, forward):
             found, layers = self._called(model, student, batch)
         if self._probed is not student:
             logits = found.logits
-            is_untouched = logits.shape == (1, 1, 2) and logits.dtype == torch.float32
-            if not is_untouched or logits[0, 0, 1].item() != _PROBE:
+            is_untouched = logits.shape == (2, 1, 1) and logits.dtype == torch.float32
+            if not is_untouched or logits[1, 0, 0].item() != _PROBE:
                 self._hindrance = "a student that changes its logits after its output head"
                 return None
             self._probed = student

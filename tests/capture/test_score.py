@@ -59,7 +59,23 @@ def test_batches_hold_every_window_once_within_the_budget(
         assert widths == sorted(widths, reverse=True)
 
 
+@given(st.lists(st.tuples(st.integers(2, 40), st.integers(1, 60)), max_size=30))
+def test_batches_of_two_lengths_hold_every_window_once_within_the_budget(
+    lengths: list[tuple[int, int]],
+) -> None:
+    own, encoders = [one for one, _ in lengths], [other for _, other in lengths]
+    batches = plan_batches(own, 150, encoders)
+    assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
+    for batch in batches:
+        widest = max(own[one] for one in batch) + max(encoders[one] for one in batch)
+        assert len(batch) == 1 or len(batch) * widest <= 150
+        num_tokens = sum(own[one] + encoders[one] for one in batch)
+        assert num_tokens >= 0.9 * len(batch) * widest
+
+
 def test_windows_of_like_length_share_a_batch() -> None:
+    assert plan_batches([8, 8, 8], 64, [40, 3, 40]) == [[0], [2], [1]]
+    assert plan_batches([8, 8, 8], 96, [40, 3, 40]) == [[0, 2], [1]]
     assert plan_batches([8, 8, 8, 8, 8], 24) == [[0, 1, 2], [3, 4]]
     assert plan_batches([100, 3, 99, 3, 95, 50], 1000) == [[0, 2, 4], [5], [1, 3]]
 

@@ -426,6 +426,20 @@ def check_states(windows: list[Window], schema: TargetSchema) -> None:
         batch.states("layer_99")
 
 
+def check_sources(windows: list[Window], schema: TargetSchema) -> None:
+    """Check what a batch has of the encoder's input: all of it, padded, with a mask."""
+    batch = collate(windows)
+    for row, window in enumerate(windows):
+        assert window.encoder_ids_M is not None
+        num_read = len(window.encoder_ids_M)
+        assert batch["encoder_input_ids"][row, :num_read].tolist() == window.encoder_ids_M.tolist()
+        assert (batch["encoder_input_ids"][row, num_read:] == schema.pad_token_id).all()
+        is_token_M = batch["encoder_attention_mask"][row]
+        assert is_token_M[:num_read].all()
+        assert not is_token_M[num_read:].any()
+    assert batch["encoder_input_ids"].shape[1] == max(2 * len(window) for window in windows)
+
+
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - PLAIN))
 def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     rng: np.random.Generator, kind: str
@@ -439,6 +453,8 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
         check_states(windows, KINDS[kind])
     elif KINDS[kind].features and KINDS[kind].head and kind != "features":
         check_states(windows, KINDS[kind])
+    elif KINDS[kind].encoder_input:
+        check_sources(windows, KINDS[kind])
     else:
         with pytest.raises(InputError, match=r"with labels: a head, samples, or both, .*; found "):
             collate(windows)
@@ -448,7 +464,7 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
     "kind",
     [
         "assistant-tokens", "classes-of-windows", "hybrid", "sampled-with-logits", "topk-lossless",
-        "topk-of-262144", "topk-without-tail", "with-metadata",
+        "topk-of-262144", "topk-without-tail", "translation", "with-metadata",
     ],
 )  # fmt: skip
 def test_rows_of_a_store_make_the_batch_that_its_windows_make(kind: str) -> None:

@@ -75,9 +75,8 @@ def test_a_store_is_of_one_task_at_most(kind: str) -> None:
     owners = [name for name in TASKS if find_task(name).owns(schema)]
     if schema.num_classes:
         assert owners == ["classification"]
-    elif schema.predicts == "next_token" and not schema.encoder_input:
-        assert owners == ["causal-lm"]
-        assert task_of(schema).name == "causal-lm"
+    elif schema.predicts == "next_token":
+        assert owners == ["seq2seq" if schema.encoder_input else "causal-lm"]
     elif schema.predicts == "token":
         assert owners == ["masked-lm"]
     else:
@@ -117,6 +116,10 @@ def test_a_convention_says_how_many_targets_there_are(
         ("GPT2LMHeadModel", "causal-lm"),
         ("BertForSequenceClassification", "classification"),
         ("DistilBertForTokenClassification", "classification"),
+        ("MarianMTModel", "seq2seq"),
+        ("T5ForConditionalGeneration", "seq2seq"),
+        ("BartForConditionalGeneration", "seq2seq"),
+        ("Gemma3ForConditionalGeneration", "causal-lm"),
         ("Unheard", "causal-lm"),
         (None, "causal-lm"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 _KEPT_KERNELS = "64"
+_SAMPLING = {
+    "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"
+}  # fmt: skip
+_NOT_SETTINGS = _SAMPLING | {"transformers_version", "_from_model_config", "max_length"}
+"""What generation is not told: nothing is drawn, and the longest text is said in new tokens."""
 
 
 class PretrainedTeacher(Teacher):
@@ -81,6 +86,50 @@ class PretrainedTeacher(Teacher):
         return TransformersTokenizer(
             self._directory, trust_remote_code=self.config.trust_remote_code
         )
+
+    @property
+    def num_positions(self) -> int | None:
+        """Return how many tokens the model has positions for, if its configuration says so."""
+        found: int | None = getattr(
+            self._model_config.get_text_config(), "max_position_embeddings", None
+        )
+        return found
+
+    def generation_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings by which transformers would generate, without those of sampling.
+
+        Args:
+            own: take the place of the model's; None for what it would have, and is not to.
+        """
+        from transformers import GenerationConfig
+
+        try:
+            saved = GenerationConfig.from_pretrained(self._directory)
+        except OSError:
+            saved = GenerationConfig.from_model_config(self._model_config)
+        settings = {"eos_token_id": None, **saved.to_diff_dict(), **own}
+        return {name: one for name, one in settings.items() if name not in _NOT_SETTINGS}
+
+    def generate(
+        self, inputs: Mapping[str, torch.Tensor], settings: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """Return the ids [N, L] that the loaded model writes, several for each input.
+
+        Args:
+            inputs: of the model.
+            settings: that `generation_settings` returned.
+        """
+        from transformers import GenerationConfig
+
+        # Its own would come to the help of settings that are at their default.
+        self._model.generation_config = GenerationConfig(**settings)
+        model: Any = self._model
+        with (
+            torch.inference_mode(),
+            self._running("a model that can generate", next_step="Pass another model."),
+        ):
+            written_NL: torch.Tensor = model.generate(**inputs)
+        return written_NL
 
     def describe(self) -> dict[str, Any]:
         """Return hashes of the weights and the configuration, and how the model is run.

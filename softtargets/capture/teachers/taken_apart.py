@@ -45,6 +45,15 @@ class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
             TeacherError: they do not.
         """
 
+    def _inputs(self, input_ids_BL: torch.Tensor) -> dict[str, Any]:
+        """Return what the whole model is called with to read tokens, as `hidden_states` does."""
+        return {"input_ids": input_ids_BL}
+
+    def _placeholders(self, hidden_1ND: torch.Tensor) -> dict[str, Any]:
+        """Return what the model is called with where its body reads nothing."""
+        shape = hidden_1ND.shape[:2]
+        return {"input_ids": torch.zeros(shape, dtype=torch.long, device=self.device)}
+
     def _prepare(self) -> None:
         self._run_body: Callable[..., Any] = self._body
         input_ids_1L = torch.arange(min(_CHECKED_TOKENS, self.vocab_size), device=self.device)[None]
@@ -82,10 +91,9 @@ class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
         """
         body = self._body
         output = self._output_type(last_hidden_state=hidden_ND[None])
-        placeholder_1N = torch.zeros((1, len(hidden_ND)), dtype=torch.long, device=self.device)
         body.forward = lambda *_, **__: output
         try:
-            logits_1NV = self._model(input_ids=placeholder_1N, **self.options).logits
+            logits_1NV = self._model(**self._placeholders(hidden_ND[None]), **self.options).logits
         finally:
             del body.forward
         logits_NV: torch.Tensor = logits_1NV[0]
@@ -136,7 +144,7 @@ class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
     @torch.inference_mode()
     def _check_head(self, input_ids_1L: torch.Tensor) -> None:
         """Check that the two steps give what the model's own forward pass gives."""
-        whole_LV = self._model(input_ids=input_ids_1L, **self.options).logits[0]
+        whole_LV = self._model(**self._inputs(input_ids_1L), **self.options).logits[0]
         parts_LV = self.logits(self.hidden_states(input_ids_1L)[0])
         if whole_LV.shape != parts_LV.shape or not torch.equal(whole_LV, parts_LV):
             raise TeacherError(

@@ -19,6 +19,7 @@ from softtargets.capture.teachers.causal import TransformersTeacher
 from softtargets.capture.teachers.model_files import TeacherConfig
 from softtargets.capture.windows import OnUnused
 from softtargets.targets import NEXT_TOKEN, HeadWeights, TargetSchema
+from softtargets.tasks.causal_lm.answering import Answering
 from softtargets.window import TokenWindow
 
 
@@ -69,6 +70,10 @@ class CausalCapture(CaptureTask):
             on_invalid=on_invalid,
             on_unused=on_unused,
         )
+
+    def prompting(self, corpus: RecordFields) -> Answering:
+        """Return how prompts and conversations are answered."""
+        return Answering(corpus=corpus)
 
     def segments(self, *windows: TokenWindow) -> list[Segment]:
         """Return each document of the windows as a segment, which is read by itself."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from softtargets.capture.documents import DOCUMENT_LIMIT, Document, Records
-from softtargets.capture.records import RecordFields
+from softtargets.capture.documents import Document, Records
+from softtargets.capture.records import RecordFields, text_beside
 from softtargets.errors import CorpusError
 from softtargets.texts import shortened
 
@@ -56,7 +56,9 @@ class TextRecords(Records):
         if words is not None:
             record = {**record, self.corpus.text_field: " ".join(words)}
         document = self.corpus.parse_record(record, source, where, number)
-        pair = None if self.pair_field is None else self._pair(record, where)
+        pair = None
+        if self.pair_field is not None:
+            pair = text_beside(record, self.pair_field, where, "--text-pair-field")
         for name, text in ((self.corpus.text_field, document.content), (self.pair_field, pair)):
             if isinstance(text, str) and not text.strip():
                 raise empty_text(f"{where}, field '{name}'")
@@ -76,28 +78,6 @@ class TextRecords(Records):
                 next_step="Mend the record, or leave such records out with --on-invalid skip.",
             )
         return tuple(value)
-
-    def _pair(self, record: Mapping[str, Any], where: str) -> str:
-        value = record.get(str(self.pair_field))
-        if not isinstance(value, str):
-            raise CorpusError(
-                where,
-                expected=f"a string in field '{self.pair_field}', the second text",
-                found=f"a {type(value).__name__} there" if value is not None else "none",
-                next_step="Mend the record, name another field with --text-pair-field, or leave "
-                "such records out with --on-invalid skip.",
-            )
-        DOCUMENT_LIMIT.check(where, len(value.encode("utf-8", "surrogatepass")))
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"{where}, field '{self.pair_field}'",
-                expected="a text in UTF-8",
-                found=f"half a surrogate pair at {error.start}",
-                next_step="Mend the record, or leave such records out with --on-invalid skip.",
-            ) from error
-        return value
 
 
 def empty_text(where: str) -> CorpusError:
