@@ -102,15 +102,22 @@ def draw_deviation(
         rows = zip(expected_TV, apart_TV, strict=True)
         variance = sum(_variance_over_starts(*row) for row in rows)
     counts_S = torch.from_numpy(samples.counts_S.astype(np.float64))
-    expected_T = num_T1[:, 0]
-    share_T = expected_T - expected_T.floor()
     return DrawDeviation(
         drawn=float((own_S * counts_S).sum()),
         variance=variance,
         live=float((other_TV * apart_TV).sum()),
-        extra=float(counts_S.sum() - expected_T.sum()),
-        extra_variance=float((share_T * (1 - share_T)).sum()),
-        extra_live=float(other_TV.sum() - expected_T.sum()),
+    ) + _of_number(counts_S, num_T1, other_TV)
+
+
+def _of_number(
+    counts_S: torch.Tensor, num_T1: torch.Tensor, other_TV: torch.Tensor
+) -> DrawDeviation:
+    """Return how far the number of draws is off."""
+    share_T1 = num_T1 - num_T1.floor()
+    return DrawDeviation(
+        extra=float(counts_S.sum() - num_T1.sum()),
+        extra_variance=float((share_T1 * (1 - share_T1)).sum()),
+        extra_live=float(other_TV.sum() - num_T1.sum()),
     )
 
 
