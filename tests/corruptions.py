@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import shutil
 from collections.abc import Callable
@@ -14,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from softtargets.errors import InputError
 from softtargets.hashes import checksum, hash_bytes
 from softtargets.store.codec import decode_tokens
 from softtargets.store.shard import describe_shard
 from softtargets.window import content_hash
+from tests.forgery import forge_manifest, forge_shard
 
 Damage = Callable[[Path, random.Random], str]
 
@@ -93,42 +96,78 @@ def edit_manifest_field(store: Path, rng: random.Random) -> str:
     """Replace, remove or repeat one value anywhere in the manifest."""
     path = store / "manifest.json"
     data = json.loads(path.read_text())
-    container, key, name = rng.choice(_places(data, ""))
-    value = container[key]
-    other = rng.choice(
-        [None, -1, 0, 1, 3, 2**31, 2**53, 10**30, 1e308, "", "../../etc/passwd", "/etc/passwd",
-         "x" * 10_000, [], {}, [value, value], True, _nudged(value, rng)]
-    )  # fmt: skip
-    action = rng.random()
-    if action < 0.8:
-        container[key] = other
-    elif isinstance(container, list):
-        container.insert(key, value) if action < 0.9 else container.pop(key)
-    else:
-        del container[key]
+    name = _edit(data, rng)
     path.write_text(json.dumps(data))
     return name
 
 
-def forge(store: Path, rng: random.Random) -> str:
-    """Change bytes of a shard's data or of its footer, and make every checksum right again."""
+def forge_bytes(store: Path, rng: random.Random) -> str:
+    """Change bytes of a shard, its footer or a side file, and make every checksum right again."""
     path = store / "manifest.json"
     manifest = json.loads(path.read_text())
-    entry = rng.choice(manifest["shards"])
-    shard = store / entry["path"]
-    content = bytearray(shard.read_bytes())
-    footer = len(content) - entry["footer_bytes"]
+    forged = _any_file(store, rng)
+    content = bytearray(forged.read_bytes())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     places = rng.choice((range(footer), range(footer, len(content))))
     for _ in range(rng.choice((1, 1, 2, 8))):
         content[rng.choice(places)] = rng.randrange(256)
-    shard.write_bytes(content)
+    forged.write_bytes(content)
+    if forged.parent == store:
+        entry = manifest[{"head": "output_head"}.get(forged.stem, forged.stem)]
+    else:
+        [entry] = [one for one in manifest["shards"] if store / one["path"] == forged]
+        entry["footer_xxh3"] = checksum(bytes(content[footer:]))
+        for group in entry["row_groups"]:
+            start = group["offset"]
+            group["xxh3"] = checksum(bytes(content[start : start + group["num_bytes"]]))
     entry["sha256"] = hash_bytes(bytes(content))
-    entry["footer_xxh3"] = checksum(bytes(content[footer:]))
-    for group in entry["row_groups"]:
-        start = group["offset"]
-        group["xxh3"] = checksum(bytes(content[start : start + group["num_bytes"]]))
     path.write_text(json.dumps(manifest))
-    return str(entry["path"])
+    return forged.name
+
+
+def forge_values(store: Path, rng: random.Random) -> str:
+    """Put another number into a column, or take an element out, and write the shard anew."""
+    manifest = json.loads((store / "manifest.json").read_text())
+    with pq.ParquetFile(store / manifest["shards"][0]["path"]) as file:
+        table = file.read_row_group(0)
+    names = [
+        field.name
+        for field in table.schema
+        if pa.types.is_list(field.type)
+        and not pa.types.is_string(field.type.value_type)
+        and len(table[field.name].combine_chunks().flatten())
+    ]
+    name = rng.choice(names)
+    column = table[name].combine_chunks()
+    row = rng.choice([row for row in range(len(column)) if len(column[row])])
+    if rng.random() < 0.2:
+        forge_column(store, name, drop(row, rng.choice((0, -1))))
+        return f"{name}, dropped"
+    place = rng.randrange(len(column.flatten()))
+    kind = column.type.value_type
+    if pa.types.is_floating(kind):
+        value = rng.choice([math.nan, math.inf, -math.inf, 0.0, -1.0, 1.0, 1e30, rng.random()])
+    else:
+        bits = 8 if pa.types.is_fixed_size_binary(kind) else kind.bit_width
+        most = 2 ** (bits - pa.types.is_signed_integer(kind)) - 1
+        value = rng.choice([0, 1, 2, 3, most, rng.randint(0, most)])
+    forge_column(store, name, put(value, place))
+    return f"{name}[{place}] = {value}"
+
+
+def forge_targets(store: Path, rng: random.Random) -> str:
+    """Say something else of what the targets are, in manifest and shards alike."""
+    path = store / "manifest.json"
+    manifest = json.loads(path.read_text())
+    name = _edit(manifest["identity"]["targets"], rng)
+    path.write_text(json.dumps(manifest))
+    try:
+        forge_manifest(store, lambda _: None)
+    except InputError:  # A number that no identity can have, so the old fingerprint stays.
+        return name
+    for unit in range(len(manifest["shards"])):
+        forge_shard(store, lambda table: table, unit)
+    return name
 
 
 Change = Callable[[list[int], np.ndarray], tuple[list[int], np.ndarray]]
@@ -219,9 +258,31 @@ DAMAGES: tuple[Damage, ...] = (
 )
 
 
+FORGERIES: tuple[Damage, ...] = (forge_bytes, forge_values, forge_targets)
+"""What an enemy does, who makes every checksum right again."""
+
+
 def _any_file(store: Path, rng: random.Random) -> Path:
-    """Return a shard, or the file with the output head."""
-    return rng.choice([*sorted((store / "shards").iterdir()), *store.glob("head.parquet")])
+    """Return a shard, or the file with the output head or the vocabulary."""
+    return rng.choice([*sorted((store / "shards").iterdir()), *sorted(store.glob("*.parquet"))])
+
+
+def _edit(data: Any, rng: random.Random) -> str:
+    """Replace, remove or repeat one value anywhere in a JSON value; return its dotted name."""
+    container, key, name = rng.choice(_places(data, ""))
+    value = container[key]
+    other = rng.choice(
+        [None, -1, 0, 1, 3, 2**31, 2**53, 10**30, 1e308, "", "../../etc/passwd", "/etc/passwd",
+         "x" * 10_000, [], {}, [value, value], True, _nudged(value, rng)]
+    )  # fmt: skip
+    action = rng.random()
+    if action < 0.8:
+        container[key] = other
+    elif isinstance(container, list):
+        container.insert(key, value) if action < 0.9 else container.pop(key)
+    else:
+        del container[key]
+    return name
 
 
 def _nudged(value: Any, rng: random.Random) -> Any:

@@ -9,6 +9,12 @@ that are expected, c_i = floor(F_i + u) - floor(F_(i-1) + u) (Madow 1949), so th
 S(u) = sum_i floor(F_i + u) (g_i - g_(i+1)) / N. The variance is the mean of S(u)^2, here over 2^14
 evenly spread u. That costs as much as some passes over the vocabulary.
 
+Of threshold draws the number is random too, which S does not tell. With f the fraction of the
+number that is expected, its variance is f (1 - f). Where it is small, one draw more is many
+standard errors and yet not unlikely. So a deviation D of the number is divided by
+sqrt(variance + |D| / 3): by Bernstein's inequality it is then beyond x with a probability of at
+most 2 exp(-x^2 / 2).
+
 Shapes: T positions, V vocabulary.
 """
 
@@ -33,18 +39,32 @@ class DrawDeviation:
     variance: float = 0.0
     live: float = 0.0
     """What the expectation of S differs by between two live passes."""
+    extra: float = 0.0
+    """How many more were drawn than expected, summed over positions."""
+    extra_variance: float = 0.0
+    extra_live: float = 0.0
+    """What the expected number differs by between two live passes."""
 
     def __add__(self, other: DrawDeviation) -> DrawDeviation:
         return DrawDeviation(
             drawn=self.drawn + other.drawn,
             variance=self.variance + other.variance,
             live=self.live + other.live,
+            extra=self.extra + other.extra,
+            extra_variance=self.extra_variance + other.extra_variance,
+            extra_live=self.extra_live + other.extra_live,
         )
 
     def in_errors(self, least_variance: float) -> float:
-        """Return S in its standard errors, which have what the teacher varies by in them."""
+        """Return S, or the number if it is further off, in standard errors.
+
+        They have what the teacher varies by in them.
+        """
         variance = max(self.variance, least_variance) + self.live**2
-        return float(self.drawn / variance**0.5)
+        extra_variance = max(self.extra_variance, least_variance) + self.extra_live**2
+        off = self.drawn / variance**0.5
+        number_off = self.extra / (extra_variance + abs(self.extra) / 3) ** 0.5
+        return float(max(off, number_off, key=abs))
 
 
 def draw_deviation(
@@ -81,10 +101,23 @@ def draw_deviation(
         # A row at a time: beside it there are the points.
         rows = zip(expected_TV, apart_TV, strict=True)
         variance = sum(_variance_over_starts(*row) for row in rows)
+    counts_S = torch.from_numpy(samples.counts_S.astype(np.float64))
     return DrawDeviation(
-        drawn=float((own_S * torch.from_numpy(samples.counts_S.astype(np.float64))).sum()),
+        drawn=float((own_S * counts_S).sum()),
         variance=variance,
         live=float((other_TV * apart_TV).sum()),
+    ) + _of_number(counts_S, num_T1, other_TV)
+
+
+def _of_number(
+    counts_S: torch.Tensor, num_T1: torch.Tensor, other_TV: torch.Tensor
+) -> DrawDeviation:
+    """Return how far the number of draws is off."""
+    share_T1 = num_T1 - num_T1.floor()
+    return DrawDeviation(
+        extra=float(counts_S.sum() - num_T1.sum()),
+        extra_variance=float((share_T1 * (1 - share_T1)).sum()),
+        extra_live=float(other_TV.sum() - num_T1.sum()),
     )
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 
 from tests.attacks.attack import Attack, Outcome, carry_out
 from tests.attacks.every import ATTACKS
+from tests.benchmarks.page_table import put_table
 
 MOST_SECONDS = 30.0
 
-START, END = "<!-- table of attacks -->", "<!-- end of the table -->"
+TABLE = "table of attacks"
 _COLUMNS = ("what was tried", "tried", "detected", "refused", "unharmed", "harmed", "MB", "seconds")
 
 
@@ -98,13 +99,11 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = [one for one in ATTACKS if arguments.only in f"{one.kind}, {one.name}"]
     kinds, harms = run(chosen)
-    lines = "\n".join(table(kinds))
-    print(lines)
+    lines = list(table(kinds))
+    print("\n".join(lines))
     print("\n".join(harms) or "No attack did harm.")
     if arguments.page is not None:
-        before, rest = arguments.page.read_text().split(START)
-        after = rest.split(END)[1]
-        arguments.page.write_text(f"{before}{START}\n\n{lines}\n\n{END}{after}")
+        put_table(arguments.page, TABLE, lines)
     sys.exit(bool(harms))
 
 

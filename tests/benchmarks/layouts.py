@@ -35,6 +35,7 @@ from softtargets.capture import (
     Windowing,
     build,
 )
+from softtargets.capture.keep.selection import Selection
 from softtargets.demo.reference_text import write_corpus
 from softtargets.demo.smollm import teacher_directory
 from softtargets.store import Store
@@ -58,13 +59,13 @@ def small_corpus(directory: Path, num_tokens: int) -> Corpus:
     return Corpus(paths=(train,), id_field="id")
 
 
-def make_store(directory: Path, num_tokens: int) -> Store:
-    """Build a store of about `num_tokens` real targets, windows of 512 tokens."""
+def make_store(directory: Path, num_tokens: int, selection: Selection | None = None) -> Store:
+    """Build a store of about `num_tokens` real targets, windows of 512 tokens; by default top-k."""
     config = BuildConfig(
         corpus=small_corpus(directory, num_tokens),
         output=directory / "store",
         windowing=Windowing(sequence_length=512),
-        selection=TopK(),
+        selection=selection or TopK(),
         temperatures=(1.0, 2.0),
         batch_tokens=2048,
     )
@@ -174,7 +175,11 @@ def read_flat(path: Path) -> int:
 
 
 def tokens_per_second(
-    reads: list[Callable[[], int]], rounds: int, *, is_warm: bool = False
+    reads: list[Callable[[], int]],
+    rounds: int,
+    *,
+    is_warm: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, float]]:
     """Return each reader's median speed, and the median of its ratios to the first one.
 
@@ -189,9 +194,9 @@ def tokens_per_second(
         for read, count in zip(reads, counts, strict=True):
             if is_warm:
                 read()
-            started = time.perf_counter()
+            started = clock()
             read()
-            speeds[-1].append(count / (time.perf_counter() - started))
+            speeds[-1].append(count / (clock() - started))
     return [
         (
             statistics.median(own[index] for own in speeds),

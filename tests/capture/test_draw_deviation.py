@@ -10,6 +10,7 @@ import torch
 
 from softtargets.capture import Draws, Hybrid, Sampled, Threshold
 from softtargets.capture.comparison import Comparison
+from softtargets.capture.draw_deviation import DrawDeviation
 from softtargets.capture.keep.selection import Design, Selection
 from softtargets.capture.keep.selector import select
 from softtargets.capture.keep.stored_form import schema_parts
@@ -31,6 +32,7 @@ def deviation(
     seed: int,
     sharper: float = 1.0,
     design: Design | None = None,
+    start: float | None = None,
 ) -> float:
     """Return by how many standard errors draws are off a live teacher.
 
@@ -40,18 +42,22 @@ def deviation(
         seed: of what decides the draws.
         sharper: the logits that are drawn from are so many times the teacher's.
         design: whose standard errors are meant, if not those of the selection's own.
+        start: what decides the draws, if it is the same at every position.
     """
     assert selection.draws is not None
     shape = num_positions, VOCAB_SIZE
     logits_TV = 2 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
     num = NUM_DRAWS if selection.draws.design == "independent" else 1
     generator = torch.Generator().manual_seed(seed)
+    uniforms_ND = torch.rand((num_positions, num), generator=generator, dtype=torch.float64)
+    if start is not None:
+        uniforms_ND.fill_(start)
     selected = select(
         logits_TV * sharper,
         torch.zeros(num_positions, dtype=torch.int64),
         selection,
         (1.0,),
-        uniforms_ND=torch.rand((num_positions, num), generator=generator, dtype=torch.float64),
+        uniforms_ND=uniforms_ND,
         label_logits=False,
     )
     schema = TargetSchema(
@@ -94,3 +100,16 @@ def test_a_bias_that_the_errors_of_independent_draws_would_hide_is_found() -> No
         for design in ("systematic", "independent")
     )
     assert min(off) > 5 > max(hidden)
+
+
+def test_a_number_of_draws_that_is_always_rounded_down_is_found() -> None:
+    """The ids are as likely as they should be, and yet the estimates are too small in the mean."""
+    selection = SELECTIONS["threshold"]
+    honest = [deviation(selection, 200, seed=seed) for seed in range(3)]
+    assert max(map(abs, honest)) < 5
+    assert deviation(selection, 200, seed=0, start=0.0) < -5
+
+
+def test_one_rare_draw_is_no_bias() -> None:
+    rare = DrawDeviation(extra=1 - 1e-3, extra_variance=1e-3)
+    assert abs(rare.in_errors(1e-4)) < 2
