@@ -48,7 +48,9 @@ class RescoreReport:
     @property
     def holds(self) -> bool:
         """Return whether the store agrees with the teacher at every temperature and layer."""
-        return all(one.holds for one in (*self.temperatures, *self.features))
+        return all(one.holds for one in self.temperatures) and all(
+            one.holds for one in self.features
+        )
 
 
 def rescore(

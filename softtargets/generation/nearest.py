@@ -25,5 +25,6 @@ def nearest(
             found="none installed",
             next_step="pip install 'softtargets[translation]'",
         ) from error
-    scored = [(one, float(sentence_bleu(one.text, [reference]).score)) for one in hypotheses]
-    return sorted(scored, key=lambda pair: -pair[1])
+    scored = [(float(sentence_bleu(one.text, [reference]).score), one) for one in hypotheses]
+    nearest_first = sorted(scored, key=lambda pair: pair[0], reverse=True)
+    return [(one, bleu) for bleu, one in nearest_first]

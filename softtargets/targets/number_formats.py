@@ -102,7 +102,8 @@ def _float8_values() -> Float32:
     is_full = exponents > 0
     magnitudes = np.ldexp(eighths + 8.0 * is_full, np.maximum(exponents, 1) - 10)
     magnitudes[codes & 127 == 127] = np.nan
-    return np.where(codes > 127, -magnitudes, magnitudes).astype(np.float32)
+    values: Float32 = np.where(codes > 127, -magnitudes, magnitudes).astype(np.float32)
+    return values
 
 
 FLOAT8 = _float8_values()

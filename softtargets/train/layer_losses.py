@@ -105,4 +105,5 @@ def _relations(
         )
     heads_BRLW = vectors_BLD.unflatten(2, (num_heads, -1)).transpose(1, 2)
     scores = heads_BRLW @ heads_BRLW.transpose(2, 3) / heads_BRLW.shape[-1] ** 0.5
-    return scores.masked_fill(~is_seen, _LEAST).log_softmax(dim=-1)
+    seen: torch.Tensor = scores.masked_fill(~is_seen, _LEAST)
+    return seen.log_softmax(dim=-1)

@@ -100,7 +100,8 @@ class StudentLoss:
             return model(**self.objective.inputs(batch), **options), None
         with recording(student, "student", attention=True) as records:
             found = model(**self.objective.inputs(batch), **options)
-        records.check(student.config.num_hidden_layers, "student", attention=True)
+        config: Any = student.config
+        records.check(config.num_hidden_layers, "student", attention=True)
         return found, records
 
     def _loss(

@@ -116,7 +116,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(
     assert not result.was_complete
     config = pair_generation(tmp_path)
     write = GenerationFiles.write_record
-    written = []
+    written: list[int] = []
 
     def interrupted(self: GenerationFiles, unit: int, record: Any) -> None:
         if len(written) == 2:
@@ -227,7 +227,7 @@ def test_a_chatbot_answers_the_last_turn_of_conversations(tmp_path: Path, chatbo
     for own, talk in zip(records(path), TALKS, strict=True):
         asked = [one for one in talk if one is not talk[-1] or one["role"] == "user"]
         assert own["messages"][:-1] == asked
-        read = tokenizer.apply_chat_template(
+        read: Any = tokenizer.apply_chat_template(
             asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         written = plain.generate(**read, max_new_tokens=40, do_sample=False, pad_token_id=9)

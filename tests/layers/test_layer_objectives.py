@@ -54,7 +54,8 @@ def bert_student(vocab_size: int, **changes: Any) -> PreTrainedModel:
         "initializer_range": 0.3,
     }
     torch.manual_seed(3)
-    return BertForMaskedLM(BertConfig(**(sizes | changes))).eval()
+    student: PreTrainedModel = BertForMaskedLM(BertConfig(**(sizes | changes))).eval()
+    return student
 
 
 @pytest.mark.parametrize("objective", ["tinybert", "minilm"])
@@ -107,9 +108,9 @@ def largest_gradient(student: torch.nn.Module) -> float:
 class Eager:
     """A model of BERT with all that its own modules compute, by eager attention."""
 
-    def __init__(self, model: PreTrainedModel, batch: Batch) -> None:
+    def __init__(self, model: Any, batch: Batch) -> None:
         model.set_attn_implementation("eager")
-        self.projected: dict[str, torch.Tensor] = {}
+        self.projected: dict[str, Any] = {}
         hooks = []
         for number, layer in enumerate(model.bert.encoder.layer):
             for name in ("query", "key", "value"):
@@ -127,11 +128,13 @@ class Eager:
         return module.register_forward_hook(note)
 
     def heads(self, name: str, num_heads: int) -> torch.Tensor:
-        return self.projected[name].unflatten(2, (num_heads, -1)).transpose(1, 2)
+        heads: torch.Tensor = self.projected[name].unflatten(2, (num_heads, -1)).transpose(1, 2)
+        return heads
 
     def scores(self, number: int) -> torch.Tensor:
         query, key = (self.heads(f"{number}.{one}", HEADS) for one in ("query", "key"))
-        return query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        scores: torch.Tensor = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+        return scores
 
 
 @pytest.mark.parametrize("layer_map", [None, (0, 3)])
@@ -141,7 +144,7 @@ def test_tinyberts_loss_is_the_sum_of_its_three(
     batch = whole_batch(store)
     student = bert_student(store.targets.vocab_size)
     teacher = AutoModelForMaskedLM.from_pretrained(saved("bert"), dtype=torch.float32).eval()
-    weights = {"attention": 2.0, "hidden": 3.0, "embeddings": 0.5}
+    weights: dict[str, Any] = {"attention": 2.0, "hidden": 3.0, "embeddings": 0.5}
     own = TinyBERTObjective(RerunLayers.of(store), layer_map=layer_map, **weights)
     trained = StudentWithObjective(student, own)
     loss = trained(batch)
@@ -182,7 +185,8 @@ def test_minilms_loss_is_that_of_its_relations(
                 heads = model.heads(f"{layer}.{name}", number)[row, :, :length]
                 relation = heads @ heads.transpose(1, 2) / heads.shape[-1] ** 0.5
                 relations.append(relation.log_softmax(-1))
-            kl = functional.kl_div(*relations, log_target=True, reduction="sum")
+            first, second = relations
+            kl = functional.kl_div(first, second, log_target=True, reduction="sum")
             expected += kl / (number * batch["num_tokens"].sum())
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=0)
     assert list(own.parameters()) == []
@@ -239,7 +243,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, saved: Saved, store: Store
         ({"attention": 0, "hidden": 0, "embeddings": 0}, {}, "expected one weight above 0"),
     ):
         with pytest.raises(InputError, match=message):
-            own = TinyBERTObjective(teacher, **options)  # type: ignore[arg-type]
+            own = TinyBERTObjective(teacher, **options)
             StudentWithObjective(bert_student(vocab_size, **changes), own)(batch)
     with pytest.raises(InputError, match=r"relation heads: expected a number that divides 16"):
         own_relations = RelationObjective(teacher, num_heads=5)

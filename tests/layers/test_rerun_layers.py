@@ -175,7 +175,7 @@ def tiny(kind: str) -> PreTrainedModel:
     }
     if kind == "albert":
         return AlbertForMaskedLM(AlbertConfig(**sizes, embedding_size=16))
-    positions = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+    positions: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
     return DebertaV2ForMaskedLM(DebertaV2Config(**sizes, **positions))
 
 

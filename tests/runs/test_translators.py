@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
     few = MarianConfig.from_pretrained(marian, vocab_size=50, decoder_vocab_size=50)
     few.save_pretrained(tmp_path / "few")
     for student, said in (
-        ("teacher[depth=1]", "a teacher with one list of layers, .*; found MarianMTModel with 2"),
+        ("teacher[depth=1]", "a model with one list of layers, .*; found MarianMTModel with 2"),
         (str(tmp_path / "few" / "config.json"), "at least the teacher's 333 outputs; found 50"),
         (str(llama), "a model that AutoModelForSeq2SeqLM makes"),
     ):

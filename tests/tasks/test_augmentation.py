@@ -37,6 +37,7 @@ def test_every_word_of_one_token_becomes_the_likeliest_other(model: Path) -> Non
     ids, words = teacher.tokenizer.encode_words(TEXT, None)
     assert words
     mask = teacher.tokenizer.special_ids().mask
+    assert mask is not None
     network = AutoModelForMaskedLM.from_pretrained(model).eval()
     expected, end = "", 0
     tokens = teacher.tokenizer.vocabulary()

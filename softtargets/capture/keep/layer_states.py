@@ -43,9 +43,7 @@ class WatchedStates:
 
 
 @contextmanager
-def watching(
-    model: torch.nn.Module, features: Sequence[FeatureSchema], where: str
-) -> Iterator[WatchedStates]:
+def watching(model: Any, features: Sequence[FeatureSchema], where: str) -> Iterator[WatchedStates]:
     """Watch the layers of a model that runs once within, as far as features need it.
 
     Args:
