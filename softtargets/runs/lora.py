@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -21,7 +22,8 @@ class Lora:
     """None for 2 r."""
     dropout: float = 0.0
     targets: str = "all-linear"
-    """Names of modules with + between them, or all that are linear but the output head."""
+    """Names of modules with + between them, or all that are linear but the output head of a
+    language model."""
 
     @classmethod
     def parse(cls, text: str) -> Lora:
@@ -48,8 +50,13 @@ class Lora:
         """Return it as JSON."""
         return asdict(self)
 
-    def wrap(self, model: Any) -> Any:
+    def wrap(self, model: Any, missing: Sequence[str]) -> Any:
         """Return a student with matrices that are trained, and weights that are not.
+
+        Args:
+            model: the student.
+            missing: its weights that start at random, as those of a new output layer do. The
+                modules that have them are trained whole: small changes to noise remain noise.
 
         Raises:
             InputError: peft is not installed, or the student has no such modules.
@@ -69,6 +76,7 @@ class Lora:
             lora_alpha=2 * self.r if self.alpha is None else self.alpha,
             lora_dropout=self.dropout,
             target_modules=names[0] if names == ["all-linear"] else names,
+            modules_to_save=sorted({name.rpartition(".")[0] for name in missing}) or None,
         )
         try:
             return get_peft_model(model, config)

@@ -102,7 +102,7 @@ class StudentMaker:
         self.task.check_student(model, missing, self.store.targets)
         weights = list(model.parameters())
         return Student(
-            model=model if self.lora is None else self.lora.wrap(model),
+            model=model if self.lora is None else self.lora.wrap(model, missing),
             tokenizer=tokenizer,
             identity={"spec": self.spec.kind, **identity},
             origin=self._origin(identity),
