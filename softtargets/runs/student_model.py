@@ -94,6 +94,13 @@ class StudentMaker:
         """
         from transformers import set_seed
 
+        if self.lora is not None and self.spec.kind == "config":
+            raise InputError(
+                "--lora",
+                expected="a student that has learned something, to add small changes to",
+                found=f"one from scratch, {self.spec.name}",
+                next_step="Omit --lora to train all weights, or pass another --student.",
+            )
         set_seed(self.seed)
         make = {"model": self._load, "config": self._start, "teacher": self._copy}
         model, missing, identity, rate = make[self.spec.kind]()

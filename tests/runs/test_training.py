@@ -241,6 +241,10 @@ def bad_students(llama: Path, directory: Path) -> dict[str, tuple[dict[str, Any]
         "both": ({"epochs": 1.0}, "--epochs and --steps: expected one of them"),
         "half": ({"dtype": "float16"}, "--dtype: expected float32 or bfloat16 without a CUDA"),
         "lora": ({"lora": "rank=4"}, "--lora: expected a known name"),
+        "lora of noise": (
+            {"lora": "r=4", "student": str(directory / "narrow" / "config.json")},
+            "--lora: expected a student that has learned something",
+        ),
         "share": ({"evaluation_share": 1.5}, "--eval-share: expected from 0 to below 1"),
     }
 
@@ -248,7 +252,7 @@ def bad_students(llama: Path, directory: Path) -> dict[str, tuple[dict[str, Any]
 NAMES = [
     "layers", "no teacher", "narrow", "tokenizer", "headless", "both ways", "encoder-decoder",
     "no file", "no model", "temperature", "recipe", "divergence", "tail", "ce", "field", "option",
-    "schedule", "batches", "both", "half", "lora", "share",
+    "schedule", "batches", "both", "half", "lora", "lora of noise", "share",
 ]  # fmt: skip
 
 
