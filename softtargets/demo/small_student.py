@@ -9,7 +9,7 @@ from softtargets.places.local_files import write_file
 from softtargets.runs import TrainSettings
 from softtargets.store import Store
 
-STEPS = 72
+STEPS = 60
 
 
 def write_student_config(path: Path, vocab_size: int) -> None:
@@ -49,7 +49,7 @@ def student_settings(
         learning_rate=3e-3,
         schedule="cosine",
         warmup=10,
-        evaluation_steps=STEPS // 3,
+        evaluation_steps=STEPS // 2,
         save_steps=STEPS,
         keep=1,
         baseline=True,

@@ -71,9 +71,11 @@ class Lora:
                 next_step="Run: pip install peft. Or omit --lora to train all weights.",
             ) from error
         names = self.targets.split("+")
+        # peft scales by any number, and types it as a whole one.
+        alpha: Any = 2 * self.r if self.alpha is None else self.alpha
         config = LoraConfig(
             r=self.r,
-            lora_alpha=2 * self.r if self.alpha is None else self.alpha,
+            lora_alpha=alpha,
             lora_dropout=self.dropout,
             target_modules=names[0] if names == ["all-linear"] else names,
             modules_to_save=sorted({name.rpartition(".")[0] for name in missing}) or None,
