@@ -61,7 +61,7 @@ def forkserver() -> Iterator[ForkServerContext]:
 def test_death_at_random_moments_changes_no_byte(
     tmp_path: Path, tiny_teacher: Path, forkserver: ForkServerContext
 ) -> None:
-    texts = [f"{number} {text}" for number in range(150) for text in TEXTS]
+    texts = [f"{number} {text}" for number in range(75) for text in TEXTS]
     corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
 
     def config_for(name: str) -> BuildConfig:
@@ -69,7 +69,7 @@ def test_death_at_random_moments_changes_no_byte(
             tmp_path / name,
             corpus=corpus,
             windowing=Windowing(sequence_length=64),
-            unit_tokens=4000,
+            unit_tokens=2000,
             batch_tokens=1024,
         )
 

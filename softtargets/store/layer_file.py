@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from softtargets.errors import CorruptionError, FormatError, StoreError
+from softtargets.errors import CorruptionError, FormatError
 from softtargets.places.place import Place
 from softtargets.store.fingerprint import canonical_json
 from softtargets.store.json_object import parse_object
-from softtargets.store.side_file import SideFile, commit_side_file
+from softtargets.store.side_file import SideFile, commit_side_file, written_side_file
 from softtargets.store.tensor_file import decode_tensors, encode_tensors
 from softtargets.targets import Array, LayersSchema, LayerWeights
 from softtargets.targets.number_formats import are_finite
@@ -93,14 +93,7 @@ def commit_layers(place: Place, work: str, schema: LayersSchema) -> SideFile:
         CorruptionError: it is not the one that the schema describes.
     """
     path = f"{work}/{LAYERS_NAME}"
-    content = place.get(path)
-    if content is None:
-        raise StoreError(
-            str(place),
-            expected="the teacher's layers, written before any unit",
-            found="none",
-            next_step="Run the same 'softtargets build' command again.",
-        )
+    content = written_side_file(place, path, "layers")
     decode_layers(content, schema, place.where(path))
     return commit_side_file(place, LAYERS_NAME, content)
 

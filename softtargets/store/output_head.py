@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.errors import CorruptionError, StoreError, error_text
+from softtargets.errors import CorruptionError, error_text
 from softtargets.places.place import Place
 from softtargets.store.pages import check_unpacked
 from softtargets.store.parquet_footer import check_chunks, footer_of
-from softtargets.store.side_file import SideFile, commit_side_file
+from softtargets.store.side_file import SideFile, commit_side_file, written_side_file
 from softtargets.targets import Float32, HeadWeights, HeadWeightsSchema
 from softtargets.targets.number_formats import STORED_AS, are_finite, pack_bfloat16, unpack_numbers
 
@@ -161,14 +161,7 @@ def commit_output_head(
         CorruptionError: it is not the one that the schema describes.
     """
     path = f"{work}/{OUTPUT_HEAD_NAME}"
-    content = place.get(path)
-    if content is None:
-        raise StoreError(
-            str(place),
-            expected="the teacher's output head, written before any unit",
-            found="none",
-            next_step="Run the same 'softtargets build' command again.",
-        )
+    content = written_side_file(place, path, "output head")
     decode_output_head(content, schema, vocab_size, place.where(path))
     return commit_side_file(place, OUTPUT_HEAD_NAME, content)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from softtargets.errors import CorruptionError
+from softtargets.errors import CorruptionError, StoreError
 from softtargets.hashes import hash_bytes
 from softtargets.places.place import Place
 from softtargets.places.ranges import check_size
@@ -43,6 +43,23 @@ def read_side_file(place: Place, name: str, entry: SideFile) -> bytes:
             found="no file"
             if content is None
             else f"{len(content):,} bytes with {hash_bytes(content)}",
+        )
+    return content
+
+
+def written_side_file(place: Place, path: str, what: str) -> bytes:
+    """Return the content of a file that a build has written before its units.
+
+    Raises:
+        StoreError: there is none.
+    """
+    content = place.get(path)
+    if content is None:
+        raise StoreError(
+            str(place),
+            expected=f"the teacher's {what}, written before any unit",
+            found="none",
+            next_step="Run the same 'softtargets build' command again.",
         )
     return content
 

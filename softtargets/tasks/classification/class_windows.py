@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from softtargets.capture.documents import Document, OnInvalid
+from softtargets.capture.repeats import each_once
 from softtargets.capture.windows import Windowing, tokenized_together
 from softtargets.errors import CorpusError
 from softtargets.targets import TOKEN, UNKNOWN_LABEL, Int32
@@ -41,8 +42,12 @@ class ClassWindows:
             CorpusError: a text is empty or too long, or a label is none of the teacher's; from
                 `on_invalid`. Or no record has the field of the label.
         """
-        seen: set[str] = set()
-        num_labelled = 0
+        yield from each_once(self._windows(documents, on_invalid), self.counts)
+
+    def _windows(
+        self, documents: Iterable[Document], on_invalid: OnInvalid
+    ) -> Iterator[TokenWindow]:
+        num_texts, num_labelled = 0, 0
         for text, encoded in self._encoded(documents, on_invalid):
             try:
                 window = self._window(text, encoded)
@@ -50,16 +55,11 @@ class ClassWindows:
                 on_invalid(error)
                 continue
             self.counts["documents"] += 1
+            num_texts += 1
             num_labelled += text.label is not None
             self.counts["truncated_tokens"] += encoded.num_truncated
-            if window.window_id in seen:
-                self.counts["repeated_windows"] += 1
-                continue
-            seen.add(window.window_id)
-            self.counts["windows"] += 1
-            self.counts["tokens"] += len(window)
             yield window
-        if self.label_field is not None and seen and not num_labelled:
+        if self.label_field is not None and num_texts and not num_labelled:
             raise CorpusError(
                 "the corpus",
                 expected=f"a label in field '{self.label_field}' of some record",

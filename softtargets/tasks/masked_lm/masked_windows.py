@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from softtargets.capture.documents import Document, OnInvalid
+from softtargets.capture.repeats import each_once
 from softtargets.capture.teacher_tokenizer import SpecialIds, Tokenizer
 from softtargets.capture.windows import Windowing, tokenized_together
 from softtargets.errors import CorpusError
@@ -48,7 +49,15 @@ class MaskedWindows:
             on_invalid: called for a document that is empty, or has ids that are none.
         """
         bare = bare_documents(documents, tokenizer, self.special, on_invalid)
-        seen: set[bytes] = set()
+        yield from each_once(self._maskings(bare, tokenizer, counts, on_invalid), counts)
+
+    def _maskings(
+        self,
+        bare: Iterable[Document],
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+        on_invalid: OnInvalid,
+    ) -> Iterator[TokenWindow]:
         for window in self.windowing.windows(
             bare, tokenizer, counts, convention=TOKEN, on_invalid=on_invalid
         ):
@@ -59,15 +68,7 @@ class MaskedWindows:
                 counts["untargeted_windows"] += 1
                 continue
             for copy in range(self.num_copies):
-                masked = self._masked(window, may_L, copy)
-                key = bytes.fromhex(masked.window_id)
-                if key in seen:
-                    counts["repeated_windows"] += 1
-                    continue
-                seen.add(key)
-                counts["windows"] += 1
-                counts["tokens"] += len(masked)
-                yield masked
+                yield self._masked(window, may_L, copy)
 
     def _masked(self, window: TokenWindow, may_L: Bool, copy: int) -> TokenWindow:
         """Return a masking of a window, between special tokens."""

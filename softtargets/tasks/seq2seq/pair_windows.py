@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from softtargets.capture.documents import Document, OnInvalid
+from softtargets.capture.repeats import each_once
 from softtargets.capture.windows import Windowing, tokenized_together
 from softtargets.errors import CorpusError
 from softtargets.tasks.seq2seq.pair_tokenizer import EncodedPair, PairTokenizer
@@ -37,7 +38,11 @@ class PairWindows:
         Raises:
             CorpusError: a text is empty or too long, or there is no target; from `on_invalid`.
         """
-        seen: set[str] = set()
+        yield from each_once(self._windows(documents, on_invalid), self.counts)
+
+    def _windows(
+        self, documents: Iterable[Document], on_invalid: OnInvalid
+    ) -> Iterator[TokenWindow]:
         most = self.tokenizer.most_tokens(self.windowing.sequence_length)
         for batch in tokenized_together(documents):
             pairs = [one for document in batch if (one := _pair(document, on_invalid))]
@@ -52,12 +57,6 @@ class PairWindows:
                     continue
                 self.counts["documents"] += 1
                 self.counts["truncated_tokens"] += ids.num_truncated
-                if window.window_id in seen:
-                    self.counts["repeated_windows"] += 1
-                    continue
-                seen.add(window.window_id)
-                self.counts["windows"] += 1
-                self.counts["tokens"] += len(window)
                 yield window
 
     def _window(self, pair: TextPair, ids: EncodedPair, most: int) -> TokenWindow:
