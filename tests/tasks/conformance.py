@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from softtargets import SoftTargetDataset, student_inputs, verify
-from softtargets.capture import BuildConfig, BuildResult, Teacher, build, estimate
+from softtargets.capture import BuildConfig, BuildResult, Corpus, Teacher, build, estimate
 from softtargets.errors import InputError
 from softtargets.tasks import Task, task_of
 from softtargets.train import StudentWithObjective
@@ -66,6 +68,21 @@ class TaskTests:
         assert plan.fingerprint == store.fingerprint
         assert plan.num_targets == store.num_positions
         assert plan.corpus == store.manifest.corpus
+
+    def test_a_corpus_that_repeats_itself_makes_the_same_windows(
+        self, built: BuildResult, tmp_path: Path
+    ) -> None:
+        config = self.config(tmp_path)
+        assert isinstance(config.corpus, Corpus)
+        paths = [Path(one) for one in config.corpus.paths]
+        again = [one.with_name(f"again-{one.name}") for one in paths]
+        for one, other in zip(paths, again, strict=True):
+            shutil.copy(one, other)
+        twice = replace(config.corpus, paths=(*paths, *again))
+        plan = estimate(replace(config, corpus=twice), self.teacher(), sample_windows=1)
+        once = built.store.manifest.corpus
+        assert plan.corpus["windows"] == once["windows"]
+        assert plan.corpus["repeated_windows"] > 2 * once["repeated_windows"]
 
     def test_its_fields_of_the_identity_are_canonical_json_and_its_own(
         self, built: BuildResult, tmp_path: Path

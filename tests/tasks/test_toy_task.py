@@ -42,6 +42,7 @@ from softtargets.capture.identity import describe_build
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep
 from softtargets.capture.records import RecordFields
+from softtargets.capture.repeats import each_once
 from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.windows import OnUnused
@@ -135,13 +136,16 @@ class TextClasses(Task, CaptureTask, StudentTask):
         on_invalid: OnInvalid,
         on_unused: OnUnused,
     ) -> Iterator[TokenWindow]:
+        return each_once(self._windows(documents, tokenizer, counts), counts)
+
+    def _windows(
+        self, documents: Iterable[Document], tokenizer: Tokenizer, counts: Counter[str]
+    ) -> Iterator[TokenWindow]:
         for document in documents:
             assert isinstance(document, Labelled)
             assert isinstance(document.content, str)
             (ids,) = tokenizer.encode_batch([document.content])
             counts["documents"] += 1
-            counts["windows"] += 1
-            counts["tokens"] += len(ids)
             arrays: dict[str, Any] = {
                 "input_ids_L": np.array(ids, np.int32),
                 "segment_lengths_S": np.array([len(ids)], np.int32),
