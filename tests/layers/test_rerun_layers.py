@@ -65,6 +65,7 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, most: float) -> Non
     assert float((found - expected).abs().max()) <= most * float(expected.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "classes"])
 def test_a_layer_run_again_does_what_it_did_in_the_teacher(
     tmp_path: Path, saved: Saved, kind: str
@@ -104,6 +105,7 @@ def test_a_window_that_slides_is_seen_by_the_layer(tmp_path: Path, saved: Saved)
     assert torch.equal(is_seen, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize(("values", "most"), [("int8", 1 / 100), ("float8", 1 / 14)])
 def test_a_rounded_input_moves_them_by_no_more_than_its_rounding_does(

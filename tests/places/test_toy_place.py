@@ -125,6 +125,7 @@ def test_a_store_is_built_checked_streamed_and_learned(
     assert collate(list(there)[:2])["input_ids"].shape[0] == 2
 
 
+@pytest.mark.slow
 def test_a_build_that_stopped_goes_on(tmp_path: Path, expected: dict[str, bytes]) -> None:
     for num_calls in range(0, 60, 7):
         place, config = InMemory(), build_config(tmp_path)
