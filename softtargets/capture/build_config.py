@@ -12,7 +12,13 @@ from typing import Any, ClassVar, Literal, Protocol
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.dataset_corpus import DatasetCorpus
 from softtargets.capture.documents import Document, OnInvalid, Records
-from softtargets.capture.keep.selection import Hybrid, Selection, Values
+from softtargets.capture.keep.selection import (
+    Hybrid,
+    Keep,
+    Selection,
+    Values,
+    check_temperatures,
+)
 from softtargets.capture.records import RecordFields
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
@@ -79,6 +85,19 @@ class BuildConfig:
             return self.task
         found: CaptureTask = find_task(self.task).capture()
         return found
+
+    def keep(self) -> Keep:
+        """Return what is to be kept of a position, beside the hidden states of layers.
+
+        Raises:
+            InputError: the temperatures are no grid.
+        """
+        return Keep(
+            selection=self.selection,
+            temperatures=check_temperatures(self.temperatures),
+            label_logits=self.label_logits,
+            hidden_states=self.hidden_states,
+        )
 
 
 class CaptureTask(Protocol):

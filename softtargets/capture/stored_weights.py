@@ -30,6 +30,9 @@ def read_weights(config: BuildConfig, teacher: Teacher) -> StoredWeights:
         TeacherError: the teacher cannot be loaded, or its head cannot be stored.
     """
     check_layers(config, teacher)
+    if config.hidden_states:
+        # What it cannot tell is refused before it is loaded.
+        teacher.check(config.keep())
     keeps_head = config.hidden_states and config.capture_task.keeps_head
     if not keeps_head and not config.rerun_layers:
         return NO_WEIGHTS
