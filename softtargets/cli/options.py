@@ -51,6 +51,17 @@ TEACHER_OPTIONS = (
         help="Attention implementation of transformers.",
     ),
     DEVICE,
+    click.option(
+        "--device-map",
+        metavar="auto|JSON",
+        help="Spread a model that does not fit one device over all, the CPU and the disk. Or say "
+        'where each module is: \'{"model": 0, "lm_head": "cpu"}\'.',
+    ),
+    click.option(
+        "--offload-folder",
+        metavar="DIR",
+        help="Where --device-map keeps weights on disk that it cannot read from the model's files.",
+    ),
     REVISION,
     TRUST_REMOTE_CODE,
 )
@@ -211,7 +222,10 @@ def teacher_config(name: str, **options: Any) -> TeacherConfig:
 
 def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     """Return the task that the options ask for, and its teacher."""
-    of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
+    of_teacher = (
+        *("revision", "dtype", "attention", "device", "device_map", "offload_folder"),
+        *("trust_remote_code", "compile"),
+    )
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)
     task = parse_task(options, named)

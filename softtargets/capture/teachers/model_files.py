@@ -35,6 +35,10 @@ class TeacherConfig:
     trust_remote_code: bool = False
     compile: bool = False
     """Whether the decoder runs through torch.compile, whose rounding differs a little."""
+    device_map: str | None = None
+    """auto, or a JSON object of modules with their devices; None for one device."""
+    offload_folder: str | None = None
+    """Where weights go that the map keeps on disk, if they are not read from the model's files."""
 
 
 def locate(config: TeacherConfig) -> tuple[Path, str | None]:
@@ -151,7 +155,7 @@ def first_line(error: Exception) -> str:
     return " ".join(lines[: end + 1]) or type(error).__name__
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, option: str = "--device") -> torch.device:
     """Return a device by its name; auto takes CUDA, then MPS, then the CPU.
 
     Raises:
@@ -165,7 +169,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(
-            "--device",
+            option,
             expected="auto, cpu, cuda, cuda:N or mps",
             found=name,
             next_step="Pass one of them.",
@@ -175,9 +179,9 @@ def pick_device(name: str) -> torch.device:
         device.type == "mps" and not torch.backends.mps.is_available()
     ):
         raise InputError(
-            "--device",
+            option,
             expected=f"a device that PyTorch finds here; it finds {num_cuda} CUDA devices",
             found=name,
-            next_step="Pass --device auto, or install the PyTorch that is made for the device.",
+            next_step=f"Pass {option} auto, or install the PyTorch that is made for the device.",
         )
     return device
