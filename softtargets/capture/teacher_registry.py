@@ -17,7 +17,10 @@ from softtargets.task_registry import DEFAULT_TASK, FoundTask, find_task, task_f
 from softtargets.urls import redacted
 
 MakeTeacher = Callable[[TeacherConfig], Teacher]
-TEACHERS: dict[str, str] = {}
+TEACHERS = {
+    "gguf": "softtargets.capture.teachers.gguf_model:GgufTeacher",
+    "llama": "softtargets.capture.teachers.llama_cpp_model:LlamaTeacher",
+}
 """The module and the class of the teachers of each scheme. They are causal language models."""
 REGISTERED: dict[str, MakeTeacher] = {}
 """Teachers of your own."""
