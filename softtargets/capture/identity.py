@@ -6,7 +6,6 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from softtargets.capture.build_config import BuildConfig, CaptureTask
-from softtargets.capture.keep.selection import Keep, check_temperatures
 from softtargets.capture.keep.stored_form import schema_parts
 from softtargets.capture.layer_options import with_layers
 from softtargets.capture.stored_weights import NO_WEIGHTS, StoredWeights
@@ -108,23 +107,16 @@ def vocabulary_schema(
     Raises:
         InputError: an option is out of range, or the teacher cannot tell what is to be kept.
     """
-    temperatures = check_temperatures(config.temperatures)
-    teacher.check(
-        Keep(
-            selection=config.selection,
-            temperatures=temperatures,
-            label_logits=config.label_logits,
-            hidden_states=config.hidden_states,
-        )
-    )
+    keep = config.keep()
+    teacher.check(keep)
     return TargetSchema(
         vocab_size=teacher.vocab_size,
         tokenizer_vocab_size=teacher.tokenizer.vocab_size,
-        temperatures=temperatures,
+        temperatures=keep.temperatures,
         **schema_parts(
             config.selection,
             config.values,
-            temperatures,
+            keep.temperatures,
             teacher.vocab_size,
             label_logits=config.label_logits,
         ),

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import torch
 
+from softtargets.capture.abilities import LISTS, Abilities, check_abilities
 from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Keep
+from softtargets.capture.keep.selection import Keep, check_selection
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.errors import TeacherError
@@ -41,6 +42,8 @@ class Teacher(Protocol):
     """Where it computes; the CPU when that is none of this process's business."""
     longest_sequence: int | None = None
     """The longest sequence that it can read; None when it has no such bound, or does not say."""
+    abilities: Abilities = LISTS
+    """What it can tell; unless it says otherwise, lists of its likeliest ids at temperature 1."""
     own_parts: tuple[OwnPart, ...] = ()
     """Parts of your own that its targets have; `capture` returns them in `Selected.others`."""
     modules: tuple[str, ...] = ()
@@ -63,15 +66,14 @@ class Teacher(Protocol):
         del worker
         return self
 
-    @abstractmethod
     def check(self, keep: Keep) -> None:
-        """Check that it can tell what is to be kept; it need not be loaded.
-
-        `check_selection` says whether the selection fits its vocabulary.
+        """Check that it can tell what is to be kept, by its abilities; it need not be loaded.
 
         Raises:
             InputError: it cannot; the message names the option.
         """
+        check_selection(keep.selection, self.vocab_size, keep.temperatures)
+        check_abilities(keep, self.abilities, self.name)
 
     @abstractmethod
     def load(self) -> None:

@@ -18,7 +18,7 @@ from softtargets.cli.terminal import cell, echo
 from softtargets.errors import InputError
 from softtargets.fidelity import OWN_SECTIONS, SECTIONS
 from softtargets.store import Store
-from softtargets.task_registry import DEFAULT_TASK, find_task, task_for, task_of
+from softtargets.task_registry import DEFAULT_TASK, find_task, task_of
 
 if TYPE_CHECKING:
     from softtargets.capture import TeacherConfig
@@ -138,10 +138,9 @@ def _check_task(where: str, teacher: TeacherConfig, *, is_store: bool) -> None:
     Raises:
         InputError: it is of another.
     """
-    from softtargets.capture.teachers.model_files import architecture_of
+    from softtargets.capture.teacher_registry import task_of_teacher
 
-    of_store = task_of(Store.open(where).targets) if is_store else None
-    found = of_store or task_for(architecture_of(teacher))
+    found = task_of(Store.open(where).targets) if is_store else task_of_teacher(teacher)
     if found.name != DEFAULT_TASK:
         raise InputError(
             where,

@@ -51,6 +51,17 @@ TEACHER_OPTIONS = (
         help="Attention implementation of transformers.",
     ),
     DEVICE,
+    click.option(
+        "--device-map",
+        metavar="auto|JSON",
+        help="Spread a model that does not fit one device over all, the CPU and the disk. Or say "
+        'where each module is: \'{"model": 0, "lm_head": "cpu"}\'.',
+    ),
+    click.option(
+        "--offload-folder",
+        metavar="DIR",
+        help="Where --device-map keeps weights on disk that it cannot read from the model's files.",
+    ),
     REVISION,
     TRUST_REMOTE_CODE,
 )
@@ -167,6 +178,12 @@ _BUILD_OPTIONS = (
         help="Processes that run units. With several CUDA devices each takes one in turn. On a CPU "
         "one process uses all cores already.",
     ),
+    click.option(
+        "--reference",
+        metavar="DIR_OR_ID",
+        help="The same model for transformers. How far the teacher's engine is from it is measured "
+        "on a few windows, and the manifest says so.",
+    ),
 )
 
 
@@ -205,7 +222,10 @@ def teacher_config(name: str, **options: Any) -> TeacherConfig:
 
 def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     """Return the task that the options ask for, and its teacher."""
-    of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
+    of_teacher = (
+        *("revision", "dtype", "attention", "device", "device_map", "offload_folder"),
+        *("trust_remote_code", "compile"),
+    )
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)
     task = parse_task(options, named)
@@ -226,10 +246,19 @@ def parse_build(options: Mapping[str, Any]) -> tuple[BuildConfig, Teacher]:
             overlap=options["overlap"],
         ),
         selection=parse_selection(options, teacher.tokenizer),
+        reference=_parse_reference(options),
         **parse_layers(options["hidden_states"], options["rerun_layers"]),
         **{name: options[name] for name in _AS_IN_CONFIG},
     )
     return config, teacher
+
+
+def _parse_reference(options: Mapping[str, Any]) -> TeacherConfig | None:
+    """Return the model that an engine is compared with, run as the teacher is."""
+    if options["reference"] is None:
+        return None
+    names = ("dtype", "device", "trust_remote_code")
+    return teacher_config(options["reference"], **{name: options[name] for name in names})
 
 
 def parse_corpus(options: Mapping[str, Any]) -> AnyCorpus:

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from softtargets.cli.selection_options import SELECTION_NAMES
 from softtargets.errors import InputError
-from softtargets.task_registry import TASKS, find_task, task_for
+from softtargets.task_registry import TASKS
 
 if TYPE_CHECKING:
     from softtargets.capture import CaptureTask, TeacherConfig
@@ -104,10 +104,9 @@ def parse_task(options: Mapping[str, Any], teacher: TeacherConfig) -> CaptureTas
         InputError: an option is given that is of another task.
         TeacherError: there is no such model.
     """
-    from softtargets.capture.teachers.model_files import architecture_of
+    from softtargets.capture.teacher_registry import task_of_teacher
 
-    name = options[_TASK]
-    task = task_for(architecture_of(teacher)) if name is None else find_task(name)
+    task = task_of_teacher(teacher, options[_TASK])
     capture: CaptureTask = task.capture()
     given = {one: options[one] for one in _OF_ONE_FAMILY if options[one] is not None}
     known: set[str] = {one.name for one in fields(capture)} if is_dataclass(capture) else set()

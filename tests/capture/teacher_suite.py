@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from softtargets.capture import Teacher, TopK, Windowing, build
+from softtargets.capture import (
+    Hybrid,
+    Pins,
+    Sampled,
+    Teacher,
+    Threshold,
+    TopK,
+    TopP,
+    Windowing,
+    build,
+)
+from softtargets.capture.abilities import nearest
 from softtargets.capture.documents import Document
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep
@@ -28,6 +39,17 @@ from tests.windows import topk_schema
 
 K = 4
 KEEP = Keep(selection=TopK(k=K), temperatures=(1.0,))
+DEMANDING = (
+    KEEP,
+    Keep(selection=TopK(k=K), temperatures=(1.0, 2.0)),
+    Keep(selection=TopK(k=K, pins=Pins(label=True)), temperatures=(1.0,)),
+    Keep(selection=TopP(k=K), temperatures=(1.0,)),
+    Keep(selection=Hybrid(k=K), temperatures=(1.0,)),
+    Keep(selection=Threshold(), temperatures=(1.0, 0.5)),
+    Keep(selection=TopK(k=K), temperatures=(1.0,), hidden_states=True),
+    Keep(selection=Sampled(), temperatures=(1.0, 2.0), hidden_states=True),
+)
+"""What some teachers can tell, and some cannot."""
 NOISE = 1e-4
 """By how much logits may differ between batches."""
 
@@ -161,6 +183,43 @@ class TeacherSuite:
         teacher.check(KEEP)
         with pytest.raises(InputError, match=r"^--top-k: "):
             teacher.check(dataclasses.replace(KEEP, selection=TopK(k=k)))
+
+    def test_what_it_says_it_can_tell_it_tells(self, teacher: Teacher) -> None:
+        abilities = teacher.abilities
+        segments = segments_of(*windows(teacher)[:2])
+        for keep in DEMANDING:
+            if nearest(keep, abilities) == keep:
+                teacher.check(keep)
+                selected = teacher.capture(segments, keep)
+                selected.check()
+                assert selected.tail_mass_NG.shape[1:] == (len(keep.temperatures),)
+                assert (selected.hidden_ND is not None) == keep.hidden_states
+
+    def test_what_it_cannot_tell_is_refused_with_what_it_can(self, teacher: Teacher) -> None:
+        for keep in DEMANDING:
+            near = nearest(keep, teacher.abilities)
+            teacher.check(near)
+            assert nearest(near, teacher.abilities) == near
+            if near != keep:
+                with pytest.raises(InputError, match=r"^--[a-z-]+: .* Pass "):
+                    teacher.check(keep)
+
+    def test_the_longest_list_is_that_which_it_states(self, teacher: Teacher) -> None:
+        largest = teacher.abilities.largest_k
+        if largest is None:
+            return
+        (segment,) = segments_of(windows(teacher)[0])
+        keep = dataclasses.replace(KEEP, selection=TopK(k=largest))
+        assert (teacher.capture([segment], keep).num_entries_N == largest).all()
+        with pytest.raises(InputError, match=f"--top-k: .* Pass --select topk --top-k {largest}"):
+            teacher.check(dataclasses.replace(KEEP, selection=TopK(k=largest + 1)))
+
+    def test_batches_change_no_bit_if_it_says_so(self, teacher: Teacher) -> None:
+        if not teacher.abilities.batch_invariant:
+            return
+        segments = segments_of(*windows(teacher, lengths=(40, 7)))
+        alone = [teacher.capture([segment], KEEP) for segment in segments]
+        assert_same(Selected.concatenate(alone), teacher.capture(segments, KEEP))
 
     def test_a_build_is_sound_and_the_same_again(self, teacher: Teacher, tmp_path: Path) -> None:
         stores = []

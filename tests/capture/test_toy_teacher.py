@@ -18,6 +18,7 @@ import torch
 
 from softtargets import SoftTargetDataset, collate, distillation_loss
 from softtargets.capture import (
+    Abilities,
     Hybrid,
     Keep,
     Pins,
@@ -28,8 +29,6 @@ from softtargets.capture import (
     TopP,
     build,
     check_ids,
-    check_listed,
-    check_selection,
     estimate,
     rescore,
     select_listed,
@@ -46,6 +45,7 @@ class Bigrams(Teacher):
     name = "bigrams"
     vocab_size = 256
     tokenizer = ByteTokenizer()
+    abilities = Abilities(largest_k=20, batch_invariant=True)
 
     def __init__(self) -> None:
         self.table: dict[int, dict[int, float]] = {}
@@ -59,10 +59,6 @@ class Bigrams(Teacher):
             "dtype": "float32",
             "attention": "none",
         }
-
-    def check(self, keep: Keep) -> None:
-        check_selection(keep.selection, self.vocab_size, keep.temperatures)
-        check_listed(keep)
 
     def load(self) -> None:
         counts = Counter(pair for text in TEXTS for pair in pairwise(text))
@@ -154,6 +150,15 @@ def test_what_its_lists_do_not_tell_is_refused_before_the_corpus_is_read(
     with pytest.raises(InputError, match=message):
         build_toy(tmp_path, **changes)
     assert not (tmp_path / "store").exists()
+
+
+def test_hidden_states_are_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    teacher = Bigrams()
+    config = build_config(tmp_path, selection=Hybrid(), temperatures=(1.0, 2.0), hidden_states=True)
+    message = "--select topk --top-k 16 and --temperature 1 and no --hidden-states"
+    with pytest.raises(InputError, match=message):
+        build(config, teacher)
+    assert not teacher.table
 
 
 def test_it_has_no_output_head() -> None:

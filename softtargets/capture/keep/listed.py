@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 
+from softtargets.capture.abilities import LISTS, check_abilities
 from softtargets.capture.keep.kept_entries import by_falling_logit
 from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Keep, TopK
-from softtargets.errors import InputError
+from softtargets.capture.keep.selection import Keep
 
 _ROUNDING = 1e-3
 """By how much probabilities in float32 or less may sum to more than 1."""
@@ -54,17 +54,4 @@ def check_listed(keep: Keep) -> None:
     Raises:
         InputError: they are not; the message names the option.
     """
-    grid = ", ".join(f"{one:g}" for one in keep.temperatures)
-    is_plain = type(keep.selection) is TopK and not keep.selection.pins.num_entries
-    for option, expected, found, holds in (
-        ("--select", "topk without --pin", keep.selection.kind, is_plain),
-        ("--temperature", "1 alone", grid, keep.temperatures == (1.0,)),
-        ("--hidden-states", "no hidden states", "the option", not keep.hidden_states),
-    ):
-        if not holds:
-            raise InputError(
-                option,
-                expected=f"{expected}, of a teacher that lists its likeliest ids",
-                found=found,
-                next_step="Pass the directory of a model with --teacher for anything else.",
-            )
+    check_abilities(keep, LISTS, "a teacher that lists its likeliest ids")

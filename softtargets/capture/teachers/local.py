@@ -18,10 +18,11 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from softtargets.capture.abilities import ALL_LOGITS
 from softtargets.capture.keep.keeper import Keeper, Workspace
 from softtargets.capture.keep.layer_states import WatchedStates
 from softtargets.capture.keep.selected import Selected
-from softtargets.capture.keep.selection import Keep, check_selection
+from softtargets.capture.keep.selection import Keep
 from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError
@@ -62,6 +63,8 @@ class LocalTeacher(Teacher):
     What it adds to `Teacher`, rescoring and fidelity need: the whole distribution.
     """
 
+    abilities = ALL_LOGITS
+
     @abstractmethod
     def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states [B, L, D] of sequences padded on the right."""
@@ -80,10 +83,6 @@ class LocalTeacher(Teacher):
     @abstractmethod
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Return the logits [N, V] of hidden states, in the teacher's number format."""
-
-    def check(self, keep: Keep) -> None:
-        """Check that what is to be kept fits the vocabulary; of all logits, anything can be."""
-        check_selection(keep.selection, self.vocab_size, keep.temperatures)
 
     @torch.inference_mode()
     def capture(self, segments: Sequence[Segment], keep: Keep) -> Selected:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,6 +17,12 @@ from softtargets.capture.keep.layer_states import WatchedStates, watching
 from softtargets.capture.memory import enough_memory, is_out_of_memory
 from softtargets.capture.teacher import LayerShape, Teacher
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
+from softtargets.capture.teachers.device_map import (
+    check_device_map,
+    check_modules,
+    check_placed,
+    device_options,
+)
 from softtargets.capture.teachers.model_files import (
     TeacherConfig,
     first_line,
@@ -59,14 +66,17 @@ class PretrainedTeacher(Teacher):
         from transformers import AutoConfig
 
         self.config = config
-        self._directory, self._commit = locate(config)
+        self._directory, self._commit = self._find()
         with loading(config.name, f"{self.kind} that transformers knows"):
             self._model_config = AutoConfig.from_pretrained(
-                self._directory, trust_remote_code=config.trust_remote_code
+                self._directory,
+                trust_remote_code=config.trust_remote_code,
+                **self._file_options,
             )
         self.name = config.name if self._commit else self._directory.resolve().name
         self.vocab_size = int(self._model_config.get_text_config().vocab_size)
         """Width of the output head, padding included."""
+        check_device_map(config)
         self.device = pick_device(config.device)
         self._is_loaded = False
 
@@ -75,16 +85,39 @@ class PretrainedTeacher(Teacher):
 
     def for_worker(self, worker: int) -> Self:
         """Return a teacher for a process of its own, on a CUDA device in turn if it may choose."""
-        device = self.config.device
-        if device == "auto" and self.device.type == "cuda":
-            device = f"cuda:{worker % torch.cuda.device_count()}"
-        return type(self)(replace(self.config, device=device))
+        config = self.config
+        if config.device_map is None and config.device == "auto" and self.device.type == "cuda":
+            config = replace(config, device=f"cuda:{worker % torch.cuda.device_count()}")
+        if config.offload_folder is not None:
+            config = replace(config, offload_folder=f"{config.offload_folder}/worker-{worker}")
+        return type(self)(config)
+
+    def _find(self) -> tuple[Path, str | None]:
+        """Return the directory of the model's files, and the commit when it is from the Hub."""
+        return locate(self.config)
+
+    @property
+    def _file_options(self) -> dict[str, Any]:
+        """Return what transformers is told of the files beside their directory."""
+        return {}
+
+    @property
+    def _weight_options(self) -> dict[str, Any]:
+        """Return what it is told of the weights beside that."""
+        return {}
+
+    @property
+    def _file_identity(self) -> dict[str, Any]:
+        """Return what of the files decides the numbers."""
+        return hash_model(self._directory)
 
     @cached_property
     def tokenizer(self) -> TransformersTokenizer:
         """Return the model's own tokenizer."""
         return TransformersTokenizer(
-            self._directory, trust_remote_code=self.config.trust_remote_code
+            self._directory,
+            trust_remote_code=self.config.trust_remote_code,
+            **self._file_options,
         )
 
     @property
@@ -139,7 +172,7 @@ class PretrainedTeacher(Teacher):
         """
         teacher: dict[str, Any] = {
             "architecture": (self._model_config.architectures or ["unknown"])[0],
-            **hash_model(self._directory),
+            **self._file_identity,
             "revision": self._commit,
             "dtype": self.config.dtype,
             "attention": self.config.attention,
@@ -170,7 +203,10 @@ class PretrainedTeacher(Teacher):
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KEPT_KERNELS)
         os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_KERNELS)
         self._model = self._read_weights()
-        self._model.eval().requires_grad_(False).to(self.device)
+        check_modules(self._model, self.config)
+        self._model.eval().requires_grad_(False)
+        if self.config.device_map is None:
+            self._model.to(self.device)
         self._prepare()
 
     @abstractmethod
@@ -195,6 +231,9 @@ class PretrainedTeacher(Teacher):
                 attn_implementation=self.config.attention,
                 trust_remote_code=self.config.trust_remote_code,
                 output_loading_info=True,
+                **device_options(self.config),
+                **self._file_options,
+                **self._weight_options,
             )
         model: PreTrainedModel = loaded[0]
         missing = sorted(loaded[1]["missing_keys"])
@@ -240,6 +279,7 @@ class PretrainedTeacher(Teacher):
             InputError: one cannot be run by itself.
         """
         next_step = "Omit --rerun-layers."
+        check_placed(self._model, self.name, "layers that are stored", next_step)
         with self._running("layers that can be run by themselves", next_step=next_step):
             return take_layers(self._model, numbers, self.config.dtype, self.name)
 

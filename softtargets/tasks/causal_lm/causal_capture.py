@@ -14,8 +14,8 @@ from softtargets.capture.keep.selection import describe_selection
 from softtargets.capture.records import RecordFields
 from softtargets.capture.segments import Segment, segments_of
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.teacher_registry import open_teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
-from softtargets.capture.teachers.causal import TransformersTeacher
 from softtargets.capture.teachers.model_files import TeacherConfig
 from softtargets.capture.windows import OnUnused
 from softtargets.targets import NEXT_TOKEN, HeadWeights, TargetSchema
@@ -27,9 +27,9 @@ from softtargets.window import TokenWindow
 class CausalCapture(CaptureTask):
     """Texts, token ids or conversations, cut into windows; a selection of each distribution."""
 
-    def teacher(self, config: TeacherConfig) -> TransformersTeacher:
-        """Return a causal language model."""
-        return TransformersTeacher(config)
+    def teacher(self, config: TeacherConfig) -> Teacher:
+        """Return a causal language model, of transformers or of an engine."""
+        return open_teacher(config)
 
     def describe(self, config: BuildConfig) -> dict[str, Any]:
         """Return the selection."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from softtargets.capture.abilities import ALL_LOGITS
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep
 from softtargets.capture.segments import Segment, check_ids
@@ -42,6 +43,7 @@ class Classifier(PretrainedTeacher):
             their own.
     """
 
+    abilities = ALL_LOGITS
     convention: ClassVar[Convention]
     """What a target is about."""
 
