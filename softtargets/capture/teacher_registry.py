@@ -17,7 +17,8 @@ from softtargets.task_registry import DEFAULT_TASK, FoundTask, find_task, task_f
 from softtargets.urls import redacted
 
 MakeTeacher = Callable[[TeacherConfig], Teacher]
-TEACHERS: dict[str, str] = {}
+_SERVER = "softtargets.capture.servers.served:ServerTeacher"
+TEACHERS: dict[str, str] = {"http": _SERVER, "https": _SERVER}
 """The module and the class of the teachers of each scheme. They are causal language models."""
 REGISTERED: dict[str, MakeTeacher] = {}
 """Teachers of your own."""

@@ -36,13 +36,31 @@ TRUST_REMOTE_CODE = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
 )
 
+SERVER_OPTIONS = (
+    click.option(
+        "--tokenizer",
+        metavar="DIR_OR_ID",
+        help="Directory or id of a server's model, for its tokenizer. Its weights are not read.",
+    ),
+    click.option("--requests", default=16, help="Most requests to a server at a time."),
+    click.option(
+        "--patience",
+        default=300,
+        help="Seconds within which a server must answer. Until then it is asked again, for example "
+        "while it restarts.",
+    ),
+)
+"""How a teacher behind a server is asked."""
+
 TEACHER_OPTIONS = (
     click.option(
         "--teacher",
         required=True,
         metavar="DIR_OR_ID",
-        help="Directory of a model, or its id on the Hugging Face Hub.",
+        help="Directory of a model, or its id on the Hugging Face Hub. Or http://host:port of a "
+        "server of vLLM or SGLang that runs it.",
     ),
+    *SERVER_OPTIONS,
     *TASK_OPTIONS,
     DTYPE,
     click.option(
@@ -205,7 +223,10 @@ def teacher_config(name: str, **options: Any) -> TeacherConfig:
 
 def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     """Return the task that the options ask for, and its teacher."""
-    of_teacher = ("revision", "dtype", "attention", "device", "trust_remote_code", "compile")
+    of_teacher = (
+        "revision", "dtype", "attention", "device", "trust_remote_code", "compile", "tokenizer",
+        "requests", "patience",
+    )  # fmt: skip
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)
     task = parse_task(options, named)
