@@ -74,6 +74,10 @@ class BuildConfig:
     workers: int = 1
     """Processes that run units; with several CUDA devices each takes one in turn."""
 
+    reference: TeacherConfig | None = None
+    """The model of the teacher in transformers: how far an engine is from it is then measured, and
+    the manifest says so. It decides nothing of the content."""
+
     @property
     def capture_task(self) -> CaptureTask:
         """Return the task.

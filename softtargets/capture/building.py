@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from softtargets.capture.build_config import BuildConfig
+from softtargets.capture.calibration import find_drift
 from softtargets.capture.identity import describe_build
 from softtargets.capture.segments import name_documents
 from softtargets.capture.stored_weights import StoredWeights, read_weights
@@ -22,6 +23,7 @@ from softtargets.errors import InputError, StoreError
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store import Store
+from softtargets.store.drift import read_drift, write_drift
 from softtargets.store.layer_file import encode_layers
 from softtargets.store.ledger import Ledger, read_identity
 from softtargets.store.output_head import encode_output_head
@@ -172,10 +174,13 @@ def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, weights: Stored
         ledger.write_output_head(encode_output_head(weights.head))
     if weights.layers is not None:
         ledger.write_layers(encode_layers(weights.layers))
-    if (plan := read_plan(ledger.place)) is not None:
-        return plan
-    ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
-    return make_plan(config, teacher, ledger.place)
+    plan = read_plan(ledger.place)
+    if plan is None:
+        ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
+        plan = make_plan(config, teacher, ledger.place)
+    if config.reference is not None and not read_drift(ledger.place):
+        write_drift(ledger.place, find_drift(config, teacher, read_unit(ledger.place, 0)))
+    return plan
 
 
 def _run(

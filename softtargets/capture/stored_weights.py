@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from softtargets.capture.build_config import BuildConfig
@@ -36,17 +38,29 @@ def read_weights(config: BuildConfig, teacher: Teacher) -> StoredWeights:
     keeps_head = config.hidden_states and config.capture_task.keeps_head
     if not keeps_head and not config.rerun_layers:
         return NO_WEIGHTS
-    loaded = teacher.for_worker(0) if config.workers > 1 else teacher
-    loaded.load()
     next_step = "Pass fewer --workers, or another --device."
-    with enough_memory(loaded.name, "the weights to be stored", loaded.device, next_step):
-        weights = StoredWeights(
+    with (
+        ready_here(config, teacher) as loaded,
+        enough_memory(loaded.name, "the weights to be stored", loaded.device, next_step),
+    ):
+        return StoredWeights(
             head=loaded.output_head() if keeps_head else None,
             layers=loaded.layer_weights(config.rerun_layers) if config.rerun_layers else None,
         )
+
+
+@contextmanager
+def ready_here(config: BuildConfig, teacher: Teacher) -> Iterator[Teacher]:
+    """Yield a teacher that is loaded in this process, before its workers load their own.
+
+    Raises:
+        TeacherError: it cannot be loaded.
+    """
+    loaded = teacher.for_worker(0) if config.workers > 1 else teacher
+    loaded.load()
+    yield loaded
     if loaded is not teacher:
         # Workers load their own, and need the memory that this one had.
         device = loaded.device
         del loaded
         free_memory(device)
-    return weights

@@ -62,6 +62,7 @@ def describe(store: Store) -> dict[str, Any]:
         "bytes_per_position": store.num_bytes / store.num_positions,
         "total_bytes": sizes.total,
         "file_bytes": sizes.files,
+        "drift": dict(store.manifest.drift) or None,
         "corpus": dict(store.manifest.corpus),
         "identity": dict(store.manifest.identity),
     }

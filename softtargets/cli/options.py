@@ -185,6 +185,12 @@ _BUILD_OPTIONS = (
         help="Processes that run units. With several CUDA devices each takes one in turn. On a CPU "
         "one process uses all cores already.",
     ),
+    click.option(
+        "--reference",
+        metavar="DIR_OR_ID",
+        help="The same model for transformers. How far the teacher's engine is from it is measured "
+        "on a few windows, and the manifest says so.",
+    ),
 )
 
 
@@ -247,10 +253,19 @@ def parse_build(options: Mapping[str, Any]) -> tuple[BuildConfig, Teacher]:
             overlap=options["overlap"],
         ),
         selection=parse_selection(options, teacher.tokenizer),
+        reference=_parse_reference(options),
         **parse_layers(options["hidden_states"], options["rerun_layers"]),
         **{name: options[name] for name in _AS_IN_CONFIG},
     )
     return config, teacher
+
+
+def _parse_reference(options: Mapping[str, Any]) -> TeacherConfig | None:
+    """Return the model that an engine is compared with, run as the teacher is."""
+    if options["reference"] is None:
+        return None
+    names = ("dtype", "device", "trust_remote_code")
+    return teacher_config(options["reference"], **{name: options[name] for name in names})
 
 
 def parse_corpus(options: Mapping[str, Any]) -> AnyCorpus:

@@ -7,6 +7,7 @@ from typing import Any
 
 from softtargets.report.number_texts import bytes_text, list_text
 from softtargets.store import Store
+from softtargets.store.drift import drift_text
 from softtargets.store.manifest import MANIFEST_NAME
 from softtargets.store.sizes import store_sizes
 from softtargets.targets import TargetSchema
@@ -33,6 +34,8 @@ def summary(store: Store) -> dict[str, str]:
         rows["classes"] = list_text(targets.class_names, _MOST_CLASSES)
     if "selection" in identity:
         rows["selection"] = _selection(identity["selection"])
+    if store.manifest.drift:
+        rows["drift"] = drift_text(store.manifest.drift)
     rows |= {
         "temperatures": _temperatures(targets, identity.get("imported", {})),
         "size": size_text(store),

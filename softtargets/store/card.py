@@ -13,6 +13,7 @@ from typing import Any
 
 from softtargets.store.column_words import column_words
 from softtargets.store.decoding_code import decoding_code
+from softtargets.store.drift import drift_text
 from softtargets.store.manifest import Manifest
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.targets import TargetSchema, columns_of, parts_of
@@ -150,6 +151,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Teacher", _teacher(manifest)
     if "imported" in identity:
         yield "Imported", _imported(identity["imported"])
+    if manifest.drift:
+        yield "Drift of its engine", drift_text(manifest.drift)
     sha256 = identity["tokenizer"].get("sha256")
     yield (
         "Tokenizer",

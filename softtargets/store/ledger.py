@@ -10,6 +10,7 @@ While a store is being built its place holds
     work/head.parquet          the teacher's output head, if the store is to have it
     work/layers.safetensors    layers of the teacher, if the store is to have some
     work/vocabulary.parquet    its vocabulary, if there is a tokenizer
+    work/drift.json            how far its engine is from transformers, if that was measured
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     shards/unit-N.parquet      the shards
     README.md                  the card, written just before the manifest
@@ -35,6 +36,7 @@ from softtargets.errors import StoreError
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
+from softtargets.store.drift import read_drift
 from softtargets.store.json_object import parse_object
 from softtargets.store.layer_file import LAYERS_NAME, commit_layers
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
@@ -218,6 +220,7 @@ class Ledger:
             layers=self._commit_layers(),
             vocabulary=self._commit_vocabulary(),
             rounding=rounding_of(done),
+            drift=read_drift(self.place),
         )
         self._workplace.remove_leftovers()
         self._write_card(manifest)

@@ -38,7 +38,6 @@ WINDOWS = Limit(
 COLUMNS = Limit(
     variable="SOFTTARGETS_MAX_COLUMNS", default=4096, unit="temperatures, features and metadata"
 )
-
 _MOST_COUNTED = 2**53 - 1
 
 
@@ -67,6 +66,8 @@ class Manifest:
     """There when the builder had the teacher's tokenizer."""
     rounding: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
     """By how much rounded features are off what the teacher gave, see `RoundingError`."""
+    drift: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """How far the engine that ran the teacher is from transformers, see `Drift`."""
 
     @property
     def targets(self) -> TargetSchema:
@@ -98,12 +99,12 @@ class Manifest:
             entry = getattr(self, name)
             if entry is not None:
                 data[name] = dataclasses.asdict(entry)
-        if self.rounding:
-            data["rounding"] = self.rounding
+        data |= {name: measured for name in _MEASURED if (measured := getattr(self, name))}
         return json.dumps(data, indent=1) + "\n"
 
 
 _SIDE_FILES = ("output_head", "layers", "vocabulary")
+_MEASURED = ("rounding", "drift")
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
@@ -127,7 +128,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         corpus=data["corpus"],
         shards=shards,
         created_by=data["created_by"],
-        rounding=data.get("rounding", {}),
+        **{name: data.get(name, {}) for name in _MEASURED},
         **side_files,
     )
 
@@ -206,10 +207,8 @@ def _check_targets(identity: Mapping[str, Any], where: str, next_step: str) -> N
         ) from error
 
 
-_FRACTIONS = (
-    *("temperatures", "temperature", "step", "grid_step", "label_step"),
-    *("scale", "divisor", "softcap", "epsilon"),
-)
+_FRACTIONS = {"temperatures", "temperature", "step", "grid_step", "label_step"}
+_FRACTIONS |= {"scale", "divisor", "softcap", "epsilon"}
 
 
 def _whole_numbers(value: Any, field: str) -> Iterator[tuple[str, Any]]:

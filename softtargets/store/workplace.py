@@ -37,7 +37,7 @@ _WORK_DIRECTORIES = ("work/records", "work/plan", "work/leases", "work")
 _UNIT = r"unit-\d{6,}"
 _SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)))
 _LOCKS = r"work/(workers\.|plan\.)?lock"
-_MADE = rf"work/(plan\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
+_MADE = rf"work/(plan\.json|drift\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
 _COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
 _EMPTY = r"(work(/records|/plan|/leases)?|shards)/"
 
