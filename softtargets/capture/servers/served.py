@@ -17,7 +17,7 @@ from softtargets.capture.keep.listed import select_listed
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep
 from softtargets.capture.segments import Segment, check_ids, name_segments
-from softtargets.capture.servers.calibration import NUM_ENTRIES, TEXT, Calibration, check_text
+from softtargets.capture.servers.calibration_text import NUM_ENTRIES, TEXT, Calibration, check_text
 from softtargets.capture.servers.prompt_lists import (
     PromptLists,
     WrongAnswerError,
