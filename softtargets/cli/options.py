@@ -10,6 +10,7 @@ import click
 from softtargets.cli.hidden_options import LAYER_OPTIONS, parse_layers
 from softtargets.cli.paths import INPUT, LocalPath
 from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
+from softtargets.cli.server_options import SERVER_OPTIONS
 from softtargets.cli.task_options import TASK_OPTIONS, parse_task
 from softtargets.errors import InputError
 
@@ -36,22 +37,6 @@ TRUST_REMOTE_CODE = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
 )
 
-SERVER_OPTIONS = (
-    click.option(
-        "--tokenizer",
-        metavar="DIR_OR_ID",
-        help="Directory or id of a server's model, for its tokenizer. Its weights are not read.",
-    ),
-    click.option("--requests", default=16, help="Most requests to a server at a time."),
-    click.option(
-        "--patience",
-        default=300,
-        help="Seconds within which a server must answer. Until then it is asked again, for example "
-        "while it restarts.",
-    ),
-)
-"""How a teacher behind a server is asked."""
-
 TEACHER_OPTIONS = (
     click.option(
         "--teacher",
@@ -69,6 +54,17 @@ TEACHER_OPTIONS = (
         help="Attention implementation of transformers.",
     ),
     DEVICE,
+    click.option(
+        "--device-map",
+        metavar="auto|JSON",
+        help="Spread a model that does not fit one device over all, the CPU and the disk. Or say "
+        'where each module is: \'{"model": 0, "lm_head": "cpu"}\'.',
+    ),
+    click.option(
+        "--offload-folder",
+        metavar="DIR",
+        help="Where --device-map keeps weights on disk that it cannot read from the model's files.",
+    ),
     REVISION,
     TRUST_REMOTE_CODE,
 )
@@ -230,9 +226,9 @@ def teacher_config(name: str, **options: Any) -> TeacherConfig:
 def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     """Return the task that the options ask for, and its teacher."""
     of_teacher = (
-        "revision", "dtype", "attention", "device", "trust_remote_code", "compile", "tokenizer",
-        "requests", "patience",
-    )  # fmt: skip
+        *("revision", "dtype", "attention", "device", "device_map", "offload_folder"),
+        *("trust_remote_code", "compile", "tokenizer", "requests", "patience"),
+    )
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)
     task = parse_task(options, named)

@@ -41,6 +41,10 @@ class TeacherConfig:
     """Seconds within which a server must answer, however often it is asked."""
     compile: bool = False
     """Whether the decoder runs through torch.compile, whose rounding differs a little."""
+    device_map: str | None = None
+    """auto, or a JSON object of modules with their devices; None for one device."""
+    offload_folder: str | None = None
+    """Where weights go that the map keeps on disk, if they are not read from the model's files."""
 
 
 def locate(config: TeacherConfig, *, with_weights: bool = True) -> tuple[Path, str | None]:
@@ -180,7 +184,7 @@ def first_line(error: Exception) -> str:
     return " ".join(lines[: end + 1]) or type(error).__name__
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, option: str = "--device") -> torch.device:
     """Return a device by its name; auto takes CUDA, then MPS, then the CPU.
 
     Raises:
@@ -194,7 +198,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(
-            "--device",
+            option,
             expected="auto, cpu, cuda, cuda:N or mps",
             found=name,
             next_step="Pass one of them.",
@@ -204,9 +208,9 @@ def pick_device(name: str) -> torch.device:
         device.type == "mps" and not torch.backends.mps.is_available()
     ):
         raise InputError(
-            "--device",
+            option,
             expected=f"a device that PyTorch finds here; it finds {num_cuda} CUDA devices",
             found=name,
-            next_step="Pass --device auto, or install the PyTorch that is made for the device.",
+            next_step=f"Pass {option} auto, or install the PyTorch that is made for the device.",
         )
     return device

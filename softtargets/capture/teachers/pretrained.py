@@ -16,6 +16,12 @@ from softtargets.capture.keep.layer_states import WatchedStates, watching
 from softtargets.capture.memory import enough_memory, is_out_of_memory
 from softtargets.capture.teacher import LayerShape, Teacher
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
+from softtargets.capture.teachers.device_map import (
+    check_device_map,
+    check_modules,
+    check_placed,
+    device_options,
+)
 from softtargets.capture.teachers.model_files import (
     TeacherConfig,
     first_line,
@@ -67,6 +73,7 @@ class PretrainedTeacher(Teacher):
         self.name = config.name if self._commit else self._directory.resolve().name
         self.vocab_size = int(self._model_config.get_text_config().vocab_size)
         """Width of the output head, padding included."""
+        check_device_map(config)
         self.device = pick_device(config.device)
         self._is_loaded = False
 
@@ -75,10 +82,12 @@ class PretrainedTeacher(Teacher):
 
     def for_worker(self, worker: int) -> Self:
         """Return a teacher for a process of its own, on a CUDA device in turn if it may choose."""
-        device = self.config.device
-        if device == "auto" and self.device.type == "cuda":
-            device = f"cuda:{worker % torch.cuda.device_count()}"
-        return type(self)(replace(self.config, device=device))
+        config = self.config
+        if config.device_map is None and config.device == "auto" and self.device.type == "cuda":
+            config = replace(config, device=f"cuda:{worker % torch.cuda.device_count()}")
+        if config.offload_folder is not None:
+            config = replace(config, offload_folder=f"{config.offload_folder}/worker-{worker}")
+        return type(self)(config)
 
     @cached_property
     def tokenizer(self) -> TransformersTokenizer:
@@ -170,7 +179,10 @@ class PretrainedTeacher(Teacher):
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KEPT_KERNELS)
         os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_KERNELS)
         self._model = self._read_weights()
-        self._model.eval().requires_grad_(False).to(self.device)
+        check_modules(self._model, self.config)
+        self._model.eval().requires_grad_(False)
+        if self.config.device_map is None:
+            self._model.to(self.device)
         self._prepare()
 
     @abstractmethod
@@ -195,6 +207,7 @@ class PretrainedTeacher(Teacher):
                 attn_implementation=self.config.attention,
                 trust_remote_code=self.config.trust_remote_code,
                 output_loading_info=True,
+                **device_options(self.config),
             )
         model: PreTrainedModel = loaded[0]
         missing = sorted(loaded[1]["missing_keys"])
@@ -240,6 +253,7 @@ class PretrainedTeacher(Teacher):
             InputError: one cannot be run by itself.
         """
         next_step = "Omit --rerun-layers."
+        check_placed(self._model, self.name, "layers that are stored", next_step)
         with self._running("layers that can be run by themselves", next_step=next_step):
             return take_layers(self._model, numbers, self.config.dtype, self.name)
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from softtargets.capture.teachers.device_map import check_placed
 from softtargets.capture.teachers.live_head import candidate_heads, random_hidden_states
 from softtargets.capture.teachers.local import LocalTeacher
 from softtargets.capture.teachers.pretrained import PretrainedTeacher
@@ -18,6 +19,7 @@ from softtargets.errors import TeacherError
 from softtargets.targets import HeadWeights
 
 _CHECKED_TOKENS = 8
+_NO_HEAD = "Omit --hidden-states."
 
 
 class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
@@ -79,7 +81,8 @@ class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
         """Return the last hidden states [B, L, D] of what the body reads."""
         output = self._run_body(**inputs, **self.options)
         self._output_type = type(output)
-        hidden_BLD: torch.Tensor = output.last_hidden_state
+        # Of a model on several devices the last layer may be on another one.
+        hidden_BLD: torch.Tensor = output.last_hidden_state.to(self.device)
         return hidden_BLD
 
     @torch.inference_mode()
@@ -91,12 +94,16 @@ class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
         """
         body = self._body
         output = self._output_type(last_hidden_state=hidden_ND[None])
+        # On several devices a body may have a forward of its own, which brings its weights.
+        own = vars(body).get("forward")
         body.forward = lambda *_, **__: output
         try:
             logits_1NV = self._model(**self._placeholders(hidden_ND[None]), **self.options).logits
         finally:
             del body.forward
-        logits_NV: torch.Tensor = logits_1NV[0]
+            if own is not None:
+                body.forward = own
+        logits_NV: torch.Tensor = logits_1NV[0].to(self.device)
         return logits_NV
 
     @torch.inference_mode()
@@ -106,11 +113,12 @@ class TakenApartTeacher(PretrainedTeacher, LocalTeacher):
         Raises:
             TeacherError: other logits follow from them than the model's own.
         """
+        check_placed(self._model, self.name, "an output head that is stored", _NO_HEAD)
         for head in candidate_heads(self._model):
             if head.weight_VD.dtype != getattr(torch, self.config.dtype):
                 break
             hidden_ND = random_hidden_states(head).to(self.device)
-            with self._running("a head that can be run", next_step="Omit --hidden-states."):
+            with self._running("a head that can be run", next_step=_NO_HEAD):
                 own_NV = self.logits(hidden_ND)
                 found_NV = head.logits(hidden_ND)
             if own_NV.dtype == hidden_ND.dtype and torch.equal(found_NV, own_NV):
