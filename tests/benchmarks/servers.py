@@ -3,8 +3,8 @@
     SOFTTARGETS_VLLM=.servers/bin/python python -m tests.benchmarks.servers [docs/servers.md]
 
 captures windows of the Python language reference through the server and through transformers, and
-compares entries, tails and labels. Then it captures longer ones for their speed, once to be warm
-and three times that count, the two in turn. Prints a table, and writes it into the page.
+compares entries, tails and labels. Both capture them in turn, once to be warm and twice for the
+speed. Prints a table, and writes it into the page.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from tests.servers.vllm_process import PYTHON, VllmProcess, run_vllm
 
 DTYPES: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 ENTRIES = (20, 64)
-NUM_TOKENS = 8192
-ROUNDS = 3
+NUM_TOKENS = 1024
+ROUNDS = 2
 BATCH_TOKENS = 8192
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from softtargets.capture import (
     BuildConfig,
@@ -21,16 +22,18 @@ from softtargets.capture import (
     TeacherConfig,
     TopK,
     TransformersTeacher,
+    Windowing,
     build,
 )
 from softtargets.capture.keep.selection import Keep
 from softtargets.capture.segments import segments_of
 from softtargets.capture.servers.prompt_lists import likelier
 from softtargets.capture.servers.served import ServerTeacher
+from softtargets.cli import main
 from softtargets.errors import InputError, ServerError, TeacherError
 from softtargets.store import Store, verify
 from tests.capture.teacher_suite import KEEP, NOISE, TeacherSuite, windows
-from tests.fakes import build_config
+from tests.fakes import build_config, write_corpus
 from tests.servers.tiny_server import Kind, TinyServer, serving
 
 NUM_REQUESTS = 4
@@ -195,6 +198,59 @@ def test_a_list_that_is_shorter_than_asked_for_is_found_as_the_largest(
 def test_a_tokenizer_must_be_named() -> None:
     with pytest.raises(InputError, match=r"^--tokenizer: "):
         ServerTeacher(TeacherConfig(name="http://127.0.0.1:9"))
+
+
+def test_a_window_that_is_longer_than_a_server_reads_is_refused(
+    tiny_teacher: Path, tmp_path: Path
+) -> None:
+    with serving(TinyServer(tiny_teacher, "vllm")) as server:
+        config = config_of(tmp_path, windowing=Windowing(sequence_length=513))
+        with pytest.raises(InputError, match=r"--sequence-length: expected at most 512, .* found"):
+            build(config, served(server, tiny_teacher))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("generate", "--output", "corpus.jsonl"), "a model of transformers, which writes"),
+        (("build", "--output", "store"), "--select: expected topk"),
+        (("build", "--output", "store", "--task", "masked-lm"), "a model of the task causal-lm"),
+    ],
+)
+def test_commands_refuse_what_a_server_cannot(
+    tiny_teacher: Path, tmp_path: Path, command: tuple[str, ...], message: str
+) -> None:
+    corpus = write_corpus(tmp_path / "texts.jsonl")
+    with serving(TinyServer(tiny_teacher, "vllm")) as server:
+        found = CliRunner().invoke(
+            main,
+            [*command, "--teacher", server.url, "--tokenizer", str(tiny_teacher), str(corpus)],
+        )
+    assert found.exit_code == 1
+    assert message in " ".join(found.output.split())
+
+
+def test_rescoring_refuses_a_server(tiny_teacher: Path, tmp_path: Path) -> None:
+    with serving(TinyServer(tiny_teacher, "vllm")) as server:
+        store = build(config_of(tmp_path), served(server, tiny_teacher)).store
+        arguments = ["verify", str(store.root), "--rescore", "2", "--teacher", server.url]
+        found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 1
+    assert "a model in this process, for the logits" in " ".join(found.output.split())
+
+
+def test_the_whole_command_builds_a_store(tiny_teacher: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "texts.jsonl")
+    with serving(TinyServer(tiny_teacher, "sglang")) as server:
+        arguments = ["build", "--teacher", server.url, "--tokenizer", str(tiny_teacher)]
+        arguments += ["--select", "topk", "--top-k", "8", "--no-label-logits", "--dtype", "float32"]
+        arguments += ["--sequence-length", "64", "--reference", str(tiny_teacher)]
+        arguments += ["--output", str(tmp_path / "store"), str(corpus)]
+        found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 0, found.output
+    store = Store.open(tmp_path / "store")
+    assert verify(store.root).is_sound
+    assert store.manifest.drift["top1"] == 1
 
 
 def config_of(directory: Path, **changes: Any) -> BuildConfig:

@@ -40,14 +40,15 @@ class CausalCapture(CaptureTask):
         self, config: BuildConfig, teacher: Teacher, head: HeadWeights | None
     ) -> TargetSchema:
         """Return a selection of the vocabulary at all positions, or at the assistant's tokens."""
-        _check_length(config.windowing.sequence_length, teacher)
-        return vocabulary_schema(
+        found = vocabulary_schema(
             config,
             teacher,
             head,
             predicts=NEXT_TOKEN.name,
             positions="listed" if config.corpus.lists_positions else "all",
         )
+        _check_length(config.windowing.sequence_length, teacher)
+        return found
 
     def records(self, corpus: RecordFields) -> Records:
         """Return the corpus itself: its fields are those of texts, token ids and conversations."""
