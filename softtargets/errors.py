@@ -104,6 +104,10 @@ class TeacherError(SoftTargetsError):
     """A teacher cannot be loaded, or gives numbers that cannot be stored."""
 
 
+class ServerError(TeacherError):
+    """The server of a teacher is gone, or another than at the start: no unit can be scored."""
+
+
 class StoreError(SoftTargetsError):
     """A store cannot be opened, written or committed."""
 

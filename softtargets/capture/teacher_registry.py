@@ -17,7 +17,10 @@ from softtargets.task_registry import DEFAULT_TASK, FoundTask, find_task, task_f
 from softtargets.urls import redacted
 
 MakeTeacher = Callable[[TeacherConfig], Teacher]
+_SERVER = "softtargets.capture.servers.served:ServerTeacher"
 TEACHERS = {
+    "http": _SERVER,
+    "https": _SERVER,
     "gguf": "softtargets.capture.teachers.gguf_model:GgufTeacher",
     "llama": "softtargets.capture.teachers.llama_cpp_model:LlamaTeacher",
 }

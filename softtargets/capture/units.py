@@ -18,7 +18,7 @@ from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import read_unit
 from softtargets.engines.engine import Done, Event, Failed, Scored
-from softtargets.errors import SoftTargetsError, TeacherError
+from softtargets.errors import ServerError, SoftTargetsError, TeacherError
 from softtargets.store.rounding import RoundingError, noted
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
@@ -93,7 +93,7 @@ def run_units(
         units: asked for one by one.
 
     Raises:
-        StoreError: the system refused to write.
+        ServerError, StoreError: a server is gone, or another; or the system refused to write.
     """
     writing: tuple[int, Future[ShardEntry]] | None = None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-write") as thread:
@@ -124,6 +124,9 @@ def run_units(
 def _scored(scorer: Scorer, windows: Sequence[TokenWindow]) -> Iterator[ScoredBatch]:
     try:
         yield from scorer.score(windows)
+    except ServerError:
+        # No other unit can be scored either.
+        raise
     except Exception as error:
         cause = error if isinstance(error, SoftTargetsError) else _unexpected(error)
         raise UnitError(str(cause)) from error

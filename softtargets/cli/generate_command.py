@@ -18,6 +18,7 @@ from softtargets.cli.options import (
 from softtargets.cli.paths import LocalPath
 from softtargets.cli.progress_display import lines
 from softtargets.cli.terminal import echo
+from softtargets.errors import InputError
 from softtargets.texts import plural
 
 if TYPE_CHECKING:
@@ -94,7 +95,13 @@ def _run(config: GenerateConfig, teacher: Teacher) -> GenerateResult:
     from softtargets.capture.teachers.taken_apart import TakenApartTeacher
     from softtargets.generation import generate
 
-    assert isinstance(teacher, TakenApartTeacher)
+    if not isinstance(teacher, TakenApartTeacher):
+        raise InputError(
+            "--teacher",
+            expected="a model of transformers, which writes in this process",
+            found=teacher.name,
+            next_step="Pass the directory or the id of the model.",
+        )
     echo(f"Writing {config.output}: {teacher.name} on {teacher.device} reads {config.corpus.name}.")
     started, last = time.monotonic(), None
 

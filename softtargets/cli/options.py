@@ -10,6 +10,7 @@ import click
 from softtargets.cli.hidden_options import LAYER_OPTIONS, parse_layers
 from softtargets.cli.paths import INPUT, LocalPath
 from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
+from softtargets.cli.server_options import SERVER_OPTIONS
 from softtargets.cli.task_options import TASK_OPTIONS, parse_task
 from softtargets.errors import InputError
 
@@ -41,8 +42,10 @@ TEACHER_OPTIONS = (
         "--teacher",
         required=True,
         metavar="DIR_OR_ID",
-        help="Directory of a model, or its id on the Hugging Face Hub.",
+        help="Directory of a model, or its id on the Hugging Face Hub. Or http://host:port of a "
+        "server of vLLM or SGLang that runs it.",
     ),
+    *SERVER_OPTIONS,
     *TASK_OPTIONS,
     DTYPE,
     click.option(
@@ -224,7 +227,7 @@ def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     """Return the task that the options ask for, and its teacher."""
     of_teacher = (
         *("revision", "dtype", "attention", "device", "device_map", "offload_folder"),
-        *("trust_remote_code", "compile"),
+        *("trust_remote_code", "compile", "tokenizer", "requests", "patience"),
     )
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)

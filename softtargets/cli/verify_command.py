@@ -15,6 +15,7 @@ from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
 from softtargets.task_registry import task_of
 from softtargets.texts import plural
+from softtargets.urls import is_url, redacted
 
 if TYPE_CHECKING:
     from softtargets.capture.rescore import RescoreReport
@@ -100,6 +101,13 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
             expected="a store whose teacher is known, to be compared with it",
             found="one of imported lists",
             next_step="verify without --rescore checks what can be checked of it.",
+        )
+    if is_url(name):
+        raise InputError(
+            f"--teacher {redacted(name)}",
+            expected="a model in this process, for the logits of its whole vocabulary",
+            found="a server",
+            next_step="softtargets build --reference compares a server with its model.",
         )
     identity = store.manifest.identity["teacher"]
     named = teacher_config(

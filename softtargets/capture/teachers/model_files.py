@@ -45,6 +45,12 @@ class TeacherConfig:
     device: str = "auto"
     """A torch device; auto takes CUDA, then MPS, then the CPU."""
     trust_remote_code: bool = False
+    tokenizer: str | None = None
+    """Directory or id of the model's tokenizer and configuration, of a server that `name` is."""
+    requests: int = 16
+    """Most requests to a server at a time."""
+    patience: int = 300
+    """Seconds within which a server must answer, however often it is asked."""
     compile: bool = False
     """Whether the decoder runs through torch.compile, whose rounding differs a little."""
     device_map: str | None = None
@@ -53,12 +59,18 @@ class TeacherConfig:
     """Where weights go that the map keeps on disk, if they are not read from the model's files."""
 
 
-def locate(config: TeacherConfig) -> tuple[Path, str | None]:
+def locate(config: TeacherConfig, *, with_weights: bool = True) -> tuple[Path, str | None]:
     """Return the directory of the model's files, and the commit when it is from the Hub.
+
+    Args:
+        config: names the model.
+        with_weights: whether its weights are downloaded.
 
     Raises:
         TeacherError: there is no such model.
+        InputError: another tokenizer is named.
     """
+    _check_tokenizer(config)
     if not config.name or is_url(config.name):
         raise TeacherError(
             f"--teacher {redacted(config.name)}",
@@ -83,8 +95,26 @@ def locate(config: TeacherConfig) -> tuple[Path, str | None]:
             found="a file" if directory.exists() else "no such directory",
             next_step="Check the path. A model on the Hugging Face Hub is named org/name.",
         )
+    found = _downloaded(config, None if with_weights else list(_WEIGHTS))
+    return found, found.name
+
+
+def _check_tokenizer(config: TeacherConfig) -> None:
+    if config.tokenizer is not None:
+        raise InputError(
+            "--tokenizer",
+            expected="none, as a model has its own",
+            found=config.tokenizer,
+            next_step="Omit it. It is for --teacher http://host:port.",
+        )
+
+
+def _downloaded(config: TeacherConfig, ignored: list[str] | None) -> Path:
+    """Return the directory of a model of the Hub, without the files of some patterns."""
     try:
-        found = Path(snapshot_download(config.name, revision=config.revision))
+        return Path(
+            snapshot_download(config.name, revision=config.revision, ignore_patterns=ignored)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise TeacherError(
             f"--teacher {config.name}",
@@ -92,7 +122,6 @@ def locate(config: TeacherConfig) -> tuple[Path, str | None]:
             found=first_line(error),
             next_step="Check the name; without network, pass a directory.",
         ) from error
-    return found, found.name
 
 
 def architecture_of(config: TeacherConfig) -> str | None:

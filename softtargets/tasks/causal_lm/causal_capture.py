@@ -18,6 +18,7 @@ from softtargets.capture.teacher_registry import open_teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
 from softtargets.capture.teachers.model_files import TeacherConfig
 from softtargets.capture.windows import OnUnused
+from softtargets.errors import InputError
 from softtargets.targets import NEXT_TOKEN, HeadWeights, TargetSchema
 from softtargets.tasks.causal_lm.answering import Answering
 from softtargets.window import TokenWindow
@@ -39,13 +40,15 @@ class CausalCapture(CaptureTask):
         self, config: BuildConfig, teacher: Teacher, head: HeadWeights | None
     ) -> TargetSchema:
         """Return a selection of the vocabulary at all positions, or at the assistant's tokens."""
-        return vocabulary_schema(
+        found = vocabulary_schema(
             config,
             teacher,
             head,
             predicts=NEXT_TOKEN.name,
             positions="listed" if config.corpus.lists_positions else "all",
         )
+        _check_length(config.windowing.sequence_length, teacher)
+        return found
 
     def records(self, corpus: RecordFields) -> Records:
         """Return the corpus itself: its fields are those of texts, token ids and conversations."""
@@ -78,3 +81,19 @@ class CausalCapture(CaptureTask):
     def segments(self, *windows: TokenWindow) -> list[Segment]:
         """Return each document of the windows as a segment, which is read by itself."""
         return segments_of(*windows)
+
+
+def _check_length(sequence_length: int, teacher: Teacher) -> None:
+    """Check that a teacher can read windows of a length.
+
+    Raises:
+        InputError: it cannot.
+    """
+    most = teacher.longest_sequence
+    if most is not None and sequence_length > most:
+        raise InputError(
+            "--sequence-length",
+            expected=f"at most {most}, the longest sequence that {teacher.name} can read",
+            found=str(sequence_length),
+            next_step=f"Pass --sequence-length {most}.",
+        )
