@@ -42,6 +42,10 @@ class ReadCounts:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
 
+PROBE = "work/probe"
+"""How the paths begin at which a place tries what its server refuses."""
+
+
 class LockGoneError(Exception):
     """The directory of the lock was removed: whoever held it has finished."""
 
@@ -191,6 +195,16 @@ class Place(ABC):
                 found="one without",
                 next_step="Build there in one process, without --workers and --unit-range.",
             )
+
+    def has_conditional_puts(self) -> bool:
+        """Return whether `put_if_absent` and `put_if_match` keep their promises among processes.
+
+        An object store finds out by trying, the first time.
+
+        Raises:
+            StoreError: the place cannot be reached.
+        """
+        return self.has_locks
 
     def make_directory(self, path: str) -> bool:
         """Make a directory, and those that it is in, where the place has such; the place is "".

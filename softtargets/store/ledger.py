@@ -11,7 +11,7 @@ While a store is being built its place holds
     work/layers.safetensors    layers of the teacher, if the store is to have some
     work/vocabulary.parquet    its vocabulary, if there is a tokenizer
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
-    shards/unit-N.parquet      the shards
+    shards/unit-N.parquet      the shards; in places without locks unit-N-HASH.parquet
     README.md                  the card, written just before the manifest
     manifest.json              written when every unit has a record; then `work` is removed
 
@@ -21,10 +21,7 @@ unit, and building again continues there.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
@@ -35,20 +32,20 @@ from softtargets.errors import StoreError
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
-from softtargets.store.json_object import parse_object
 from softtargets.store.layer_file import LAYERS_NAME, commit_layers
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.opening import find_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.rounding import rounding_of, without_rounding
 from softtargets.store.shard_table import ShardEntry, ShardTable
 from softtargets.store.side_file import SideFile, commit_side_file
+from softtargets.store.unit_records import UnitRecords
 from softtargets.store.versions import version_of
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
 from softtargets.targets import TargetSchema
 
 _log = logging.getLogger(__name__)
-_RECORD = re.compile(r"work/records/unit-\d{6,}\.json")
 
 
 class Ledger:
@@ -62,6 +59,7 @@ class Ledger:
     def __init__(self, output: Path | Place, identity: Mapping[str, Any]) -> None:
         self.place = place_to_write(output)
         self._workplace = Workplace(self.place, identity)
+        self._records = UnitRecords(self._workplace)
         self.identity = identity
         self.fingerprint = self._workplace.fingerprint
         self.targets = TargetSchema.from_dict(identity["targets"])
@@ -135,29 +133,21 @@ class Ledger:
 
     def recorded(self) -> dict[int, ShardEntry]:
         """Return the manifest entries of the units that are done, their shards being there."""
-        paths = self.place.list("work/records")
-        entries = [self._read_record(path) for path in paths if _RECORD.fullmatch(path)]
-        return {entry.unit: entry for entry in entries if entry is not None}
+        return self._records.all()
 
     def read_record(self, unit: int) -> ShardEntry | None:
         """Return the manifest entry of a unit, or None when it is not done."""
-        return self._read_record(_record_path(unit))
+        return self._records.read(unit)
 
-    def _read_record(self, path: str) -> ShardEntry | None:
-        content = self.place.get(path)
-        if content is None:
-            return None
-        entry = ShardEntry.from_dict(parse_object(content, self.place.where(path)))
-        return entry if self.place.size(entry.path) == entry.num_bytes else None
-
-    def record(self, entry: ShardEntry, content: bytes) -> None:
+    def record(self, entry: ShardEntry, content: bytes) -> ShardEntry:
         """Write the shard of a unit, then its record; from then on the unit is done.
+
+        Returns the entry that counts, which is another's if another process recorded the unit.
 
         Raises:
             StoreError: the system refused to write; the units recorded before are still there.
         """
-        self.place.put(entry.path, content)
-        self.place.put(_record_path(entry.unit), json.dumps(dataclasses.asdict(entry)).encode())
+        return self._records.write(entry, content)
 
     def write_output_head(self, content: bytes) -> None:
         """Write the file with the teacher's output head, unless it is there.
@@ -186,7 +176,7 @@ class Ledger:
     def _write_side_file(self, name: str, content: bytes) -> None:
         path = f"work/{name}"
         if self.place.size(path) is None:
-            self.place.put(path, content)
+            self._workplace.put_new(path, content)
 
     def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
         """Write card and manifest from the records of units 0 to `num_units` and remove `work`.
@@ -221,7 +211,9 @@ class Ledger:
         )
         self._workplace.remove_leftovers()
         self._write_card(manifest)
-        self.place.put(MANIFEST_NAME, manifest.to_json().encode())
+        if not self._workplace.put_new(MANIFEST_NAME, manifest.to_json().encode()):
+            manifest = find_manifest(self.place)
+            self._workplace.check_request(manifest.identity)
         self._workplace.clean()
         return manifest
 
@@ -244,7 +236,7 @@ class Ledger:
         content = card_text(manifest).encode()
         found = self.place.get(CARD_NAME)
         if found is None:
-            self.place.put(CARD_NAME, content)
+            self._workplace.put_new(CARD_NAME, content)
         elif found != content:
             _log.warning(
                 "%s was there already, and is kept. 'softtargets card' adds the card to it.",
@@ -270,10 +262,6 @@ def read_identity(place: Place) -> Mapping[str, Any]:
             next_step="Run softtargets build.",
         )
     return request
-
-
-def _record_path(unit: int) -> str:
-    return f"work/records/unit-{unit:06d}.json"
 
 
 def _lease_path(unit: int) -> str:

@@ -11,11 +11,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 from softtargets.errors import BusyError, IdentityError, SoftTargetsError, StoreError
 from softtargets.places.leftovers import Leftovers
-from softtargets.places.place import LockGoneError, Place
+from softtargets.places.place import PROBE, LockGoneError, Place
 from softtargets.places.tree import TEMPORARY
 from softtargets.store.card import CARD_NAME
 from softtargets.store.fingerprint import fingerprint_of
@@ -29,30 +30,31 @@ from softtargets.store.vocabulary import VOCABULARY_NAME
 
 REQUEST = "work/request.json"
 PLAN = "work/plan.json"
+RECORDS = "work/records"
 LOCK = "work/lock"
 WORKERS_LOCK = "work/workers.lock"
 PLAN_LOCK = "work/plan.lock"
 
 _WORK_DIRECTORIES = ("work/records", "work/plan", "work/leases", "work")
 _UNIT = r"unit-\d{6,}"
+_SHARD = rf"shards/{_UNIT}(-[0-9a-f]{{16}})?\.parquet"
+_PROBE = rf"{re.escape(PROBE)}-[0-9a-f]{{32}}"
 _SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)))
 _LOCKS = r"work/(workers\.|plan\.)?lock"
 _MADE = rf"work/(plan\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
 _COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
 _EMPTY = r"(work(/records|/plan|/leases)?|shards)/"
 
-_OF_REQUEST = re.compile(rf"({_MADE}|shards/{_UNIT}\.parquet)({TEMPORARY})?")
+_OF_REQUEST = re.compile(rf"({_MADE}|{_SHARD})({TEMPORARY})?")
 """What is made for a request, and goes when another takes its place."""
-_LEFTOVERS = re.compile(
-    rf"({_COMMITTED}|{re.escape(REQUEST)}|{_MADE}|shards/{_UNIT}\.parquet){TEMPORARY}"
-)
+_LEFTOVERS = re.compile(rf"({_COMMITTED}|{re.escape(REQUEST)}|{_MADE}|{_SHARD}){TEMPORARY}")
 """What a process that died had begun to write."""
 _WORK = re.compile(
     rf"({re.escape(REQUEST)}|{_MADE})({TEMPORARY})?|work/leases/{_UNIT}|{_LOCKS}"
-    r"|work(/records|/plan|/leases)?/"
+    rf"|{_PROBE}|work(/records|/plan|/leases)?/"
 )
 """What a build keeps in `work`."""
-_BEFORE_REQUEST = re.compile(rf"{_LOCKS}|{re.escape(REQUEST)}{TEMPORARY}|{_EMPTY}")
+_BEFORE_REQUEST = re.compile(rf"{_LOCKS}|{re.escape(REQUEST)}{TEMPORARY}|{_PROBE}|{_EMPTY}")
 """What a build that died before its request was written can have left; all of it is empty."""
 
 
@@ -67,6 +69,22 @@ class Workplace:
         self._is_new = False
         """Whether the directory was not there before."""
         self._found = Leftovers(place=self.place, directories=(*_WORK_DIRECTORIES, "shards", ""))
+
+    @cached_property
+    def writes_once(self) -> bool:
+        """Whether files that may not change are written by `put_if_absent`, without locks."""
+        return not self.place.has_locks and self.place.has_conditional_puts()
+
+    def put_new(self, path: str, content: bytes) -> bool:
+        """Write a file that was not there just now; return False if another process did meanwhile.
+
+        Raises:
+            StoreError: the system refused.
+        """
+        if self.writes_once:
+            return self.place.put_if_absent(path, content)
+        self.place.put(path, content)
+        return True
 
     @property
     def is_complete(self) -> bool:
@@ -191,6 +209,23 @@ class Workplace:
                 raise _foreign(self.place, others)
         elif any(path.endswith(".json") for path in self.place.list("work/records")):
             self.check_request(found)
+
+    def check_begun(self) -> None:
+        """Check that it is this very store that is being built here.
+
+        Raises:
+            IdentityError: it is another.
+            StoreError: it is none.
+        """
+        found = read_request_of(self.place)
+        if found is None:
+            raise StoreError(
+                self.place.where(REQUEST),
+                expected="the request of this build",
+                found="none",
+                next_step="Run the same command again.",
+            )
+        self.check_request(found)
 
     def check_request(self, found: Mapping[str, Any]) -> None:
         """Check that what is being built here is what is to be built.
