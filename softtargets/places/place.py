@@ -188,10 +188,11 @@ class Place(ABC):
         Raises:
             InputError: they would not keep out of each other's way.
         """
-        if not self.has_locks:
+        if not self.has_locks and not self.has_conditional_puts():
             raise InputError(
                 str(self),
-                expected="a place with locks, for several processes to build in",
+                expected="a place with locks or conditional writes, for several processes to build "
+                "in",
                 found="one without",
                 next_step="Build there in one process, without --workers and --unit-range.",
             )

@@ -33,16 +33,18 @@ from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
 from softtargets.store.layer_file import LAYERS_NAME, commit_layers
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, Manifest
 from softtargets.store.opening import find_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.rounding import rounding_of, without_rounding
 from softtargets.store.shard_table import ShardEntry, ShardTable
 from softtargets.store.side_file import SideFile, commit_side_file
+from softtargets.store.turns import Turns
 from softtargets.store.unit_records import UnitRecords
 from softtargets.store.versions import version_of
 from softtargets.store.vocabulary import VOCABULARY_NAME
-from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
+from softtargets.store.work_files import WORKERS_LOCK
+from softtargets.store.workplace import Workplace
 from softtargets.targets import TargetSchema
 
 _log = logging.getLogger(__name__)
@@ -54,15 +56,19 @@ class Ledger:
     Args:
         output: the place of the store, or its directory.
         identity: what is being built.
+        is_joined: whether other processes may build it at the same time.
     """
 
-    def __init__(self, output: Path | Place, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, output: Path | Place, identity: Mapping[str, Any], *, is_joined: bool = False
+    ) -> None:
         self.place = place_to_write(output)
         self._workplace = Workplace(self.place, identity)
         self._records = UnitRecords(self._workplace)
         self.identity = identity
         self.fingerprint = self._workplace.fingerprint
         self.targets = TargetSchema.from_dict(identity["targets"])
+        self.turns = Turns(self._workplace, is_joined=is_joined)
 
     @classmethod
     @contextmanager
@@ -89,38 +95,10 @@ class Ledger:
             IdentityError: it holds a store, finished or not, of another identity.
             BusyError: another process builds the whole store in it.
         """
-        ledger = cls(output, identity)
+        ledger = cls(output, identity, is_joined=True)
         ledger.place.check_locks()
         with ledger._workplace.entered(shared=True):
             yield ledger
-
-    @contextmanager
-    def planning(self) -> Iterator[None]:
-        """Keep the other processes that joined waiting, so that one of them plans for all.
-
-        Raises:
-            IdentityError: another store was begun in the place.
-        """
-        with self.place.lock(PLAN_LOCK, wait_for="the plan of the units"):
-            found = read_request_of(self.place)
-            if found is None:
-                self._workplace.begin()
-            else:
-                self._workplace.check_request(found)
-            self.place.make_directory("work/leases")
-            yield
-
-    def lease(self, unit: int) -> AbstractContextManager[object]:
-        """Hold a unit for this process while it works on it.
-
-        Raises:
-            BusyError: another process holds it.
-        """
-        return self.place.lock(_lease_path(unit))
-
-    def lease_holder(self, unit: int) -> str:
-        """Return which process holds a unit, or held it last."""
-        return self.place.lock_holder(_lease_path(unit))
 
     def working(self) -> AbstractContextManager[object]:
         """Keep others from beginning as long as a worker process may write."""
@@ -136,8 +114,14 @@ class Ledger:
         return self._records.all()
 
     def read_record(self, unit: int) -> ShardEntry | None:
-        """Return the manifest entry of a unit, or None when it is not done."""
-        return self._records.read(unit)
+        """Return the manifest entry of a unit, or None when it is not done.
+
+        When the store is committed, its manifest says what records said before.
+        """
+        entry = self._records.read(unit)
+        if entry is None and self._workplace.writes_once and self.is_complete:
+            return self._committed().shards[unit]
+        return entry
 
     def record(self, entry: ShardEntry, content: bytes) -> ShardEntry:
         """Write the shard of a unit, then its record; from then on the unit is done.
@@ -184,7 +168,19 @@ class Ledger:
         Raises:
             StoreError: a unit is not done, or there is no output head, or there are no layers,
                 though there should be.
+            IdentityError: another store was committed in the place meanwhile.
         """
+        try:
+            manifest = self._commit(num_units, teacher, corpus)
+        except StoreError:
+            # Another process may have committed, and removed what this one was about to read.
+            if not (self._workplace.writes_once and self.is_complete):
+                raise
+            manifest = self._committed()
+        self._workplace.clean()
+        return manifest
+
+    def _commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
         entries = self.recorded()
         missing = [unit for unit in range(num_units) if unit not in entries]
         if missing:
@@ -212,9 +208,13 @@ class Ledger:
         self._workplace.remove_leftovers()
         self._write_card(manifest)
         if not self._workplace.put_new(MANIFEST_NAME, manifest.to_json().encode()):
-            manifest = find_manifest(self.place)
-            self._workplace.check_request(manifest.identity)
-        self._workplace.clean()
+            return self._committed()
+        return manifest
+
+    def _committed(self) -> Manifest:
+        """Return the manifest of the store that is there, which has to be this one."""
+        manifest = find_manifest(self.place)
+        self._workplace.check_request(manifest.identity)
         return manifest
 
     def _commit_output_head(self) -> SideFile | None:
@@ -242,30 +242,6 @@ class Ledger:
                 "%s was there already, and is kept. 'softtargets card' adds the card to it.",
                 self.place.where(CARD_NAME),
             )
-
-
-def read_identity(place: Place) -> Mapping[str, Any]:
-    """Return the identity of the store that a place holds or that is being built in it.
-
-    Raises:
-        StoreError: there is none.
-    """
-    manifest = place.get(MANIFEST_NAME)
-    if manifest is not None:
-        return parse_manifest(manifest, place.where(MANIFEST_NAME)).identity
-    request = read_request_of(place)
-    if request is None:
-        raise StoreError(
-            str(place),
-            expected="a store, or a directory in which one is being built",
-            found="neither",
-            next_step="Run softtargets build.",
-        )
-    return request
-
-
-def _lease_path(unit: int) -> str:
-    return f"work/leases/unit-{unit:06d}"
 
 
 def _ranges_text(numbers: Sequence[int]) -> str:

@@ -18,7 +18,8 @@ from softtargets.places.place import Place
 from softtargets.store.json_object import parse_object
 from softtargets.store.shard import shard_path
 from softtargets.store.shard_table import ShardEntry
-from softtargets.store.workplace import RECORDS, Workplace
+from softtargets.store.work_files import RECORDS
+from softtargets.store.workplace import Workplace
 
 _RECORD = re.compile(rf"{RECORDS}/unit-\d{{6,}}\.json")
 _FINGERPRINT = "fingerprint"
