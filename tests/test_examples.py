@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from examples import comparison, finetune
+from examples import arms, comparison, finetune
 from softtargets import Store
 from softtargets.capture import TeacherConfig, TransformersTeacher, build
 from tests.fakes import build_config
@@ -191,6 +192,40 @@ def test_the_example_of_distilbert_goes_from_the_teacher_to_classifiers(
     assert "old" not in page.read_text()
 
 
+@pytest.mark.slow
+def test_the_example_of_tinybert_goes_through_both_stages_and_leaves_parts_out(
+    tmp_path: Path, few_mails: dict[str, Any]
+) -> None:
+    page = page_with(tmp_path, "tinybert")
+    sizes: dict[str, Any] = {
+        "general": 8, "labelled": 8, "others": 4, "test": 4, "epochs": 2, "general-epochs": 1,
+        "seeds": 1, "page": page,
+    }  # fmt: skip
+    said = run_twice("tinybert.py", few_mails | sizes, tmp_path)
+    rows = rows_of(said)
+    classifiers = [name for name, arm in arms.ARMS.items() if arm.short]
+    for row in ("teacher", *classifiers):
+        assert len(rows[row][0]) == len(rows[""][0]), "figures"
+    for row in classifiers:
+        assert len(rows[row][1]) == len(rows["share of the teacher's"][0]), "shares"
+    for one, other in arms.PAIRS:
+        assert [cells[-1] for cells in rows[f"{one}, less {other}"]] == ["1", "1"], "two figures"
+    # The tiny BERT has 2 layers, 4 heads and a width of 32. TinyBERT learns from both layers.
+    general, relations = rows["`tinybert-general`"][0], rows["`minilm`"][0]
+    assert general[2] == f"{2 * 4 * 2 * 512:,}"
+    assert relations[2] == f"{3 * 4 * 2 * 512:,}"
+    assert 0 < int(relations[0]) < int(general[0])
+    seed = tmp_path / "output" / "seed-0"
+    without = {
+        name: json.loads((seed / name / "train.json").read_text())["decides"]["layers"]
+        for name in ("tinybert-task-without-attention", "tinybert-task-without-hidden-states")
+    }
+    assert [own["attention_weight"] for own in without.values()] == [0, 1]
+    assert [own["hidden_weight"] for own in without.values()] == [1, 0]
+    assert "old" not in page.read_text()
+    assert (tmp_path / "tinybert.svg").read_text().count("attention") == 2
+
+
 def test_a_comparison_is_of_pairs() -> None:
     values = {
         comparison.TEACHER: [0.8], comparison.ALONE: [0.4, 0.6], comparison.DISTILLED: [0.6, 0.56],
@@ -216,7 +251,10 @@ def test_a_classifier_is_judged_by_accuracy_and_macro_f1() -> None:
     assert found["macro-F1"] == pytest.approx((6 / 7 + 2 / 3) / 2)
 
 
-PARTS = {"comparison.py", "finetune.py", "mails.py", "masked_teacher.py", "students.py"}
+PARTS = {
+    "arms.py", "comparison.py", "finetune.py", "layer_bytes.py", "mails.py", "masked_teacher.py",
+    "students.py",
+}  # fmt: skip
 """What the examples share."""
 
 
