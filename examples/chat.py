@@ -140,7 +140,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         for row, directory in train_students(stores["used"], teacher, seed, options).items():
             add_values(rows, row, measure(directory, stores["held"]))
             print(f"seed {seed}, {row}: {rows[row]['KL, own answers'][-1]:.3f} nats", flush=True)
-    targets = {name: Store.open(path).num_targets for name, path in stores["used"].items()}
+    targets = {name: Store.open(path).num_positions for name, path in stores["used"].items()}
     numbers = {part: len(own) for part, own in parts.items()}
     return {"rows": rows, "seeds": options.seeds, "targets": targets} | numbers
 

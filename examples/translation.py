@@ -121,9 +121,9 @@ def stored_bytes(stores: Mapping[str, Path], output: Path) -> dict[str, Any]:
     own = output / "own.jsonl"
     tokens = sum(json.loads(line)["num_tokens"] for line in own.read_text().splitlines())
     per_token = {
-        WORDS: opened["references"].num_bytes / opened["references"].num_targets,
+        WORDS: opened["references"].num_bytes / opened["references"].num_positions,
         SEQUENCES: own.stat().st_size / tokens,
-        BOTH: opened["own"].num_bytes / opened["own"].num_targets,
+        BOTH: opened["own"].num_bytes / opened["own"].num_positions,
     }
     return {"bytes": per_token, "vocabulary": opened["own"].targets.vocab_size}
 
@@ -131,8 +131,9 @@ def stored_bytes(stores: Mapping[str, Path], output: Path) -> dict[str, Any]:
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of teacher and students, and what was stored for these."""
     output, pairs = options.output, read_pairs(options.catalogues)
-    held, used = pairs[: options.test], pairs[options.test : options.test + options.pairs]
-    teacher = make_teacher(used, output / "teacher", options)
+    held, of_teacher = pairs[: options.test], pairs[options.test :][: options.teacher_pairs]
+    used = of_teacher[: options.pairs]
+    teacher = make_teacher(of_teacher, output / "teacher", options)
     stores = build_stores(teacher, write_pairs(output / "pairs.jsonl", used), output)
     tested = write_pairs(output / "held.jsonl", held)
     rows: Rows = {}
@@ -143,7 +144,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             place = output / "words" / f"seed-{seed}-{_STUDENTS[row]}"
             add_values(rows, row, measure_translator(students[row], held, tested, place))
             print(f"seed {seed}, {row}: {100 * rows[row]['BLEU, beams'][-1]:.1f} BLEU", flush=True)
-    numbers = {"used": len(used), "held": len(held)}
+    numbers = {"of_teacher": len(of_teacher), "used": len(used), "held": len(held)}
     return {"rows": rows, "seeds": options.seeds} | numbers | stored_bytes(stores, output)
 
 
@@ -151,8 +152,9 @@ def section(results: dict[str, Any]) -> str:
     """Return the tables, with what they are of."""
     rows, vocabulary = results["rows"], results["vocabulary"]
     what = (
-        f"There were {results['used']:,} pairs to learn from, and {results['held']:,} for the "
-        f"test. Beam search had {NUM_BEAMS} beams. {seeds_text(results['seeds'])}"
+        f"The teacher learned from {results['of_teacher']:,} pairs, and its students from "
+        f"{results['used']:,} of these. There were {results['held']:,} for the test. Beam search "
+        f"had {NUM_BEAMS} beams. {seeds_text(results['seeds'])}"
     )
     changes = (difference_table(rows, name, _PAIRS) for name in quality_names(rows))
     whole = {"float32": 4 * vocabulary, "float16": 2 * vocabulary}
@@ -176,12 +178,13 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     for name in ("catalogues", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--pairs", type=int, default=10_000, help="to learn from")
+    parser.add_argument("--teacher-pairs", type=int, default=10_000, help="that it learns from")
+    parser.add_argument("--pairs", type=int, default=3000, help="of these, for the students")
     parser.add_argument("--test", type=int, default=400, help="pairs for the comparison")
     parser.add_argument("--vocabulary", type=int, default=2000, help="tokens of both languages")
     parser.add_argument("--teacher-width", type=int, default=128)
-    parser.add_argument("--teacher-epochs", type=int, default=8, help="over the pairs")
-    parser.add_argument("--steps", type=int, default=470, help="of a student, of 64 pairs")
+    parser.add_argument("--teacher-epochs", type=int, default=8, help="over its pairs")
+    parser.add_argument("--steps", type=int, default=200, help="of a student, of 64 pairs")
     parser.add_argument("--seeds", type=int, default=3, help="of four students each")
     parser.add_argument("--page", type=Path, help="page to put the tables and the plot into")
     return parser.parse_args()

@@ -21,8 +21,8 @@ from examples.catalogues import Pair
 
 MOST_TOKENS = 64
 """Of a source, and of a target with its start token."""
-MOST_WRITTEN = MOST_TOKENS - 2
-"""Of a translation, so that it has room as a target, with its start token and its end."""
+MOST_WRITTEN = 40
+"""Of a translation."""
 _BATCH_SIZE = 64
 _POOL = 32
 """Batches whose pairs are sorted by length together."""

@@ -237,12 +237,12 @@ def test_the_example_of_translation_compares_levels(tmp_path: Path) -> None:
     page = page_with(tmp_path, "translation")
     options: dict[str, Any] = {
         "catalogues": tmp_path / "catalogues", "output": tmp_path / "output", "page": page,
-        "pairs": 12, "test": 4, "vocabulary": 300, "teacher-width": 32, "teacher-epochs": 20,
-        "steps": 2, "seeds": 1,
+        "teacher-pairs": 12, "pairs": 8, "test": 4, "vocabulary": 300,
+        "teacher-width": 32, "teacher-epochs": 20, "steps": 2, "seeds": 1,
     }  # fmt: skip
     said = run_twice("translation.py", options, tmp_path)
     rows = rows_of(said)
-    assert "12 pairs to learn from, and 4 for the test" in said
+    assert "from 12 pairs, and its students from 8 of these. There were 4 for the test" in said
     for level in ("word level", "sequence level", "both levels"):
         figures, shares, stored = rows[level]
         assert len(figures) == len(rows["teacher"][0])
