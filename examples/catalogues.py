@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-_FEWEST_WORDS, _MOST_WORDS = 3, 10
+_FEWEST_WORDS, _MOST_WORDS = 3, 7
 _CONTEXT_END = "\x04"
 """What stands between a message and what tells it from others of the same text."""
 _MARKS = "\n\t<_&"

@@ -23,10 +23,10 @@ MOST_TOKENS = 64
 """Of a source, and of a target with its start token."""
 MOST_WRITTEN = 40
 """Of a translation."""
-_BATCH_SIZE = 64
+_BATCH_SIZE = 32
 _POOL = 32
 """Batches whose pairs are sorted by length together."""
-_LEARNING_RATE = 2e-3
+_LEARNING_RATE = 1e-3
 _WARMUP = 0.1
 _SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
@@ -63,6 +63,9 @@ def translator_config(tokenizer: Any, *, width: int, layers: int) -> MarianConfi
         d_model=width,
         max_position_embeddings=MOST_TOKENS,
         scale_embedding=True,
+        # With the default, so narrow a model takes thousands of steps to look at its source.
+        init_std=width**-0.5,
+        dropout=0.0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         forced_eos_token_id=None,
@@ -87,6 +90,7 @@ def train_translator(
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(_WARMUP * steps), steps)
     model.train()
     for epoch in range(epochs):
+        losses = []
         for places in _batches([len(one["input_ids"]) for one in read]):
             batch = collate([read[place] for place in places])
             loss = model(**batch).loss
@@ -95,7 +99,9 @@ def train_translator(
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-        print(f"teacher, epoch {epoch + 1} of {epochs}: loss {loss.item():.2f}", flush=True)
+            losses.append(loss.item())
+        mean = sum(losses) / len(losses)
+        print(f"teacher, epoch {epoch + 1} of {epochs}: loss {mean:.2f}", flush=True)
     return model.eval()
 
 

@@ -267,7 +267,8 @@ def test_the_example_of_chat_compares_answers(tmp_path: Path, tiny_teacher: Path
     said = run_twice("chat.py", options, tmp_path)
     rows = rows_of(said)
     assert "8 conversations to learn from, and 4 for the test" in said
-    assert [abs(float(rows["teacher"][0][place])) for place in (0, 2)] == [0.0, 0.0]
+    # Stored in bfloat16, measured in float32, and an estimate by the draws.
+    assert all(abs(float(rows["teacher"][0][place])) < 0.1 for place in (0, 2))
     own, alone = "text of the teacher's answers", "student without distillation"
     assert len(rows[f"{own}, less {alone}"]) == 4
     assert said.strip() in page.read_text()
