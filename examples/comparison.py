@@ -28,6 +28,10 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
 def _nats(value: float) -> str:
     # An estimate may be below zero by less than is shown.
     return f"{round(value, 3) + 0.0:.3f}"
@@ -47,6 +51,14 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "top-1 agreement": _percent,
     "masked-LM loss": _nats,
     "KL to the teacher": _nats,
+    "BLEU, greedy": _points,
+    "BLEU, beams": _points,
+    "chrF, greedy": _points,
+    "chrF, beams": _points,
+    "KL, corpus": _nats,
+    "cross-entropy, corpus": _nats,
+    "KL, own answers": _nats,
+    "cross-entropy, own answers": _nats,
     "parameters": _count,
     "bytes on disk": _count,
     "texts/s": _count,
@@ -156,7 +168,7 @@ def _changes(rows: Rows, name: str, before: str, after: str) -> tuple[str, ...]:
 
 
 def _is_share(name: str) -> bool:
-    return _FORMATS[name] is _percent
+    return _FORMATS[name] in (_percent, _points)
 
 
 def _ratios(values: Sequence[float], teacher: Sequence[float]) -> list[float]:

@@ -33,11 +33,7 @@ from softtargets.errors import StoreError
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
-<<<<<<< HEAD
 from softtargets.store.drift import read_drift
-from softtargets.store.json_object import parse_object
-=======
->>>>>>> places
 from softtargets.store.layer_file import LAYERS_NAME, commit_layers
 from softtargets.store.manifest import MANIFEST_NAME, Manifest
 from softtargets.store.opening import find_manifest

@@ -21,29 +21,6 @@ from softtargets.store.leases import Leases
 from softtargets.store.manifest import MANIFEST_NAME, check_schema, parse_manifest
 from softtargets.store.request import read_request_of, request_text
 from softtargets.store.same_identity import check_identity
-<<<<<<< HEAD
-from softtargets.store.versions import WRITTEN_VERSIONS, check_version
-from softtargets.store.vocabulary import VOCABULARY_NAME
-
-REQUEST = "work/request.json"
-PLAN = "work/plan.json"
-LOCK = "work/lock"
-WORKERS_LOCK = "work/workers.lock"
-PLAN_LOCK = "work/plan.lock"
-
-_WORK_DIRECTORIES = ("work/records", "work/plan", "work/leases", "work")
-_UNIT = r"unit-\d{6,}"
-_SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)))
-_LOCKS = r"work/(workers\.|plan\.)?lock"
-_MADE = rf"work/(plan\.json|drift\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
-_COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
-_EMPTY = r"(work(/records|/plan|/leases)?|shards)/"
-
-_OF_REQUEST = re.compile(rf"({_MADE}|shards/{_UNIT}\.parquet)({TEMPORARY})?")
-"""What is made for a request, and goes when another takes its place."""
-_LEFTOVERS = re.compile(
-    rf"({_COMMITTED}|{re.escape(REQUEST)}|{_MADE}|shards/{_UNIT}\.parquet){TEMPORARY}"
-=======
 from softtargets.store.work_files import (
     BEFORE_REQUEST,
     LEFTOVERS,
@@ -55,7 +32,6 @@ from softtargets.store.work_files import (
     WORK,
     WORK_DIRECTORIES,
     WORKERS_LOCK,
->>>>>>> places
 )
 
 _log = logging.getLogger(__name__)
