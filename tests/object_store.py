@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -75,13 +75,13 @@ class Proxy:
         return fault
 
     def fault_of(
-        self, method: str, path: str, first_byte: int | None, headers: Container[str] = ()
+        self, method: str, path: str, first_byte: int | None, headers: Collection[str] = ()
     ) -> Fault | None:
         with self._lock:
             self.requests.append((method, path, first_byte))
             for fault in self.faults:
                 is_meant = fault.path in path and fault.first_byte in (None, first_byte)
-                is_meant &= not fault.header or fault.header in headers
+                is_meant &= not fault.header or fault.header.lower() in headers
                 if is_meant and method == fault.method and fault.num_done < fault.times:
                     fault.num_done += 1
                     return fault
@@ -111,7 +111,9 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
             first_byte = None if found is None else int(found[1])
-            fault = proxy.fault_of(self.command, self.path, first_byte, self.headers)
+            fault = proxy.fault_of(
+                self.command, self.path, first_byte, {one.lower() for one in self.headers}
+            )
             time.sleep(proxy.latency)
             if fault is not None and fault.kind == "error":
                 self.fail(fault.status)

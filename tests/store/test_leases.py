@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
+from threading import Event
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_a_heartbeat_that_cannot_be_written_is_told_of(
 ) -> None:
     """The process goes on; whoever takes its unit meanwhile records it first, or second."""
     monkeypatch.setattr(leases, "PERIOD_SECONDS", 0.001)
-    real, has_failed = place.put, leases.Event()
+    real, has_failed = place.put, Event()
     is_away = True
 
     def put(path: str, content: bytes) -> None:
