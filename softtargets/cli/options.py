@@ -41,7 +41,8 @@ TEACHER_OPTIONS = (
         "--teacher",
         required=True,
         metavar="DIR_OR_ID",
-        help="Directory of a model, or its id on the Hugging Face Hub.",
+        help="Directory of a model, or its id on the Hugging Face Hub. Or a GGUF file, run by "
+        "transformers as gguf:FILE or by llama.cpp as llama:FILE.",
     ),
     *TASK_OPTIONS,
     DTYPE,
