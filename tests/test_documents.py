@@ -100,6 +100,12 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_first_command_of_the_page_on_teachers_runs(workplace: Path) -> None:
+    run_block("sh", code_blocks("docs/teachers.md", "sh")[0], workplace)
+    assert verify(workplace / "spread-store").is_sound
+
+
+@pytest.mark.slow
 def test_the_commands_of_the_page_on_formats_run(workplace: Path) -> None:
     commands, _ = code_blocks("docs/formats.md", "sh")
     assert "imported-store is sound" in run_block("sh", commands, workplace)

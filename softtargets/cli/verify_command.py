@@ -13,6 +13,7 @@ from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, teacher
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
+from softtargets.store.drift import drift_text
 from softtargets.task_registry import task_of
 from softtargets.texts import plural
 from softtargets.urls import is_url, redacted
@@ -110,13 +111,9 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
             next_step="softtargets build --reference compares a server with its model.",
         )
     identity = store.manifest.identity["teacher"]
-    named = teacher_config(
-        name,
-        dtype=identity["dtype"],
-        attention=identity["attention"],
-        compile=identity.get("compile", False),
-        **options,
-    )
+    how = {name: identity[name] for name in ("dtype", "attention", "compile") if name in identity}
+    # An engine is none of transformers, and takes no such options.
+    named = teacher_config(name, **({} if "engine" in identity else how), **options)
     teacher = task_of(store.targets).capture().teacher(named)
     return rescore(store, teacher, num_windows)
 
@@ -147,6 +144,8 @@ def print_rescoring(store: Store, report: RescoreReport) -> None:
             f"{layer.name}: stored to live {layer.stored:.2e}, live to live {layer.live:.2e}, may "
             f"add {layer.bound:.2e}, relative: {'holds' if layer.holds else 'FAILS'}"
         )
+    if store.manifest.drift:
+        echo(f"Beside that, the engine was off {drift_text(store.manifest.drift)}.")
     if report.holds:
         echo(f"{store.location} agrees with the live teacher.")
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from softtargets.capture import (
     Hybrid,
@@ -21,6 +22,7 @@ from softtargets.capture.keep.selection import Keep, TopK
 from softtargets.capture.segments import segments_of
 from softtargets.capture.teachers.llama_cpp_model import LlamaTeacher
 from softtargets.capture.teachers.local import LocalTeacher
+from softtargets.cli import main
 from softtargets.demo.smollm import find_gguf
 from softtargets.errors import InputError, TeacherError
 from softtargets.store import verify
@@ -93,6 +95,10 @@ def test_a_store_says_how_far_it_is_and_agrees_with_its_teacher(
     assert 0 < store.manifest.drift["logprobs"]["mean"] < 0.1
     assert store.manifest.identity["teacher"]["quantization"]["types"] == ["F32", "Q8_0"]
     assert rescore(store, make(tiny_gguf), 5).holds
+    words = ["verify", str(store.root), "--rescore", "3", "--teacher", f"llama:{tiny_gguf}"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "Beside that, the engine was off from transformers in float32" in result.output
 
 
 def test_hidden_states_and_options_of_transformers_are_refused(tiny_gguf: Path) -> None:
