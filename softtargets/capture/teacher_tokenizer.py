@@ -98,10 +98,13 @@ class ChatTokenizer(Protocol):
 class TransformersTokenizer:
     """A tokenizer loaded by transformers."""
 
-    def __init__(self, directory: Path, *, trust_remote_code: bool) -> None:
+    def __init__(
+        self, directory: Path, *, trust_remote_code: bool, gguf_file: str | None = None
+    ) -> None:
+        given = {} if gguf_file is None else {"gguf_file": gguf_file}
         try:
             self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                directory, trust_remote_code=trust_remote_code
+                directory, trust_remote_code=trust_remote_code, **given
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise TeacherError(

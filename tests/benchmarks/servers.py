@@ -1,6 +1,6 @@
 """SmolLM2 behind vLLM's server on the CPU, against the same model in transformers.
 
-    SOFTTARGETS_VLLM=.servers/bin/python python -m tests.benchmarks.servers [docs/servers.md]
+    SOFTTARGETS_VLLM=.venv-servers/bin/python python -m tests.benchmarks.servers [docs/servers.md]
 
 captures windows of the Python language reference through the server and through transformers, and
 compares entries, tails and labels. Both capture them in turn, once to be warm and twice for the

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -14,9 +16,19 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from softtargets.errors import InputError, TeacherError
 from softtargets.hashes import hash_bytes, hash_file
 from softtargets.targets import DType
+from softtargets.texts import shortened
 from softtargets.urls import is_url, names_path, redacted
 
 _WEIGHTS = ("*.safetensors", "*.bin")
+_QUANTIZATION = (
+    "bits",
+    "group_size",
+    "load_in_4bit",
+    "load_in_8bit",
+    "bnb_4bit_quant_type",
+    "weight_block_size",
+)
+"""What of a quantization_config people ask for; all of it is in the hash of the configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,17 +157,42 @@ def weight_files(directory: Path) -> list[Path]:
     return weights
 
 
-def hash_model(directory: Path) -> dict[str, str]:
+def hash_model(directory: Path) -> dict[str, Any]:
     """Return the hashes of a model's weights and configuration, as a store's identity has them.
+
+    Of quantised weights it also says how they were quantised.
 
     Raises:
         TeacherError: there are no weight files.
     """
     hashes = "\n".join(f"{path.name} {hash_file(path)}" for path in weight_files(directory))
-    return {
+    described = {
         "weights_sha256": hash_bytes(hashes.encode()),
         "config_sha256": hash_file(directory / "config.json"),
     }
+    quantization = quantization_of(directory)
+    return described if quantization is None else described | {"quantization": quantization}
+
+
+def quantization_of(directory: Path) -> dict[str, Any] | None:
+    """Return how a model's weights are quantised by its configuration; None if they are not.
+
+    Raises:
+        TeacherError: the configuration does not say which method it is.
+    """
+    found = json.loads((directory / "config.json").read_text()).get("quantization_config")
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else None
+    if not isinstance(method, str):
+        raise TeacherError(
+            str(directory / "config.json"),
+            expected="a quantization_config with its quant_method",
+            found=shortened(f"{found}"),
+            next_step="Save the model again with the library that quantised it.",
+        )
+    kept = {name: found[name] for name in _QUANTIZATION if found.get(name) is not None}
+    return {"method": method, **kept}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -65,10 +66,12 @@ class PretrainedTeacher(Teacher):
         from transformers import AutoConfig
 
         self.config = config
-        self._directory, self._commit = locate(config)
+        self._directory, self._commit = self._find()
         with loading(config.name, f"{self.kind} that transformers knows"):
             self._model_config = AutoConfig.from_pretrained(
-                self._directory, trust_remote_code=config.trust_remote_code
+                self._directory,
+                trust_remote_code=config.trust_remote_code,
+                **self._file_options,
             )
         self.name = config.name if self._commit else self._directory.resolve().name
         self.vocab_size = int(self._model_config.get_text_config().vocab_size)
@@ -89,11 +92,32 @@ class PretrainedTeacher(Teacher):
             config = replace(config, offload_folder=f"{config.offload_folder}/worker-{worker}")
         return type(self)(config)
 
+    def _find(self) -> tuple[Path, str | None]:
+        """Return the directory of the model's files, and the commit when it is from the Hub."""
+        return locate(self.config)
+
+    @property
+    def _file_options(self) -> dict[str, Any]:
+        """Return what transformers is told of the files beside their directory."""
+        return {}
+
+    @property
+    def _weight_options(self) -> dict[str, Any]:
+        """Return what it is told of the weights beside that."""
+        return {}
+
+    @property
+    def _file_identity(self) -> dict[str, Any]:
+        """Return what of the files decides the numbers."""
+        return hash_model(self._directory)
+
     @cached_property
     def tokenizer(self) -> TransformersTokenizer:
         """Return the model's own tokenizer."""
         return TransformersTokenizer(
-            self._directory, trust_remote_code=self.config.trust_remote_code
+            self._directory,
+            trust_remote_code=self.config.trust_remote_code,
+            **self._file_options,
         )
 
     @property
@@ -148,7 +172,7 @@ class PretrainedTeacher(Teacher):
         """
         teacher: dict[str, Any] = {
             "architecture": (self._model_config.architectures or ["unknown"])[0],
-            **hash_model(self._directory),
+            **self._file_identity,
             "revision": self._commit,
             "dtype": self.config.dtype,
             "attention": self.config.attention,
@@ -208,6 +232,8 @@ class PretrainedTeacher(Teacher):
                 trust_remote_code=self.config.trust_remote_code,
                 output_loading_info=True,
                 **device_options(self.config),
+                **self._file_options,
+                **self._weight_options,
             )
         model: PreTrainedModel = loaded[0]
         missing = sorted(loaded[1]["missing_keys"])
