@@ -12,6 +12,7 @@ from importlib import import_module
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.causal import TransformersTeacher
 from softtargets.capture.teachers.model_files import TeacherConfig, architecture_of
+from softtargets.capture.teachers.tensor_parallel import TensorParallelTeacher
 from softtargets.errors import InputError
 from softtargets.task_registry import DEFAULT_TASK, FoundTask, find_task, task_for
 from softtargets.urls import redacted
@@ -49,7 +50,8 @@ def open_teacher(config: TeacherConfig) -> Teacher:
     """
     scheme = scheme_of(config.name)
     if scheme is None:
-        return TransformersTeacher(config)
+        is_cut = config.tensor_parallel is not None
+        return TensorParallelTeacher(config) if is_cut else TransformersTeacher(config)
     if scheme in REGISTERED:
         return REGISTERED[scheme](config)
     module, _, attribute = TEACHERS[scheme].partition(":")

@@ -15,6 +15,7 @@ from softtargets.cli.paths import STORE
 from softtargets.cli.progress_display import build_display
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo
+from softtargets.errors import InputError
 from softtargets.places import Place
 from softtargets.report.summary import size_text
 from softtargets.texts import plural
@@ -59,6 +60,13 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     help="Run only units A to B - 1, while other processes and machines run others. A: runs all "
     "from A on. When all units are done, softtargets commit makes the store.",
 )
+@click.option(
+    "--tensor-parallel",
+    type=int,
+    metavar="N",
+    help="Cut the teacher's matrices over N processes: torchrun --nproc-per-node N -m softtargets "
+    "build ... --tensor-parallel N. The first of them writes.",
+)
 @build_options
 def build_command(output: Place, unit_range: tuple[int, int | None] | None, **options: Any) -> None:
     """Run a teacher over text and store its soft targets.
@@ -70,10 +78,40 @@ def build_command(output: Place, unit_range: tuple[int, int | None] | None, **op
     """
     config, teacher = parse_build(options)
     console = Console(highlight=False)
-    if unit_range is None:
-        run_build(console, config, teacher, output)
-    else:
-        _run_range(console, config, teacher, output, *unit_range)
+    with _all_ranks(config, teacher) as is_first:
+        if not is_first:
+            return
+        if unit_range is None:
+            run_build(console, config, teacher, output)
+        else:
+            _run_range(console, config, teacher, output, *unit_range)
+
+
+@contextmanager
+def _all_ranks(config: BuildConfig, teacher: Teacher) -> Iterator[bool]:
+    """Yield whether this process builds; if not, it has followed the one that does.
+
+    Raises:
+        InputError: workers are asked for, of which each would need all ranks.
+    """
+    from softtargets.capture.teachers.tensor_parallel import TensorParallelTeacher
+
+    if not isinstance(teacher, TensorParallelTeacher):
+        yield True
+        return
+    if config.workers != 1:
+        raise InputError(
+            "--workers",
+            expected="1 beside --tensor-parallel, whose processes run one batch together",
+            found=str(config.workers),
+            next_step="Omit it.",
+        )
+    if teacher.rank != 0:
+        teacher.follow()
+        yield False
+        return
+    with teacher.leading():
+        yield True
 
 
 @click.command("commit")

@@ -227,7 +227,7 @@ def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     """Return the task that the options ask for, and its teacher."""
     of_teacher = (
         *("revision", "dtype", "attention", "device", "device_map", "offload_folder"),
-        *("trust_remote_code", "compile", "tokenizer", "requests", "patience"),
+        *("trust_remote_code", "compile", "tensor_parallel", "tokenizer", "requests", "patience"),
     )
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)

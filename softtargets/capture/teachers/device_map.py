@@ -17,11 +17,18 @@ if TYPE_CHECKING:
 
 
 def check_device_map(config: TeacherConfig) -> None:
-    """Check that a map of devices is one, and that nothing is asked for that it excludes.
+    """Check that a map of devices is one, and that nothing is asked for that excludes it.
 
     Raises:
         InputError: it is none, or something is.
     """
+    if config.tensor_parallel is not None:
+        raise InputError(
+            "--tensor-parallel",
+            expected="a causal language model of transformers",
+            found=config.name,
+            next_step="Omit it; --device-map auto spreads models of any task over devices.",
+        )
     if config.device_map is None:
         if config.offload_folder is not None:
             raise InputError(

@@ -57,6 +57,8 @@ class TeacherConfig:
     """auto, or a JSON object of modules with their devices; None for one device."""
     offload_folder: str | None = None
     """Where weights go that the map keeps on disk, if they are not read from the model's files."""
+    tensor_parallel: int | None = None
+    """Processes of torchrun that the matrices of a causal language model are cut over."""
 
 
 def locate(config: TeacherConfig, *, with_weights: bool = True) -> tuple[Path, str | None]:
