@@ -20,10 +20,10 @@ from softtargets.urls import redacted
 MakeTeacher = Callable[[TeacherConfig], Teacher]
 _SERVER = "softtargets.capture.servers.served:ServerTeacher"
 TEACHERS = {
-    "http": _SERVER,
-    "https": _SERVER,
     "gguf": "softtargets.capture.teachers.gguf_model:GgufTeacher",
     "llama": "softtargets.capture.teachers.llama_cpp_model:LlamaTeacher",
+    "http": _SERVER,
+    "https": _SERVER,
 }
 """The module and the class of the teachers of each scheme. They are causal language models."""
 REGISTERED: dict[str, MakeTeacher] = {}

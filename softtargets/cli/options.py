@@ -42,9 +42,8 @@ TEACHER_OPTIONS = (
         "--teacher",
         required=True,
         metavar="DIR_OR_ID",
-        help="Directory of a model, or its id on the Hugging Face Hub. Or a GGUF file, run by "
-        "transformers as gguf:FILE or by llama.cpp as llama:FILE. Or http://host:port of a server "
-        "of vLLM or SGLang that runs the model.",
+        help="Directory of a model, or its id on the Hugging Face Hub. Or http://host:port of a "
+        "server of vLLM or SGLang that runs it.",
     ),
     *SERVER_OPTIONS,
     *TASK_OPTIONS,
@@ -228,8 +227,7 @@ def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     """Return the task that the options ask for, and its teacher."""
     of_teacher = (
         *("revision", "dtype", "attention", "device", "device_map", "offload_folder"),
-        *("trust_remote_code", "compile", "tensor_parallel"),
-        *("tokenizer", "requests", "patience"),
+        *("trust_remote_code", "compile", "tensor_parallel", "tokenizer", "requests", "patience"),
     )
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)

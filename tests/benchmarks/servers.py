@@ -1,10 +1,11 @@
 """SmolLM2 behind vLLM's server on the CPU, against the same model in transformers.
 
-    SOFTTARGETS_VLLM=.venv-servers/bin/python python -m tests.benchmarks.servers [docs/servers.md]
+    SOFTTARGETS_VLLM=.venv-servers/bin/python python -m tests.benchmarks.servers \\
+        [docs/servers.md] [--tokens 1024] [--rounds 2]
 
 captures windows of the Python language reference through the server and through transformers, and
-compares entries, tails and labels. Both capture them in turn, once to be warm and twice for the
-speed. Prints a table, and writes it into the page.
+compares entries, tails and labels. Both capture them in turn, once to be warm and some rounds for
+the speed. Prints a table, and writes it into the page.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -44,8 +45,6 @@ from tests.servers.vllm_process import PYTHON, VllmProcess, run_vllm
 
 DTYPES: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 ENTRIES = (20, 64)
-NUM_TOKENS = 1024
-ROUNDS = 2
 BATCH_TOKENS = 8192
 
 
@@ -66,11 +65,11 @@ class Found:
     local_speed: float
 
 
-def segments() -> list[Segment]:
+def segments(num_tokens: int) -> list[Segment]:
     """Return windows of 512 tokens of the Python language reference."""
     teacher = TransformersTeacher(TeacherConfig(name=str(teacher_directory()), device="cpu"))
     with tempfile.TemporaryDirectory() as name:
-        corpus = small_corpus(Path(name), NUM_TOKENS)
+        corpus = small_corpus(Path(name), num_tokens)
         documents = list(corpus.documents(raise_invalid, corpus))
     cut = Windowing(sequence_length=512).windows(documents, teacher.tokenizer, Counter())
     return segments_of(*cut)
@@ -102,11 +101,19 @@ def logprobs(selected: Selected) -> torch.Tensor:
     return selected.logits_NK.double() - lse_N1 + torch.log1p(-selected.tail_mass_NG.double())
 
 
-def compare(dtype: str, k: int, served: ServerTeacher, local: LocalTeacher, own: Any) -> Found:
+def compare(
+    served: ServerTeacher,
+    local: LocalTeacher,
+    own: Sequence[Segment],
+    *,
+    dtype: str,
+    k: int,
+    rounds: int,
+) -> Found:
     """Return how far the server's targets are from those of transformers, and how fast both are."""
     keep = Keep(selection=TopK(k=k), temperatures=(1.0,))
     speeds: list[tuple[float, float]] = []
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         served_speed, its = timed(served, own, keep)
         local_speed, expected = timed(local, own, keep)
         speeds.append((served_speed, local_speed))
@@ -129,7 +136,7 @@ def compare(dtype: str, k: int, served: ServerTeacher, local: LocalTeacher, own:
     )
 
 
-def measure(own: Sequence[Segment]) -> Iterator[Found]:
+def measure(own: Sequence[Segment], rounds: int) -> Iterator[Found]:
     """Yield what is found in each number format, and print the memory at its end."""
     directory = teacher_directory()
     for dtype in DTYPES:
@@ -143,7 +150,8 @@ def measure(own: Sequence[Segment]) -> Iterator[Found]:
                     TeacherConfig(name=str(directory), dtype=dtype, device="cpu")
                 )
                 local.load()
-                yield from (compare(dtype, k, served, local, own) for k in ENTRIES)
+                for k in ENTRIES:
+                    yield compare(served, local, own, dtype=dtype, k=k, rounds=rounds)
                 print(memory_text(dtype, server), flush=True)
 
 
@@ -175,10 +183,12 @@ def table(found: Sequence[Found]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", nargs="?", type=Path)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=2)
     arguments = parser.parse_args()
     if PYTHON not in os.environ:
         parser.error(f"set {PYTHON} to a Python that has vLLM; `make servers` builds one")
-    lines = list(table(list(measure(segments()))))
+    lines = list(table(list(measure(segments(arguments.tokens), arguments.rounds))))
     print("\n".join(lines))
     if arguments.page is not None:
         put_table(arguments.page, "servers", lines)

@@ -79,7 +79,7 @@ def assert_same_targets(one: Store, other: Store) -> None:
         own_TK, its_TK = own.targets.logprobs_TK(1.0), its.targets.logprobs_TK(1.0)
         np.testing.assert_allclose(own_TK, its_TK, atol=NOISE)
         is_other_TK = own.targets.ids_TK != its.targets.ids_TK
-        assert is_other_TK.mean() < 1e-3
+        assert is_other_TK.mean() < 5e-3
         assert own.targets.tail_mass_TG == pytest.approx(its.targets.tail_mass_TG, abs=NOISE)
 
 

@@ -100,6 +100,17 @@ def other_tokenizer(server: TinyServer) -> None:
     )
 
 
+def other_ids(server: TinyServer) -> None:
+    """Make as many ids of a text, of which two are others."""
+    own = server.ids
+
+    def ids(prompt: str | list[int]) -> list[int]:
+        found = list(own(prompt))
+        return [*found[:9], found[10], found[9], *found[11:]] if isinstance(prompt, str) else found
+
+    server.ids = ids  # type: ignore[method-assign]
+
+
 def other_name(server: TinyServer) -> None:
     server.twist = lambda answer: answer | {"model": "other"}
 
@@ -144,6 +155,7 @@ KINDS: dict[str, tuple[Callable[[TinyServer], None], str]] = {
     ),
     "answers that differ": (unsteady, "answers to the same text that differ by at most"),
     "another tokenizer": (other_tokenizer, "ids of another tokenizer"),
+    "a tokenizer of other ids": (other_ids, r"145 ids of another tokenizer \(\d+ in place of"),
     "another model": (other_name, "expected the model tiny; found an answer of other"),
 }  # fmt: skip
 
@@ -178,7 +190,7 @@ def test_it_is_refused_at_the_start(shared: TinyServer, tiny_teacher: Path, name
     assert caught.value.next_step
 
 
-IN_A_BUILD = sorted(KINDS.keys() - {"another tokenizer"})
+IN_A_BUILD = sorted(KINDS.keys() - {"another tokenizer", "a tokenizer of other ids"})
 
 
 @pytest.mark.parametrize("name", IN_A_BUILD)

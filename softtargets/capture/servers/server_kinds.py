@@ -14,8 +14,8 @@ _OWNERS: dict[str, type[Wire]] = {"vllm": VllmWire, "sglang": SglangWire}
 """Who owns the models of a server, by its own words."""
 _LLAMA_CPP = (
     "llama.cpp's server, which tells no log-probabilities of a prompt",
-    "Run the model in this process: convert it to a directory of transformers, and pass that with "
-    "--teacher. Or serve it with vLLM.",
+    "Pass --teacher llama:FILE, which runs a GGUF file in this process. Or serve the model with "
+    "vLLM.",
 )
 _TGI = (
     "text-generation-inference, which lists no likeliest ids of a prompt",
