@@ -11,6 +11,7 @@ import click
 
 from softtargets.cli.augment_command import augment_command
 from softtargets.cli.build_command import build_command, commit_command
+from softtargets.cli.clean_command import clean_command
 from softtargets.cli.demo_command import demo_command
 from softtargets.cli.derive_command import filter_command, merge_command, split_command
 from softtargets.cli.fidelity_command import fidelity_command
@@ -69,6 +70,7 @@ for _command in (
     plan_command,
     build_command,
     commit_command,
+    clean_command,
     verify_command,
     train_command,
     info_command,

@@ -6,32 +6,35 @@ from pathlib import Path
 
 import click
 
-from softtargets.cli.paths import INPUT, OUTPUT
+from softtargets.cli.paths import INPUT, OUTPUT, STORE
 from softtargets.cli.terminal import echo
+from softtargets.places import Place
 from softtargets.report.number_texts import bytes_text
 from softtargets.store import Store
+from softtargets.store.card import CARD_NAME
 from softtargets.texts import plural
 
 
 @click.command("card")
-@click.argument("store", metavar="STORE", type=INPUT)
+@click.argument("store", type=STORE)
 @click.option(
     "--fidelity",
     type=INPUT,
     metavar="FILE",
     help="What 'verify --rescore --json' printed for this store. The card shows it as a table.",
 )
-def card_command(store: Path, fidelity: Path | None) -> None:
+def card_command(store: Place, fidelity: Path | None) -> None:
     """Write or renew the card of a store.
 
     The card is README.md, which the Hugging Face Hub shows. What is generated stands between
     marks. Everything else in the file is yours and stays.
     """
-    from softtargets.sharing import unstated_licences, write_card
+    from softtargets.sharing import renew_card, unstated_in
 
-    card = write_card(Store.open(store), fidelity)
-    echo(f"{card} is up to date.")
-    _say_unstated(unstated_licences(card))
+    text = renew_card(store, Store.open(store).manifest, fidelity)
+    where = store.where(CARD_NAME)
+    echo(f"{where} is up to date.")
+    _say_unstated(unstated_in(text, where))
 
 
 @click.command("push")

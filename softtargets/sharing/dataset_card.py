@@ -12,8 +12,8 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from softtargets.errors import FormatError, IdentityError
 from softtargets.limits import Limit
-from softtargets.places.local_files import write_file
-from softtargets.places.tree import Tree
+from softtargets.places.directory import Directory
+from softtargets.places.place import Place
 from softtargets.store import Store
 from softtargets.store.card import (
     CARD_NAME,
@@ -52,14 +52,30 @@ def write_card(store: Store, fidelity: str | Path | None = None) -> Path:
         StoreError: the card is a link, or cannot be read or written.
     """
     path = store.root / CARD_NAME
-    manifest = store.manifest
-    old = _read(path)
-    text = card_text(manifest) if old is None else _renewed(old, manifest, str(path))
-    if fidelity is not None:
-        text = _with_part(text, "measured", _measured(Path(fidelity), manifest), str(path))
-    if old is None or text.encode() != path.read_bytes():
-        write_file(path, text.encode())
+    renew_card(Directory(store.root), store.manifest, fidelity)
     return path
+
+
+def renew_card(place: Place, manifest: Manifest, fidelity: str | Path | None = None) -> str:
+    """Write the card of the store in a place, or renew what is generated in it; return its text.
+
+    Args:
+        place: of the store, which may be in an object store.
+        manifest: of the store.
+        fidelity: as of `write_card`.
+
+    Raises:
+        InputError: the place is only read.
+        FormatError, LimitError, IdentityError, StoreError: as of `write_card`.
+    """
+    where = place.where(CARD_NAME)
+    old = _read(place, CARD_NAME)
+    text = card_text(manifest) if old is None else _renewed(old, manifest, where)
+    if fidelity is not None:
+        text = _with_part(text, "measured", _measured(Path(fidelity), manifest), where)
+    if old is None or text.encode() != place.get(CARD_NAME):
+        place.put(CARD_NAME, text.encode())
+    return text
 
 
 def unstated_licences(card: Path) -> tuple[str, ...]:
@@ -69,8 +85,16 @@ def unstated_licences(card: Path) -> tuple[str, ...]:
         FormatError: the card's YAML is broken.
         StoreError: the card is a link, or cannot be read.
     """
-    text = _read(card) or ""
-    names = [] if _fields(text, str(card)).get("license") else ["license, in the YAML"]
+    return unstated_in(_read(Directory(card.parent), card.name) or "", str(card))
+
+
+def unstated_in(text: str, where: str) -> tuple[str, ...]:
+    """Return whose licences the text of a card leaves open.
+
+    Raises:
+        FormatError: its YAML is broken.
+    """
+    names = [] if _fields(text, where).get("license") else ["license, in the YAML"]
     for line in text.splitlines():
         found = re.match(r"- \*\*(.+?)\*\*", line)
         if found and NOT_STATED in line:
@@ -122,16 +146,16 @@ def _front_end(text: str) -> int:
     return mark.end() if mark else front.end() if front else 0
 
 
-def _read(path: Path) -> str | None:
+def _read(place: Place, path: str) -> str | None:
     """Return the text of a card, or None if there is none; a link is refused."""
-    tree = Tree(path.parent)
-    CARD_LIMIT.check(str(path), tree.size(path.name) or 0)
-    content = tree.get(path.name)
+    where = place.where(path)
+    CARD_LIMIT.check(where, place.size(path) or 0)
+    content = place.get(path)
     try:
         # The Hub sees no YAML after a byte order mark.
         return None if content is None else content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise _broken(str(path), "text in UTF-8", str(error)) from error
+        raise _broken(where, "text in UTF-8", str(error)) from error
 
 
 def _fields(text: str, where: str) -> dict[str, Any]:

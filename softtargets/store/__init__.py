@@ -6,6 +6,7 @@ What has to do with layouts of other tools is imported when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from softtargets.store.cleaning import clean_store
 from softtargets.store.derivation import filter_store, merge_stores, split_store
 from softtargets.store.invariants import Problem
 from softtargets.store.store import Store, StoreView
@@ -24,6 +25,7 @@ __all__ = [
     "Store",
     "StoreView",
     "VerifyReport",
+    "clean_store",
     "export_axolotl",
     "export_distillkit",
     "export_plain",

@@ -23,7 +23,7 @@ from softtargets.errors import BusyError, SoftTargetsError, StoreError
 from softtargets.places.place import Place
 from softtargets.places.waiting import Waiting, this_process
 from softtargets.store.json_object import parse_object
-from softtargets.store.work_files import WORKERS
+from softtargets.store.work_files import LEASES, WORKERS
 
 PERIOD_SECONDS = 10.0
 """Between two heartbeats."""
@@ -112,6 +112,18 @@ class Leases:
             if unknown:
                 time.sleep(min(_LOOK_SECONDS, PERIOD_SECONDS))
         return sorted(dead)
+
+    def left(self) -> list[str]:
+        """Return the heartbeats and claims that dead processes left, after watching all."""
+        dead = self.dead()
+        claims = [(path, self._place.get(path)) for path in self._place.list(LEASES)]
+        alive = set(self.others()) - set(dead)
+        left = [
+            path
+            for path, content in claims
+            if content is not None and self._parse(content, path)[0] not in alive
+        ]
+        return [*(f"{WORKERS}/{worker}" for worker in dead), *left]
 
     @contextmanager
     def hold(self, path: str) -> Iterator[None]:

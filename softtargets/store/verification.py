@@ -22,6 +22,7 @@ from softtargets.store.side_file import SideFile
 from softtargets.store.store import Store
 from softtargets.store.stored_layers import read_layers
 from softtargets.store.vocabulary import VOCABULARY_NAME
+from softtargets.store.work_files import NAMED_BY_CONTENT
 from softtargets.targets import Origin
 from softtargets.window import Window
 
@@ -190,7 +191,10 @@ def _stray_files(store: Store) -> Iterator[Problem]:
     for path in paths:
         if path.endswith(".parquet") and path not in listed:
             where = store.location.where(path)
-            yield Problem(where=where, expected="a shard of the manifest", found="another file")
+            found = "another file"
+            if NAMED_BY_CONTENT.fullmatch(path):
+                found = "one of a process that came late, which 'softtargets clean' removes"
+            yield Problem(where=where, expected="a shard of the manifest", found=found)
 
 
 class _HashedFile:

@@ -37,6 +37,8 @@ _COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
 _WORK_DIRECTORY = r"work(/records|/plan|/leases|/workers)?"
 _LEASE = rf"{LEASES}/({_UNIT}|plan)"
 
+NAMED_BY_CONTENT = re.compile(r"shards/unit-(\d{6,})-[0-9a-f]{16}\.parquet")
+"""A shard in a place without locks, and its unit."""
 OF_REQUEST = re.compile(rf"({_MADE}|{_SHARD})({TEMPORARY})?")
 """What is made for a request, and goes when another takes its place."""
 LEFTOVERS = re.compile(rf"({_COMMITTED}|{re.escape(REQUEST)}|{_MADE}|{_SHARD}){TEMPORARY}")

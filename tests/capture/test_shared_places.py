@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
-from softtargets import Store
+from softtargets import Store, verify
 from softtargets.capture import BuildConfig, Progress, build, build_range, commit
 from softtargets.places import place_to_write, retries
-from softtargets.store import leases
+from softtargets.store import clean_store, leases
 from tests.capture.test_ranges import DyingOnce, Marking, start
+from tests.capture.test_resume import StopError, stop_after
 from tests.fakes import FakeTeacher, build_config, build_store
+from tests.object_store import KEY, SECRET, Fault, Proxy
 from tests.places.conformance import by_number, contents
 from tests.processes import Gate, held
 
@@ -111,6 +117,9 @@ def test_a_unit_of_a_process_that_is_killed_is_taken_by_another(
     dying.join()
     assert dying.exitcode == -signal.SIGKILL
     assert len(place.list("work/workers")) == len(place.list("work/leases")) == 1
+    # What lies there meanwhile has no credentials.
+    texts = [content or b"" for content in contents(place).values()]
+    assert not [text for text in texts if KEY.encode() in text or SECRET.encode() in text]
     build(config, FakeTeacher(), place=place)
     assert by_number(contents(place)) == expected
 
@@ -132,3 +141,56 @@ def test_a_process_that_wakes_after_its_lease_changes_nothing(
     for path, content in before.items():
         if not path.startswith("work/"):
             assert place.get(path) == content
+    # Its shard has the name of the one that is recorded, or of one that nothing names.
+    late = [path for path in clean_store(place) if path.startswith("shards/")]
+    assert len(late) == isinstance(teacher, OffTeacher)
+    assert by_number(contents(place)) == expected
+
+
+FAULTS: dict[str, tuple[Literal["error", "cut", "lost", "gone", "twice"], ...]] = {
+    "PUT": ("error", "lost", "gone", "twice"),
+    "GET": ("error", "cut", "gone"),
+    "HEAD": ("error", "gone"),
+    "POST": ("error", "lost", "gone", "twice"),
+}
+"""By method; a POST deletes."""
+PATHS = ("records", "shards", "leases", "workers", "plan", "request", "manifest", "vocabulary", "")
+
+
+def inject_some(proxy: Proxy, rng: random.Random) -> None:
+    """Inject faults before and after what the server does, none so often that a client gives up."""
+    for method, kinds in FAULTS.items():
+        for _ in range(6):
+            fault = Fault(
+                kind=rng.choice(kinds), method=method, path=rng.choice(PATHS),
+                times=rng.randint(1, 2), status=rng.choice((500, 503)),
+            )  # fmt: skip
+            proxy.inject(fault)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_the_network_does_it_is_the_same_store(
+    tmp_path: Path,
+    object_url: str,
+    object_proxy: Proxy,
+    expected: dict[str, bytes | None],
+    seed: int,
+) -> None:
+    """Two drivers at once, of which one is stopped somewhere; then a third."""
+    config, rng = build_config(tmp_path), random.Random(seed)
+    inject_some(object_proxy, rng)
+
+    def drive_until(most_calls: int) -> None:
+        with suppress(StopError):
+            build(config, FakeTeacher(), stop_after(most_calls), place=place_to_write(object_url))
+
+    with ThreadPoolExecutor(2) as threads:
+        drivers = [threads.submit(drive_until, most) for most in (rng.randint(0, 12), 99)]
+        for driver in drivers:
+            driver.result()
+    assert sum(fault.num_done for fault in object_proxy.faults) > 10
+    place = place_to_write(object_url)
+    build(config, FakeTeacher(), place=place)
+    clean_store(place)
+    assert by_number(contents(place)) == expected
+    assert verify(Store.open(object_url)).is_sound

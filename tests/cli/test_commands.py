@@ -42,9 +42,9 @@ def test_every_command_and_every_option_has_help() -> None:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
     assert set(main.commands) == {
-        "augment", "build", "card", "commit", "demo", "export", "fidelity", "filter", "generate",
-        "import", "info", "inspect", "merge", "plan", "pull", "push", "report", "split", "train",
-        "verify",
+        "augment", "build", "card", "clean", "commit", "demo", "export", "fidelity", "filter",
+        "generate", "import", "info", "inspect", "merge", "plan", "pull", "push", "report", "split",
+        "train", "verify",
     }  # fmt: skip
     assert run("--version").output.startswith("softtargets, version ")
 

@@ -53,7 +53,7 @@ def test_arguments_are_quoted_safely(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("wrong", ["", "s3://key:hunter22@bucket/a", "file:///a"])
 def test_a_path_is_no_url(wrong: str) -> None:
     export = ("export", "--to", "plain", "a")
-    for arguments in (("card",), export, ("pull", "org/name"), ("report", "a", "--output")):
+    for arguments in (("push",), export, ("pull", "org/name"), ("report", "a", "--output")):
         result = CliRunner().invoke(main, [*arguments, wrong])
         assert result.exit_code == 1
         assert "expected a local " in result.output

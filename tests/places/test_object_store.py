@@ -137,6 +137,15 @@ def test_commands_write_stores_there(
     split = ("--train", urls["c"], "--validation", urls["d"], "--fraction", "0.5")
     assert run("split", store.root, *split).exit_code == 0
     there = {name: Store.open(url) for name, url in urls.items()}
+    place = place_to_write(urls["a"])
+    place.put("README.md", b"---\nlicense: mit\n---\nOurs.\n")
+    result = run("card", urls["a"])
+    assert result.exit_code == 0, result.output
+    assert KEY not in result.output
+    card = place.get("README.md") or b""
+    assert b"license: mit" in card
+    assert b"softtargets:begin description" in card
+    assert run("clean", urls["a"]).output.endswith("0 files removed.\n")
     assert all(verify(one).is_sound for one in there.values())
     assert len(there["a"]) == len(there["b"]) == len(there["c"]) + len(there["d"]) == len(store)
 

@@ -13,29 +13,10 @@ from softtargets.errors import BusyError, StoreError
 from softtargets.store import leases
 from softtargets.store.leases import Leases
 from tests.places.conformance import at_once
+from tests.store.clocks import Clock
 from tests.store.test_unit_records import Conditional
 
 UNIT = "work/leases/unit-000000"
-
-
-class Clock:
-    """The observer's own clock, which the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(leases, "time", clock)
-    return clock
 
 
 @pytest.fixture

@@ -106,3 +106,49 @@ def test_a_build_begun_with_fixed_names_goes_on(tmp_path: Path, kind: type[InMem
     assert verify(Store.open(place)).is_sound
     expected = {path: (whole.root / path).read_bytes() for path in by_number(place.files)}
     assert by_number(place.files) == expected
+
+
+def test_who_is_late_finds_the_store_committed(tmp_path: Path) -> None:
+    """Records and plan are gone by then; the manifest says what they said."""
+    place, config = Conditional(), build_config(tmp_path)
+    with StoreWriter.hold(place, describe_build(config, FakeTeacher())) as late:
+        store = build(config, FakeTeacher(), place=place).store
+        before = dict(place.files)
+        assert late.recorded() == {}
+        for entry in store.manifest.shards:
+            assert late.read_record(entry.unit) == entry
+        assert late.commit(len(store.manifest.shards), "fake", {}) == store.manifest
+        with late.turns.planning():
+            assert place.size("work/plan.json") is None
+    assert place.files == {path: before[path] for path in before if not path.startswith("work/")}
+
+
+def test_another_store_takes_the_place_of_one_that_nothing_came_of(tmp_path: Path) -> None:
+    place, config = Conditional(), build_config(tmp_path)
+    identity = describe_build(config, FakeTeacher())
+    with StoreWriter.hold(place, {**identity, "unit_tokens": 101}):
+        with pytest.raises(IdentityError, match="1 other processes work there, or died there"):
+            build(config, FakeTeacher(), place=place)
+        assert len(place.list("work/workers")) == 1
+    assert list(place.files) == ["work/request.json"]
+    assert build(config, FakeTeacher(), place=place).num_units_before == 0
+    with pytest.raises(IdentityError), StoreWriter.hold(place, {**identity, "unit_tokens": 101}):
+        pass
+
+
+def test_a_commit_finds_another_store_in_its_place(
+    tmp_path: Path, identity: Mapping[str, Any], place: InMemory
+) -> None:
+    with StoreWriter.hold(place, identity) as late:
+        late.record(entry_of(b"content"), b"content")
+        other = build(build_config(tmp_path, unit_tokens=200), FakeTeacher()).store
+        place.files["manifest.json"] = (other.root / "manifest.json").read_bytes()
+        with pytest.raises(IdentityError):
+            late.commit(1, "fake", {})
+
+
+def test_a_place_without_conditions_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(build_config(tmp_path), FakeTeacher(), place=InMemory())
+    assert "memory: this place knows no conditional writes" in caplog.text
