@@ -256,7 +256,8 @@ def write_part(
         raise SystemExit(f"{page}: expected the lines {start} and {end}; add them to the page.")
     plot = page.parent / f"{name}.svg"
     write_plot(plot, rows, title, students)
-    picture = f"![{title}: each student and its twin, by seed]({plot.name})"
+    who = "each student and its twin" if students == _TWINS else "each student"
+    picture = f"![{title}: {who}, by seed]({plot.name})"
     page.write_text(f"{before}{start}\n\n{text}\n\n{picture}\n\n{end}{after}")
 
 

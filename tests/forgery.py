@@ -71,10 +71,20 @@ def put_shard(store: Path, content: bytes, unit: int = 0, **counts: int) -> None
 
 def forge_side_file(store: Path, name: str, content: bytes) -> None:
     """Put a file beside the shards, which the manifest then means."""
-    (store / f"{name}.parquet").write_bytes(content)
+    suffix = "safetensors" if name == "layers" else "parquet"
+    (store / f"{name}.{suffix}").write_bytes(content)
     entry = {"num_bytes": len(content), "sha256": hash_bytes(content)}
     field = {"head": "output_head"}.get(name, name)
     forge_manifest(store, lambda manifest: manifest.update({field: entry}))
+
+
+def with_tensors(content: bytes, change: Change) -> bytes:
+    """Return a file of safetensors with a changed header."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
 
 
 def with_column(name: str, values: Any, kind: pa.DataType | None = None) -> TableChange:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from softtargets import SoftTargetDataset
 from softtargets.errors import SoftTargetsError
+from softtargets.store.layer_file import encode_layers
 from softtargets.store.output_head import encode_output_head
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.tokenizer import Vocabulary
@@ -29,12 +30,14 @@ from tests.forgery import (
     list_of_lists,
     put_shard,
     with_column,
+    with_tensors,
 )
 from tests.golden import write_store
 from tests.windows import (
     KINDS,
     head_schema,
     make_head,
+    make_layers,
     make_vocabulary,
     make_window,
     of_own_documents,
@@ -43,6 +46,7 @@ from tests.windows import (
 _BOMB = "a shard that unpacks to gigabytes"
 _MANIFEST = "a manifest that asks for memory, time or a deep stack"
 _BESIDE = "a vocabulary or output head that unpacks to gigabytes or is of another type"
+_LAYERS = "layers of more axes than numpy has, or of a size with millions of digits"
 _TYPES = "columns of other types"
 _VALUES = "numbers that cannot be"
 
@@ -236,6 +240,13 @@ def _with_zero_head(directory: Path) -> None:
     forge_manifest(root, change)
 
 
+def _with_layers(directory: Path, shape: list[int]) -> None:
+    root = _write(directory, "layers-to-run-again")
+    content = encode_layers(make_layers())
+    changed = with_tensors(content, lambda header: header["1.dense.bias"].update(shape=shape))
+    forge_side_file(root, "layers", changed)
+
+
 def _as_parquet(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
@@ -280,6 +291,21 @@ _OTHER_TYPES: dict[str, pa.Array] = {
     "times": pa.array([1] * 4, pa.timestamp("us")),
     "lists of lists": pa.array([[[1]]] * 4),
 }
+
+
+_SHAPES = {"71 axes": [6] + 70 * [1], "20 million digits": 5000 * [10**4000]}
+
+
+def _layers() -> list[Attack]:
+    return [
+        Attack(
+            kind=_LAYERS,
+            name=name,
+            prepare=partial(_with_layers, shape=shape),
+            run=command("verify", "store"),
+        )
+        for name, shape in _SHAPES.items()
+    ]
 
 
 def _types() -> list[Attack]:
@@ -369,4 +395,4 @@ def _values() -> list[Attack]:
     ]
 
 
-ATTACKS = (*_bombs(), *_manifests(), *_beside(), *_types(), *_values())
+ATTACKS = (*_bombs(), *_manifests(), *_beside(), *_layers(), *_types(), *_values())

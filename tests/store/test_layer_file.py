@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from softtargets.errors import CorruptionError, InputError
 from softtargets.store import Store
 from softtargets.store.layer_file import decode_layers, describe_layers, encode_layers
 from softtargets.store.stored_layers import read_layers
+from tests.forgery import with_tensors
 from tests.golden import make_store
 from tests.windows import make_layers
 
@@ -42,11 +42,7 @@ def test_it_comes_back_as_it_was() -> None:
 
 
 def with_header(change: Callable[[dict[str, Any]], None]) -> bytes:
-    length = int.from_bytes(CONTENT[:8], "little")
-    header = json.loads(CONTENT[8 : 8 + length])
-    change(header)
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + CONTENT[8 + length :]
+    return with_tensors(CONTENT, change)
 
 
 def changed(name: str, **fields: Any) -> bytes:
