@@ -108,7 +108,7 @@ def train_students(
         directory = output / f"{name}-{seed}"
         run_command(
             "train", stores[name], "--student", output / "student" / "config.json",
-            "--teacher", teacher, "--output", directory, "--steps", steps, "--batch-size", 64,
+            "--teacher", teacher, "--output", directory, "--steps", steps, "--batch-size", 32,
             "--lr", "4e-3", "--eval-share", 0, "--seed", seed, "--baseline",
         )  # fmt: skip
         found |= {alone: directory / "baseline", distilled: directory}
@@ -179,12 +179,12 @@ def parse_options() -> argparse.Namespace:
     for name in ("catalogues", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--teacher-pairs", type=int, default=10_000, help="that it learns from")
-    parser.add_argument("--pairs", type=int, default=3000, help="of these, for the students")
+    parser.add_argument("--pairs", type=int, default=10_000, help="of these, for the students")
     parser.add_argument("--test", type=int, default=400, help="pairs for the comparison")
     parser.add_argument("--vocabulary", type=int, default=2000, help="tokens of both languages")
     parser.add_argument("--teacher-width", type=int, default=128)
-    parser.add_argument("--teacher-epochs", type=int, default=8, help="over its pairs")
-    parser.add_argument("--steps", type=int, default=200, help="of a student, of 64 pairs")
+    parser.add_argument("--teacher-epochs", type=int, default=6, help="over its pairs")
+    parser.add_argument("--steps", type=int, default=1000, help="of a student, of 32 pairs")
     parser.add_argument("--seeds", type=int, default=3, help="of four students each")
     parser.add_argument("--page", type=Path, help="page to put the tables and the plot into")
     return parser.parse_args()

@@ -63,7 +63,7 @@ def translator_config(tokenizer: Any, *, width: int, layers: int) -> MarianConfi
         d_model=width,
         max_position_embeddings=MOST_TOKENS,
         scale_embedding=True,
-        # With the default, so narrow a model takes thousands of steps to look at its source.
+        # The default is meant for models that are far wider.
         init_std=width**-0.5,
         dropout=0.0,
         pad_token_id=tokenizer.pad_token_id,

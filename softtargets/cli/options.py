@@ -42,8 +42,9 @@ TEACHER_OPTIONS = (
         "--teacher",
         required=True,
         metavar="DIR_OR_ID",
-        help="Directory of a model, or its id on the Hugging Face Hub. Or http://host:port of a "
-        "server of vLLM or SGLang that runs it.",
+        help="Directory of a model, or its id on the Hugging Face Hub. Or a GGUF file, run by "
+        "transformers as gguf:FILE or by llama.cpp as llama:FILE. Or http://host:port of a server "
+        "of vLLM or SGLang that runs the model.",
     ),
     *SERVER_OPTIONS,
     *TASK_OPTIONS,

@@ -49,11 +49,11 @@ def test_two_processes_build_what_one_does(tiny_teacher: Path, tmp_path: Path) -
     apart = 0.0
     for window, other in zip(one, two, strict=True):
         assert window.window_id == other.window_id
-        own, its = window.targets, other.targets
-        np.testing.assert_array_equal(own.ids_TK, its.ids_TK)
-        np.testing.assert_allclose(own.logits_TK, its.logits_TK, atol=1e-4)
-        np.testing.assert_allclose(own.tail_mass_TG, its.tail_mass_TG, atol=1e-4)
-        apart = max(apart, float(np.abs(own.logits_TK - its.logits_TK).max()))
+        found, wanted = other.targets, window.targets
+        np.testing.assert_array_equal(found.ids_TK, wanted.ids_TK)
+        np.testing.assert_allclose(found.logits_TK, wanted.logits_TK, atol=1e-4)
+        np.testing.assert_allclose(found.tail_mass_TG, wanted.tail_mass_TG, atol=1e-4)
+        apart = max(apart, float(np.abs(found.logits_TK - wanted.logits_TK).max()))
     assert apart > 0, "two processes add up in another order: these are not two"
 
 

@@ -48,7 +48,7 @@ class TensorParallelTeacher(TransformersTeacher):
 
     @property
     def _weight_options(self) -> dict[str, Any]:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         return {"distributed_config": DistributedConfig(tp_size=self.config.tensor_parallel)}
 
