@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+from transformers import BertConfig
 
 from examples.comparison import (
     ALONE,
@@ -33,6 +33,7 @@ from examples.comparison import (
     TEACHER,
     Rows,
     add_values,
+    example_parser,
     figure_table,
     gain_table,
     quality_names,
@@ -41,15 +42,8 @@ from examples.comparison import (
     seeds_text,
     write_part,
 )
-from examples.finetune import (
-    BATCH_SIZE,
-    fine_tune,
-    measure_quality,
-    measure_size,
-    measure_speed,
-    quality_of,
-)
-from examples.mails import NAMES, Mail, read_mails, write_records
+from examples.finetune import BATCH_SIZE, measure_classifier, quality_of, saved_classifier
+from examples.mails import NAMES, Mail, read_mails, split_mails, write_records
 from softtargets.capture import BuildConfig, Corpus, TeacherConfig, Windowing, build
 from softtargets.runs import TrainSettings, prepare, train
 from softtargets.store import Store
@@ -71,28 +65,6 @@ class Mails:
     """Their labels are told to nobody."""
     held: Sequence[Mail]
     """Nobody is trained on them."""
-
-
-def split_mails(mails: Sequence[Mail], options: argparse.Namespace) -> Mails:
-    """Return the first mails for the test, the next with labels, and the next without."""
-    end = options.test + options.labelled
-    return Mails(
-        held=mails[: options.test],
-        labelled=mails[options.test : end],
-        others=mails[end : end + options.others],
-    )
-
-
-def make_teacher(encoder: Path, mails: Sequence[Mail], directory: Path) -> Path:
-    """Return the directory of an encoder that was fine-tuned on labelled mails."""
-    if not (directory / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(encoder)
-        model = fine_tune(
-            encoder, tokenizer, mails, most_tokens=MOST_TOKENS, seed=0, epochs=_TEACHER_EPOCHS
-        )
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-    return directory
 
 
 def build_store(teacher: Path, mails: Mails, output: Path) -> Store:
@@ -146,30 +118,29 @@ def train_twins(
     return {ALONE: directory / "baseline", DISTILLED: directory}
 
 
-def measure(directory: Path, held: Sequence[Mail]) -> dict[str, float]:
-    """Return what a saved classifier is like."""
-    model = AutoModelForSequenceClassification.from_pretrained(directory)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    return {
-        **measure_quality(model, tokenizer, held, MOST_TOKENS),
-        **measure_size(directory, model),
-        **measure_speed(model, tokenizer, held, MOST_TOKENS),
-    }
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of teacher and students, and what they were measured on."""
-    mails = split_mails(read_mails(options.mails), options)
-    teacher = make_teacher(options.encoder, mails.labelled, options.output / "teacher")
+    held, labelled, others = split_mails(
+        read_mails(options.mails), options.test, options.labelled, options.others
+    )
+    mails = Mails(labelled=labelled, others=others, held=held)
+    teacher = saved_classifier(
+        options.encoder,
+        mails.labelled,
+        options.output / "teacher",
+        most_tokens=MOST_TOKENS,
+        seed=0,
+        epochs=_TEACHER_EPOCHS,
+    )
     store = build_store(teacher, mails, options.output)
     rows: Rows = {}
     labels_N = torch.tensor([mail.label for mail in mails.held])
     add_values(rows, _MAJORITY, quality_of(labels_N.mode().values.expand_as(labels_N), labels_N))
-    add_values(rows, TEACHER, measure(teacher, mails.held))
+    add_values(rows, TEACHER, measure_classifier(teacher, mails.held, MOST_TOKENS))
     for seed in range(options.seeds):
         twins = train_twins(store, teacher, options.output, seed, options.epochs)
         for row, directory in twins.items():
-            add_values(rows, row, measure(directory, mails.held))
+            add_values(rows, row, measure_classifier(directory, mails.held, MOST_TOKENS))
             print(f"seed {seed}, {row}: {rows[row]['accuracy'][-1]:.3f} accuracy", flush=True)
     numbers = (len(mails.labelled), len(mails.others), len(mails.held))
     return {"rows": rows, "mails": numbers, "seeds": options.seeds}
@@ -188,15 +159,11 @@ def section(results: dict[str, Any]) -> str:
 
 def parse_options() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name in ("encoder", "mails", "output"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser = example_parser(__doc__)
     parser.add_argument("--labelled", type=int, default=800, help="mails with a known label")
     parser.add_argument("--others", type=int, default=2400, help="mails without one")
     parser.add_argument("--test", type=int, default=1000, help="mails for the comparison")
     parser.add_argument("--epochs", type=float, default=6, help="of a student")
-    parser.add_argument("--seeds", type=int, default=3, help="pairs of students")
-    parser.add_argument("--page", type=Path, help="page to put the tables and the plot into")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""The tables and the plot of a comparison: a teacher, its student, and the student's twin.
+"""The tables and the plot of a comparison: a teacher, its students, and their twins.
 
 A figure has one value for each seed, or one for all seeds. An example that is run with
 `--page PAGE` puts its tables into that page, between `<!-- NAME -->` and `<!-- end of NAME -->`.
@@ -7,8 +7,8 @@ A figure has one value for each seed, or one for all seeds. An example that is r
 from __future__ import annotations
 
 import json
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ Rows = dict[str, dict[str, list[float]]]
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}%"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f}"
 
 
 def _nats(value: float) -> str:
@@ -47,6 +51,14 @@ _FORMATS: dict[str, Callable[[float], str]] = {
     "top-1 agreement": _percent,
     "masked-LM loss": _nats,
     "KL to the teacher": _nats,
+    "BLEU, greedy": _points,
+    "BLEU, beams": _points,
+    "chrF, greedy": _points,
+    "chrF, beams": _points,
+    "KL, corpus": _nats,
+    "cross-entropy, corpus": _nats,
+    "KL, own answers": _nats,
+    "cross-entropy, own answers": _nats,
     "parameters": _count,
     "bytes on disk": _count,
     "texts/s": _count,
@@ -55,6 +67,22 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 """How each figure is written."""
 _SIZES = ("parameters", "bytes on disk", "tokens/s")
 _COLORS = ("#b4532a", "#2a6fb4")
+"""Of the first student, and of all others."""
+_TWINS = {ALONE: "without", DISTILLED: "with"}
+
+
+def example_parser(about: str | None) -> ArgumentParser:
+    """Return the options that all examples of mails have.
+
+    Args:
+        about: the docstring of the example, whose first line is shown.
+    """
+    parser = ArgumentParser(description=about.splitlines()[0] if about else None)
+    for name in ("encoder", "mails", "output"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3, help="pairs of students")
+    parser.add_argument("--page", type=Path, help="page to put the tables and the plots into")
+    return parser
 
 
 def add_values(rows: Rows, row: str, *groups: Mapping[str, float]) -> None:
@@ -73,13 +101,13 @@ def seeds_text(number: int) -> str:
 
 def quality_names(rows: Rows) -> list[str]:
     """Return the figures that are neither sizes nor speeds."""
-    return [name for name in rows[DISTILLED] if name not in (*_SIZES, "texts/s")]
+    return [name for name in rows[ALONE] if name not in (*_SIZES, "texts/s")]
 
 
 def figure_table(rows: Rows) -> str:
     """Return a table of all figures: means over seeds, and from where to where these reach."""
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
-    return _markdown(
+    return markdown(
         ("", *names),
         (
             (row, *(_spread(values.get(name, ()), _FORMATS[name]) for name in names))
@@ -88,11 +116,13 @@ def figure_table(rows: Rows) -> str:
     )
 
 
-def ratio_table(rows: Rows, quality: Sequence[str]) -> str:
+def ratio_table(
+    rows: Rows, quality: Sequence[str], students: Iterable[str] = (ALONE, DISTILLED)
+) -> str:
     """Return a table of students as shares of the teacher: size, speed, and quality by seed."""
     teacher = rows[TEACHER]
     texts = dict.fromkeys((*_SIZES, *quality), _percent) | {"tokens/s": _times}
-    return _markdown(
+    return markdown(
         ("share of the teacher's", *texts),
         (
             (
@@ -102,28 +132,43 @@ def ratio_table(rows: Rows, quality: Sequence[str]) -> str:
                     for name, text in texts.items()
                 ),
             )
-            for row in (ALONE, DISTILLED)
+            for row in students
         ),
     )
 
 
 def gain_table(rows: Rows) -> str:
     """Return a table of what distillation changed: the differences between twins of a seed."""
-    return _markdown(
+    return markdown(
         ("with distillation, less without", "mean", "lowest", "highest", "pairs"),
-        (_gain_row(rows, name) for name in quality_names(rows)),
+        (
+            (f"{name}, {'points' if _is_share(name) else 'nats'}", *_changes(rows, name, *_TWINS))
+            for name in quality_names(rows)
+        ),
     )
 
 
-def _gain_row(rows: Rows, name: str) -> tuple[str, ...]:
-    pairs = zip(rows[DISTILLED][name], rows[ALONE][name], strict=True)
-    changes = [distilled - alone for distilled, alone in pairs]
-    is_share = _FORMATS[name] is _percent
-    factor, digits = (100, 1) if is_share else (1, 3)
+def difference_table(rows: Rows, name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """Return a table of how one figure differs between students, each less the other."""
+    unit = "points" if _is_share(name) else "nats"
+    return markdown(
+        (f"{name}, {unit}", "mean", "lowest", "highest", "pairs"),
+        ((f"{one}, less {other}", *_changes(rows, name, other, one)) for one, other in pairs),
+    )
+
+
+def _changes(rows: Rows, name: str, before: str, after: str) -> tuple[str, ...]:
+    pairs = zip(rows[after][name], rows[before][name], strict=True)
+    changes = [one - other for one, other in pairs]
+    factor, digits = (100, 1) if _is_share(name) else (1, 3)
     texts = [
         f"{factor * value:+.{digits}f}" for value in (_mean(changes), min(changes), max(changes))
     ]
-    return f"{name}, {'points' if is_share else 'nats'}", *texts, f"{len(changes)}"
+    return *texts, f"{len(changes)}"
+
+
+def _is_share(name: str) -> bool:
+    return _FORMATS[name] in (_percent, _points)
 
 
 def _ratios(values: Sequence[float], teacher: Sequence[float]) -> list[float]:
@@ -147,32 +192,45 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _markdown(headings: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of texts."""
     lines = [f"| {' | '.join(headings)} |", f"|---|{'---:|' * (len(headings) - 1)}"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def write_plot(path: Path, rows: Rows, title: str) -> None:
-    """Write an SVG with a panel for each figure of quality: a line joins the twins of a seed."""
+def write_plot(path: Path, rows: Rows, title: str, students: Mapping[str, str]) -> None:
+    """Write an SVG with a panel for each figure of quality: a line joins students of a seed.
+
+    Args:
+        path: of the file.
+        rows: the figures.
+        title: what stands above the panels.
+        students: what the rows are called in the plot, from left to right.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     names = quality_names(rows)
-    figure = Figure(figsize=(3.2 * len(names), 3.2), layout="constrained")
+    places = range(len(students))
+    size = (max(3.2, 0.8 * len(students)) * len(names), 3.2)
+    figure = Figure(figsize=size, layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        factor = 100 if _FORMATS[name] is _percent else 1
-        twins = [[factor * value for value in rows[row][name]] for row in (ALONE, DISTILLED)]
-        for pair in zip(*twins, strict=True):
-            axes.plot((0, 1), pair, color="#bbb", linewidth=1, zorder=1)
-        for place, (values, color) in enumerate(zip(twins, _COLORS, strict=True)):
+        factor = 100 if _is_share(name) else 1
+        found = [[factor * value for value in rows[row][name]] for row in students]
+        for of_seed in zip(*found, strict=True):
+            axes.plot(places, of_seed, color="#bbb", linewidth=1, zorder=1)
+        for place, values in enumerate(found):
+            color = _COLORS[min(place, 1)]
             axes.scatter([place] * len(values), values, color=color, zorder=2)
         if name in rows[TEACHER]:
             mean = factor * _mean(rows[TEACHER][name])
             axes.axhline(mean, color="#444", linestyle="--", linewidth=1)
-            axes.text(0.5, mean, "teacher", ha="center", va="bottom", fontsize=8, color="#444")
+            axes.text(
+                places[-1] / 2, mean, "teacher", ha="center", va="bottom", fontsize=8, color="#444"
+            )
         axes.set_title(f"{name}, {'%' if factor == 100 else 'nats'}", fontsize=10)
-        axes.set_xticks((0, 1), ("without", "with"))
-        axes.set_xlim(-0.4, 1.4)
+        axes.set_xticks(places, list(students.values()))
+        axes.set_xlim(-0.4, places[-1] + 0.4)
         axes.margins(y=0.2)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
@@ -182,7 +240,14 @@ def write_plot(path: Path, rows: Rows, title: str) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def write_part(page: Path, name: str, text: str, rows: Rows, title: str) -> None:
+def write_part(
+    page: Path,
+    name: str,
+    text: str,
+    rows: Rows,
+    title: str,
+    students: Mapping[str, str] = _TWINS,
+) -> None:
     """Replace what stands in a page between the marks of a name, and the plot beside the page."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, found, rest = page.read_text().partition(start)
@@ -190,7 +255,7 @@ def write_part(page: Path, name: str, text: str, rows: Rows, title: str) -> None
     if not (found and closed):
         raise SystemExit(f"{page}: expected the lines {start} and {end}; add them to the page.")
     plot = page.parent / f"{name}.svg"
-    write_plot(plot, rows, title)
+    write_plot(plot, rows, title, students)
     picture = f"![{title}: each student and its twin, by seed]({plot.name})"
     page.write_text(f"{before}{start}\n\n{text}\n\n{picture}\n\n{end}{after}")
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from examples.comparison import (
     ALONE,
@@ -36,6 +36,7 @@ from examples.comparison import (
     TEACHER,
     Rows,
     add_values,
+    example_parser,
     figure_table,
     gain_table,
     quality_names,
@@ -44,14 +45,9 @@ from examples.comparison import (
     seeds_text,
     write_part,
 )
-from examples.finetune import (
-    fine_tune,
-    measure_quality,
-    measure_size,
-    measure_speed,
-)
-from examples.mails import Mail, read_mails, write_records
-from examples.masked_teacher import train_masked_lm
+from examples.finetune import measure_classifier, measure_size, measure_speed, saved_classifier
+from examples.mails import Mail, read_mails, split_mails, write_records
+from examples.masked_teacher import saved_masked_lm
 from softtargets.capture import BuildConfig, Corpus, TeacherConfig, Windowing, build
 from softtargets.runs import PreparedRun, TrainSettings, prepare, train
 from softtargets.store import Store
@@ -86,25 +82,16 @@ class Mails:
     """Their texts are what the teacher reads for its students."""
 
 
-def split_mails(mails: Sequence[Mail], options: argparse.Namespace) -> Mails:
+def read_parts(options: argparse.Namespace) -> Mails:
     """Return the mails by what they are for."""
-    parts = []
-    for number in (options.test, options.labelled, options.teacher_mails, options.store_mails):
-        parts.append(mails[:number])
-        mails = mails[number:]
-    held, labelled, of_teacher, of_store = parts
+    held, labelled, of_teacher, of_store = split_mails(
+        read_mails(options.mails),
+        options.test,
+        options.labelled,
+        options.teacher_mails,
+        options.store_mails,
+    )
     return Mails(held=held, labelled=labelled, of_teacher=of_teacher, of_store=of_store)
-
-
-def make_teacher(encoder: Path, mails: Sequence[Mail], directory: Path, epochs: int) -> Path:
-    """Return the directory of an encoder with a masked-LM head that was trained on mails."""
-    if not (directory / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(encoder)
-        texts = [mail.text for mail in mails]
-        model = train_masked_lm(encoder, tokenizer, texts, most_tokens=MOST_TOKENS, epochs=epochs)
-        model.save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
-    return directory
 
 
 def build_store(teacher: Path, mails: Sequence[Mail], output: Path) -> Store:
@@ -163,35 +150,15 @@ def named(figures: dict[str, float]) -> dict[str, float]:
     return {text: figures[name] for name, text in _FIGURES.items()}
 
 
-def fine_tuned(
-    start: Path, mails: Mails, seed: int, epochs: int, directory: Path
-) -> dict[str, float]:
-    """Fine-tune a saved masked language model, and return what the classifier is like."""
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    if not (directory / "config.json").is_file():
-        model = fine_tune(
-            start,
-            tokenizer,
-            mails.labelled,
-            most_tokens=MOST_TOKENS,
-            seed=seed,
-            epochs=epochs,
-            batch_size=_TUNE_BATCH_SIZE,
-        )
-        model.save_pretrained(directory)
-    model = AutoModelForSequenceClassification.from_pretrained(directory)
-    return {
-        **measure_quality(model, tokenizer, mails.held, MOST_TOKENS),
-        **measure_size(directory, model),
-        **measure_speed(model, tokenizer, mails.held, MOST_TOKENS),
-    }
-
-
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of teacher and students, before and after they are fine-tuned."""
-    mails, output = split_mails(read_mails(options.mails), options), options.output
-    teacher = make_teacher(
-        options.encoder, mails.of_teacher, output / "teacher", options.teacher_epochs
+    mails, output = read_parts(options), options.output
+    teacher = saved_masked_lm(
+        options.encoder,
+        mails.of_teacher,
+        output / "teacher",
+        most_tokens=MOST_TOKENS,
+        epochs=options.teacher_epochs,
     )
     store = build_store(teacher, mails.of_store, output)
     rows: Rows = {}
@@ -209,7 +176,16 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         starts = {TEACHER: teacher, **{row: path for row, (_, path) in twins.items()}}
         for row, path in starts.items():
             place = output / "fine-tuned" / f"seed-{seed}" / row.replace(" ", "-")
-            add_values(tuned, row, fine_tuned(path, mails, seed, options.tune_epochs, place))
+            saved_classifier(
+                path,
+                mails.labelled,
+                place,
+                most_tokens=MOST_TOKENS,
+                seed=seed,
+                epochs=options.tune_epochs,
+                batch_size=_TUNE_BATCH_SIZE,
+            )
+            add_values(tuned, row, measure_classifier(place, mails.held, MOST_TOKENS))
             print(f"seed {seed}, {row}: {tuned[row]['accuracy'][-1]:.3f} accuracy", flush=True)
     names = ("held", "labelled", "of_teacher", "of_store")
     numbers = {name: len(getattr(mails, name)) for name in names}
@@ -239,9 +215,7 @@ def sections(results: dict[str, Any]) -> dict[str, str]:
 
 def parse_options() -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name in ("encoder", "mails", "output"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser = example_parser(__doc__)
     parser.add_argument("--teacher-mails", type=int, default=2000, help="for the teacher's head")
     parser.add_argument("--teacher-epochs", type=int, default=1, help="over these")
     parser.add_argument("--store-mails", type=int, default=500, help="that the teacher reads")
@@ -251,8 +225,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--labelled", type=int, default=200, help="mails to fine-tune on")
     parser.add_argument("--tune-epochs", type=int, default=2, help="over these")
     parser.add_argument("--test", type=int, default=300, help="mails to test classifiers on")
-    parser.add_argument("--seeds", type=int, default=3, help="pairs of students")
-    parser.add_argument("--page", type=Path, help="page to put the tables and the plots into")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """Fine-tune models to classify mails by plain transformers, and measure what came of it.
 
-`examples.classification` makes its teacher so. `examples.distilbert` does it to masked language
-models, which is what these are pretrained for.
+`examples.classification` and `examples.tinybert` make their teachers so. `examples.distilbert` does
+it to masked language models, which is what these are pretrained for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, get_linear_schedule_with_warmup
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    get_linear_schedule_with_warmup,
+)
 
 from examples.mails import NAMES, Mail
 
@@ -76,6 +80,31 @@ def fine_tune(
             optimizer.zero_grad()
             schedule.step()
     return model.eval()
+
+
+def saved_classifier(
+    start: Path, mails: Sequence[Mail], directory: Path, *, most_tokens: int, **options: Any
+) -> Path:
+    """Return the directory of what `fine_tune` makes of a saved model, which may be there."""
+    if not (directory / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        model = fine_tune(start, tokenizer, mails, most_tokens=most_tokens, **options)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return directory
+
+
+def measure_classifier(
+    directory: Path, mails: Sequence[Mail], most_tokens: int
+) -> dict[str, float]:
+    """Return what a saved classifier is like: its quality, size and speed."""
+    model = AutoModelForSequenceClassification.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    return {
+        **measure_quality(model, tokenizer, mails, most_tokens),
+        **measure_size(directory, model),
+        **measure_speed(model, tokenizer, mails, most_tokens),
+    }
 
 
 @torch.inference_mode()

@@ -54,6 +54,15 @@ def mail_text(content: bytes) -> str:
     return " ".join(text.encode("ascii", "ignore").decode().split())[:_MOST_LETTERS]
 
 
+def split_mails(mails: Sequence[Mail], *numbers: int) -> list[Sequence[Mail]]:
+    """Return the first mails, the next, and so on: so many of each, and none twice."""
+    parts = []
+    for number in numbers:
+        parts.append(mails[:number])
+        mails = mails[number:]
+    return parts
+
+
 def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     """Write records as JSON lines, which a build reads; return the path."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -9,16 +9,32 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoTokenizer,
     BertForMaskedLM,
     DataCollatorForLanguageModeling,
     get_linear_schedule_with_warmup,
 )
+
+from examples.mails import Mail
 
 _BATCH_SIZE = 8
 _LEARNING_RATE = 3e-4
 _WARMUP = 0.1
 _MASK_PROBABILITY = 0.3
 """Twice as much as usual, for the head has few texts to learn from."""
+
+
+def saved_masked_lm(
+    encoder: Path, mails: Sequence[Mail], directory: Path, *, most_tokens: int, epochs: int
+) -> Path:
+    """Return the directory of what `train_masked_lm` makes of mails, which may be there."""
+    if not (directory / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(encoder)
+        texts = [mail.text for mail in mails]
+        model = train_masked_lm(encoder, tokenizer, texts, most_tokens=most_tokens, epochs=epochs)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return directory
 
 
 def train_masked_lm(

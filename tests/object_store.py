@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -32,18 +32,22 @@ RCLONE = str(Path(sysconfig.get_path("scripts")) / "rclone")
 class Fault:
     """What is to go wrong with some requests.
 
-    error: an answer with status 500; cut: the connection ends in the middle of the body; flip: a
+    error: an answer with the status; cut: the connection ends in the middle of the body; flip: a
     byte of the body is another; hold: the body is not sent before `release`; lost: the server does
-    what it is asked, and the answer has status 500.
+    what it is asked, and the answer has the status; gone: it does, and the connection ends without
+    an answer; twice: the request is delivered twice, and the second answer is passed on.
     """
 
-    kind: Literal["error", "cut", "flip", "hold", "lost"]
+    kind: Literal["error", "cut", "flip", "hold", "lost", "gone", "twice"]
     path: str = ""
     """Of the object; this is part of it."""
     first_byte: int | None = None
     """Of the range; None for any request."""
     method: str = "GET"
+    header: str = ""
+    """That the request has; empty for any request."""
     times: int = 1
+    status: int = 500
     release: threading.Event = field(default_factory=threading.Event)
     num_done: int = 0
 
@@ -70,11 +74,14 @@ class Proxy:
         self.faults.append(fault)
         return fault
 
-    def fault_of(self, method: str, path: str, first_byte: int | None) -> Fault | None:
+    def fault_of(
+        self, method: str, path: str, first_byte: int | None, headers: Collection[str] = ()
+    ) -> Fault | None:
         with self._lock:
             self.requests.append((method, path, first_byte))
             for fault in self.faults:
                 is_meant = fault.path in path and fault.first_byte in (None, first_byte)
+                is_meant &= not fault.header or fault.header.lower() in headers
                 if is_meant and method == fault.method and fault.num_done < fault.times:
                     fault.num_done += 1
                     return fault
@@ -104,18 +111,23 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
             first_byte = None if found is None else int(found[1])
-            fault = proxy.fault_of(self.command, self.path, first_byte)
+            fault = proxy.fault_of(
+                self.command, self.path, first_byte, {one.lower() for one in self.headers}
+            )
             time.sleep(proxy.latency)
             if fault is not None and fault.kind == "error":
-                self.fail()
+                self.fail(fault.status)
                 return
             server = HTTPConnection("127.0.0.1", proxy.server_port)
-            # With the header Host of the client, which is signed.
-            server.request(self.command, self.path, sent or None, dict(self.headers))
-            answer = server.getresponse()
-            body = answer.read()
+            for _ in range(2 if fault is not None and fault.kind == "twice" else 1):
+                # With the header Host of the client, which is signed.
+                server.request(self.command, self.path, sent or None, dict(self.headers))
+                answer = server.getresponse()
+                body = answer.read()
             if fault is not None and fault.kind == "lost":
-                self.fail()
+                self.fail(fault.status)
+                return
+            if fault is not None and fault.kind == "gone":
                 return
             self.send_response(answer.status)
             for name, value in answer.getheaders():
@@ -125,8 +137,8 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             server.close()
             self.send_body(body, fault)
 
-        def fail(self) -> None:
-            self.send_response(500)
+        def fail(self, status: int) -> None:
+            self.send_response(status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

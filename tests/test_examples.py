@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from examples import comparison, finetune
+from examples import arms, comparison, finetune
+from examples.catalogues import read_pairs
 from softtargets import Store
 from softtargets.capture import TeacherConfig, TransformersTeacher, build
 from tests.fakes import build_config
+from tests.generation.chatbot import save_chatbot
 from tests.ranks import run_ranks
 from tests.tasks.masked import save_masked_model
 
@@ -191,6 +195,121 @@ def test_the_example_of_distilbert_goes_from_the_teacher_to_classifiers(
     assert "old" not in page.read_text()
 
 
+@pytest.mark.slow
+def test_the_example_of_tinybert_goes_through_both_stages_and_leaves_parts_out(
+    tmp_path: Path, few_mails: dict[str, Any]
+) -> None:
+    page = page_with(tmp_path, "tinybert")
+    sizes: dict[str, Any] = {
+        "general": 8, "labelled": 8, "others": 4, "test": 4, "epochs": 2, "general-epochs": 1,
+        "seeds": 1, "page": page,
+    }  # fmt: skip
+    said = run_twice("tinybert.py", few_mails | sizes, tmp_path)
+    rows = rows_of(said)
+    classifiers = [name for name, arm in arms.ARMS.items() if arm.short]
+    for row in ("teacher", *classifiers):
+        assert len(rows[row][0]) == len(rows[""][0]), "figures"
+    for row in classifiers:
+        assert len(rows[row][1]) == len(rows["share of the teacher's"][0]), "shares"
+    for one, other in arms.PAIRS:
+        assert [cells[-1] for cells in rows[f"{one}, less {other}"]] == ["1", "1"], "two figures"
+    # The tiny BERT has 2 layers, 4 heads and a width of 32. TinyBERT learns from both layers.
+    general, relations = rows["`tinybert-general`"][0], rows["`minilm`"][0]
+    assert general[2] == f"{2 * 4 * 2 * 512:,}"
+    assert relations[2] == f"{3 * 4 * 2 * 512:,}"
+    assert 0 < int(relations[0]) < int(general[0])
+    seed = tmp_path / "output" / "seed-0"
+    without = {
+        name: json.loads((seed / name / "train.json").read_text())["decides"]["layers"]
+        for name in ("tinybert-task-without-attention", "tinybert-task-without-hidden-states")
+    }
+    assert [own["attention_weight"] for own in without.values()] == [0, 1]
+    assert [own["hidden_weight"] for own in without.values()] == [1, 0]
+    assert "old" not in page.read_text()
+    assert (tmp_path / "tinybert.svg").read_text().count("attention") == 2
+
+
+def save_catalogue(path: Path, messages: dict[str, str]) -> None:
+    """Write a catalogue of gettext, as msgfmt does: sorted, and without a table of hashes."""
+    texts = {"": "Content-Type: text/plain; charset=UTF-8\n"} | messages
+    originals = sorted(texts)
+    tables, content = b"", b""
+    start = 28 + 16 * len(originals)
+    for text in (*originals, *(texts[one] for one in originals)):
+        tables += struct.pack("<II", len(text.encode()), start + len(content))
+        content += text.encode() + b"\0"
+    number = len(originals)
+    head = struct.pack("<7I", 0x950412DE, 0, number, 28, 28 + 8 * number, 0, start)
+    path.write_bytes(head + tables + content)
+
+
+def test_pairs_are_of_the_texts_of_catalogues(tmp_path: Path) -> None:
+    messages = {
+        "Open this file": "Diese Datei oeffnen",
+        "open this file!": "Oeffne diese Datei!",
+        "menu\x04Save the file": "Speichern der Datei",
+        "_Close the file": "Datei schliessen jetzt",
+        "Two words": "Zwei neue Woerter",
+        "same as that": "same as that",
+    }
+    save_catalogue(tmp_path / "one.mo", messages)
+    (tmp_path / "two.mo").write_bytes((tmp_path / "one.mo").read_bytes())
+    found = {one.source: one.target for one in read_pairs(tmp_path)}
+    assert found == {
+        "Open this file": "Diese Datei oeffnen", "Save the file": "Speichern der Datei",
+    }  # fmt: skip
+    with pytest.raises(SystemExit, match="found none"):
+        read_pairs(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_the_example_of_translation_compares_levels(tmp_path: Path) -> None:
+    things = ("file", "door", "window", "book", "page", "mail", "store", "model")
+    messages = {f"Open the {one}": f"Oeffne nun {one}" for one in things}
+    messages |= {f"Close the {one} now": f"Schliesse nun {one}" for one in things}
+    (tmp_path / "catalogues").mkdir()
+    save_catalogue(tmp_path / "catalogues" / "all.mo", messages)
+    page = page_with(tmp_path, "translation")
+    options: dict[str, Any] = {
+        "catalogues": tmp_path / "catalogues", "output": tmp_path / "output", "page": page,
+        "teacher-pairs": 12, "pairs": 8, "test": 4, "vocabulary": 300,
+        "teacher-width": 32, "teacher-epochs": 20, "steps": 2, "seeds": 1,
+    }  # fmt: skip
+    said = run_twice("translation.py", options, tmp_path)
+    rows = rows_of(said)
+    assert "from 12 pairs, and its students from 8 of these. There were 4 for the test" in said
+    for level in ("word level", "sequence level", "both levels"):
+        figures, shares, stored = rows[level]
+        assert len(figures) == len(rows["teacher"][0])
+        assert len(shares) == len(rows["share of the teacher's"][0])
+        assert float(stored[0]) > 0
+        assert len(rows[f"{level}, less student without distillation"]) == 4
+    assert said.strip() in page.read_text()
+    assert (tmp_path / "translation.svg").is_file()
+
+
+@pytest.mark.slow
+def test_the_example_of_chat_compares_answers(tmp_path: Path, tiny_teacher: Path) -> None:
+    talks = "".join(f"- - Who is number {one}?\n  - Alice.\n  - Thanks.\n" for one in range(12))
+    (tmp_path / "talks").mkdir()
+    (tmp_path / "talks" / "alice.yml").write_text(f"conversations:\n{talks}")
+    page = page_with(tmp_path, "chat")
+    options: dict[str, Any] = {
+        "conversations": tmp_path / "talks", "output": tmp_path / "output", "page": page,
+        "teacher": save_chatbot(tiny_teacher, tmp_path / "chatbot"), "answer-tokens": 4,
+        "talks": 8, "test": 4, "steps": 2, "seeds": 1,
+    }  # fmt: skip
+    said = run_twice("chat.py", options, tmp_path)
+    rows = rows_of(said)
+    assert "8 conversations to learn from, and 4 for the test" in said
+    # Stored in bfloat16, measured in float32, and an estimate by the draws.
+    assert all(abs(float(rows["teacher"][0][place])) < 0.1 for place in (0, 2))
+    own, alone = "text of the teacher's answers", "student without distillation"
+    assert len(rows[f"{own}, less {alone}"]) == 4
+    assert said.strip() in page.read_text()
+    assert (tmp_path / "chat.svg").is_file()
+
+
 def test_a_comparison_is_of_pairs() -> None:
     values = {
         comparison.TEACHER: [0.8], comparison.ALONE: [0.4, 0.6], comparison.DISTILLED: [0.6, 0.56],
@@ -216,7 +335,11 @@ def test_a_classifier_is_judged_by_accuracy_and_macro_f1() -> None:
     assert found["macro-F1"] == pytest.approx((6 / 7 + 2 / 3) / 2)
 
 
-PARTS = {"comparison.py", "finetune.py", "mails.py", "masked_teacher.py", "students.py"}
+PARTS = {
+    "arms.py", "catalogues.py", "commands.py", "comparison.py", "conversations.py", "finetune.py",
+    "layer_bytes.py", "mails.py", "masked_teacher.py", "students.py", "translation_quality.py",
+    "translator.py",
+}  # fmt: skip
 """What the examples share."""
 
 

@@ -91,6 +91,7 @@ def test_the_first_sample_meets_what_is_hard() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_TAIL_AT_1)
 def test_the_second_sample_asks_every_store_with_a_tail_at_1(name: str) -> None:
     _, code = blocks("python")

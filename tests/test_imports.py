@@ -87,7 +87,7 @@ HOMES = {
     "sacrebleu": {"generation"},
     "transformers": {"layers", "capture", "tasks", "fidelity", "demo", "cli", "runs"},
     "peft": {"runs"},
-    "huggingface_hub": {"capture", "sharing", "runs"},
+    "huggingface_hub": {"capture", "sharing", "runs", "layers/layer_body"},
     "pyarrow": {"places", "store", "layouts", "capture"},
     "fsspec": {"places"},
     "tenacity": {"places", "capture"},
@@ -232,11 +232,13 @@ def test_the_walk_sees_a_circle(tmp_path: Path) -> None:
     assert circle(known) == []
 
 
+@pytest.mark.slow
 def test_a_store_opens_without_torch() -> None:
     script = "import sys, softtargets; softtargets.Store; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.slow
 def test_layouts_are_imported_when_asked_for() -> None:
     """Neither with a store nor by the commands; one by its name, without the others."""
     script = """
@@ -261,6 +263,7 @@ def test_names_of_layouts_are_found_where_they_were() -> None:
         _ = store.nothing
 
 
+@pytest.mark.slow
 def test_losses_are_imported_without_a_trainer() -> None:
     """Nor the files of the adapters, by any name."""
     absent = set().union(*ADAPTERS.values()).union(*train._RENAMED.items())

@@ -25,8 +25,9 @@ from softtargets.places.place import Place
 from softtargets.store import Store
 from softtargets.store.drift import read_drift, write_drift
 from softtargets.store.layer_file import encode_layers
-from softtargets.store.ledger import Ledger, read_identity
+from softtargets.store.ledger import Ledger
 from softtargets.store.output_head import encode_output_head
+from softtargets.store.request import read_identity
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter
 
@@ -84,10 +85,12 @@ def build(
         was_complete = writer.is_complete
         num_before = 0
         if not was_complete:
-            plan = _plan(config, teacher, writer, weights)
-            num_before = len(writer.recorded())
-            _run(config, teacher, writer, plan, on_progress, engine)
-            writer.commit(len(plan.units), plan.teacher, plan.corpus)
+            with writer.turns.planning():
+                plan = _plan(config, teacher, writer, weights)
+            if plan is not None:
+                num_before = len(writer.recorded())
+                _run(config, teacher, writer, plan, on_progress, engine)
+                writer.commit(len(plan.units), plan.teacher, plan.corpus)
     store = Store.open(writer.place)
     num_units = len(store.manifest.shards)
     return BuildResult(
@@ -123,15 +126,17 @@ def build_range(
     weights = read_weights(config, teacher)
     identity = describe_build(config, teacher, weights)
     with StoreWriter.join(place or config.output, identity) as writer:
-        if writer.is_complete:
-            num_units = len(Store.open(writer.place).manifest.shards)
-            return RangeResult(num_units=num_units, num_done=num_units)
-        with writer.planning():
-            plan = _plan(config, teacher, writer, weights)
-        num_units = len(plan.units)
-        units = _checked_range(start, stop, num_units)
-        _run(config, teacher, writer, plan, on_progress, engine, units)
-        return RangeResult(num_units=num_units, num_done=len(writer.recorded()))
+        if not writer.is_complete:
+            with writer.turns.planning():
+                plan = _plan(config, teacher, writer, weights)
+            if plan is not None:
+                units = _checked_range(start, stop, len(plan.units))
+                _run(config, teacher, writer, plan, on_progress, engine, units)
+                num_done = len(writer.recorded())
+                if not writer.is_complete:
+                    return RangeResult(num_units=len(plan.units), num_done=num_done)
+        num_units = len(Store.open(writer.place).manifest.shards)
+        return RangeResult(num_units=num_units, num_done=num_units)
 
 
 def _checked_range(start: int, stop: int | None, num_units: int) -> range:
@@ -157,18 +162,22 @@ def commit(output: Path | Place) -> Store:
     with Ledger.hold(place, read_identity(place)) as ledger:
         if not ledger.is_complete:
             plan = read_plan(place)
-            if plan is None:
+            if plan is not None:
+                ledger.commit(len(plan.units), plan.teacher, plan.corpus)
+            elif not ledger.is_complete:
                 raise StoreError(
                     str(place),
                     expected="a build whose units are planned",
                     found="one that stopped before that",
                     next_step="Run softtargets build.",
                 )
-            ledger.commit(len(plan.units), plan.teacher, plan.corpus)
     return Store.open(place)
 
 
-def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, weights: StoredWeights) -> Plan:
+def _plan(
+    config: BuildConfig, teacher: Teacher, ledger: Ledger, weights: StoredWeights
+) -> Plan | None:
+    """Return the plan, which is made if there is none; None if another process has committed."""
     # With rounded hidden states a store has no head.
     if weights.head is not None and ledger.targets.output_head is not None:
         ledger.write_output_head(encode_output_head(weights.head))
@@ -176,6 +185,8 @@ def _plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, weights: Stored
         ledger.write_layers(encode_layers(weights.layers))
     plan = read_plan(ledger.place)
     if plan is None:
+        if ledger.is_complete:
+            return None
         ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
         plan = make_plan(config, teacher, ledger.place)
     if config.reference is not None and not read_drift(ledger.place):
@@ -201,7 +212,6 @@ def _run(
     tally = Tally(plan, recorded, on_progress)
     wanted = range(len(plan.units)) if units is None else units
     missing = [unit for unit in wanted if unit not in recorded]
-    queue = UnitQueue(writer, missing, tally.finish, is_shared=units is not None)
     job = ScoringJob(
         teacher=teacher,
         task=config.capture_task,
@@ -210,12 +220,13 @@ def _run(
         batch_tokens=config.batch_tokens,
     )
     engine = engine or _own_engine(config.workers, writer.place)
-    while queue:
-        with closing(engine.run(job, queue.take)) as events:
-            for event in events:
-                _note(event, queue, tally)
-        if queue:
-            queue.wait()
+    with closing(UnitQueue(writer, writer.turns.own_order(missing), tally.finish)) as queue:
+        while queue:
+            with closing(engine.run(job, queue.take)) as events:
+                for event in events:
+                    _note(event, queue, tally)
+            if queue:
+                queue.wait()
     if queue.failed:
         raise _units_failed(queue.failed, writer.place)
 

@@ -35,7 +35,7 @@ are shifted by one, hardly anything agrees.
 """
 
 
-def calibration_windows(windows: Sequence[TokenWindow]) -> list[TokenWindow]:
+def calibration_windows(windows: Sequence[TokenWindow]) -> Sequence[TokenWindow]:
     """Return some windows of a unit, evenly spread; at least one."""
     spread = windows[:: max(1, len(windows) // MOST_WINDOWS)][:MOST_WINDOWS]
     num_tokens = np.cumsum([len(window) for window in spread])

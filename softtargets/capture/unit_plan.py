@@ -29,7 +29,7 @@ from softtargets.errors import CorpusError, FormatError
 from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.json_object import parse_object
-from softtargets.store.workplace import PLAN
+from softtargets.store.work_files import PLAN
 from softtargets.texts import plural, shortened
 from softtargets.window import TokenWindow, cut_windows
 

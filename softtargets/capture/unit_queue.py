@@ -19,12 +19,13 @@ _POLL_SECONDS = 1
 class UnitQueue:
     """Units for one process or its workers, in order; what fails is tried again at the end.
 
+    Where other processes may work on the same units, one is leased before it is given out. It is
+    had by another when its holder dies, however it dies.
+
     Args:
         ledger: of the store.
         units: those to do.
         on_done: told of units that another process did meanwhile.
-        is_shared: whether other processes may work on the same units. Then a unit is leased before
-            it is given out: a lock that the system drops when its holder dies, however it dies.
     """
 
     def __init__(
@@ -32,15 +33,13 @@ class UnitQueue:
         ledger: Ledger,
         units: Iterable[int],
         on_done: Callable[[ShardEntry], None],
-        *,
-        is_shared: bool = False,
     ) -> None:
         self.failed: dict[int, str] = {}
         """The units that failed too often, and what the last error was."""
         self._ledger = ledger
         self._pending = deque(units)
         self._on_done = on_done
-        self._is_shared = is_shared
+        self._is_shared = ledger.turns.are_taken
         self._attempts: Counter[int] = Counter()
         self._leases: dict[int, ExitStack] = {}
         self._waiting: tuple[int, Waiting] | None = None
@@ -54,15 +53,16 @@ class UnitQueue:
         for _ in range(len(self._pending)):
             unit = self._pending.popleft()
             lease = self._lease(unit)
-            if lease is None:
-                self._pending.append(unit)
-                continue
             entry = self._ledger.read_record(unit) if self._is_shared else None
-            if entry is None:
+            if entry is not None:
+                if lease is not None:
+                    lease.close()
+                self._on_done(entry)
+            elif lease is not None:
                 self._leases[unit] = lease
                 return unit
-            lease.close()
-            self._on_done(entry)
+            else:
+                self._pending.append(unit)
         return None
 
     def wait(self) -> None:
@@ -73,7 +73,7 @@ class UnitQueue:
         unit = self._pending[0]
         if self._waiting is None or self._waiting[0] != unit:
             where, what = str(self._ledger.place), f"unit {unit}"
-            waiting = Waiting(where, what, lambda: self._ledger.lease_holder(unit))
+            waiting = Waiting(where, what, lambda: self._ledger.turns.holder(unit))
             self._waiting = unit, waiting
         self._waiting[1].tell()
         time.sleep(_POLL_SECONDS)
@@ -91,12 +91,17 @@ class UnitQueue:
         else:
             self.failed[unit] = error
 
+    def close(self) -> None:
+        """Give back what was given out and is not done; nothing runs any more."""
+        while self._leases:
+            self._leases.popitem()[1].close()
+
     def _lease(self, unit: int) -> ExitStack | None:
         """Return what holds the unit for this process, or None when another has it."""
         lease = ExitStack()
         if self._is_shared:
             try:
-                lease.enter_context(self._ledger.lease(unit))
+                lease.enter_context(self._ledger.turns.lease(unit))
             except BusyError:
                 return None
         return lease

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from softtargets.errors import InputError
 from softtargets.layers.layer_list import find_layers, reduce_config
@@ -24,11 +25,25 @@ LAYER_LIMIT = Limit(
     default=1 << 26,
     unit="parameters beside a layer that is run again",
 )
+DEPTH_LIMIT = Limit(
+    variable="SOFTTARGETS_MAX_TEACHER_LAYERS",
+    default=10_000,
+    unit="layers of a teacher",
+)
+NOT_STORED = frozenset(
+    {
+        "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id",
+        "model_type", "quantization_config", "torch_dtype", "transformers_version",
+    }
+)  # fmt: skip
+"""Fields of a configuration that are paths or names, or that the store has elsewhere. In the file
+of another they mean nothing either."""
+_NOT_OF_LAYERS = NOT_STORED | {"attn_implementation", "num_labels"}
 _ATTENTIONS = ("sdpa", "eager")
 _NEXT_STEP = "Omit --rerun-layers, or keep the outputs of layers with --hidden-states."
 _MODEL_ERRORS = (
     *(ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError),
-    ValueError,
+    *(StrictDataclassError, ValueError),
 )
 _ANY_ID = 1
 
@@ -134,7 +149,9 @@ def _config_of(weights: LayerWeights, number: int, where: str) -> Any:
     """Return the configuration of a body with one layer and two ids."""
     from transformers import AutoConfig
 
-    own = {name: one for name, one in weights.config.items() if name != "attn_implementation"}
+    own = {name: one for name, one in weights.config.items() if name not in _NOT_OF_LAYERS}
+    for depth in (weights.num_layers, *_depths(own)):
+        DEPTH_LIMIT.check(where, depth)
     with _made_of(weights, where):
         config = AutoConfig.for_model(weights.model_type, **{**own, "use_cache": False})
     if config.num_hidden_layers != weights.num_layers:
@@ -147,6 +164,15 @@ def _config_of(weights: LayerWeights, number: int, where: str) -> Any:
     reduce_config(config, [number])
     config.vocab_size, config.pad_token_id = _ANY_ID + 1, 0
     return config
+
+
+def _depths(config: Mapping[str, Any]) -> Iterator[int]:
+    """Yield numbers of layers in a configuration: transformers makes lists as long as these."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _depths(value)
+        elif isinstance(value, int) and "layer" in name:
+            yield value
 
 
 def _body(config: Any, options: Mapping[str, Any]) -> Any:
@@ -178,14 +204,7 @@ def _made_of(weights: LayerWeights, where: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _MODEL_ERRORS as error:
         raise InputError(
             where,
             expected=f"a layer of {weights.model_type} that transformers makes by itself",

@@ -9,20 +9,13 @@ from typing import Any
 import torch
 
 from softtargets.errors import InputError
-from softtargets.layers.layer_body import LayerBody
+from softtargets.layers.layer_body import NOT_STORED, LayerBody
 from softtargets.layers.layer_list import find_layers
 from softtargets.layers.recorder import recording
 from softtargets.targets import Array, DType, LayerWeights
 from softtargets.targets.number_formats import STORED_AS
 
 _CHECKED_TOKENS = 16
-_NOT_STORED = frozenset(
-    {
-        "_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id",
-        "model_type", "quantization_config", "torch_dtype", "transformers_version",
-    }
-)  # fmt: skip
-"""Fields of a configuration that are paths or names, or that the store has elsewhere."""
 _ROUNDINGS = 64
 """How many units in the last place of the largest number the layer by itself may be off."""
 _NEXT_STEP = "Omit --rerun-layers, or keep the outputs of layers with --hidden-states."
@@ -46,7 +39,7 @@ def take_layers(
             if own.dtype != getattr(torch, dtype):
                 raise _alone(model, where, number, f"weights {name} in {own.dtype}")
             tensors[f"{number}.{name}"] = _stored(own.detach().cpu().contiguous(), dtype)
-    stated = {name: one for name, one in config.to_dict().items() if name not in _NOT_STORED}
+    stated = {name: one for name, one in config.to_dict().items() if name not in NOT_STORED}
     attention = getattr(config, "_attn_implementation", None)
     weights = LayerWeights(
         numbers=tuple(numbers),

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
+from uuid import uuid4
 
 from softtargets.errors import InputError
 from softtargets.places.filesystems import TIMEOUT
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 _REQUEST_SECONDS = 120
 """Most that a request may take, with its content: 5 MB of a large file, or all of a small one."""
+_NOT_IMPLEMENTED = "501 Not Implemented"
+"""What obstore says where a server knows no conditions, and says so."""
 _S3_OPTIONS = {"region": "region", "endpoint_override": "endpoint", "scheme": None}
 """Options of a URL, as `pyarrow.fs` reads them, and what obstore calls them."""
 _PARTS = re.compile(
@@ -110,9 +113,31 @@ class ObjectClient:
 
         try:
             self._ask("put", path, content, mode=json.loads(tag))
-        except PreconditionError:
+        except (PreconditionError, FileNotFoundError):
             return False
         return True
+
+    def refuses(self, path: str) -> bool:
+        """Return whether the server refuses writes whose condition is not met; some write anyway.
+
+        Args:
+            path: how that of an object begins, which is written and deleted.
+        """
+        from obstore.exceptions import GenericError
+
+        path = f"{path}-{uuid4().hex}"
+        self.put(path, b"first")
+        try:
+            _, tag = self.read_tagged(path)
+            has_created = self.create(path, b"second")
+            self.put(path, b"third")
+            return not has_created and not self.replace(path, b"fourth", tag)
+        except GenericError as error:
+            if _NOT_IMPLEMENTED not in str(error):
+                raise
+            return False
+        finally:
+            self.delete(path)
 
     def delete(self, path: str) -> None:
         """Remove an object, or do nothing if it is gone already."""

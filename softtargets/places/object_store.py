@@ -1,7 +1,8 @@
 """A place in an object store that is written to, as well as read.
 
-A write whose answer is lost may have been done. So a conditional one that is refused at a later
-attempt is read back, and counts as done if what is there is what was written.
+A write whose answer is lost may have been done, and a network may deliver a request twice. So a
+conditional write that is refused is read back, and counts as done if what is there is what was
+written.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from softtargets.places.object_client import ObjectClient, open_bucket
+from softtargets.places.place import PROBE
 from softtargets.places.remote import RemoteReads
 from softtargets.places.retries import Content
 from softtargets.urls import Secrets
@@ -19,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class ObjectStore(RemoteReads):
-    """A path in a bucket. One process writes a store there at a time."""
+    """A path in a bucket."""
+
+    _is_conditional: bool | None = None
+    """Whether the server refuses what it has to refuse; None before that was tried."""
 
     def check_writable(self) -> None:
         """Check that the place can be reached.
@@ -68,17 +73,22 @@ class ObjectStore(RemoteReads):
         """Remove a file, or do nothing if it is gone already."""
         self._write(path, lambda client, file: client.delete(file))
 
+    def has_conditional_puts(self) -> bool:
+        """Return whether the server refuses to write where a condition is not met.
+
+        Raises:
+            StoreError: the place cannot be reached, or refused.
+        """
+        if self._is_conditional is None:
+            self._is_conditional = self._write(PROBE, lambda client, file: client.refuses(file))
+        return self._is_conditional
+
     def _write_once(
         self, path: str, content: bytes, write: Callable[[ObjectClient, str], bool]
     ) -> bool:
-        num_attempts = 0
-
-        def attempt(client: ObjectClient, file: str) -> bool:
-            nonlocal num_attempts
-            num_attempts += 1
-            return write(client, file) or (num_attempts > 1 and _is_there(client, file, content))
-
-        return self._write(path, attempt)
+        return self._write(
+            path, lambda client, file: write(client, file) or _is_there(client, file, content)
+        )
 
     def _write(self, path: str, write: Callable[[ObjectClient, str], Content]) -> Content:
         def act(client: Client, file: str) -> Content:

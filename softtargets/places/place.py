@@ -42,6 +42,10 @@ class ReadCounts:
         return [(field.name, getattr(self, field.name)) for field in fields(self)]
 
 
+PROBE = "work/probe"
+"""How the paths begin at which a place tries what its server refuses."""
+
+
 class LockGoneError(Exception):
     """The directory of the lock was removed: whoever held it has finished."""
 
@@ -184,13 +188,24 @@ class Place(ABC):
         Raises:
             InputError: they would not keep out of each other's way.
         """
-        if not self.has_locks:
+        if not self.has_locks and not self.has_conditional_puts():
             raise InputError(
                 str(self),
-                expected="a place with locks, for several processes to build in",
+                expected="a place with locks or conditional writes, for several processes to build "
+                "in",
                 found="one without",
                 next_step="Build there in one process, without --workers and --unit-range.",
             )
+
+    def has_conditional_puts(self) -> bool:
+        """Return whether `put_if_absent` and `put_if_match` keep their promises among processes.
+
+        An object store finds out by trying, the first time.
+
+        Raises:
+            StoreError: the place cannot be reached.
+        """
+        return self.has_locks
 
     def make_directory(self, path: str) -> bool:
         """Make a directory, and those that it is in, where the place has such; the place is "".

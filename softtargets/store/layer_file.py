@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from softtargets.errors import CorruptionError, FormatError
+from softtargets.errors import CorruptionError, FormatError, InputError
 from softtargets.places.place import Place
 from softtargets.store.fingerprint import canonical_json
 from softtargets.store.json_object import parse_object
@@ -61,11 +61,11 @@ def decode_layers(content: bytes, schema: LayersSchema, where: str) -> LayerWeig
     text = metadata.get(_CONFIG)
     try:
         config = parse_object(text if isinstance(text, str) else "", where)
-    except FormatError as error:
+        found = _content_hash(config, tensors)
+    except (FormatError, InputError) as error:
         raise CorruptionError(
             where, expected="the teacher's configuration in the metadata", found=error.found
         ) from error
-    found = _content_hash(config, tensors)
     if found != schema.sha256:
         raise CorruptionError(
             where, expected=f"weights and configuration with SHA-256 {schema.sha256}", found=found

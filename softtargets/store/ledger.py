@@ -12,7 +12,7 @@ While a store is being built its place holds
     work/vocabulary.parquet    its vocabulary, if there is a tokenizer
     work/drift.json            how far its engine is from transformers, if that was measured
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
-    shards/unit-N.parquet      the shards
+    shards/unit-N.parquet      the shards; in places without locks unit-N-HASH.parquet
     README.md                  the card, written just before the manifest
     manifest.json              written when every unit has a record; then `work` is removed
 
@@ -22,10 +22,7 @@ unit, and building again continues there.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
@@ -37,20 +34,22 @@ from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store.card import CARD_NAME, card_text
 from softtargets.store.drift import read_drift
-from softtargets.store.json_object import parse_object
 from softtargets.store.layer_file import LAYERS_NAME, commit_layers
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, Manifest
+from softtargets.store.opening import find_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
 from softtargets.store.rounding import rounding_of, without_rounding
 from softtargets.store.shard_table import ShardEntry, ShardTable
 from softtargets.store.side_file import SideFile, commit_side_file
+from softtargets.store.turns import Turns
+from softtargets.store.unit_records import UnitRecords
 from softtargets.store.versions import version_of
 from softtargets.store.vocabulary import VOCABULARY_NAME
-from softtargets.store.workplace import PLAN_LOCK, WORKERS_LOCK, Workplace, read_request_of
+from softtargets.store.work_files import WORKERS_LOCK
+from softtargets.store.workplace import Workplace
 from softtargets.targets import TargetSchema
 
 _log = logging.getLogger(__name__)
-_RECORD = re.compile(r"work/records/unit-\d{6,}\.json")
 
 
 class Ledger:
@@ -59,14 +58,19 @@ class Ledger:
     Args:
         output: the place of the store, or its directory.
         identity: what is being built.
+        is_joined: whether other processes may build it at the same time.
     """
 
-    def __init__(self, output: Path | Place, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, output: Path | Place, identity: Mapping[str, Any], *, is_joined: bool = False
+    ) -> None:
         self.place = place_to_write(output)
         self._workplace = Workplace(self.place, identity)
+        self._records = UnitRecords(self._workplace)
         self.identity = identity
         self.fingerprint = self._workplace.fingerprint
         self.targets = TargetSchema.from_dict(identity["targets"])
+        self.turns = Turns(self._workplace, is_joined=is_joined)
 
     @classmethod
     @contextmanager
@@ -93,38 +97,10 @@ class Ledger:
             IdentityError: it holds a store, finished or not, of another identity.
             BusyError: another process builds the whole store in it.
         """
-        ledger = cls(output, identity)
+        ledger = cls(output, identity, is_joined=True)
         ledger.place.check_locks()
         with ledger._workplace.entered(shared=True):
             yield ledger
-
-    @contextmanager
-    def planning(self) -> Iterator[None]:
-        """Keep the other processes that joined waiting, so that one of them plans for all.
-
-        Raises:
-            IdentityError: another store was begun in the place.
-        """
-        with self.place.lock(PLAN_LOCK, wait_for="the plan of the units"):
-            found = read_request_of(self.place)
-            if found is None:
-                self._workplace.begin()
-            else:
-                self._workplace.check_request(found)
-            self.place.make_directory("work/leases")
-            yield
-
-    def lease(self, unit: int) -> AbstractContextManager[object]:
-        """Hold a unit for this process while it works on it.
-
-        Raises:
-            BusyError: another process holds it.
-        """
-        return self.place.lock(_lease_path(unit))
-
-    def lease_holder(self, unit: int) -> str:
-        """Return which process holds a unit, or held it last."""
-        return self.place.lock_holder(_lease_path(unit))
 
     def working(self) -> AbstractContextManager[object]:
         """Keep others from beginning as long as a worker process may write."""
@@ -137,29 +113,27 @@ class Ledger:
 
     def recorded(self) -> dict[int, ShardEntry]:
         """Return the manifest entries of the units that are done, their shards being there."""
-        paths = self.place.list("work/records")
-        entries = [self._read_record(path) for path in paths if _RECORD.fullmatch(path)]
-        return {entry.unit: entry for entry in entries if entry is not None}
+        return self._records.all()
 
     def read_record(self, unit: int) -> ShardEntry | None:
-        """Return the manifest entry of a unit, or None when it is not done."""
-        return self._read_record(_record_path(unit))
+        """Return the manifest entry of a unit, or None when it is not done.
 
-    def _read_record(self, path: str) -> ShardEntry | None:
-        content = self.place.get(path)
-        if content is None:
-            return None
-        entry = ShardEntry.from_dict(parse_object(content, self.place.where(path)))
-        return entry if self.place.size(entry.path) == entry.num_bytes else None
+        When the store is committed, its manifest says what records said before.
+        """
+        entry = self._records.read(unit)
+        if entry is None and self._workplace.writes_once and self.is_complete:
+            return self._committed().shards[unit]
+        return entry
 
-    def record(self, entry: ShardEntry, content: bytes) -> None:
+    def record(self, entry: ShardEntry, content: bytes) -> ShardEntry:
         """Write the shard of a unit, then its record; from then on the unit is done.
+
+        Returns the entry that counts, which is another's if another process recorded the unit.
 
         Raises:
             StoreError: the system refused to write; the units recorded before are still there.
         """
-        self.place.put(entry.path, content)
-        self.place.put(_record_path(entry.unit), json.dumps(dataclasses.asdict(entry)).encode())
+        return self._records.write(entry, content)
 
     def write_output_head(self, content: bytes) -> None:
         """Write the file with the teacher's output head, unless it is there.
@@ -188,7 +162,7 @@ class Ledger:
     def _write_side_file(self, name: str, content: bytes) -> None:
         path = f"work/{name}"
         if self.place.size(path) is None:
-            self.place.put(path, content)
+            self._workplace.put_new(path, content)
 
     def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
         """Write card and manifest from the records of units 0 to `num_units` and remove `work`.
@@ -196,7 +170,19 @@ class Ledger:
         Raises:
             StoreError: a unit is not done, or there is no output head, or there are no layers,
                 though there should be.
+            IdentityError: another store was committed in the place meanwhile.
         """
+        try:
+            manifest = self._commit(num_units, teacher, corpus)
+        except StoreError:
+            # Another process may have committed, and removed what this one was about to read.
+            if not (self._workplace.writes_once and self.is_complete):
+                raise
+            manifest = self._committed()
+        self._workplace.clean()
+        return manifest
+
+    def _commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
         entries = self.recorded()
         missing = [unit for unit in range(num_units) if unit not in entries]
         if missing:
@@ -224,8 +210,14 @@ class Ledger:
         )
         self._workplace.remove_leftovers()
         self._write_card(manifest)
-        self.place.put(MANIFEST_NAME, manifest.to_json().encode())
-        self._workplace.clean()
+        if not self._workplace.put_new(MANIFEST_NAME, manifest.to_json().encode()):
+            return self._committed()
+        return manifest
+
+    def _committed(self) -> Manifest:
+        """Return the manifest of the store that is there, which has to be this one."""
+        manifest = find_manifest(self.place)
+        self._workplace.check_request(manifest.identity)
         return manifest
 
     def _commit_output_head(self) -> SideFile | None:
@@ -247,40 +239,12 @@ class Ledger:
         content = card_text(manifest).encode()
         found = self.place.get(CARD_NAME)
         if found is None:
-            self.place.put(CARD_NAME, content)
+            self._workplace.put_new(CARD_NAME, content)
         elif found != content:
             _log.warning(
                 "%s was there already, and is kept. 'softtargets card' adds the card to it.",
                 self.place.where(CARD_NAME),
             )
-
-
-def read_identity(place: Place) -> Mapping[str, Any]:
-    """Return the identity of the store that a place holds or that is being built in it.
-
-    Raises:
-        StoreError: there is none.
-    """
-    manifest = place.get(MANIFEST_NAME)
-    if manifest is not None:
-        return parse_manifest(manifest, place.where(MANIFEST_NAME)).identity
-    request = read_request_of(place)
-    if request is None:
-        raise StoreError(
-            str(place),
-            expected="a store, or a directory in which one is being built",
-            found="neither",
-            next_step="Run softtargets build.",
-        )
-    return request
-
-
-def _record_path(unit: int) -> str:
-    return f"work/records/unit-{unit:06d}.json"
-
-
-def _lease_path(unit: int) -> str:
-    return f"work/leases/unit-{unit:06d}"
 
 
 def _ranges_text(numbers: Sequence[int]) -> str:

@@ -128,7 +128,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         corpus=data["corpus"],
         shards=shards,
         created_by=data["created_by"],
-        **{name: data.get(name, {}) for name in _MEASURED},
+        rounding=data.get("rounding", {}),
+        drift=data.get("drift", {}),
         **side_files,
     )
 

@@ -22,9 +22,14 @@ ROW_GROUP_WINDOWS = 1024
 """It also ends after so many windows, so that one of them is found quickly."""
 
 
-def shard_path(unit: int) -> str:
-    """Return where the shard of a unit lives in its store."""
-    return f"shards/unit-{unit:06d}.parquet"
+def shard_path(unit: int, sha256: str = "") -> str:
+    """Return where the shard of a unit lives in its store, named by its content if that is given.
+
+    Args:
+        unit: its number.
+        sha256: of its content; the name has the first 16 digits.
+    """
+    return f"shards/unit-{unit:06d}{'-' * bool(sha256)}{sha256[:16]}.parquet"
 
 
 def encode_shard(

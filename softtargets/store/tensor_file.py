@@ -24,6 +24,8 @@ _NAMES: dict[DType, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F3
 _METADATA = "__metadata__"
 _ALIGNMENT = 8
 """Of the first tensor: spaces fill the header up."""
+_MOST_DIMENSIONS = 8
+"""Of a tensor; numpy has 64, and the product of many large numbers takes hours."""
 
 
 def encode_tensors(
@@ -70,7 +72,7 @@ def decode_tensors(
     tensors, at = {}, 0
     for name, own in sorted(header.items(), key=_start):
         shape: Any = own.get("shape") if isinstance(own, dict) else None
-        if not _is_shape(shape) or own.get("dtype") != _NAMES[dtype]:
+        if not _is_shape(shape, len(content)) or own.get("dtype") != _NAMES[dtype]:
             raise _spoiled(where, f"{name} described as {own}"[:200])
         num_bytes = math.prod(shape) * stored.itemsize
         if own.get("data_offsets") != [at, at + num_bytes]:
@@ -91,8 +93,11 @@ def _start(item: tuple[str, Any]) -> int:
     return offsets[0] if is_said and offsets is not None else sys.maxsize
 
 
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and all(type(one) is int and one > 0 for one in value)
+def _is_shape(value: Any, most: int) -> bool:
+    """Return whether something is a shape whose every axis is at most so long."""
+    if not isinstance(value, list) or len(value) > _MOST_DIMENSIONS:
+        return False
+    return all(type(one) is int and 0 < one <= most for one in value)
 
 
 def _spoiled(where: str, found: str) -> CorruptionError:

@@ -17,7 +17,7 @@ class StoreWriter(Ledger):
     def write_unit(
         self, unit: int, windows: Sequence[Window], run: Mapping[str, Any]
     ) -> ShardEntry:
-        """Write the shard of a unit, then its record; from then on the unit is done.
+        """Write the shard of a unit, then its record; return the entry that counts.
 
         Raises:
             StoreError: the system refused to write; the units recorded before are still there.
@@ -30,5 +30,4 @@ class StoreWriter(Ledger):
             compression=self.identity["compression"],
             run=run,
         )
-        self.record(entry, content)
-        return entry
+        return self.record(entry, content)

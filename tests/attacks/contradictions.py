@@ -177,11 +177,14 @@ ATTACKS: tuple[Attack, ...] = (
         Attack(
             kind=KIND_VALUES,
             name=f"{name}, {verb}",
-            prepare=_forged(kind, column, change),
+            prepare=prepare,
+            is_shared=True,
             run=run,
             wanted=wanted,
         )
-        for name, kind, column, change in NO_VALUES
+        for name, prepare in (
+            (name, _forged(kind, column, change)) for name, kind, column, change in NO_VALUES
+        )
         for verb, run, wanted in MEETINGS
     ),
     *(

@@ -9,7 +9,6 @@ collated batches of a store in zstd and in LZ4, with one thread that decodes and
     raw memory map      int32 ids and float16 logits, gathered by the same shuffled order
     pyarrow             the store's own shards, whole columns, no order and no batches
     datasets            streaming from Parquet with nested lists, and from Array2D
-    mosaicml-streaming, litdata    the same arrays, shuffled, if they are installed
 
 Numbers are medians of the rounds, each reader's second epoch in a round, ratios to the first row of
 the same round. Everything runs on one core, but for the rows with two threads. At the end a small
@@ -20,7 +19,6 @@ Exits with 1 when a goal is missed.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import tempfile
@@ -195,43 +193,6 @@ def hugging_face(arrays: Arrays, directory: Path, kind: str) -> Callable[[], int
     return read
 
 
-def mosaicml(arrays: Arrays, directory: Path) -> Callable[[], int]:
-    from streaming import MDSWriter, StreamingDataset
-    from torch.utils.data import DataLoader
-
-    shape = ",".join(map(str, arrays.ids.shape[1:]))
-    columns = {
-        "tokens": f"ndarray:int32:{LENGTH}",
-        "ids": f"ndarray:int32:{shape}",
-        "logits": f"ndarray:float16:{shape}",
-    }
-    path = directory / "mds"
-    with MDSWriter(out=str(path), columns=columns) as writer:
-        for row in arrays.rows():
-            writer.write(row)
-    dataset = StreamingDataset(local=str(path), shuffle=True, batch_size=BATCH)
-    return lambda: sum(
-        batch["tokens"].numel() for batch in DataLoader(dataset, batch_size=BATCH, num_workers=0)
-    )
-
-
-def litdata(arrays: Arrays, directory: Path) -> Callable[[], int]:
-    from litdata import StreamingDataLoader, StreamingDataset
-    from litdata.streaming import Cache
-
-    path = directory / "litdata"
-    cache = Cache(str(path), chunk_bytes="64MB")
-    for number, row in enumerate(arrays.rows()):
-        cache[number] = row
-    cache.done()
-    cache.merge(1)
-    dataset = StreamingDataset(str(path), shuffle=True)
-    return lambda: sum(
-        batch["tokens"].numel()
-        for batch in StreamingDataLoader(dataset, batch_size=BATCH, num_workers=0)
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=2000)
@@ -264,12 +225,6 @@ def main() -> None:
         readers["raw memory map"] = memory_map(arrays, directory), one_core
         for kind in ("nested lists", "Array2D"):
             readers[f"datasets, {kind}"] = hugging_face(arrays, directory, kind), one_core
-        for peer, package, make in (
-            ("mosaicml-streaming", "streaming", mosaicml),
-            ("litdata", "litdata", litdata),
-        ):
-            if importlib.util.find_spec(package) is not None:
-                readers[peer] = make(arrays, directory), one_core
 
         def on(read: Callable[[], int], own: set[int]) -> Callable[[], int]:
             def call() -> int:
@@ -317,9 +272,6 @@ def goals(found: dict[str, tuple[float, float]]) -> Iterator[tuple[str, bool]]:
     ratio = 1 / found["datasets, nested lists"][1]
     text = f"{LEAST_NESTED_RATIO} times datasets with nested lists: {ratio:.0f}"
     yield text, ratio >= LEAST_NESTED_RATIO
-    for peer in ("mosaicml-streaming", "litdata"):
-        if peer in found:
-            yield f"ahead of {peer}: {1 / found[peer][1]:.2f} times", found[peer][1] < 1
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ SELECTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperatures", [(1.0, 2.0), (2.0, 3.0)])
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_every_selection_makes_a_sound_store_whatever_the_batches(

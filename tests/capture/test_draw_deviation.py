@@ -77,6 +77,7 @@ def deviation(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_standard_errors_are_those_of_the_design(name: str) -> None:
     """Squares of deviations in standard errors have a mean of 1; of 150, within 0.12."""

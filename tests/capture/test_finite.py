@@ -103,6 +103,7 @@ def take(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", selections((1.0,)))

@@ -49,6 +49,7 @@ def expected(tmp_path: Path) -> dict[str, bytes]:
     return files_of(build_store(tmp_path / "whole", hidden_states=True).root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "selection",
     [TopK(k=8), TopP(k=8), Sampled(draws=Draws(num=5)), Hybrid(k=4, draws=Draws(num=5))],

@@ -74,6 +74,7 @@ def distort(targets: SoftTargets) -> SoftTargets:
     return dataclasses.replace(targets, logits_TK=targets.logits_TK * np.float32(1.03))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", ["steps", "float32"])
 @pytest.mark.parametrize("teacher", [FakeTeacher(), Noisy()])
 def test_a_store_agrees_with_its_teacher(tmp_path: Path, values: str, teacher: FakeTeacher) -> None:
@@ -118,6 +119,7 @@ def test_a_head_of_everything_loses_nothing(tmp_path: Path) -> None:
     assert losses == pytest.approx([0, 0], abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [shift, distort])
 def test_a_store_of_other_targets_is_found_out(
     tmp_path: Path, change: Callable[[SoftTargets], SoftTargets]
@@ -140,6 +142,7 @@ def shift_draws(targets: SoftTargets) -> SoftTargets:
     return dataclasses.replace(targets, samples=own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "selection", [Sampled(draws=Draws(num=12)), Hybrid(k=4), Threshold(draws=Draws(num=12))]
 )
@@ -166,6 +169,7 @@ def take_others(targets: SoftTargets) -> SoftTargets:
     return dataclasses.replace(targets, samples=own)
 
 
+@pytest.mark.slow
 def test_threshold_draws_of_other_ids_are_found_out(tmp_path: Path) -> None:
     selection = Threshold(draws=Draws(num=12))
     store = build_store(tmp_path, selection=selection, temperatures=(1.0,))
@@ -175,6 +179,7 @@ def test_threshold_draws_of_other_ids_are_found_out(tmp_path: Path) -> None:
     assert (report.temperatures[0].draws_deviation or 0) < -20
 
 
+@pytest.mark.slow
 def test_draws_of_other_positions_are_found_out(tmp_path: Path) -> None:
     selection = Sampled(draws=Draws(num=12))
     store = build_store(tmp_path, selection=selection, temperatures=(1.0,))

@@ -209,6 +209,7 @@ def test_a_pinned_id_that_is_in_the_top_is_kept_once() -> None:
     assert targets.ids_TK[0, : targets.num_entries_T[0]].tolist() == [9, 8, 7, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0, 3])
 @pytest.mark.parametrize("vocab_size", [64, 200, 257])
 def test_ids_are_drawn_as_often_as_the_teacher_says(vocab_size: int, k: int) -> None:

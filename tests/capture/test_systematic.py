@@ -48,6 +48,7 @@ def test_systematic_draws_of_a_tail_are_unbiased() -> None:
     assert (np.abs(counts_V / POINTS - means_V) <= 2 / POINTS + ROUNDING * means_V).all()
 
 
+@pytest.mark.slow
 def test_systematic_draws_are_less_noisy_than_independent_ones() -> None:
     """Half the noise and less, of a distribution as teachers have them."""
     logits_V = -1.2 * torch.arange(1.0, 2001).log()

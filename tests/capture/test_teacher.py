@@ -154,6 +154,7 @@ def assert_near(actual: torch.Tensor, expected: torch.Tensor, noise: float) -> N
     assert (actual - expected).abs().max() <= noise * expected.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
@@ -194,6 +195,7 @@ def stored_head(teacher: TransformersTeacher, directory: Path) -> OutputHead:
     return OutputHead.of(write_store(directory / "store", schema, [[window]], head))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @torch.inference_mode()

@@ -128,6 +128,7 @@ def drawn_shares(selected: Selected, vocab_size: int) -> np.ndarray:
     return shares_V
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", NUMBERS)
 @pytest.mark.parametrize("name", LOGITS)
 def test_the_noise_is_that_of_the_formula(name: str, num: int) -> None:
@@ -144,6 +145,7 @@ def test_the_noise_is_that_of_the_formula(name: str, num: int) -> None:
     assert expected <= p_V[is_tail_V].sum() / num
 
 
+@pytest.mark.slow
 def test_ids_with_exactly_one_nth_are_kept() -> None:
     """In float32 1 / 41 and others are a little less than they are."""
     for num in range(1, 200):
@@ -156,6 +158,7 @@ def test_ids_with_exactly_one_nth_are_kept() -> None:
         assert selected.ids_NK[0].tolist() == list(range(num))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", [1, 8, 17, 64, 4096])
 @pytest.mark.parametrize("scale", [0.1, 3.0])
 @pytest.mark.parametrize("vocab_size", [63, 64, 65, 4096, 262_144])
@@ -226,6 +229,7 @@ def test_logits_of_any_number_format_are_selected_from_and_left(
         assert torch.equal(own, getattr(found, name)), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [(1.0,), (0.5, 1.0), (1.0, 2.0), (0.7, 1.0, 3.0), GRID])
 def test_tail_masses_are_those_outside_the_entries(grid: tuple[float, ...]) -> None:
     for name, temperature in product(("random", "peaked", "-inf"), grid):

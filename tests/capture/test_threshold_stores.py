@@ -36,6 +36,7 @@ def expected_targets(segment: Segment, schema: TargetSchema) -> SoftTargets:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 2.0)])
 @pytest.mark.parametrize("values", ["steps", "float32"])
 @pytest.mark.parametrize("label_logits", [True, False])

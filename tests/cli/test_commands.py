@@ -77,6 +77,7 @@ def test_build_verify_info(tmp_path: Path, build_arguments: list[str | Path]) ->
     assert data["identity"]["targets"]["temperatures"] == [1.0, 2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -63,6 +63,7 @@ def test_a_window_is_found_by_its_id_or_not(store: Store) -> None:
     assert "one of the temperatures stored: 1, 2" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_kind_is_shown(tmp_path: Path, kind: str) -> None:
     root = make_store(tmp_path / "store", kind).root

@@ -50,6 +50,7 @@ def test_a_dry_run_says_what_it_resolved_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_file_has_the_options_and_the_command_line_goes_before(
     arguments: list[str | Path], taught: Store, llama: Path, tmp_path: Path
 ) -> None:

@@ -92,6 +92,7 @@ def test_what_is_captured_is_what_a_build_stores(tmp_path: Path, selection: Sele
             assert np.array_equal(own.samples.ids_S, other.samples.ids_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(
     ("selection", "tail"),

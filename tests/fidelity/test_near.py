@@ -35,6 +35,7 @@ def make_probabilities(num_ids: int = 300) -> torch.Tensor:
     return logits_NV.softmax(dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_draws", [1, 9, 17])
 @pytest.mark.parametrize("draw", [systematic, threshold])
 def test_the_mean_over_all_uniforms_is_the_probability(draw: Draw, num_draws: int) -> None:

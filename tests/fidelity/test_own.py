@@ -27,6 +27,7 @@ SELECTIONS: list[Selection] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_manifest_tells_the_selection(tmp_path: Path, selection: Selection) -> None:
     store = build_store(tmp_path, selection=selection, values="float32")

@@ -74,6 +74,7 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hypotheses_are_those_of_transformers_one_by_one(
@@ -165,6 +166,7 @@ def test_what_was_begun_otherwise_or_is_held_or_is_somebody_elses_is_left_alone(
         generate(third, translator(model))
 
 
+@pytest.mark.slow
 def test_the_nearest_to_the_reference_is_kept(tmp_path: Path, model: Path) -> None:
     every = pair_generation(tmp_path, output=tmp_path / "all.jsonl", num_beams=4, keep=4)
     generate(every, translator(model))

@@ -58,6 +58,7 @@ def bert_student(vocab_size: int, **changes: Any) -> PreTrainedModel:
     return student
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["tinybert", "minilm"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_teacher_as_its_own_student_has_neither_loss_nor_gradient(
@@ -87,6 +88,7 @@ def test_the_teacher_as_its_own_student_has_neither_loss_nor_gradient(
     assert largest_gradient(student) > 10 * largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", ["int8", "float8"])
 def test_with_a_rounded_store_the_teacher_is_off_by_the_rounding(
     tmp_path: Path, saved: Saved, values: Any

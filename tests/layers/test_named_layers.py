@@ -38,6 +38,7 @@ def own_states(model: Path, batch: Batch) -> tuple[torch.Tensor, ...]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["tokens", "targets"])
 @pytest.mark.parametrize("kind", ["bert", "llama", "mistral", "classes"])
 def test_each_number_is_the_input_of_that_layer(
@@ -75,6 +76,7 @@ def test_the_last_one_is_what_the_last_layer_puts_out(tmp_path: Path, saved: Sav
     torch.testing.assert_close(normed, expected, atol=NEAR, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "most"),
     [("bfloat16", 2**-8), ("float16", 2**-11), ("int8", 1 / 127), ("float8", 2**-4)],

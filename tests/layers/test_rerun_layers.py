@@ -65,6 +65,7 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, most: float) -> Non
     assert float((found - expected).abs().max()) <= most * float(expected.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "classes"])
 def test_a_layer_run_again_does_what_it_did_in_the_teacher(
     tmp_path: Path, saved: Saved, kind: str
@@ -104,6 +105,7 @@ def test_a_window_that_slides_is_seen_by_the_layer(tmp_path: Path, saved: Saved)
     assert torch.equal(is_seen, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize(("values", "most"), [("int8", 1 / 100), ("float8", 1 / 14)])
 def test_a_rounded_input_moves_them_by_no_more_than_its_rounding_does(
@@ -215,3 +217,30 @@ def test_a_configuration_of_another_layer_or_of_too_much_is_refused(
     large = replace(weights, config={**weights.config, "max_position_embeddings": 1 << 40})
     with pytest.raises(LimitError, match="parameters beside a layer"):
         LayerBody(large, 1, "here")
+    other = replace(weights, config={**weights.config, "hidden_act": ["gelu"]})
+    with pytest.raises(InputError, match="a layer of bert that transformers makes by itself"):
+        LayerBody(other, 1, "here")
+    for forged in (
+        replace(weights, num_layers=1 << 40),
+        replace(weights, config={**weights.config, "num_hidden_layers": 1 << 40}),
+        replace(weights, config={**weights.config, "text_config": {"num_layers": 1 << 40}}),
+    ):
+        with pytest.raises(
+            LimitError, match=r"layers of a teacher .*SOFTTARGETS_MAX_TEACHER_LAYERS"
+        ):
+            LayerBody(forged, 1, "here")
+
+
+def test_what_a_configuration_says_beside_its_layers_means_nothing(saved: Saved) -> None:
+    model = AutoModel.from_pretrained(saved("bert"), dtype=torch.float32).eval()
+    weights = take_layers(model, (1,), "float32", "here")
+    more = {
+        "num_labels": 1 << 40,  # transformers would name each.
+        "auto_map": {"AutoModel": "nobody/nothing--module.Model"},
+        "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        "_attn_implementation": "nobody/kernel",
+    }
+    forged = LayerBody(replace(weights, config={**weights.config, **more}), 1, "here")
+    states, inputs = torch.randn(1, 5, WIDTH), {"attention_mask": torch.ones(1, 5)}
+    expected = LayerBody(weights, 1, "here").run(states, inputs)
+    assert torch.equal(forged.run(states, inputs).output_BLD, expected.output_BLD)

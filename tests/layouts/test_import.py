@@ -56,6 +56,7 @@ from tests.windows import KINDS, make_window
 # From a store to a layout and back.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"topk-of-262144"}))
 def test_plain_brings_every_kind_back(kind: str, tmp_path: Path) -> None:
     """All arrays are the same; of lossless values within float32's rounding."""

@@ -85,6 +85,7 @@ def test_a_file_that_unpacks_to_far_more_than_its_size_is_refused(
     refused(path, tmp_path, LimitError, f"SOFTTARGETS_MAX_IMPORT_BYTES={8 * num_values + 8}")
 
 
+@pytest.mark.slow
 def test_a_footer_that_understates_is_refused(tmp_path: Path) -> None:
     path = one_row(tmp_path / "a.parquet", 10_000_000)
     forge_number(path, 10_000_000, 4)

@@ -134,6 +134,7 @@ def test_bytes_of_another_configuration_are_refused(store: Store, tmp_path: Path
 DAMAGES = 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", CASES)
 def test_damaged_files_are_refused_or_change_nothing(
     layout: str, store: Store, tmp_path: Path, rng: np.random.Generator

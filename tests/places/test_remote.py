@@ -261,6 +261,7 @@ def test_commands_read_remote_stores(store: Store, bucket: Bucket, tmp_path: Pat
     assert "expected a directory, or a URL of one of s3://" in refused.output
 
 
+@pytest.mark.slow
 def test_stores_are_derived_from_remote_ones(store: Store, bucket: Bucket, tmp_path: Path) -> None:
     for path, name in ((store.root, "here"), (bucket.copy(store), "there")):
         output = tmp_path / name

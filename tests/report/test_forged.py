@@ -23,6 +23,7 @@ from tests.windows import KINDS, make_vocabulary, make_window
 WHERE = r"window \w{32}|row group 0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["report", "inspect", "inspect --json", "inspect --window"])
 @pytest.mark.parametrize(
     ("column", "value"),

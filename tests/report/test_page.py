@@ -18,6 +18,7 @@ from tests.windows import KINDS
 GOLDENS = sorted(path.name for path in GOLDEN.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOLDENS)
 def test_every_kind_and_every_format_has_a_page(name: str) -> None:
     store = Store.open(GOLDEN / name / "store")

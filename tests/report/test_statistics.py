@@ -80,6 +80,7 @@ def test_the_surprise_is_that_of_the_whole_vocabulary(tmp_path: Path) -> None:
     np.testing.assert_array_equal(facts.is_top_T, logits_TV.argmax(axis=1) == labels_T)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_entropy_is_a_bound_or_an_estimate_without_bias(temperature: float) -> None:
     everything = topk_schema(300, lossless=True)

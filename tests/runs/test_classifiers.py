@@ -106,6 +106,7 @@ def settings(built: Built, tmp_path: Path) -> Callable[..., TrainSettings]:
 Make = Callable[..., TrainSettings]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plots")
 @pytest.mark.parametrize("kind", ["scores", "unlabelled"])
 def test_a_plot_has_the_figures_that_there_are(
@@ -160,6 +161,7 @@ def test_a_student_is_nearer_to_the_teacher_than_its_twin(
     assert student.config.id2label == dict(enumerate(own.class_names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one", "many", "tokens", "scores"])
 def test_the_teacher_is_as_near_to_itself_as_can_be(settings: Make, kind: str) -> None:
     """So its figures on labels are its own, of the targets whose label is known."""
@@ -270,6 +272,7 @@ def bad_students(directory: Path) -> dict[str, tuple[str, dict[str, Any], str]]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_before_anything_is_written(
     settings: Make, tmp_path: Path
 ) -> None:

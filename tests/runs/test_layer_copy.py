@@ -59,6 +59,7 @@ def case(name: str) -> tuple[Any, Any]:
     return auto, copy.deepcopy(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_student_is_the_teacher_without_some_layers(tmp_path: Path, name: str) -> None:
     auto, config = case(name)

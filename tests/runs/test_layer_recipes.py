@@ -63,6 +63,7 @@ def logged_losses(run: Path) -> list[float]:
     return [one["loss"] for one in map(json.loads, lines) if "loss" in one]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["tinybert-general", "minilm"])
 def test_a_student_of_another_width_learns_layers(
     settings: Make, tmp_path: Path, recipe: str
@@ -75,6 +76,7 @@ def test_a_student_of_another_width_learns_layers(
     assert ("hidden states" if recipe == "tinybert-general" else "relations") in card
 
 
+@pytest.mark.slow
 def test_projections_are_checkpointed_and_not_saved(settings: Make, tmp_path: Path) -> None:
     train(prepare(settings()))
     state = torch.load(tmp_path / "run" / "checkpoints" / "checkpoint-10" / "objective.pt")
@@ -90,6 +92,7 @@ def test_runs_of_other_recipes_say_what_they_did_before(settings: Make) -> None:
     assert "layers" not in prepare(settings(recipe="soft-targets")).decides
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["tinybert-general", "minilm"])
 def test_a_run_that_is_stopped_ends_with_the_same_weights(
     settings: Make, tmp_path: Path, recipe: str
@@ -107,6 +110,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_the_task_stage_goes_on_from_the_general_one(
     settings: Make, tmp_path: Path, bert: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: Make, tmp_pa
     assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_before_anything_is_written(
     settings: Make, store: Store, bert: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plots")
 def test_a_run_writes_a_student_that_loads_and_is_nearer_to_the_teacher(
     settings: Make, taught: Store, tmp_path: Path
@@ -173,6 +174,7 @@ def test_what_else_is_in_the_directory_is_left_alone(settings: Make, tmp_path: P
     assert [one.name for one in (tmp_path / "run").iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.slow
 def test_students_are_made_of_models_and_configurations(
     settings: Make, llama: Path, tmp_path: Path
 ) -> None:
@@ -256,6 +258,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_does_not_fit_is_said_before_anything_is_written(
     settings: Make, llama: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

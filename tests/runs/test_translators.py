@@ -41,6 +41,7 @@ def settings(store: Store, marian: Path, tmp_path: Path) -> Make:
     return partial(short_training, store, marian, tmp_path / "run", **options)
 
 
+@pytest.mark.slow
 def test_a_student_is_nearer_to_the_teacher_than_its_twin(settings: Make, tmp_path: Path) -> None:
     run = prepare(settings(steps=40, learning_rate=3e-3, baseline=True))
     results = train(run).results
@@ -58,6 +59,7 @@ def test_the_teacher_is_its_own_student(settings: Make, marian: Path) -> None:
     assert results["before"]["agreement"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: Make, tmp_path: Path) -> None:
     whole = train(prepare(settings(output=tmp_path / "whole")))
     with pytest.raises(StoppedError):

@@ -69,6 +69,7 @@ def check_code(store: Store, code: str) -> None:
         np.testing.assert_allclose(found["probabilities"], expected_TK, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_every_kind_of_store_has_a_card(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,6 +96,7 @@ def test_every_kind_of_store_has_a_card(
         check_code(store, code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
 def test_datasets_reads_stores_of_every_version(name: str, tmp_path: Path) -> None:
     root = copy_of(name, tmp_path / "store")

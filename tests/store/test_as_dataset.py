@@ -43,6 +43,7 @@ def test_columns_are_the_decoded_windows(store: Store) -> None:
     assert np.array_equal(arrays["logprobs_t1"], next(iter(store)).targets.logprobs_TK())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
 def test_every_kind_has_the_rows_of_the_plain_export(name: str, tmp_path: Path) -> None:
     store = Store.open(GOLDEN / name / "store")

@@ -46,6 +46,7 @@ def assert_same(found: object, expected: object, name: str = "window") -> None:
         assert found == expected, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_windows_of_every_kind_and_length_come_back(rng: np.random.Generator, kind: str) -> None:
     schema = KINDS[kind]
@@ -59,6 +60,7 @@ def test_windows_of_every_kind_and_length_come_back(rng: np.random.Generator, ki
         assert list(check_window(found, "here")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize(
     ("vocab_size", "k"), [(300, 8), (200, 1), (49_152, 64), (151_936, 5), (262_144, 3), (40, 40)]
@@ -103,6 +105,7 @@ def with_swapped_cells(table: pa.Table, column: str) -> pa.Table:
     return table.set_column(index, table.schema.field(index), swapped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "column"),
     [

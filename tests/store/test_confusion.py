@@ -143,8 +143,6 @@ def try_once(seed: int) -> list[str]:
     return failures
 
 
-@pytest.mark.parametrize(
-    "seeds", [range(20), pytest.param(range(20, 500), marks=pytest.mark.slow)], ids=len
-)
-def test_only_errors_of_ours_come_of_it(seeds: range) -> None:
-    assert [line for seed in seeds for line in try_once(seed)] == []
+@pytest.mark.slow
+def test_only_errors_of_ours_come_of_it() -> None:
+    assert [line for seed in range(250) for line in try_once(seed)] == []

@@ -38,6 +38,7 @@ def two_sources(directory: Path) -> Store:
     return build_store(directory, corpus=Corpus(paths=paths))
 
 
+@pytest.mark.slow
 def test_a_merge_holds_every_window_once(tmp_path: Path) -> None:
     parts = []
     for name, texts in (("a", TEXTS[:3]), ("b", TEXTS[2:])):
@@ -73,6 +74,7 @@ def documents(store: Store) -> set[tuple[str, str]]:
     return {(window.source, window.document_ids[0]) for window in store}
 
 
+@pytest.mark.slow
 def test_a_split_sends_every_document_to_one_part(store: Store, tmp_path: Path) -> None:
     assert len(documents(store)) < len(store)
     train, validation = split_store(
@@ -184,6 +186,7 @@ def with_own_documents(store: Store, directory: Path) -> Store:
     return write_store(directory, store.targets, [of_own_documents(store)], head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
 def test_every_kind_is_merged_split_and_exported(name: str, tmp_path: Path) -> None:
     store = with_own_documents(Store.open(GOLDEN / name / "store"), tmp_path / "store")

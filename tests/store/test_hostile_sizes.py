@@ -57,6 +57,7 @@ BOMBS: dict[str, tuple[Callable[[pa.Table], pa.Table], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_shard_that_unpacks_to_far_more_than_its_size_is_refused(root: Path, bomb: str) -> None:
     change, options = BOMBS[bomb]

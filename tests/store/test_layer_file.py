@@ -64,12 +64,20 @@ BAD = {
     "another shape": changed("1.dense.bias", shape=[3, 2]),
     "a shape below zero": changed("1.dense.bias", shape=[-6]),
     "a huge shape": changed("1.dense.bias", shape=[1 << 62, 1 << 62]),
+    "more axes than numpy has": changed("1.dense.bias", shape=[6] + 70 * [1]),
+    "a shape whose product takes minutes": changed("1.dense.bias", shape=1000 * [10**4000]),
+    "a truth value for a length": changed("1.dense.bias", shape=[6, True]),
     "an overlap": changed("1.dense.weight", data_offsets=[0, 72]),
     "no offsets": changed("1.dense.weight", data_offsets=None),
     "a tensor that is a text": with_header(lambda header: header.update({"1.more": "x"})),
     "no configuration": with_header(lambda header: header.pop("__metadata__")),
     "another configuration": changed("__metadata__", config='{"eps":1}'),
     "a configuration that is none": changed("__metadata__", config="[]"),
+    "a configuration that is no text": changed("__metadata__", config=[]),
+    "a number that no float64 holds": changed("__metadata__", config=f'{{"a": {1 << 60}}}'),
+    "a configuration without a bottom": changed("__metadata__", config='{"a":' * 999 + "1"),
+    "metadata that is a text": with_header(lambda header: header.update(__metadata__="x")),
+    "another name": with_header(lambda header: header.update({"2.x": header.pop("1.dense.bias")})),
 }
 
 
@@ -77,6 +85,28 @@ BAD = {
 def test_what_is_not_the_layers_is_damage(name: str) -> None:
     with pytest.raises(CorruptionError, match="here: expected"):
         decode_layers(BAD[name], SCHEMA, "here")
+
+
+@pytest.mark.parametrize("mask", [1 << bit for bit in range(8)])
+def test_a_byte_that_is_flipped_is_damage_or_changes_nothing(mask: int) -> None:
+    """A byte of the header may say the same in other words, such as 1E-12 for 1e-12."""
+    unharmed = []
+    for place, byte in enumerate(CONTENT):
+        flipped = CONTENT[:place] + bytes([byte ^ mask]) + CONTENT[place + 1 :]
+        try:
+            found = decode_layers(flipped, SCHEMA, "here")
+        except CorruptionError:
+            continue
+        unharmed.append(chr(byte))
+        assert found.config == LAYERS.config
+        assert encode_layers(found) == CONTENT
+    assert unharmed in ([], ["e"])
+
+
+def test_a_file_that_is_cut_anywhere_is_damage() -> None:
+    for length in range(len(CONTENT)):
+        with pytest.raises(CorruptionError, match="here: expected"):
+            decode_layers(CONTENT[:length], SCHEMA, "here")
 
 
 def test_numbers_that_are_none_are_damage() -> None:

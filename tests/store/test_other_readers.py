@@ -45,6 +45,7 @@ def test_every_reader_sees_the_same_columns(store: Store, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
 def test_every_reader_opens_every_kind(name: str, tmp_path: Path) -> None:
     """Whatever encodings the columns have, others read the same numbers from them."""

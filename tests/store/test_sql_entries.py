@@ -87,6 +87,7 @@ def query_of(files: str, columns: list[str]) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_PLANES)
 def test_sql_alone_finds_the_entries(name: str) -> None:
     store = Store.open(GOLDEN / name / "store")

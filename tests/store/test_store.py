@@ -54,6 +54,7 @@ def test_a_window_is_found_by_its_id(store: Store) -> None:
         store["0" * 32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 1, 7, 11, 27, 28])
 @pytest.mark.parametrize("stop", [0, 1, 7, 8, 20, 28, None])
 def test_a_slice_is_read_from_its_own_row_groups(

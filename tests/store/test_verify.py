@@ -292,6 +292,7 @@ def test_what_a_teacher_says_never_contradicts_itself(kind: str, scale: float) -
         assert list(check_window(window, "here", KNOWN)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind, one in KINDS.items() if one.temperatures])
 @pytest.mark.parametrize("factor", [1e-3, 1e-5, 1e-7, 1e-10, 1e-30])
 def test_nothing_contradicts_itself_at_low_temperatures(kind: str, factor: float) -> None:
@@ -309,6 +310,7 @@ def test_nothing_contradicts_itself_at_low_temperatures(kind: str, factor: float
         assert list(check_window(window, "here", KNOWN)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "column", "change", "promise"),
     [

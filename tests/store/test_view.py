@@ -54,6 +54,7 @@ def damage(store: Store, *, where: str) -> None:
             path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_chosen_sources_are_read_and_no_others(sources: Store) -> None:
     assert sources.sources == ("0.jsonl", "1.jsonl", "2.jsonl")
     for chosen in (["1.jsonl"], ["2.jsonl", "0.jsonl"], list(sources.sources)):
@@ -149,6 +150,7 @@ def test_a_split_parts_no_document_and_loses_no_window(
     assert again[1].window_ids() == held.window_ids()
 
 
+@pytest.mark.slow
 def test_windows_are_delivered_as_the_store_has_them(sources: Store) -> None:
     for part in sources.split(0.3, seed=1):
         for window in part:
@@ -175,6 +177,7 @@ def test_which_part_a_document_is_in_never_changes() -> None:
     assert found == [4, 11, 12, 20, 29, 30]
 
 
+@pytest.mark.slow
 def test_other_stores_of_the_documents_are_split_alike(tmp_path: Path) -> None:
     store = build_sources(tmp_path)
     held = store.split(0.4)[1]
@@ -238,6 +241,7 @@ def test_views_are_chosen_from(sources: Store) -> None:
     assert f"{len(train)} of {len(sources)} windows" in repr(train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle_groups", [1, None])
 @pytest.mark.parametrize("num_threads", [0, 1])
 def test_the_stream_of_a_view_is_that_of_its_windows(

@@ -68,6 +68,7 @@ def write(store: Path, output: Path, command: str) -> object:
     return filter_store(store, output, trained_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FOREIGN)
 @pytest.mark.parametrize("command", ["build", "range", "filter", "split", "merge"])
 def test_a_directory_without_a_mark_is_not_touched(
@@ -173,6 +174,7 @@ LINKED = ("work", "shards", "work/records", "work/plan", "work/request.json", "w
           "work/workers.lock", "README.md", "manifest.json", "vocabulary.parquet")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LINKED)
 def test_nothing_is_written_or_removed_through_a_link(tmp_path: Path, path: str) -> None:
     config = stopped(tmp_path, num_units=2)

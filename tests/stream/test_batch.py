@@ -31,6 +31,7 @@ from tests.golden import GOLDEN
 from tests.windows import KINDS, KINDS_OF_1_3, make_window, topk_schema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("scale", [3.0, 400.0])
 @pytest.mark.parametrize(("vocab_size", "k"), [(300, 8), (262_144, 5), (20, 20)])

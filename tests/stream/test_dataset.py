@@ -142,6 +142,7 @@ def test_more_ranks_than_windows_take_the_same_steps(store: Store) -> None:
     assert sorted(filter(None, steps[0])) == sorted(window.window_id for window in store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_batches_come_in_the_same_order_from_workers(store: Store, num_workers: int) -> None:
     dataset = SoftTargetDataset(store, shuffle=True, batch_size=4)
@@ -150,6 +151,7 @@ def test_batches_come_in_the_same_order_from_workers(store: Store, num_workers: 
     assert [batch["window_id"] for batch in loader] == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
 @pytest.mark.parametrize("shuffle_groups", [1, 2, None])
 def test_threads_change_nothing(store: Store, num_threads: int, shuffle_groups: int | None) -> None:
@@ -620,6 +622,7 @@ def test_stats_count_what_was_delivered(store: Store) -> None:
     assert stats.tokens_per_second == stats.tokens / stats.seconds
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_two_blocks_over_many_epochs(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -651,6 +654,7 @@ def test_memory_is_that_of_two_blocks_over_many_epochs(
     assert pa.total_allocated_bytes() - before < row_group_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [

@@ -91,6 +91,7 @@ def kinds_of(batch: Batch, stores: Sequence[Store]) -> set[int]:
     return {owners[one] for one in batch["window_id"] if one}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MIXED)
 def test_a_mixed_batch_has_what_each_store_alone_gives(tmp_path: Path, kind: str) -> None:
     stores = two_stores(tmp_path, MIXED[kind])
@@ -106,6 +107,7 @@ def test_a_mixed_batch_has_what_each_store_alone_gives(tmp_path: Path, kind: str
     assert 2 in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MIXED)
 def test_windows_of_both_kinds_are_collated_as_their_rows_are(tmp_path: Path, kind: str) -> None:
     stores = two_stores(tmp_path, MIXED[kind])
@@ -113,6 +115,7 @@ def test_windows_of_both_kinds_are_collated_as_their_rows_are(tmp_path: Path, ki
     assert_rows_are(collate(windows), each_alone(stores))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"top_k": 3}, {"temperatures": [2.0]}, {"top_k": 2}])
 def test_fewer_entries_or_temperatures_of_a_mixture(
     tmp_path: Path, options: dict[str, Any]
@@ -168,6 +171,7 @@ def conversations(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", [TopK(k=8), Hybrid(k=4)])
 @pytest.mark.parametrize("windowing", ["split", "pack"])
 def test_built_stores_of_conversations_and_texts_train_together(
@@ -207,6 +211,7 @@ def needless_differences() -> Iterator[tuple[str, TargetSchema, TargetSchema, li
     yield "order of temperatures", plain, replace(plain, temperatures=(2.0, 1.0)), []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "other", "left_out"),
     [one[1:] for one in needless_differences()],
@@ -298,6 +303,7 @@ NEEDED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("field", "changes", "advice"), NEEDED)
 @pytest.mark.parametrize("turned", [False, True])
 def test_what_a_batch_needs_must_be_alike(

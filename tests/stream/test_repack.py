@@ -36,6 +36,7 @@ def make_batch(rng: np.random.Generator, kind: str, lengths: list[int]) -> Batch
     return collate(windows)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.sampled_from(["topk", "hybrid", "topk-lossless", "assistant-tokens"]),

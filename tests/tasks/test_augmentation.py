@@ -80,6 +80,7 @@ def test_the_share_of_replaced_words_is_the_probability(model: Path) -> None:
     assert changed / (400 * at_most) == pytest.approx(0.4, abs=0.04)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_corpus_that_is_built_from(model: Path, tmp_path: Path) -> None:
     source, output = tmp_path / "labelled.jsonl", tmp_path / "augmented.jsonl"
     source.write_text(json.dumps({"text": TEXT, "label": "\u00e4", "id": 7}) + "\n")

@@ -142,6 +142,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_kinds_are_built_compared_and_shown(kind: str, tmp_path: Path) -> None:
     architecture, changes, records = KINDS[kind]

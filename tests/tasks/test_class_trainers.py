@@ -65,6 +65,7 @@ def student(stored: tuple[Store, Path, str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(runs, "make_student", make_student)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("student")
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_trainer_trains_as_a_plain_loop_does(

@@ -45,6 +45,7 @@ def whole_batch(store: Store) -> Batch:
     return batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rows", ["targets", "tokens"])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -106,6 +107,7 @@ def test_the_teacher_as_its_own_student_has_no_angle_and_no_loss(
         assert parameter.grad is None or parameter.grad.abs().max() < 10 * NEAR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["targets", "tokens"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_distilberts_loss_is_the_sum_of_its_three(
@@ -131,6 +133,7 @@ def test_distilberts_loss_is_the_sum_of_its_three(
     torch.testing.assert_close(trained(batch, number), expected / 3, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["targets", "tokens"])
 def test_int8_states_are_those_within_a_step(tmp_path: Path, save: Save, rows: Any) -> None:
     (tmp_path / "exact").mkdir()

@@ -58,6 +58,7 @@ def assert_share(found: int, of: int, share: float) -> None:
     assert abs(found - share * of) < _DEVIATIONS * sqrt(of * share * (1 - share))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "probability"), [(200, 0.15), (17, 0.15), (9, 0.4), (5, 1.0)])
 def test_so_many_are_masked_and_so_they_are_replaced(length: int, probability: float) -> None:
     kinds: Counter[str] = Counter()
@@ -255,6 +256,7 @@ def test_workers_change_no_mask(tmp_path: Path, bert: MaskedTeacher) -> None:
     assert shard_bytes(other.root) == shard_bytes(store.root)
 
 
+@pytest.mark.slow
 def test_order_and_a_crash_change_no_mask(tmp_path: Path, bert: MaskedTeacher) -> None:
     config = masked_config(tmp_path, MaskedCapture(maskings=3, token_weights=True))
     store = build(config, bert).store
@@ -305,6 +307,7 @@ def test_options_that_make_no_sense_are_refused(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_window_is_as_long_as_the_positions_and_no_longer(tmp_path: Path, family: str) -> None:
     """RoBERTa has two embeddings of positions that no token takes."""

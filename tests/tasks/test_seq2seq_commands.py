@@ -47,6 +47,7 @@ def pair_options(model: Path, corpus: Path, *more: str | Path) -> list[str | Pat
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", sorted(SELECTIONS))
 def test_every_command_takes_a_store_of_pairs(tmp_path: Path, model: Path, selection: str) -> None:
     path, corpus = tmp_path / "store", save_pairs(tmp_path / "pairs.jsonl")
@@ -93,6 +94,7 @@ def test_every_command_takes_a_store_of_pairs(tmp_path: Path, model: Path, selec
         assert row["encoder_input_ids"] == window.encoder_ids_M.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_target_is_what_the_decoder_reads_from_its_start_to_its_end(
     tmp_path: Path, family: str
@@ -220,6 +222,7 @@ TRAINERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step` but:UserWarning")
 @pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is:FutureWarning")

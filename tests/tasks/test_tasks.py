@@ -86,6 +86,7 @@ def test_a_store_is_of_one_task_at_most(kind: str) -> None:
     assert [task_of(schema).name for _ in owners] == owners
 
 
+@pytest.mark.slow
 def test_a_store_opens_without_its_task() -> None:
     script = """
 import sys

@@ -28,6 +28,7 @@ def gradients(
     return [one.cpu() for one in torch.autograd.grad(loss, (hidden, weight))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_fused", [False, True])
 @pytest.mark.parametrize(("kind", "options"), OPTIONS)
 def test_losses_are_computed_where_student_and_batch_are(

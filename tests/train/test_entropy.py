@@ -34,6 +34,7 @@ def fused(logits: torch.Tensor, batch: Batch, **options: Any) -> torch.Tensor:
     return fused_distillation_loss(logits, torch.eye(logits.shape[-1]), batch, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_with_the_logits_of_draws_a_teacher_has_no_divergence_from_itself(
@@ -44,6 +45,7 @@ def test_with_the_logits_of_draws_a_teacher_has_no_divergence_from_itself(
         assert loss(logits, batch, temperature=temperature).item() == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_the_value_on_draws_is_an_unbiased_estimate_of_the_forward_kl(
@@ -71,6 +73,7 @@ def test_the_value_on_draws_is_an_unbiased_estimate_of_the_forward_kl(
     assert temperature**2 * entropy > 20 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperatures", [(1.0,), (1.0, 2.0)])
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_the_gradient_is_that_of_the_cross_entropy_to_the_bit(

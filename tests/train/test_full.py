@@ -87,6 +87,7 @@ def online_losses(
     return temperature**2 * divergence_of(divergence, t_NB, s_NB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ids", [300, 320])
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.37])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
@@ -186,6 +187,7 @@ def test_ids_that_the_teacher_lacks_lose_their_mass(tmp_path: Path) -> None:
         assert (logits.grad[batch["target_mask"]][:, 300:] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("what", ["peaked student", "-inf student", "-inf both"])
 def test_never_nan(tmp_path: Path, what: str, divergence: Divergence) -> None:
@@ -207,6 +209,7 @@ def test_never_nan(tmp_path: Path, what: str, divergence: Divergence) -> None:
     assert torch.isfinite(logits.grad).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -35,6 +35,7 @@ def make_trainer(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"label_names": ["nothing"]}, {"remove_unused_columns": False}]
 )
@@ -55,6 +56,7 @@ def test_the_evaluation_loss_is_the_mean_over_all_targets(
     assert found != pytest.approx(sum(means) / len(means), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_has_the_fingerprint_and_refuses_another_store(
     store: Store, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_arguments_that_would_be_ignored_are_refused(store: Store, tmp_path: Pat
         trainer.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize(("batch_size", "yielded"), [(None, "windows"), (4, "finished batches")])
 def test_a_trainer_without_collate_is_told_what_to_pass(

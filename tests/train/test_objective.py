@@ -121,6 +121,7 @@ def train_by_hand(store: Store, *, fused: bool = False, stop_after: int = 0) -> 
     return [float(one.detach().double().sum()) for one in trained.parameters()]
 
 
+@pytest.mark.slow
 def test_its_parameters_are_trained_and_resumed(store: Store) -> None:
     expected = train_by_hand(store)
     before = StudentWithObjective(make_student(), WithCosine(False))
@@ -172,6 +173,7 @@ def make_trainer(store: Store, directory: Path, objective: Objective, **options:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_trainers_own_optimizer_and_its_limit_of_gradients_know_its_parameters(
     store: Store, tmp_path: Path
 ) -> None:

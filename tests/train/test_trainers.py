@@ -58,6 +58,7 @@ def accumulations(trainer: str) -> tuple[int, ...]:
     return (1,) if trainer == "torchdata" else (1, ACCUMULATED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_training_goes_on_where_it_stopped(store: Store, tmp_path: Path, trainer: str) -> None:
     train, accumulated = TRAINERS[trainer], accumulations(trainer)[-1]
@@ -129,6 +130,7 @@ FUSED_TOLERANCE = 10 * TOLERANCE
 """A hundredth of what training changes: fused, the head's products are summed in another order."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", FUSING)
 def test_a_fused_loss_trains_what_logits_train(store: Store, tmp_path: Path, trainer: str) -> None:
     found = TRAINERS[trainer](str(store.root), str(tmp_path), fused=True, accumulated=ACCUMULATED)

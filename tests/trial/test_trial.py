@@ -28,6 +28,7 @@ def test_a_first_users_day_goes_well(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert printed.count("  ok\n") > 12
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_or_does_not_hold_is_said(tmp_path: Path) -> None:
     def outcome(program: Program, argument: object, problem: str | None = None) -> tuple[str, ...]:
         step = Step(name="one", program=program, arguments=[argument], claim=lambda _: problem)

@@ -116,5 +116,5 @@ class GgufTeacher(TransformersTeacher):
         """Return what is in the file, and how the model is run."""
         from transformers import AutoModelForCausalLM
 
-        kind = AutoModelForCausalLM._model_mapping[type(self._model_config)]
+        kind: Any = AutoModelForCausalLM._model_mapping[type(self._model_config)]
         return super().describe() | {"architecture": kind.__name__}

@@ -204,9 +204,9 @@ class PretrainedTeacher(Teacher):
         os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_KERNELS)
         self._model = self._read_weights()
         check_modules(self._model, self.config)
-        self._model.eval().requires_grad_(False)
+        frozen = self._model.eval().requires_grad_(False)
         if self.config.device_map is None:
-            self._model.to(self.device)
+            frozen.to(self.device)
         self._prepare()
 
     @abstractmethod

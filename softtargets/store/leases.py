@@ -1,0 +1,197 @@
+"""Who works in a place without locks: heartbeats of processes, and claims of what is to be done.
+
+    work/workers/ID     the heartbeat of a process, written every period with another content
+    work/leases/NAME    which process has a unit, or plans
+
+Leases save work, and nothing else depends on them: a unit that two processes run is recorded once.
+A process counts as dead when its heartbeat is gone, or when another has seen it unchanged for three
+periods by a clock of its own that never goes back. No two clocks are compared. Whoever claims what
+a dead process had replaces the claim that was read, so of several that try one succeeds.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import Event, Thread
+from uuid import uuid4
+
+from softtargets.errors import BusyError, SoftTargetsError, StoreError
+from softtargets.places.place import Place
+from softtargets.places.waiting import Waiting, this_process
+from softtargets.store.json_object import parse_object
+from softtargets.store.work_files import WORKERS
+
+PERIOD_SECONDS = 10.0
+"""Between two heartbeats."""
+_MISSED = 3
+"""Periods without another heartbeat after which a process counts as dead."""
+_LOOK_SECONDS = 1.0
+"""Between two looks at what another process has."""
+
+_log = logging.getLogger(__name__)
+
+
+class Leases:
+    """The heartbeat and the claims of this process, and what it has seen of others.
+
+    Args:
+        place: which keeps its promises of conditional puts.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._worker = uuid4().hex
+        self._seen: dict[str, tuple[str, float]] = {}
+        """The tags of others' heartbeats, and since when each is unchanged."""
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Show others that this process is alive.
+
+        Raises:
+            StoreError: the place cannot be reached at the beginning.
+        """
+        path, is_over = f"{WORKERS}/{self._worker}", Event()
+        self._beat(path, 0)
+
+        def keep_beating() -> None:
+            number = 0
+            while not is_over.wait(PERIOD_SECONDS):
+                number += 1
+                with _warned("others may take what this process has"):
+                    self._beat(path, number)
+
+        thread = Thread(target=keep_beating, name="softtargets-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            with _warned("others wait for what this process had"):
+                self._place.delete(path)
+
+    def _beat(self, path: str, number: int) -> None:
+        self._place.put(path, f"{this_process()}, heartbeat {number}\n".encode())
+
+    def others(self) -> list[str]:
+        """Return the other processes whose heartbeats are there, dead ones too."""
+        workers = [path.removeprefix(f"{WORKERS}/") for path in self._place.list(WORKERS)]
+        return [worker for worker in workers if worker != self._worker]
+
+    def is_dead(self, worker: str) -> bool:
+        """Return whether a process counts as dead, by what was seen so far and by another look."""
+        asked = time.monotonic()
+        found = self._place.get_tagged(f"{WORKERS}/{worker}")
+        if found is None:
+            return True
+        tag, since = self._seen.get(worker, ("", 0.0))
+        if tag != found[1]:
+            self._seen[worker] = found[1], time.monotonic()
+            return False
+        return asked - since >= _MISSED * PERIOD_SECONDS
+
+    def dead(self) -> list[str]:
+        """Watch all other processes until each counts as dead or has shown that it is alive."""
+        dead: list[str] = []
+        unknown = dict.fromkeys(self.others(), "")
+        while unknown:
+            for worker, tag in list(unknown.items()):
+                is_dead = self.is_dead(worker)
+                seen = self._seen.get(worker, ("", 0.0))[0]
+                if is_dead:
+                    dead.append(worker)
+                if is_dead or tag not in ("", seen):
+                    unknown.pop(worker)
+                else:
+                    unknown[worker] = seen
+            if unknown:
+                time.sleep(min(_LOOK_SECONDS, PERIOD_SECONDS))
+        return sorted(dead)
+
+    @contextmanager
+    def hold(self, path: str) -> Iterator[None]:
+        """Have a claim, and give it back.
+
+        Raises:
+            BusyError: a process that may be alive has it.
+        """
+        if not self._claim(path):
+            raise BusyError(
+                self._place.where(path),
+                expected="no other process that has it",
+                found=f"{self.holder(path) or 'one'}",
+                next_step="Wait until that process is done, or counts as dead.",
+            )
+        try:
+            yield
+        finally:
+            with _warned("others wait for what this process had"):
+                self._place.delete(path)
+
+    @contextmanager
+    def awaited(self, path: str, what: str, is_done: Callable[[], bool]) -> Iterator[None]:
+        """Have a claim as soon as no other process has it, or go on when it is of no use any more.
+
+        Args:
+            path: of the claim.
+            what: is waited for, for messages.
+            is_done: whether it is of no use any more.
+        """
+        waiting = Waiting(str(self._place), what, lambda: self.holder(path))
+        with ExitStack() as claim:
+            while not is_done():
+                try:
+                    claim.enter_context(self.hold(path))
+                    break
+                except BusyError:
+                    waiting.tell()
+                    time.sleep(min(_LOOK_SECONDS, PERIOD_SECONDS))
+            yield
+
+    def own_order(self, units: Sequence[int]) -> list[int]:
+        """Return units in an order in which few other processes have the same one first."""
+        start = int(self._worker[:8], 16) % max(1, len(units))
+        return [*units[start:], *units[:start]]
+
+    def holder(self, path: str) -> str:
+        """Return which process has a claim; nothing if none has."""
+        content = self._place.get(path)
+        return "" if content is None else self._parse(content, path)[1]
+
+    def _claim(self, path: str) -> bool:
+        own = json.dumps({"worker": self._worker, "holder": this_process()}).encode()
+        if self._place.put_if_absent(path, own):
+            return True
+        found = self._place.get_tagged(path)
+        if found is None:  # Given back just now.
+            return False
+        content, tag = found
+        worker, _ = self._parse(content, path)
+        return self.is_dead(worker) and self._place.put_if_match(path, own, tag)
+
+    def _parse(self, content: bytes, path: str) -> tuple[str, str]:
+        """Return the process that has a claim, by its id and in words."""
+        data = parse_object(content, self._place.where(path))
+        worker, holder = data.get("worker"), data.get("holder")
+        if not isinstance(worker, str) or not isinstance(holder, str):
+            raise StoreError(
+                self._place.where(path),
+                expected="a claim of softtargets, with the fields worker and holder",
+                found="something else",
+                next_step="Choose another output directory; this file was not touched.",
+            )
+        return worker, holder
+
+
+@contextmanager
+def _warned(consequence: str) -> Iterator[None]:
+    """Log an error and what follows from it; no work is lost."""
+    try:
+        yield
+    except SoftTargetsError as error:
+        _log.warning("%s So %s.", error, consequence)

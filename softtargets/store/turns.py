@@ -1,0 +1,84 @@
+"""Who plans and who has a unit, where several processes build a store: by locks, or by claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from softtargets.store.request import read_request_of
+from softtargets.store.work_files import LEASES, PLAN, PLAN_LEASE, PLAN_LOCK
+from softtargets.store.workplace import Workplace
+
+
+class Turns:
+    """The turns of this process among those that build the same store.
+
+    Args:
+        workplace: where the store is built.
+        is_joined: whether the process began beside others, and not as the only one.
+    """
+
+    def __init__(self, workplace: Workplace, *, is_joined: bool) -> None:
+        self._workplace = workplace
+        self._is_joined = is_joined
+
+    @property
+    def are_taken(self) -> bool:
+        """Return whether other processes may work on the same units."""
+        return self._is_joined or self._workplace.writes_once
+
+    def planning(self) -> AbstractContextManager[None]:
+        """Keep the other processes waiting, so that one of them plans for all.
+
+        Raises:
+            IdentityError: another store was begun in the place.
+        """
+        place = self._workplace.place
+        if self._workplace.writes_once:
+            # Two that plan nevertheless write the same.
+            return self._workplace.leases.awaited(
+                PLAN_LEASE,
+                "the plan of the units",
+                lambda: place.size(PLAN) is not None or self._workplace.is_complete,
+            )
+        return self._planning_locked() if self._is_joined else nullcontext()
+
+    @contextmanager
+    def _planning_locked(self) -> Iterator[None]:
+        workplace = self._workplace
+        with workplace.place.lock(PLAN_LOCK, wait_for="the plan of the units"):
+            found = read_request_of(workplace.place)
+            if found is None:
+                workplace.begin()
+            else:
+                workplace.check_request(found)
+            workplace.place.make_directory(LEASES)
+            yield
+
+    def own_order(self, units: Sequence[int]) -> Sequence[int]:
+        """Return units in the order in which this process asks for them.
+
+        A lock that is taken costs nothing to find so; a claim costs several requests.
+        """
+        is_claimed = self._workplace.writes_once
+        return self._workplace.leases.own_order(units) if is_claimed else units
+
+    def lease(self, unit: int) -> AbstractContextManager[object]:
+        """Hold a unit for this process while it works on it.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        if self._workplace.writes_once:
+            return self._workplace.leases.hold(_path(unit))
+        return self._workplace.place.lock(_path(unit))
+
+    def holder(self, unit: int) -> str:
+        """Return which process holds a unit, or held it last."""
+        if self._workplace.writes_once:
+            return self._workplace.leases.holder(_path(unit))
+        return self._workplace.place.lock_holder(_path(unit))
+
+
+def _path(unit: int) -> str:
+    return f"{LEASES}/unit-{unit:06d}"

@@ -1,0 +1,53 @@
+"""What the files of a build are called, and which of them may be removed when.
+
+Files of other names are never ours.
+"""
+
+from __future__ import annotations
+
+import re
+
+from softtargets.places.place import PROBE
+from softtargets.places.tree import TEMPORARY
+from softtargets.store.card import CARD_NAME
+from softtargets.store.layer_file import LAYERS_NAME
+from softtargets.store.manifest import MANIFEST_NAME
+from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.vocabulary import VOCABULARY_NAME
+
+REQUEST = "work/request.json"
+PLAN = "work/plan.json"
+RECORDS = "work/records"
+LOCK = "work/lock"
+WORKERS_LOCK = "work/workers.lock"
+PLAN_LOCK = "work/plan.lock"
+WORKERS = "work/workers"
+LEASES = "work/leases"
+PLAN_LEASE = f"{LEASES}/plan"
+
+WORK_DIRECTORIES = (RECORDS, "work/plan", LEASES, WORKERS, "work")
+_UNIT = r"unit-\d{6,}"
+_SHARD = rf"shards/{_UNIT}(-[0-9a-f]{{16}})?\.parquet"
+_PROBE = rf"{re.escape(PROBE)}-[0-9a-f]{{32}}"
+_WORKER = rf"{WORKERS}/[0-9a-f]{{32}}"
+_SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)))
+_LOCKS = r"work/(workers\.|plan\.)?lock"
+_MADE = rf"work/(plan\.json|drift\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
+_COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
+_WORK_DIRECTORY = r"work(/records|/plan|/leases|/workers)?"
+_LEASE = rf"{LEASES}/({_UNIT}|plan)"
+
+OF_REQUEST = re.compile(rf"({_MADE}|{_SHARD})({TEMPORARY})?")
+"""What is made for a request, and goes when another takes its place."""
+LEFTOVERS = re.compile(rf"({_COMMITTED}|{re.escape(REQUEST)}|{_MADE}|{_SHARD}){TEMPORARY}")
+"""What a process that died had begun to write."""
+WORK = re.compile(
+    rf"({re.escape(REQUEST)}|{_MADE})({TEMPORARY})?|{_LEASE}|{_WORKER}|{_LOCKS}|{_PROBE}"
+    rf"|{_WORK_DIRECTORY}/"
+)
+"""What a build keeps in `work`."""
+BEFORE_REQUEST = re.compile(
+    rf"{_LOCKS}|{re.escape(REQUEST)}{TEMPORARY}|{_WORKER}|{_PROBE}|({_WORK_DIRECTORY}|shards)/"
+)
+"""What a build that died before its request was written can have left; all of it is empty, or of
+processes alone."""

@@ -1,0 +1,134 @@
+"""Builds in an object store that several processes share, whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from softtargets import Store
+from softtargets.capture import BuildConfig, Progress, build, build_range, commit
+from softtargets.places import place_to_write, retries
+from softtargets.store import leases
+from tests.capture.test_ranges import DyingOnce, Marking, start
+from tests.fakes import FakeTeacher, build_config, build_store
+from tests.places.conformance import by_number, contents
+from tests.processes import Gate, held
+
+pytestmark = pytest.mark.slow
+PERIOD = 0.2
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beat often, and wait hardly at all before another attempt."""
+    monkeypatch.setattr(leases, "PERIOD_SECONDS", PERIOD)
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
+
+
+def hurry() -> None:
+    """Do the same in a process of its own."""
+    leases.PERIOD_SECONDS = PERIOD
+    retries.FIRST_WAIT = 0.001
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> dict[str, bytes | None]:
+    """The files of the same store in a directory."""
+    (tmp_path / "directory").mkdir()
+    return contents(build_store(tmp_path / "directory").location)
+
+
+class OffTeacher(FakeTeacher):
+    """A teacher whose numbers are another kernel's: not the same bytes, and as good."""
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        return super().logits(hidden_ND) * 1.01
+
+
+def drive(config: BuildConfig, teacher: FakeTeacher, url: str) -> None:
+    hurry()
+    build(config, teacher, place=place_to_write(url))
+
+
+def drive_range(config: BuildConfig, teacher: FakeTeacher, url: str) -> None:
+    hurry()
+    build_range(config, teacher, 0, None, place=place_to_write(url))
+
+
+def drive_through_gate(config: BuildConfig, teacher: FakeTeacher, url: str, gate: Gate) -> None:
+    def wait(progress: Progress) -> None:
+        if progress.num_tokens:
+            gate()
+
+    hurry()
+    build(config, teacher, wait, place=place_to_write(url))
+
+
+def test_workers_of_a_driver_give_the_same_store(
+    tmp_path: Path, object_url: str, expected: dict[str, bytes | None]
+) -> None:
+    place = place_to_write(object_url)
+    build(build_config(tmp_path, workers=2), FakeTeacher(), place=place)
+    assert by_number(contents(place)) == expected
+
+
+def test_drivers_at_once_share_the_units(
+    tmp_path: Path, object_url: str, expected: dict[str, bytes | None]
+) -> None:
+    """They begin with nothing planned; no unit is run twice, and each finds the store complete."""
+    config, read = build_config(tmp_path), tmp_path / "batches"
+    processes = [start(drive, config, Marking(read), object_url) for _ in range(2)]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    batches = read.read_text().splitlines()
+    assert len(batches) == len(set(batches))
+    assert by_number(contents(place_to_write(object_url))) == expected
+
+
+def test_ranges_are_committed(
+    tmp_path: Path, object_url: str, expected: dict[str, bytes | None]
+) -> None:
+    config = build_config(tmp_path)
+    processes = [start(drive_range, config, FakeTeacher(), object_url) for _ in range(2)]
+    for process in processes:
+        process.join()
+    place = place_to_write(object_url)
+    assert place.list("work/workers") == place.list("work/leases") == []
+    assert len(commit(place)) == len(Store.open(tmp_path / "directory" / "store"))
+    assert by_number(contents(place)) == expected
+
+
+def test_a_unit_of_a_process_that_is_killed_is_taken_by_another(
+    tmp_path: Path, object_url: str, expected: dict[str, bytes | None]
+) -> None:
+    config, place = build_config(tmp_path), place_to_write(object_url)
+    dying = start(drive, config, DyingOnce(tmp_path / "mark"), object_url)
+    dying.join()
+    assert dying.exitcode == -signal.SIGKILL
+    assert len(place.list("work/workers")) == len(place.list("work/leases")) == 1
+    build(config, FakeTeacher(), place=place)
+    assert by_number(contents(place)) == expected
+
+
+@pytest.mark.parametrize("teacher", [FakeTeacher(), OffTeacher()])
+def test_a_process_that_wakes_after_its_lease_changes_nothing(
+    tmp_path: Path, object_url: str, expected: dict[str, bytes | None], teacher: FakeTeacher
+) -> None:
+    """It is stopped in the middle of a unit, and goes on when the store is committed."""
+    config, place = build_config(tmp_path), place_to_write(object_url)
+    with held(drive_through_gate, config, teacher, object_url) as zombie:
+        os.kill(zombie.pid, signal.SIGSTOP)
+        try:
+            result = build(config, FakeTeacher(), place=place)
+            before = {path: place.get(path) for path in contents(place)}
+        finally:
+            os.kill(zombie.pid, signal.SIGCONT)
+    assert len(result.store) == len(Store.open(tmp_path / "directory" / "store"))
+    for path, content in before.items():
+        if not path.startswith("work/"):
+            assert place.get(path) == content
