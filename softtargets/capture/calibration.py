@@ -52,12 +52,14 @@ def find_drift(config: BuildConfig, teacher: Teacher, windows: Sequence[TokenWin
     assert config.reference is not None
     task = config.capture_task
     reference = check_local(task.teacher(config.reference), "--reference")
-    with ready_here(config, teacher) as loaded:
-        reference.load()
-        drift = measure_drift(loaded, reference, calibration_windows(windows), task.segments)
-    device = reference.device
-    del reference
-    free_memory(device)
+    loaded = ready_here(config, teacher)
+    reference.load()
+    drift = measure_drift(loaded, reference, calibration_windows(windows), task.segments)
+    devices = {loaded.device, reference.device}
+    # The build, or its workers, need the memory that these had.
+    del loaded, reference
+    for device in devices:
+        free_memory(device)
     return drift
 
 

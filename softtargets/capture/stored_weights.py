@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from softtargets.capture.build_config import BuildConfig
@@ -38,29 +36,27 @@ def read_weights(config: BuildConfig, teacher: Teacher) -> StoredWeights:
     keeps_head = config.hidden_states and config.capture_task.keeps_head
     if not keeps_head and not config.rerun_layers:
         return NO_WEIGHTS
+    loaded = ready_here(config, teacher)
     next_step = "Pass fewer --workers, or another --device."
-    with (
-        ready_here(config, teacher) as loaded,
-        enough_memory(loaded.name, "the weights to be stored", loaded.device, next_step),
-    ):
-        return StoredWeights(
+    with enough_memory(loaded.name, "the weights to be stored", loaded.device, next_step):
+        weights = StoredWeights(
             head=loaded.output_head() if keeps_head else None,
             layers=loaded.layer_weights(config.rerun_layers) if config.rerun_layers else None,
         )
+    if loaded is not teacher:
+        # Workers load their own, and need the memory that this one had.
+        device = loaded.device
+        del loaded
+        free_memory(device)
+    return weights
 
 
-@contextmanager
-def ready_here(config: BuildConfig, teacher: Teacher) -> Iterator[Teacher]:
-    """Yield a teacher that is loaded in this process, before its workers load their own.
+def ready_here(config: BuildConfig, teacher: Teacher) -> Teacher:
+    """Return a teacher that is loaded in this process; another one beside workers.
 
     Raises:
         TeacherError: it cannot be loaded.
     """
     loaded = teacher.for_worker(0) if config.workers > 1 else teacher
     loaded.load()
-    yield loaded
-    if loaded is not teacher:
-        # Workers load their own, and need the memory that this one had.
-        device = loaded.device
-        del loaded
-        free_memory(device)
+    return loaded

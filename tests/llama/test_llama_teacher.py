@@ -125,4 +125,4 @@ def test_smollm2_is_near_transformers() -> None:
     reference.load()
     drift = measure_drift(teacher, reference, windows(teacher), segments_of)
     assert drift.top1 > 0.85
-    assert drift.logprobs.mean < 0.2
+    assert drift.logprobs.mean < 0.4

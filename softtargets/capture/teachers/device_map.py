@@ -39,6 +39,18 @@ def check_device_map(config: TeacherConfig) -> None:
             )
         return
     parse_device_map(config.device_map)
+    _check_beside(config)
+    if find_spec("accelerate") is None:
+        raise InputError(
+            "--device-map",
+            expected="the package accelerate, which spreads models over devices",
+            found="it not installed",
+            next_step="Run: pip install 'softtargets[devices]'",
+        )
+
+
+def _check_beside(config: TeacherConfig) -> None:
+    """Check that nothing is asked for that a map of devices excludes."""
     for option, found in (
         ("--device", None if config.device == "auto" else config.device),
         ("--compile", "the option" if config.compile else None),
@@ -50,13 +62,6 @@ def check_device_map(config: TeacherConfig) -> None:
                 found=found,
                 next_step="Omit one of them.",
             )
-    if find_spec("accelerate") is None:
-        raise InputError(
-            "--device-map",
-            expected="the package accelerate, which spreads models over devices",
-            found="it not installed",
-            next_step="Run: pip install 'softtargets[devices]'",
-        )
 
 
 def parse_device_map(text: str) -> str | dict[str, str | int]:
