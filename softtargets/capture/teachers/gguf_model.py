@@ -114,7 +114,8 @@ class GgufTeacher(TransformersTeacher):
 
     def describe(self) -> dict[str, Any]:
         """Return what is in the file, and how the model is run."""
-        from transformers import AutoModelForCausalLM
+        import transformers
 
-        kind: Any = AutoModelForCausalLM._model_mapping[type(self._model_config)]
+        models = getattr(transformers, self.auto_class)._model_mapping
+        kind = models[type(self._model_config)]
         return super().describe() | {"architecture": kind.__name__}
