@@ -40,6 +40,7 @@ class TestOnDisk(Suite):
         return make(self.saved, MAPS["everything"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placed", MAPS)
 def test_what_is_on_disk_changes_no_bit(tiny_teacher: Path, placed: str) -> None:
     whole, spread = make(tiny_teacher, device="cpu"), make(tiny_teacher, MAPS[placed])

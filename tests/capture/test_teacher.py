@@ -172,6 +172,7 @@ def test_logits_are_the_models_own(family: str, dtype: str, load_both: LoadBoth)
         assert_near(torch.cat(chunks), logits_NV, NOISE[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_the_head_alone_is_not_enough(family: str, load_both: LoadBoth) -> None:

@@ -40,6 +40,8 @@ from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
 from tests.hub import COMMIT, serve_dataset
 from tests.object_store import KEY, SECRET, Bucket, Fault
 
+pytestmark = pytest.mark.slow
+
 SHARD = "shards/unit-000001.parquet"
 
 
@@ -261,7 +263,6 @@ def test_commands_read_remote_stores(store: Store, bucket: Bucket, tmp_path: Pat
     assert "expected a directory, or a URL of one of s3://" in refused.output
 
 
-@pytest.mark.slow
 def test_stores_are_derived_from_remote_ones(store: Store, bucket: Bucket, tmp_path: Path) -> None:
     for path, name in ((store.root, "here"), (bucket.copy(store), "there")):
         output = tmp_path / name
@@ -373,7 +374,6 @@ def read_all(store: Store, results: Connection) -> None:
         results.send(str(error))
 
 
-@pytest.mark.slow
 def test_a_store_on_the_hub(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.hf_file_system import HfFileSystem, HfFileSystemFile
 

@@ -36,6 +36,8 @@ from tests.capture.teacher_suite import KEEP, NOISE, TeacherSuite, windows
 from tests.fakes import build_config, write_corpus
 from tests.servers.tiny_server import Kind, TinyServer, serving
 
+pytestmark = pytest.mark.slow
+
 NUM_REQUESTS = 4
 LISTS_ALONE = dataclasses.replace(KEEP, label_logits=False)
 

@@ -19,6 +19,8 @@ from softtargets.errors import InputError, ServerError, SoftTargetsError, Teache
 from tests.capture.teacher_suite import KEEP, windows
 from tests.servers.tiny_server import Kind, TinyServer, serving
 
+pytestmark = pytest.mark.slow
+
 LISTS = {"vllm": "choices", "sglang": "meta_info"}
 Rows = list[Any]
 

@@ -64,6 +64,7 @@ def test_a_golden_store_is_read_to_the_same_arrays(name: str) -> None:
     assert verify(store.root).problems == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORES)
 def test_the_specification_is_enough_to_read_them(name: str) -> None:
     """A reader written from FORMAT.md alone finds the same."""

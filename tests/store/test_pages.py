@@ -53,6 +53,7 @@ def check(content: bytes, num_values: int) -> None:
     check_unpacked(memoryview(content), found, {0: range(len(content))}, ["a"], "here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: f"{path.parts[-4]}/{path.name}")
 def test_all_golden_files_are_read_to_their_last_page(path: Path) -> None:
     content, metadata = memoryview(path.read_bytes()), pq.read_metadata(path)

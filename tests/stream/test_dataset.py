@@ -341,6 +341,7 @@ def test_half_of_rank_and_world_size_is_refused(store: Store, options: dict[str,
         SoftTargetDataset(store, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

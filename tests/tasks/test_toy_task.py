@@ -342,6 +342,7 @@ def test_options_of_its_own_are_part_of_the_fingerprint(tmp_path: Path) -> None:
         build_toy(tmp_path, task=TextClasses(), output=tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_workers_build_the_same_store(store: Store, tmp_path: Path) -> None:
     other = build_toy(tmp_path, workers=2, output=tmp_path / "other").store
     assert [one.sha256 for one in other.manifest.shards] == [

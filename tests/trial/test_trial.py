@@ -43,6 +43,7 @@ def test_a_step_that_fails_or_does_not_hold_is_said(tmp_path: Path) -> None:
     assert outcome(print, 1, "not so")[0].startswith("not so: see ")
 
 
+@pytest.mark.slow
 def test_the_most_memory_of_a_step_is_known(tmp_path: Path) -> None:
     def peak(num_bytes: int) -> int:
         step = Step(name="one", program=operator.mul, arguments=[b"1", num_bytes])
