@@ -54,6 +54,7 @@ def run_sample(code: str) -> tuple[dict[str, Any], str]:
     return names, printed.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_PLANES)
 def test_the_first_sample_reads_every_store_with_id_planes(name: str) -> None:
     code = blocks("python")[0]

@@ -285,6 +285,7 @@ class Allergic(FakeTeacher):
         return hidden_BLD
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "message"),
     [

@@ -63,6 +63,7 @@ def test_a_body_keeps_what_brings_its_weights(tiny_teacher: Path) -> None:
     assert vars(teacher._body)["forward"] is own
 
 
+@pytest.mark.slow
 def test_auto_takes_what_there_is(tiny_teacher: Path, tmp_path: Path) -> None:
     config = build_config(tmp_path, hidden_states=True)
     auto = build(config, make(tiny_teacher, "auto")).store

@@ -85,6 +85,7 @@ def test_standard_errors_are_those_of_the_design(name: str) -> None:
     assert np.mean(squares) == pytest.approx(1, abs=0.45)
 
 
+@pytest.mark.slow
 def test_systematic_draws_have_less_than_the_errors_of_independent_ones() -> None:
     """The negative control of the test above."""
     selection = SELECTIONS["systematic"]

@@ -255,6 +255,7 @@ def test_such_a_store_is_rescored_like_others(tmp_path: Path) -> None:
     assert rescore(store.root, FakeTeacher(), 5).holds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_from_the_command_to_the_loss(tmp_path: Path, tiny_teacher: Path, dtype: str) -> None:
     """A student that is the teacher itself has no loss, at a temperature that no grid has."""

@@ -34,6 +34,7 @@ def build_near(directory: Path, selection: TopK) -> Store:
     return build(config, FakeTeacher()).store
 
 
+@pytest.mark.slow
 def test_it_is_built_verified_streamed_and_learned_from(tmp_path: Path) -> None:
     near = build_near(tmp_path / "near", Near(k=8))
     whole = build_near(tmp_path / "whole", TopK(k=8))

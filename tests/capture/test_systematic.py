@@ -22,6 +22,7 @@ from tests.capture.test_threshold import (
 from tests.windows import make_tokens, topk_schema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", [1, 8, 17])
 @pytest.mark.parametrize("name", ["random", "flat", "peaked", "rounded", "-inf", "one id"])
 def test_systematic_draws_are_unbiased_and_counts_are_rounded(name: str, num: int) -> None:

@@ -232,6 +232,7 @@ def test_a_scale_that_is_no_power_of_two_rounds_as_in_the_model(tmp_path: Path, 
         assert is_same == (dtype == "bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", ["Bert", "Gemma2", "Cohere", "Granite", "FalconH1", "Gemma3Text"]
 )
@@ -257,6 +258,7 @@ def test_a_head_that_is_no_linear_layer_is_not_stored(
         teacher.output_head()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_on_the_right_changes_nothing(family: str, load_both: LoadBoth) -> None:
     teacher, _ = load_both(family, "float32")

@@ -75,6 +75,7 @@ def test_a_store_is_sound_and_has_what_the_definition_says(
     assert num_segments >= len(store)
 
 
+@pytest.mark.slow
 def test_what_a_store_holds_does_not_depend_on_batches(tmp_path: Path) -> None:
     stores = []
     for batch_tokens in (16, 64, 4096):

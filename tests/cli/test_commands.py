@@ -100,6 +100,7 @@ def test_a_selection_is_built(
     assert "top" in run("info", store.root).output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -365,6 +366,7 @@ def test_fidelity_of_a_teacher_and_of_its_store(
     assert (tmp_path / "of-store" / "fidelity.md").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [

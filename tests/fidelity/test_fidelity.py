@@ -72,6 +72,7 @@ def full_distributions(sample: TeacherSample) -> torch.Tensor:
     return torch.cat([logits for _, logits in sample.chunks()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "selection",
     [TopK(k=5), Sampled(draws=Draws(num=7)), Hybrid(k=3), Threshold(draws=Draws(num=7))],
@@ -304,6 +305,7 @@ def test_a_student_depends_on_its_seed_alone(tmp_path: Path) -> None:
 KINDS = ("cached", "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_fresh_draws_differ_between_epochs_and_cached_ones_do_not(
     tmp_path: Path, number: int

@@ -105,6 +105,7 @@ def test_a_teacher_without_dropped_layers_is_the_teacher(
     assert mean_kl(shorter, shorter.top, other) > 0.1
 
 
+@pytest.mark.slow
 def test_students_of_a_seed_differ_in_their_targets_alone(
     cut_and_text: tuple[CutTeacher, Text], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def test_hypotheses_are_those_of_transformers_one_by_one(
             assert own["finished"] == (tokenizer.eos_token_id in answer.tolist())
 
 
+@pytest.mark.slow
 def test_an_interrupted_generation_goes_on_to_the_same_bytes(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +188,7 @@ def test_the_nearest_to_the_reference_is_kept(tmp_path: Path, model: Path) -> No
         assert own["bleu"] == round(sentence_bleu(own["de"], [reference["de"]]).score, 2)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_corpus_that_build_reads(tmp_path: Path, model: Path) -> None:
     corpus, path = save_pairs(tmp_path / "pairs.jsonl"), tmp_path / "own.jsonl"
     fields: list[str | Path] = [
@@ -212,6 +214,7 @@ def test_the_command_writes_a_corpus_that_build_reads(tmp_path: Path, model: Pat
     assert "5 reached --max-new-tokens" in dropped.output
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_chatbot_answers_the_last_turn_of_conversations(tmp_path: Path, chatbot: Path) -> None:
     corpus, path = tmp_path / "talks.jsonl", tmp_path / "own.jsonl"

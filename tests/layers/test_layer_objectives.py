@@ -139,6 +139,7 @@ class Eager:
         return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_map", [None, (0, 3)])
 def test_tinyberts_loss_is_the_sum_of_its_three(
     store: Store, saved: Saved, layer_map: tuple[int, ...] | None
@@ -169,6 +170,7 @@ def test_tinyberts_loss_is_the_sum_of_its_three(
     assert own.project_hidden.weight.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_heads", [None, 2, 8])
 def test_minilms_loss_is_that_of_its_relations(
     store: Store, saved: Saved, num_heads: int | None
@@ -208,6 +210,7 @@ def test_projections_are_always_the_same_at_first(store: Store) -> None:
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
+@pytest.mark.slow
 def test_logits_have_their_turn_at_the_end(tmp_path: Path, saved: Saved) -> None:
     store = make_store(tmp_path, saved)
     student = bert_student(store.targets.vocab_size)
@@ -228,6 +231,7 @@ def test_logits_have_their_turn_at_the_end(tmp_path: Path, saved: Saved) -> None
     assert trained(batch).item() == of_layers
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(tmp_path: Path, saved: Saved, store: Store) -> None:
     vocab_size = store.targets.vocab_size
     teacher = RerunLayers.of(store)

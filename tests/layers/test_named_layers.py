@@ -113,6 +113,7 @@ def test_other_formats_are_off_by_what_they_say(
         assert one.live < 1e-5 < one.stored <= one.bound < 4 * one.stored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "classes"])
 def test_states_of_another_layer_or_window_do_not_hold(
     tmp_path: Path, saved: Saved, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -175,6 +176,7 @@ def test_what_cannot_be_kept_is_refused(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_what_float16_cannot_hold_is_refused_and_named(tmp_path: Path, saved: Saved) -> None:
     teacher = make_teacher(saved("llama"), "llama")
     teacher.load()

@@ -155,6 +155,7 @@ def test_documents_that_share_a_row_do_not_see_each_other(tmp_path: Path, saved:
     assert not is_seen[segments[:, :, None] != segments[:, None, :]].any()
 
 
+@pytest.mark.slow
 def test_the_layers_are_part_of_the_fingerprint_and_go_with_derived_stores(
     tmp_path: Path, saved: Saved
 ) -> None:

@@ -59,6 +59,7 @@ def largest_difference(
     return worst
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("values", ["renormalised", "full"])
 def test_axolotl_rows_are_the_live_teachers(
@@ -180,6 +181,7 @@ def masked(windows: list[Window]) -> list[tuple[list[int], list[bool]]]:
     return [(tokens, own.tolist()) for tokens, own in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("export", "read", "renormalised"), TRAINERS)
 @pytest.mark.parametrize("kind", ["topk", "topk-lossless", "assistant-tokens"])
 def test_masks_and_gaps_keep_their_places(
@@ -209,6 +211,7 @@ def test_fewer_entries_are_the_first(
         export(store.root, tmp_path / "other", top_k=9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("export", [export_axolotl, export_distillkit])
 def test_draws_are_not_dropped_in_silence(tmp_path: Path, export: Any) -> None:
     hybrid = build_store(tmp_path, selection=Hybrid(k=8))

@@ -168,6 +168,7 @@ def test_damaged_files_are_refused_or_change_nothing(
     assert refused > DAMAGES / 2
 
 
+@pytest.mark.slow
 def test_plain_files_of_others_are_refused(store: Store, tmp_path: Path) -> None:
     foreign = write_rows(tmp_path / "rows.parquet", listed())
     with pytest.raises(CorpusError, match="metadata softtargets"):
@@ -185,6 +186,7 @@ def test_plain_files_of_others_are_refused(store: Store, tmp_path: Path) -> None
         import_plain([written], tmp_path / "back")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "change"),
     [

@@ -108,6 +108,7 @@ def loss_of(store: Store) -> torch.Tensor:
     return torch.stack(losses)
 
 
+@pytest.mark.slow
 def test_a_store_is_built_checked_streamed_and_learned(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:

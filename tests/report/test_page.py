@@ -68,6 +68,7 @@ def test_what_cannot_be_seen_is_shown() -> None:
     assert visible("\u0301") == "\u25cc\u0301"
 
 
+@pytest.mark.slow
 def test_windows_are_chosen(store: Store) -> None:
     ids = store.window_ids()
     page = report(store, window_ids=[ids[2][:12], ids[0]])
@@ -76,6 +77,7 @@ def test_windows_are_chosen(store: Store) -> None:
     assert "From 2 of" in report(store, most_windows=2)
 
 
+@pytest.mark.slow
 def test_a_store_behind_a_url_has_the_same_page(store: Store, bucket: Bucket) -> None:
     assert report(Store.open(bucket.copy(store))) == report(store)
 

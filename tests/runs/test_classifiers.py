@@ -228,6 +228,7 @@ def save_student(directory: Path, **changes: Any) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_an_encoder_without_classes_gets_those_of_the_store(settings: Make, tmp_path: Path) -> None:
     encoder = save_student(tmp_path / "encoder")
     for student in (encoder, encoder / "config.json"):
@@ -283,6 +284,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_figures_on_labels_are_left_out_where_no_label_is_known(built: Built) -> None:
     store, teacher = built("late")
     parts = (store.split(0.2, seed)[1] for seed in range(10))

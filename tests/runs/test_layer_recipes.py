@@ -142,6 +142,7 @@ def test_the_task_stage_goes_on_from_the_general_one(
     assert same(weights_of(tmp_path / "again"), weights_of(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_before_anything_is_written(
     settings: Make, bert: Path, tmp_path: Path
 ) -> None:

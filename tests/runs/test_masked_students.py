@@ -74,6 +74,7 @@ def test_a_student_is_nearer_to_the_teacher_than_its_twin(
     assert ("logits to cosine of hidden states as 7 to 1" in card) == (recipe is not None)
 
 
+@pytest.mark.slow
 def test_the_recipe_is_the_loss_of_distilbert(settings: Make) -> None:
     run = prepare(settings())
     batch = next(iter(SoftTargetDataset(run.store, batch_size=4)))
@@ -129,6 +130,7 @@ def test_a_student_has_positions_for_the_longest_window(
     prepare(settings(student=students[1]))
 
 
+@pytest.mark.slow
 def test_the_teacher_is_as_near_to_itself_as_can_be(settings: Make) -> None:
     before = train(prepare(settings(student="teacher[depth=2]", steps=1))).results["before"]
     assert abs(before["kl"]) < 1e-5

@@ -299,6 +299,7 @@ def test_a_run_in_bfloat16_with_less_memory(settings: Make, taught: Store, tmp_p
     assert weights_of(tmp_path / "run")["lm_head.weight"].dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_student_is_pushed_without_its_checkpoints(
     settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

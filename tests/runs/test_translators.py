@@ -53,6 +53,7 @@ def test_a_student_is_nearer_to_the_teacher_than_its_twin(settings: Make, tmp_pa
     assert trained.config.decoder_layers == 1
 
 
+@pytest.mark.slow
 def test_the_teacher_is_its_own_student(settings: Make, marian: Path) -> None:
     results = train(prepare(settings(student=str(marian), steps=1))).results
     assert abs(results["before"]["kl"]) < 1e-5
@@ -68,6 +69,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(settings: Make, tmp_pa
     assert same(weights_of(tmp_path / "run"), weights_of(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_before_anything_is_written(
     settings: Make, marian: Path, llama: Path, tmp_path: Path
 ) -> None:

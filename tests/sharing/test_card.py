@@ -289,6 +289,7 @@ def test_cards_are_a_function_of_the_manifest(store: Store, tmp_path: Path) -> N
     assert read(again.root / CARD_NAME) == read(store.root / CARD_NAME) == card_text(store.manifest)
 
 
+@pytest.mark.slow
 def test_what_was_measured_becomes_a_table(tmp_path: Path, tiny_teacher: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl")
     root = tmp_path / "store"

@@ -80,6 +80,7 @@ def test_what_is_pushed_is_pulled(store: Store, hub: Hub, tmp_path: Path) -> Non
     assert not hub.asked_for("GET", "/shards/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["topk-1.0", "topk-1.1", "topk-1.2", "with-output-head-1.1"])
 def test_stores_of_every_version_are_shared(name: str, hub: Hub, tmp_path: Path) -> None:
     root = Path(shutil.copytree(GOLDEN / name / "store", tmp_path / "store"))
@@ -119,6 +120,7 @@ def test_an_interrupted_push_sends_only_what_is_missing(store: Store, hub: Hub) 
     assert pushed_files(hub.datasets[NAME]) == files_of(store.root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_commits", [0, 1, 2])
 def test_a_manifest_comes_with_or_after_its_files(
     store: Store, hub: Hub, num_commits: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -141,6 +143,7 @@ def test_a_manifest_comes_with_or_after_its_files(
     check_every_commit(hub.datasets[NAME])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files_of_a_commit", [2, 100])
 def test_another_store_is_replaced_only_when_told_to(
     store: Store, hub: Hub, files_of_a_commit: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

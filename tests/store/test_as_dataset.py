@@ -54,6 +54,7 @@ def test_every_kind_has_the_rows_of_the_plain_export(name: str, tmp_path: Path) 
     assert list(dataset.features) == table.column_names
 
 
+@pytest.mark.slow
 def test_row_groups_are_its_shards(store: Store) -> None:
     dataset = store.as_dataset()
     assert dataset.num_shards == len(store.row_groups) > 3

@@ -119,6 +119,7 @@ def test_a_split_says_how_it_was_chosen(store: Store, tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_a_filter_keeps_sources_and_says_so(tmp_path: Path) -> None:
     store = two_sources(tmp_path)
     kept = filter_store(store.root, tmp_path / "kept", sources=["two.jsonl"])
@@ -253,6 +254,7 @@ def test_the_plain_layout_has_the_same_numbers(store: Store, tmp_path: Path) -> 
         export_plain(store.root, directory)
 
 
+@pytest.mark.slow
 def test_the_commands(tmp_path: Path) -> None:
     store = two_sources(tmp_path)
     one, two, merged = (tmp_path / name for name in ("one", "two", "merged"))

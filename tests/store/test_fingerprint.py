@@ -18,6 +18,7 @@ from tests.golden import GOLDEN, identity_of
 from tests.windows import topk_schema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["1.3", "1.03", "1.4", "1.10", "1." + "9" * 5000])
 def test_canonical_json_begins_with_1_3_and_goes_on(version: str) -> None:
     assert is_canonical(version)

@@ -44,6 +44,7 @@ WITH_ENTRIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ENTRIES)
 def test_log_probabilities_of_a_golden_store_stay(name: str) -> None:
     store = Store.open(GOLDEN / name / "store")

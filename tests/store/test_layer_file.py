@@ -77,6 +77,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_not_the_layers_is_damage(name: str) -> None:
     with pytest.raises(CorruptionError, match="here: expected"):

@@ -44,6 +44,7 @@ def make_store(directory: Path, head: HeadWeights | None = None, seed: int = 0) 
     return write_store(directory, schema, windows, head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("has_bias", [True, False])
 def test_it_comes_back_exactly(tmp_path: Path, dtype: DType, has_bias: bool) -> None:
@@ -215,6 +216,7 @@ def test_a_store_without_one_says_so(store: Store) -> None:
     assert not (store.root / "head.parquet").exists()
 
 
+@pytest.mark.slow
 def test_what_is_derived_keeps_it(tmp_path: Path) -> None:
     store, other = (make_store(tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 1)))
     merged = merge_stores([store.root, other.root], tmp_path / "merged")

@@ -88,6 +88,7 @@ def test_a_record_of_another_store_is_none(place: InMemory, identity: Mapping[st
         assert writer.recorded() == {0: counts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Conditional, InMemory])
 def test_a_build_begun_with_fixed_names_goes_on(tmp_path: Path, kind: type[InMemory]) -> None:
     """Earlier releases named shards by number everywhere, and put no fingerprint into records."""

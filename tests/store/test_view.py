@@ -76,6 +76,7 @@ def test_chosen_sources_are_read_and_no_others(sources: Store) -> None:
         sources.select(["0.jsonl"])[ids(sources.select(["1.jsonl"]))[0]]
 
 
+@pytest.mark.slow
 def test_row_groups_without_a_chosen_window_are_not_read(tmp_path: Path) -> None:
     store = build_sources(tmp_path)
     expected = ids(store.select(["2.jsonl"]))
@@ -93,6 +94,7 @@ def test_row_groups_without_a_chosen_window_are_not_read(tmp_path: Path) -> None
         again.split()
 
 
+@pytest.mark.slow
 def test_sources_without_statistics_are_read(
     sources: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def as_parquet(**columns: list[object]) -> bytes:
     return content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "found"),
     [

@@ -192,6 +192,7 @@ def test_the_order_follows_seed_and_epoch(store: Store) -> None:
     assert ids(SoftTargetDataset(store)) == [window.window_id for window in store]
 
 
+@pytest.mark.slow
 def test_persistent_workers_see_the_epoch(store: Store) -> None:
     dataset = SoftTargetDataset(store, shuffle=True)
     loader = DataLoader(
@@ -249,6 +250,7 @@ def test_the_epoch_after_a_resumed_one_is_whole(store: Store, num_workers: int) 
     assert len(list(loader)) == len(whole)
 
 
+@pytest.mark.slow
 def test_no_epoch_before_a_resumed_one_is_begun(store: Store) -> None:
     dataset = SoftTargetDataset(store, shuffle=True, batch_size=3)
     dataset.set_epoch(2)
@@ -413,6 +415,7 @@ def test_damage_is_raised_and_never_skipped(
         loaded_ids(SoftTargetDataset(store, shuffle=shuffle), num_workers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_only_what_is_damaged_is_skipped_if_asked(
     store: Store, other: Store, fault: Callable[..., None]

@@ -54,6 +54,7 @@ def test_an_epoch_has_every_window_once_by_default(stores: list[Store]) -> None:
     assert Counter(found) == Counter(list(owners(stores)))
 
 
+@pytest.mark.slow
 def test_every_epoch_has_the_shares_that_the_weights_ask_for(stores: list[Store]) -> None:
     mixture = Mixture(stores, [1, 1, 2], epoch_windows=30)
     assert mixture.counts == (8, 7, 15)
@@ -124,6 +125,7 @@ def test_every_place_is_found_without_those_before(
             assert abs(found_here[store] - count * step / total) < 2
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_the_plan_for_any_number_of_ranks(stores: list[Store]) -> None:
     mixture = Mixture(stores, [3, 1, 1])
     plan = SoftTargetDataset(mixture, shuffle=True, batch_size=8)

@@ -32,6 +32,7 @@ def windows_of(order: EpochOrder, start: int = 0) -> tuple[Places, Places]:
     return np.concatenate(groups), np.concatenate(rows)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(1, 9), min_size=1, max_size=20),
     st.booleans(),
@@ -104,6 +105,7 @@ def test_a_larger_window_shuffles_better_up_to_a_uniform_permutation() -> None:
     assert shuffle_quality(*windows_of(corpus), np.array(sizes)).mean_displacement == 0
 
 
+@pytest.mark.slow
 def test_the_shuffle_of_few_windows_is_uniform() -> None:
     # 3 row groups of 1 and 2 windows: 5! orders, some only reached across row groups.
     sizes = [1, 2, 2]

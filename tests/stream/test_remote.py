@@ -43,6 +43,7 @@ def check_same(found: Any, expected: Any) -> None:
                 assert value == other[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_threads", [0, 1, 4])
 def test_a_remote_stream_is_the_local_one(store: Store, bucket: Bucket, num_threads: int) -> None:
     options: dict[str, Any] = {"shuffle": True, "seed": 3, "batch_size": 4, "shuffle_groups": 2}
@@ -95,6 +96,7 @@ def test_stats_tell_of_cache_and_network(store: Store, bucket: Bucket, tmp_path:
     assert second.cache_misses == second.fetched_bytes == second.retries == 0
 
 
+@pytest.mark.slow
 def test_damage_afar_is_raised_or_skipped(store: Store, bucket: Bucket) -> None:
     url = bucket.copy(store)
     flip(bucket.directory / "store" / SHARD, 100)

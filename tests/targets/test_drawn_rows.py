@@ -23,6 +23,7 @@ def make_table(rng: np.random.Generator, kind: str) -> tuple[list[Window], pa.Ta
     return windows, encode(windows, arrow_schema(schema, "f" * 64, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 60, 1 << 20])
 @pytest.mark.parametrize("kind", SAMPLED)
 def test_rows_have_the_samples_of_their_window_however_many_are_unpacked_at_once(

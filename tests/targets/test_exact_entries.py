@@ -64,6 +64,7 @@ def test_no_entry_is_further_than_half_a_step(logits_TK: np.ndarray) -> None:
     assert (np.diff(unpacked.logits_TK, axis=1) <= 0).all()
 
 
+@pytest.mark.slow
 @given(sorted_logits)
 def test_lossless_mode_changes_nothing(logits_TK: np.ndarray) -> None:
     unpacked = packed_of(targets_of(logits_TK.tolist()), lossless=True).unpack()

@@ -75,6 +75,7 @@ finite = hnp.arrays(
 )
 
 
+@pytest.mark.slow
 @given(finite)
 def test_bfloat16_and_float32_are_exact(values_RD: np.ndarray) -> None:
     """Bit for bit: the smallest numbers and the sign of zero too."""

@@ -37,6 +37,7 @@ def schema_of(**parts: Any) -> TargetSchema:
     return TargetSchema(**(defaults | parts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_json_form_follows_the_schema_and_comes_back(kind: str) -> None:
     schema = KINDS[kind]

@@ -112,6 +112,7 @@ def assert_within_steps(found: SoftTargets, given: SoftTargets, schema: TargetSc
         assert np.abs(found.samples.logits_S - own_S).max(initial=0) <= step / 2 + 1e-4
 
 
+@pytest.mark.slow
 @given(
     num_draws=st.integers(1, 12),
     vocab_size=st.integers(1, 40),

@@ -30,6 +30,7 @@ def copies_of(teacher: MaskedTeacher, text: str = TEXT, **options: Any) -> list[
     return list(Augmenter(teacher, Augmentation(**options)).copies(text))
 
 
+@pytest.mark.slow
 def test_every_word_of_one_token_becomes_the_likeliest_other(model: Path) -> None:
     """Compared with the model itself, word by word."""
     teacher = masked_teacher(model)

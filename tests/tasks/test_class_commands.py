@@ -68,6 +68,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs(command: str, built: Path, teacher: Path, tmp_path: Path) -> None:
     words, said = COMMANDS[command]
@@ -223,6 +224,7 @@ BAD: dict[str, tuple[Callable[[], list[dict[str, Any]]], list[str], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_refused_with_one_paragraph_and_nothing_is_written(
     what: str, teacher: Path, tmp_path: Path

@@ -40,6 +40,7 @@ def fields(model: Path, tmp_path: Path) -> list[str | Path]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_texts_are_read_and_written_in_the_languages_that_are_named(
     model: Path, tmp_path: Path
 ) -> None:

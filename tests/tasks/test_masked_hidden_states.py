@@ -72,6 +72,7 @@ def test_the_stored_head_gives_the_models_own_logits(
         assert (batch["hidden_states"][~is_there] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["targets", "tokens"])
 def test_the_whole_distribution_is_a_target_at_any_temperature(
     tmp_path: Path, save: Save, rows: Any
@@ -93,6 +94,7 @@ def test_the_whole_distribution_is_a_target_at_any_temperature(
     torch.testing.assert_close(loss(other), expected, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"hidden_rows": "tokens"}])
 def test_the_teacher_as_its_own_student_has_no_angle_and_no_loss(
     tmp_path: Path, save: Save, options: Options
@@ -156,6 +158,7 @@ def test_int8_states_are_those_within_a_step(tmp_path: Path, save: Save, rows: A
     assert -1e-6 < angle < float(most.mean()) + 1e-6
 
 
+@pytest.mark.slow
 def test_a_student_of_another_width_or_a_store_without_states_is_refused(
     tmp_path: Path, save: Save
 ) -> None:
@@ -189,6 +192,7 @@ def test_rows_and_values_need_hidden_states(tmp_path: Path, save: Save) -> None:
         build(config, masked_teacher(save("Bert")))
 
 
+@pytest.mark.slow
 def test_tokens_have_their_own_vectors_whatever_the_batch(tmp_path: Path, save: Save) -> None:
     teacher = masked_teacher(save("Roberta"))
     store = build_hidden(tmp_path, save("Roberta"), hidden_rows="tokens")

@@ -130,6 +130,7 @@ def test_a_mask_is_a_function_of_content_seed_and_copy() -> None:
         assert not np.array_equal(first.positions_T, other.positions_T)
 
 
+@pytest.mark.slow
 def test_rare_tokens_are_masked_as_much_more_often_as_their_weights_say() -> None:
     documents = [np.repeat(IDS[:2], (128, 1))]
     weights_W = token_weights(documents, 1005, (0, MASK))

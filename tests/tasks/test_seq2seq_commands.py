@@ -250,6 +250,7 @@ def test_every_trainer_takes_a_step(
         assert len(found["steps"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["Marian", "Bart"])
 def test_a_head_with_a_bias_added_after_it_is_not_fused(tmp_path: Path, family: str) -> None:
     """transformers adds it to the logits, where no fused loss sees it."""

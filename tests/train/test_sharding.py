@@ -29,6 +29,7 @@ def test_no_trainer_shares_windows_twice_in_silence(store: Store, tmp_path: Path
         assert "IterableDatasetShard" in raised["shard, worker"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_one_process_may_pass_a_dataset_to_accelerate_as_it_is(
     store: Store, num_workers: int

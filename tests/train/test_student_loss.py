@@ -69,6 +69,7 @@ def test_the_gradients_are_those_by_logits(batch: Batch, make: Any) -> None:
     assert student(input_ids=batch["input_ids"]).logits.shape[-1] == 300
 
 
+@pytest.mark.slow
 def test_auto_fuses_where_logits_are_many(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     student, rows = make_student(), batch["input_ids"].numel()
 

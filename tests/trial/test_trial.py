@@ -53,6 +53,7 @@ def test_the_most_memory_of_a_step_is_known(tmp_path: Path) -> None:
     assert taken < peak(taken) - peak(0) + 10_000_000 < peak(taken) < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_a_teacher_in_other_parts_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
