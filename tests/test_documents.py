@@ -53,6 +53,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: Path) -> P
     return directory
 
 
+@pytest.mark.slow
 def test_readme_opens_with_two_commands_that_exist() -> None:
     first = code_blocks("README.md", "sh")[0]
     commands = re.findall(r"^make (\w+)", first, flags=re.MULTILINE)

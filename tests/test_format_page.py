@@ -225,6 +225,7 @@ def test_the_formula_of_the_transform_gives_the_stored_logits() -> None:
         np.testing.assert_allclose(found_TK, window.targets.logits_TK, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORES)
 def test_columns_have_the_physical_types_of_the_page_and_are_required(name: str) -> None:
     store = STORES[name]

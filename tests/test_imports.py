@@ -271,6 +271,7 @@ def test_losses_are_imported_without_a_trainer() -> None:
     subprocess.run([sys.executable, "-c", f"{script}; assert not found, found"], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # Of a module of torch that TRL imports.
 def test_every_public_name_of_train_resolves() -> None:
     for name in train.__all__:

@@ -68,6 +68,7 @@ def test_what_holds_no_secret_stays(text: str) -> None:
     assert Secrets(text).hide(f"cannot open '{text}'.") == f"cannot open '{text}'."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", [url for url in SHOWN if " " not in url])
 @pytest.mark.parametrize("sentence", ["{}", "cannot open '{}', of 3", "where={}: no", "a {} b {}"])
 def test_urls_are_found_in_a_text(url: str, sentence: str) -> None:

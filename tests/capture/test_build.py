@@ -100,6 +100,7 @@ def test_every_selection_makes_a_sound_store_whatever_the_batches(
             assert np.array_equal(first.samples.counts_S, second.samples.counts_S)
 
 
+@pytest.mark.slow
 def test_draws_differ_between_windows_and_seeds(tmp_path: Path) -> None:
     drawn = []
     for seed in (0, 1):

@@ -298,6 +298,7 @@ def test_a_document_without_end_is_refused_with_its_size(
     assert [len(content) for content, _, _ in read(lines)] == [1, 3_000_000, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl.zst", "a.jsonl.gz", "a.parquet"])
 def test_what_grows_too_much_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -315,6 +316,7 @@ def test_what_grows_too_much_is_refused(
         read(path)
 
 
+@pytest.mark.slow
 def test_a_page_of_zst_is_unpacked_in_pieces(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.zst"
     path.write_bytes(zstandard.compress(bytes(300 << 20)))

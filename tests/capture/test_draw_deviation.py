@@ -104,6 +104,7 @@ def test_a_bias_that_the_errors_of_independent_draws_would_hide_is_found() -> No
     assert min(off) > 5 > max(hidden)
 
 
+@pytest.mark.slow
 def test_a_number_of_draws_that_is_always_rounded_down_is_found() -> None:
     """The ids are as likely as they should be, and yet the estimates are too small in the mean."""
     selection = SELECTIONS["threshold"]

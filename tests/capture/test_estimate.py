@@ -179,6 +179,7 @@ def test_a_budget_that_cannot_be_kept_is_refused(tmp_path: Path, tiny_teacher: P
         assert f"found {given[0]}" in result.output
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, tiny_teacher: Path) -> None:
     (tmp_path / "text.txt").write_text("Twas brillig, and the slithy toves did gyre and gimble.")
     options = (

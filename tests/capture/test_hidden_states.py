@@ -96,6 +96,7 @@ def test_in_packed_windows_they_are_those_of_each_document_alone(tmp_path: Path)
             start += length
 
 
+@pytest.mark.slow
 def test_it_is_the_same_store_however_it_is_built(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -119,6 +120,7 @@ def test_workers_make_the_same_store(tmp_path: Path, expected: dict[str, bytes])
     assert files_of(config.output) == expected
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_is_continued(tmp_path: Path, expected: dict[str, bytes]) -> None:
     config = build_config(tmp_path, hidden_states=True)
 

@@ -23,6 +23,7 @@ def expected(tmp_path: Path) -> dict[str, bytes]:
     return shard_bytes(build_store(tmp_path / "whole").root)
 
 
+@pytest.mark.slow
 def test_ranges_in_any_order_make_the_same_store(
     tmp_path: Path, expected: dict[str, bytes]
 ) -> None:
@@ -47,6 +48,7 @@ def test_ranges_in_any_order_make_the_same_store(
     assert commit(config.output).fingerprint == store.fingerprint
 
 
+@pytest.mark.slow
 def test_a_whole_build_does_what_ranges_left(tmp_path: Path, expected: dict[str, bytes]) -> None:
     config = build_config(tmp_path)
     build_range(config, FakeTeacher(), 1, 3)

@@ -104,6 +104,7 @@ def test_the_mean_over_redraws_is_within_the_bound(
     assert excess(logits_V, selection, schema, temperature, e) < NUM_ERRORS
 
 
+@pytest.mark.slow
 def test_coarser_steps_would_be_noticed() -> None:
     """The second id's logit lies 1/32 nat off a step of 1/16: what was wrong once."""
     selection = Sampled(draws=Draws(num=DRAWS))

@@ -93,6 +93,7 @@ def test_a_store_agrees_with_its_teacher(tmp_path: Path, values: str, teacher: F
             assert one.live.largest > 1e-3
 
 
+@pytest.mark.slow
 def test_what_keeping_k_entries_loses_is_measured(tmp_path: Path) -> None:
     """Against the dense distribution: an exact head, and the tail's mass spread evenly."""
     store = build_store(tmp_path, values="float32", temperatures=(2.0,))
@@ -225,6 +226,7 @@ def test_another_teacher_or_tokenizer_is_refused(store: Store) -> None:
         rescore(GOLDEN / "topk-without-tail-1.1" / "store", FakeTeacher(), 5)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, tiny_teacher: Path) -> None:
     (tmp_path / "text.txt").write_text("Twas brillig, and the slithy toves did gyre and gimble.")
     store = tmp_path / "store"

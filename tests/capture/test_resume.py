@@ -152,6 +152,7 @@ def test_sigkill_at_any_write_shows_the_old_state_or_the_new(tmp_path: Path) -> 
     assert kills == num_writes(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_calls", [0, 3])
 def test_a_build_without_a_finished_unit_may_begin_anew_otherwise(
     tmp_path: Path, num_calls: int
@@ -209,6 +210,7 @@ def test_a_second_build_is_told_who_holds_the_store(tmp_path: Path) -> None:
     assert verify(config.output).is_sound
 
 
+@pytest.mark.slow
 def test_units_do_not_depend_on_the_order_they_were_done_in(tmp_path: Path) -> None:
     config = build_config(tmp_path)
     (tmp_path / "whole").mkdir()
@@ -224,6 +226,7 @@ def test_units_do_not_depend_on_the_order_they_were_done_in(tmp_path: Path) -> N
     assert shard_bytes(config.output) == expected
 
 
+@pytest.mark.slow
 def test_a_record_whose_shard_is_gone_or_cut_does_not_count(tmp_path: Path) -> None:
     config = build_config(tmp_path)
     (tmp_path / "whole").mkdir()

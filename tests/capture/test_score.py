@@ -59,6 +59,7 @@ def test_batches_hold_every_window_once_within_the_budget(
         assert widths == sorted(widths, reverse=True)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(2, 40), st.integers(1, 60)), max_size=30))
 def test_batches_of_two_lengths_hold_every_window_once_within_the_budget(
     lengths: list[tuple[int, int]],
@@ -151,6 +152,7 @@ def test_too_large_batches_are_halved_until_they_fit() -> None:
         np.testing.assert_allclose(window.targets.logits_TK, other.targets.logits_TK, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message",
     [

@@ -217,6 +217,7 @@ def test_the_stored_head_gives_the_models_own_logits(
             assert not torch.equal(hidden_ND @ head.weight_VD.T, own_NV)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_scale_that_is_no_power_of_two_rounds_as_in_the_model(tmp_path: Path, dtype: str) -> None:
     """Granite divides by it: multiplying by its inverse gives other numbers now and then."""

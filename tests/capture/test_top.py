@@ -35,6 +35,7 @@ def test_equal_logits_are_kept_by_rising_id(
     assert_stable(logits_NV, min(k or shape[1], shape[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 16, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_logits_of_every_format_are_kept_as_a_stable_sort_does(dtype: torch.dtype, k: int) -> None:
@@ -43,6 +44,7 @@ def test_logits_of_every_format_are_kept_as_a_stable_sort_does(dtype: torch.dtyp
     assert_stable(logits_NV, k)
 
 
+@pytest.mark.slow
 @given(
     arrays.arrays(
         np.float32,

@@ -105,6 +105,7 @@ def build_toy(directory: Path, **changes: Any) -> Store:
     return build(build_config(directory, **(options | changes)), Bigrams()).store
 
 
+@pytest.mark.slow
 def test_it_is_built_verified_streamed_and_learned_from(tmp_path: Path) -> None:
     store = build_toy(tmp_path, values="float32")
     assert verify(store.root).is_sound
@@ -120,6 +121,7 @@ def test_it_is_built_verified_streamed_and_learned_from(tmp_path: Path) -> None:
         assert distillation_loss(logits_BLV.roll(1, dims=1), batch) > 0.1
 
 
+@pytest.mark.slow
 def test_steps_serve_it_too(tmp_path: Path) -> None:
     store = build_toy(tmp_path)
     assert verify(store.root).is_sound

@@ -58,6 +58,7 @@ def test_overlapping_pieces_begin_before_the_end_of_the_last() -> None:
     assert [text for text, _, _ in cut("abcd", overlap=3)[0]] == ["abcd"]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 60), st.integers(2, 12), st.data())
 def test_with_overlap_every_token_is_a_target_once(
     num_tokens: int, length: int, data: st.DataObject
@@ -76,6 +77,7 @@ def test_with_overlap_every_token_is_a_target_once(
     assert targets == dict.fromkeys(range(1, num_tokens), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"overlap": 2}, {"kind": "truncate"}])
 def test_other_windows_make_another_store(tmp_path: Path, options: dict[str, Any]) -> None:
     for name in ("a", "b"):
@@ -152,6 +154,7 @@ def test_documents_of_two_files_share_no_window() -> None:
     assert [one.source for one in windows] == ["s", "t"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.text("abcdef", max_size=20), max_size=12), st.integers(2, 9), st.data())
 def test_packing_trains_on_what_splitting_trains_on(
     texts: list[str], length: int, data: st.DataObject

@@ -49,6 +49,7 @@ def test_every_command_and_every_option_has_help() -> None:
     assert run("--version").output.startswith("softtargets, version ")
 
 
+@pytest.mark.slow
 def test_build_verify_info(tmp_path: Path, build_arguments: list[str | Path]) -> None:
     first = run(*build_arguments)
     assert first.exit_code == 0
@@ -133,6 +134,7 @@ def test_threshold_draws_are_built(
     assert run("plan", *asked, *options).exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "drawn_at"), [([], 1), (["--temperature", "2", "--temperature", "3"], 2)]
 )
@@ -218,6 +220,7 @@ def foreign_output(directory: Path, arguments: list[str | Path]) -> list[str | P
     return replace("--output", "{dir}/mine")(directory, arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -263,6 +266,7 @@ def test_bad_input_gets_one_clear_paragraph(
     assert (output / "work" / "plan.json").is_file() or not output.exists()
 
 
+@pytest.mark.slow
 def test_another_fingerprint_is_refused_and_the_store_stays(
     tmp_path: Path, build_arguments: list[str | Path]
 ) -> None:

@@ -75,6 +75,7 @@ def test_every_kind_is_shown(tmp_path: Path, kind: str) -> None:
     assert run("inspect", root, "--position", str(last)).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_plain_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     store = hostile_store(tmp_path / "store")

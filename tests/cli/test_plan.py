@@ -32,6 +32,7 @@ def planned(tmp_path: Path, tiny_teacher: Path) -> list[str | Path]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_conversation_is_printed_with_its_targets_marked(planned: list[str | Path]) -> None:
     result: Result = run(*planned)
     assert result.exit_code == 0, result.output
@@ -43,6 +44,7 @@ def test_a_conversation_is_printed_with_its_targets_marked(planned: list[str | P
     assert "1 conversation in part, by the chat template" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_json_has_it_whole_with_what_is_left_out(planned: list[str | Path]) -> None:
     found = json.loads(run(*planned, "--json").stdout)
     before, target, after = found["conversation"]

@@ -27,6 +27,7 @@ def test_lines_and_cells_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(table.columns[1].cells) == [cell(HOSTILE)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(COMMANDS.glob("*.py")), ids=lambda path: path.name)
 def test_one_file_alone_writes_to_the_terminal(path: Path) -> None:
     calls = [

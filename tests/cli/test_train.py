@@ -34,6 +34,7 @@ def _own_random_numbers() -> Any:
         yield
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_it_resolved_and_writes_nothing(
     arguments: list[str | Path], tmp_path: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_an_interrupted_generation_goes_on_to_the_same_bytes(
     assert generate(config, translator(model)).was_complete
 
 
+@pytest.mark.slow
 def test_what_was_begun_otherwise_or_is_held_or_is_somebody_elses_is_left_alone(
     tmp_path: Path, model: Path
 ) -> None:
@@ -323,6 +324,7 @@ def test_a_teacher_that_does_not_write_is_refused(tmp_path: Path) -> None:
     assert "expected a model that writes" in result.output
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_cut_by_the_limit_is_no_end(tmp_path: Path) -> None:
     """Even if the model's own settings force an end there."""
     directory = save_translator(tmp_path / "model", "Marian")

@@ -196,6 +196,7 @@ def test_minilms_loss_is_that_of_its_relations(
     assert list(own.parameters()) == []
 
 
+@pytest.mark.slow
 def test_projections_are_always_the_same_at_first(store: Store) -> None:
     made = []
     for seed in (0, 1):

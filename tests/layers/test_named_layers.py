@@ -65,6 +65,7 @@ def test_each_number_is_the_input_of_that_layer(
         assert (found[~is_there] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_last_one_is_what_the_last_layer_puts_out(tmp_path: Path, saved: Saved) -> None:
     """Before the norm that follows it: with this, it is the last hidden state."""
     store = build_layers(tmp_path, saved("llama"), "llama", layers=(NUM_LAYERS,))
@@ -126,6 +127,7 @@ def test_states_of_another_layer_or_window_do_not_hold(
     assert not report.holds
 
 
+@pytest.mark.slow
 def test_a_crash_in_between_changes_neither_bytes_nor_errors(tmp_path: Path, saved: Saved) -> None:
     options: dict[str, Any] = {"layers": (1,), "layer_values": "int8", "unit_tokens": 100}
     once, again = (
@@ -135,6 +137,7 @@ def test_a_crash_in_between_changes_neither_bytes_nor_errors(tmp_path: Path, sav
     assert all("rounding" not in shard.run for shard in once.manifest.shards)
 
 
+@pytest.mark.slow
 def test_a_classifier_keeps_its_last_hidden_states_too(tmp_path: Path, saved: Saved) -> None:
     store = build_layers(
         tmp_path, saved("classes"), "classes", hidden_states=True, layers=(1,), layer_values="int8"

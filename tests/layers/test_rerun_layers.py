@@ -129,6 +129,7 @@ def test_a_rounded_input_moves_them_by_no_more_than_its_rounding_does(
     assert float(apart.square().mean().sqrt()) < most * float(scale)
 
 
+@pytest.mark.slow
 def test_a_teacher_in_bfloat16_is_run_again_in_bfloat16(tmp_path: Path, saved: Saved) -> None:
     store = build_layers(
         tmp_path, saved("bert"), "bert", "bfloat16", rerun_layers=(1,), layers=(2,)

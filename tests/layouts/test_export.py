@@ -83,6 +83,7 @@ def test_axolotl_rows_are_the_live_teachers(
     assert config["kd_prepared_targets_alignment"] == "current"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value_format", ["float32", "float16"])
 def test_distillkit_rows_are_the_live_teachers(
     store: Store, tmp_path: Path, value_format: Any
@@ -105,6 +106,7 @@ def test_distillkit_rows_are_the_live_teachers(
     assert num_positions == store.num_positions
 
 
+@pytest.mark.slow
 def test_distillkits_own_loader_and_collator_take_the_rows(store: Store, tmp_path: Path) -> None:
     """Its `collate_packed_batch` makes a tensor of every column, `_load_dataset` drops unlike rows.
 
@@ -150,6 +152,7 @@ TRAINERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("export", "read", "renormalised"), TRAINERS)
 def test_documents_that_share_a_window_become_rows(
     tmp_path: Path, export: Export, read: Any, renormalised: bool
@@ -196,6 +199,7 @@ def test_masks_and_gaps_keep_their_places(
         assert trained == set(np.flatnonzero(mask).tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("export", "read", "renormalised"), TRAINERS)
 def test_fewer_entries_are_the_first(
     store: Store, tmp_path: Path, export: Any, read: Any, renormalised: bool

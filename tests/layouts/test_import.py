@@ -120,6 +120,7 @@ def test_the_card_says_what_is_known(store: Store, tmp_path: Path) -> None:
     assert "before anything was rounded" not in card
 
 
+@pytest.mark.slow
 def test_windows_of_one_document_keep_their_ids(store: Store, tmp_path: Path) -> None:
     for written, layout in (
         (export_axolotl(store.root, tmp_path / "a", values="full"), Axolotl()),
@@ -334,6 +335,7 @@ def test_distillkits_own_captures_are_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(window.targets.logprobs_TK(), [LOGPROBS] * 3, rtol=2**-7)
 
 
+@pytest.mark.slow
 def test_arrow_files_of_datasets_are_read(tmp_path: Path) -> None:
     """As `axolotl preprocess` and `save_to_disk` leave them."""
     datasets.disable_progress_bars()
@@ -379,6 +381,7 @@ def test_a_tokenizer_that_is_unknown_is_not_the_students(tmp_path: Path) -> None
         SoftTargetDataset(store, tokenizer=byte_tokenizer())
 
 
+@pytest.mark.slow
 def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softtargets.layouts.listed_import.UNIT_TOKENS", 40)
     path = write_rows(tmp_path / "rows.parquet", listed(100))
@@ -406,6 +409,7 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     assert again == shard_bytes(whole.root)
 
 
+@pytest.mark.slow
 def test_the_import_command(store: Store, tmp_path: Path) -> None:
     byte_tokenizer().save_pretrained(tmp_path / "tokenizer")
     run("export", store.root, tmp_path / "a", "--to", "axolotl", "--log-probabilities", "full")

@@ -136,6 +136,7 @@ def test_packed_buffers_of_arrow_are_refused(tmp_path: Path) -> None:
     assert len(import_lists([tmp_path / "plain.arrow"], tmp_path / "store", Axolotl(), FULL)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [-1, 1 << 53, 1.5, None])
 def test_counts_that_no_manifest_has_are_refused(count: Any, store: Store, tmp_path: Path) -> None:
     path = sorted(export_plain(store.root, tmp_path / "plain").glob("part-*"))[0]

@@ -60,6 +60,7 @@ BAD_ROWS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BAD_ROWS))
 def test_a_bad_row_is_named_and_nothing_is_written(name: str, tmp_path: Path) -> None:
     columns, stated, message = BAD_ROWS[name]

@@ -66,6 +66,7 @@ class TestObjectStore(WritingTests):
         assert not place.put_if_match(SHARD, b"ours", tag[1])
         assert place.get("new") == place.get(SHARD) == b"theirs"
 
+    @pytest.mark.slow
     def test_a_server_that_writes_whatever_the_condition_is_found_out(
         self, place: Place, tmp_path: Path
     ) -> None:
@@ -182,6 +183,7 @@ def test_other_urls_are_not_written_to(url: str, message: str) -> None:
         place_to_write(url)
 
 
+@pytest.mark.slow
 def test_credentials_are_in_no_message(object_url: str) -> None:
     place = place_to_write(object_url.replace("/some", "none-such/some"))
     texts = [str(place)]

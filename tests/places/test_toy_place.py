@@ -139,6 +139,7 @@ def test_a_build_that_stopped_goes_on(tmp_path: Path, expected: dict[str, bytes]
         assert by_number(place.files) == expected, num_calls
 
 
+@pytest.mark.slow
 def test_units_that_are_done_are_committed(tmp_path: Path, expected: dict[str, bytes]) -> None:
     place, config = InMemory(), build_config(tmp_path)
     with pytest.raises(StoreError, match="memory: expected a store, or a directory in which"):

@@ -52,6 +52,7 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECIAL)
 @pytest.mark.parametrize("name", EVERY)
 def test_nothing_but_a_file_is_opened(tree: Tree, name: str, kind: str) -> None:

@@ -69,6 +69,7 @@ class Release(logging.Handler):
         self.process.kill()
 
 
+@pytest.mark.slow
 def test_a_plan_is_waited_for_aloud(
     soon: None, tmp_path: Path, stopped: subprocess.Popen[bytes]
 ) -> None:

@@ -32,6 +32,7 @@ def test_every_kind_and_every_format_has_a_page(name: str) -> None:
     assert page == report(Store.open(GOLDEN / name / "store"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["topk", "hybrid"])
 def test_a_page_asks_for_nothing(tmp_path: Path, kind: str) -> None:
     page = report(make_store(tmp_path / kind, kind))

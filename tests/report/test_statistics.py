@@ -34,6 +34,7 @@ def true_entropy(window: Window, temperature: float) -> np.ndarray:
     return np.asarray(-(p_TV * np.log(p_TV)).sum(axis=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["topk", "hybrid", "masked-tokens", "assistant-tokens"])
 def test_distributions_are_those_of_the_decoded_targets(tmp_path: Path, kind: str) -> None:
     store = make_store(tmp_path / "store", kind)

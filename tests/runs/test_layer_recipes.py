@@ -87,6 +87,7 @@ def test_projections_are_checkpointed_and_not_saved(settings: Make, tmp_path: Pa
     assert decided["layers"]["kind"] == "tinybert"
 
 
+@pytest.mark.slow
 def test_runs_of_other_recipes_say_what_they_did_before(settings: Make) -> None:
     """So one of an older release goes on."""
     assert "layers" not in prepare(settings(recipe="soft-targets")).decides

@@ -94,6 +94,7 @@ def test_the_recipe_is_the_loss_of_distilbert(settings: Make) -> None:
     assert StudentWithObjective(student, reverse)(batch).item() != pytest.approx(found, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_few_targets_alone_go_through_the_head(
     settings: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

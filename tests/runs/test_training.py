@@ -165,6 +165,7 @@ def test_another_run_is_refused_unless_it_is_to_begin_anew(
     assert not same(weights_of(tmp_path / "run"), before)
 
 
+@pytest.mark.slow
 def test_what_else_is_in_the_directory_is_left_alone(settings: Make, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "letter.txt").write_text("mine")

@@ -77,6 +77,7 @@ def test_what_was_pulled_is_repaired(shared: dict[str, bytes], hub: Hub, tmp_pat
     assert files_of(root) == {**shared, "README.md": b"mine"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shards/unit-000001.parquet", "vocabulary.parquet"])
 def test_damage_at_the_hub_names_the_file(
     shared: dict[str, bytes], hub: Hub, tmp_path: Path, name: str
@@ -99,6 +100,7 @@ def test_damage_at_the_hub_names_the_file(
     assert files_of(root) == shared
 
 
+@pytest.mark.slow
 def test_a_directory_with_something_else_is_refused(
     shared: dict[str, bytes], hub: Hub, tmp_path: Path
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_directory_with_something_else_is_refused(
     assert list(notes.iterdir()) == [notes / "thesis.tex"]
 
 
+@pytest.mark.slow
 def test_an_unfinished_pull_of_another_store_is_refused(
     shared: dict[str, bytes], hub: Hub, tmp_path: Path
 ) -> None:

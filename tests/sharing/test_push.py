@@ -48,6 +48,7 @@ def check_every_commit(dataset: Dataset) -> None:
                 assert len(files[shard["path"]]) == shard["num_bytes"]
 
 
+@pytest.mark.slow
 def test_what_is_pushed_is_pulled(store: Store, hub: Hub, tmp_path: Path) -> None:
     (store.root / "notes.txt").write_text("not of the store")
     result = push(store, NAME, api=hub.client())
@@ -91,6 +92,7 @@ def test_stores_of_every_version_are_shared(name: str, hub: Hub, tmp_path: Path)
     assert files_of(tmp_path / "pulled") == files_of(root)
 
 
+@pytest.mark.slow
 def test_an_edited_card_is_pushed_alone(store: Store, hub: Hub, tmp_path: Path) -> None:
     push(store, NAME, api=hub.client())
     card = store.root / "README.md"
@@ -190,6 +192,7 @@ def test_the_same_store_in_other_bytes_is_pushed_over(
     assert pushed_files(hub.datasets[NAME]) == files_of(store.root)
 
 
+@pytest.mark.slow
 def test_a_branch_and_a_private_repository(store: Store, hub: Hub, tmp_path: Path) -> None:
     result = push(store, f"{NAME}@v1", private=True, api=hub.client())
     assert result.url == "hf://datasets/org/targets@v1"

@@ -46,6 +46,7 @@ def test_exactly_the_store_is_left(tmp_path: Path) -> None:
     assert clean_store(place) == []
 
 
+@pytest.mark.slow
 def test_a_build_goes_on_after_it(tmp_path: Path, clock: Clock) -> None:
     """A shard without a record may be about to get one; one that a record does not name is late."""
     whole, place, config = Conditional(), Conditional(), build_config(tmp_path)

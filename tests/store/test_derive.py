@@ -58,6 +58,7 @@ def test_a_merge_holds_every_window_once(tmp_path: Path) -> None:
     assert "text.jsonl, text.jsonl" in run("info", merged.root).output
 
 
+@pytest.mark.slow
 def test_a_merge_of_unlike_stores_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -85,6 +85,7 @@ def test_a_shard_is_read_when_the_limit_allows_it(
     assert [window.document_ids for window in Store.open(root)] == names
 
 
+@pytest.mark.slow
 def test_a_window_that_takes_far_more_to_compute_with_is_refused(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +196,7 @@ def change_targets(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda manifest: manifest["identity"]["targets"].update(changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [

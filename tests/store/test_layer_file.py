@@ -84,6 +84,7 @@ def test_what_is_not_the_layers_is_damage(name: str) -> None:
         decode_layers(BAD[name], SCHEMA, "here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [1 << bit for bit in range(8)])
 def test_a_byte_that_is_flipped_is_damage_or_changes_nothing(mask: int) -> None:
     """A byte of the header may say the same in other words, such as 1E-12 for 1e-12."""
@@ -106,6 +107,7 @@ def test_a_file_that_is_cut_anywhere_is_damage() -> None:
             decode_layers(CONTENT[:length], SCHEMA, "here")
 
 
+@pytest.mark.slow
 def test_numbers_that_are_none_are_damage() -> None:
     tensors = {**LAYERS.tensors, "1.dense.bias": np.full(6, 0x7F80, np.uint16)}
     wrong = replace(LAYERS, tensors=tensors)

@@ -15,6 +15,7 @@ from softtargets.store import Store
 from tests.golden import GOLDEN
 
 
+@pytest.mark.slow
 def test_every_reader_sees_the_same_columns(store: Store, tmp_path: Path) -> None:
     windows = list(store)
     files = f"{store.root}/shards/*.parquet"

@@ -156,6 +156,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
     assert verify(store.root).is_sound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_file_that_is_cut_or_gone_is_noticed(tmp_path: Path, fast: bool) -> None:
     store = make_store(tmp_path / "store")

@@ -22,6 +22,7 @@ def test_the_sample_the_others_are_made_from_is_valid() -> None:
     assert len(SAMPLES) > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [path for path in SAMPLES if path != VALID], ids=lambda path: path.stem
 )
@@ -34,6 +35,7 @@ def test_every_invalid_sample_is_refused_by_the_schemas_and_by_the_parser(path: 
         parse_manifest(path.read_bytes(), str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
 def test_every_golden_store_follows_the_schemas_as_it_was_written(path: Path) -> None:
     data = json.loads((path / "store" / "manifest.json").read_text())

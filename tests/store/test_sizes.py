@@ -37,10 +37,12 @@ def test_a_store_without_a_card_has_a_size(store: Store) -> None:
     assert store_sizes(store).total == bytes_in(store.root)
 
 
+@pytest.mark.slow
 def test_sizes_behind_a_url_are_the_same(store: Store, bucket: Bucket) -> None:
     assert store_sizes(Store.open(bucket.copy(store))) == store_sizes(store)
 
 
+@pytest.mark.slow
 def test_what_is_shown_counts_all_files(tmp_path: Path) -> None:
     store = build_store(tmp_path)
     total, sizes = bytes_text(bytes_in(store.root)), store_sizes(store)

@@ -163,6 +163,7 @@ def first_of_the_head(window: Window) -> Window:
 INT = np.int32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "damage", "promise"),
     [

@@ -104,6 +104,7 @@ def test_sources_without_statistics_are_read(
     assert ids(Store.open(sources.root).select(["1.jsonl"])) == expected
 
 
+@pytest.mark.slow
 def test_a_source_that_is_not_there_is_refused_with_those_that_are(
     sources: Store, tmp_path: Path
 ) -> None:
@@ -193,6 +194,7 @@ def test_other_stores_of_the_documents_are_split_alike(tmp_path: Path) -> None:
     assert rest.split(0.4)[1].fingerprint != held.fingerprint
 
 
+@pytest.mark.slow
 def test_a_packed_window_goes_with_its_first_document(tmp_path: Path) -> None:
     corpus = Corpus(paths=(write_corpus(tmp_path / "a.jsonl", [f"{n} a" for n in range(200)]),))
     store = build_store(
@@ -233,6 +235,7 @@ def test_fingerprints_are_functions_of_store_and_choice(sources: Store, tmp_path
     assert same.fingerprint == sources.select(["0.jsonl", "1.jsonl"]).fingerprint
 
 
+@pytest.mark.slow
 def test_views_are_chosen_from(sources: Store) -> None:
     train, held = sources.select(["0.jsonl", "2.jsonl"]).split(0.4, seed=3)
     for part, whole in zip((train, held), sources.split(0.4, seed=3), strict=True):
@@ -281,6 +284,7 @@ def test_a_view_travels_to_another_process(sources: Store) -> None:
     assert view.vocabulary is not None
 
 
+@pytest.mark.slow
 def test_damage_is_raised(tmp_path: Path) -> None:
     store = build_sources(tmp_path)
     view = store.select(["1.jsonl"])

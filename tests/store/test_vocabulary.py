@@ -133,6 +133,7 @@ def test_what_is_no_vocabulary_is_refused_though_the_manifest_names_it(
     assert len(verify(store.root).problems) == 1
 
 
+@pytest.mark.slow
 def test_what_is_derived_has_it(tmp_path: Path) -> None:
     store = make_store(tmp_path / "a", make_vocabulary())
     unnamed = make_store(tmp_path / "b", seed=1)

@@ -87,6 +87,7 @@ def test_fewer_entries_than_there_is_room_for_still_sum_to_one(
         torch.testing.assert_close(total, torch.ones_like(total), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lossless", [False, True])
 @pytest.mark.parametrize("origin", ["all", "tail"])
 @pytest.mark.parametrize(("scale", "drawn_at"), [(3.0, 1.0), (3.0, 2.0), (70.0, 1.0)])
@@ -231,6 +232,7 @@ def pinned(batch: Batch) -> Any:
         return pin_memory.pin_memory(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "move",
     [
@@ -280,6 +282,7 @@ def test_numbers_that_a_trainer_rounded_are_refused(store: Store) -> None:
     assert MixedPrecision("bf16-mixed", "cpu").convert_input(batch).soft_targets()
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_same_from_a_worker(store: Store) -> None:
     here, there = (
         next(iter(DataLoader(SoftTargetDataset(store), 4, num_workers=n, collate_fn=collate)))
@@ -461,6 +464,7 @@ def test_a_batch_holds_all_that_a_store_has_or_is_refused(
             collate(windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

@@ -95,6 +95,7 @@ def global_steps(store: Store, world_size: int, global_batch_size: int, **option
     ]
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_gives_the_same_global_batches(store: Store) -> None:
     assert len(store) % 24 != 0
     one = global_steps(store, 1, 24)
@@ -135,6 +136,7 @@ def test_the_tail_is_padded_or_dropped_or_an_error(store: Store) -> None:
     assert len(list(SoftTargetDataset(store, batch_size=1, tail="error"))) == len(store)
 
 
+@pytest.mark.slow
 def test_more_ranks_than_windows_take_the_same_steps(store: Store) -> None:
     world_size = len(store) + 3
     steps = global_steps(store, world_size, 2 * world_size)
@@ -180,6 +182,7 @@ def test_the_plan_tells_the_windows_of_any_step(
         dataset.plan(len(dataset))
 
 
+@pytest.mark.slow
 def test_the_order_follows_seed_and_epoch(store: Store) -> None:
     dataset = SoftTargetDataset(store.root, shuffle=True, seed=1)
     first = ids(dataset)
@@ -324,6 +327,7 @@ def test_workers_that_are_spawned_deliver_the_same(store: Store) -> None:
     assert found == ids(dataset)
 
 
+@pytest.mark.slow
 def test_the_state_of_windows_delivered_by_workers_is_refused(store: Store) -> None:
     dataset = SoftTargetDataset(store)
     next(iter(DataLoader(dataset, batch_size=2, num_workers=1, collate_fn=collate)))
@@ -548,6 +552,7 @@ def test_chosen_temperatures_are_delivered_if_asked(store: Store, top_k: int | N
         SoftTargetDataset(store, temperatures=[3.0])
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused(tmp_path: Path, tiny_teacher: Path) -> None:
     teacher = TransformersTeacher(TeacherConfig(name=str(tiny_teacher), dtype="float32"))
     store = build(build_config(tmp_path), teacher).store

@@ -42,6 +42,7 @@ def owners(stores: list[Store]) -> dict[str, int]:
     return {one: number for number, store in enumerate(stores) for one in store.window_ids()}
 
 
+@pytest.mark.slow
 def test_an_epoch_has_every_window_once_by_default(stores: list[Store]) -> None:
     mixture = Mixture(stores)
     assert mixture.counts == SIZES

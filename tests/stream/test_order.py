@@ -85,6 +85,7 @@ def test_shares_take_every_place_once(
     assert 0 <= len(taken) - num_places < world_size * size
 
 
+@pytest.mark.slow
 def test_a_larger_window_shuffles_better_up_to_a_uniform_permutation() -> None:
     sizes = [16] * 64
     rates = []

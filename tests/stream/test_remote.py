@@ -60,6 +60,7 @@ def test_a_remote_stream_is_the_local_one(store: Store, bucket: Bucket, num_thre
     assert here.stats().reads.fetched_bytes == 0
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_where_the_store_was_moved_to(
     store: Store, bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_stream_goes_on_where_the_store_was_moved_to(
         check_same([*first, *resumed], whole)
 
 
+@pytest.mark.slow
 def test_stats_tell_of_cache_and_network(store: Store, bucket: Bucket, tmp_path: Path) -> None:
     there = Store.open(bucket.copy(store), cache_dir=tmp_path / "cache")
     dataset = SoftTargetDataset(there, shuffle=True, num_threads=3)
@@ -110,6 +112,7 @@ def test_damage_afar_is_raised_or_skipped(store: Store, bucket: Bucket) -> None:
     assert dataset.stats().windows == len(store) - skipped
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_never_skipped(store: Store, bucket: Bucket) -> None:
     dataset = SoftTargetDataset(bucket.copy(store), on_error="skip")
     bucket.proxy.inject(Fault(kind="error", path=SHARD, times=10**6))
@@ -136,6 +139,7 @@ def test_a_row_group_that_does_not_come_stalls_with_an_error(
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_hold_two_blocks_is_refused(
     store: Store, bucket: Bucket, tmp_path: Path
 ) -> None:

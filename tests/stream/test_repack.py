@@ -129,6 +129,7 @@ def loss_of(student: Any, batch: Batch, **inputs: Any) -> float:
     return float(distillation_loss(logits, batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_documents_that_share_a_row_are_read_apart_or_not_at_all(
     teacher_store: Store, tiny_teacher: Path, attention: str

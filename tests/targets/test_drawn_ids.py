@@ -72,6 +72,7 @@ positions = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(positions)
 def test_any_draws_come_back(drawn: list[dict[int, int]]) -> None:
     num_draws_T = draws(len(drawn))

@@ -52,6 +52,7 @@ sorted_logits = hnp.arrays(
 ).map(lambda logits_TK: -np.sort(-logits_TK, axis=1))
 
 
+@pytest.mark.slow
 @given(sorted_logits)
 def test_no_entry_is_further_than_half_a_step(logits_TK: np.ndarray) -> None:
     targets = targets_of(logits_TK.tolist())

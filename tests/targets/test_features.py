@@ -32,6 +32,7 @@ vectors = hnp.arrays(
 )
 
 
+@pytest.mark.slow
 @given(vectors)
 def test_float16_rounds_and_int8_is_off_by_half_a_scale(values_RD: np.ndarray) -> None:
     half = there_and_back(values_RD, feature("float16"))

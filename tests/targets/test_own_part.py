@@ -106,6 +106,7 @@ class Surprised(FakeTeacher):
         return replace(selected, others={"surprise": surprise_N})
 
 
+@pytest.mark.slow
 def test_a_build_stores_what_its_teacher_gives(tmp_path: Path) -> None:
     store = build(build_config(tmp_path, values="float32"), Surprised()).store
     assert store.targets.others == (Surprise(),)

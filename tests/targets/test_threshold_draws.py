@@ -154,6 +154,7 @@ def test_targets_come_back_within_what_they_were_rounded_by(
         np.testing.assert_array_equal(again.cells[name], cell, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS_OF_1_3)
 def test_what_was_captured_does_not_contradict_itself(rng: np.random.Generator, kind: str) -> None:
     for scale in (0.5, 3.0, 12.0):
@@ -229,6 +230,7 @@ def test_lists_of_another_length_are_refused(rng: np.random.Generator, name: str
             read(table, schema, "here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "value"),
     [

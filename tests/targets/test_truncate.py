@@ -51,6 +51,7 @@ def test_what_cannot_be_truncated_is_refused() -> None:
         truncated_schema(replace(schema, samples=samples), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind, schema in KINDS.items() if schema.temperatures])
 def test_chosen_temperatures_are_as_stored_and_the_others_are_gone(kind: str) -> None:
     schema = KINDS[kind]

@@ -63,6 +63,7 @@ def test_every_word_of_one_token_becomes_the_likeliest_other(model: Path) -> Non
     assert copy != TEXT
 
 
+@pytest.mark.slow
 def test_copies_are_a_function_of_text_seed_and_number(model: Path) -> None:
     teacher = masked_teacher(model)
     three = copies_of(teacher, copies=3)
@@ -71,6 +72,7 @@ def test_copies_are_a_function_of_text_seed_and_number(model: Path) -> None:
     assert copies_of(teacher, copies=2, probability=0.0) == [TEXT, TEXT]
 
 
+@pytest.mark.slow
 def test_the_share_of_replaced_words_is_the_probability(model: Path) -> None:
     teacher = masked_teacher(model)
     found = copies_of(teacher, copies=400, candidates=1)

@@ -42,6 +42,7 @@ def arguments(teacher: Path, corpus: Path, output: Path, *more: str) -> list[str
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_task_and_the_store_follow_from_the_model(built: Path) -> None:
     store = Store.open(built / "store")
     assert store.targets.class_names == ("question", "answer", "remark")

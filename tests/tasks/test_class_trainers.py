@@ -81,6 +81,7 @@ def test_every_trainer_trains_as_a_plain_loop_does(
     )
 
 
+@pytest.mark.slow
 def test_it_is_pushed(stored: tuple[Store, Path, str], hub: Hub) -> None:  # noqa: F811
     assert push(stored[0], "org/classes", api=hub.client()).num_files >= len(
         stored[0].manifest.shards

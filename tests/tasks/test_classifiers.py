@@ -144,6 +144,7 @@ def test_words_have_their_labels_at_their_first_tokens(tmp_path: Path) -> None:
     assert second.labels_T.tolist() == [-1, -1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [["remark"], "remark", 3])
 def test_labels_that_are_not_one_for_each_word_are_refused(label: Any, tmp_path: Path) -> None:
     save_classifier(tmp_path / "model", "BertForTokenClassification")

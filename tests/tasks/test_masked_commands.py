@@ -78,6 +78,7 @@ def test_every_command_takes_a_masked_store(tmp_path: Path, model: Path, selecti
     assert [row["label_ids"] for row in rows] == [one.labels_T.tolist() for one in store]
 
 
+@pytest.mark.slow
 def test_a_store_of_other_masks_is_another_store(tmp_path: Path, model: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl")
     options: list[str | Path] = ["--teacher", model, "--input", corpus, "--sequence-length", "24"]
@@ -108,6 +109,7 @@ def test_a_wrong_option_gets_one_paragraph_and_nothing_is_written(
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_fidelity_and_other_layouts_say_that_they_do_not_take_it(
     tmp_path: Path, model: Path
 ) -> None:

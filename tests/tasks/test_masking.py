@@ -88,6 +88,7 @@ def test_so_many_are_masked_and_so_they_are_replaced(length: int, probability: f
     assert_share(kinds["same"], kinds["all"], 0.1 + 0.1 / len(IDS))
 
 
+@pytest.mark.slow
 def test_each_token_and_each_replacement_is_as_likely_as_any_other() -> None:
     chosen_L, replaced = np.zeros(20), Counter[int]()
     ids_L, content = text(0, 20)

@@ -113,6 +113,7 @@ def test_a_target_is_what_the_decoder_reads_from_its_start_to_its_end(
         assert window.encoder_ids_M.tolist() == tokenizer(source)["input_ids"]
 
 
+@pytest.mark.slow
 def test_a_window_is_another_one_with_another_source_or_prefix(tmp_path: Path, model: Path) -> None:
     corpus = save_pairs(tmp_path / "pairs.jsonl", [(PAIRS[0][0], "Ja."), (PAIRS[1][0], "Ja.")])
     options = pair_options(model, corpus, "--top-k", "8", "--output", tmp_path / "store")
@@ -123,6 +124,7 @@ def test_a_window_is_another_one_with_another_source_or_prefix(tmp_path: Path, m
     assert "field seq2seq.source_prefix" in again.output
 
 
+@pytest.mark.slow
 def test_what_is_too_long_is_refused_or_cut_and_counted(tmp_path: Path, model: Path) -> None:
     long = "so " * POSITIONS
     pairs = [PAIRS[0], (long, "Ja."), ("Yes.", long)]
@@ -169,6 +171,7 @@ BAD: dict[str, tuple[list[Any], tuple[str, ...], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BAD))
 def test_bad_input_gets_one_paragraph(tmp_path: Path, model: Path, name: str) -> None:
     records, more, expected = BAD[name]
@@ -194,6 +197,7 @@ def test_a_tokenizer_that_never_ends_a_target_is_refused(tmp_path: Path) -> None
     assert "ends a target with the token that ends a text" in result.output
 
 
+@pytest.mark.slow
 def test_windows_of_pairs_share_no_row(tmp_path: Path, model: Path) -> None:
     store = build(pair_config(tmp_path), translator(model)).store
     batch = next(iter(SoftTargetDataset(store, batch_size=4)))
@@ -201,6 +205,7 @@ def test_windows_of_pairs_share_no_row(tmp_path: Path, model: Path) -> None:
         repack(batch, 64)
 
 
+@pytest.mark.slow
 def test_a_pair_is_scored_alike_alone_and_among_others(tmp_path: Path, model: Path) -> None:
     config = pair_config(tmp_path, windowing=Windowing(sequence_length=64), batch_tokens=1000)
     together = build(config, translator(model)).store

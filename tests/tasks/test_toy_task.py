@@ -376,6 +376,7 @@ def test_rows_that_fill_a_batch_up_have_no_label(store: Store) -> None:
     assert sum(batch["num_targets"] for batch in batches) == 4
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_it(store: Store) -> None:
     student = MeanStudent()
     trained = StudentWithObjective(student, task_of(store.targets).student().objective())

@@ -33,6 +33,7 @@ def fused(logits: torch.Tensor, batch: Any, **options: Any) -> torch.Tensor:
 NAMES = "'bucket', 'full', 'label', 'renormalize', 'sampled', 'uniform'"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [distillation_loss, fused])
 @pytest.mark.parametrize(
     ("options", "message"),
@@ -63,6 +64,7 @@ def test_what_would_give_another_loss_is_refused(
         loss(logits_for(batch), batch, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [distillation_loss, fused])
 @pytest.mark.parametrize("kind", ["topk", "topk-without-tail"])
 @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, math.nan, math.inf, "1.0", True])

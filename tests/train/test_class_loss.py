@@ -100,6 +100,7 @@ def test_the_loss_is_that_of_the_plain_formula(kind: str, temperature: float) ->
         assert student.grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd", "skew_kl"])
 @pytest.mark.parametrize("kind", CLASS_KINDS)
 def test_the_teacher_itself_has_no_loss_and_no_gradient(kind: str, divergence: Any) -> None:

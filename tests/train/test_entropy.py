@@ -164,6 +164,7 @@ def test_few_counts_tell_an_entropy_roughly_and_many_exactly() -> None:
     assert np.log(3) < found_N[3] < 3
 
 
+@pytest.mark.slow
 def test_draws_without_logits_tell_the_divergence_roughly(tmp_path: Path) -> None:
     selection = Hybrid(k=16, draws=Draws(num=16))
     batch, logits = all_windows(tmp_path, selection=selection, temperatures=(1.0,))

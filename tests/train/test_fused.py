@@ -125,6 +125,7 @@ def test_a_gradient_with_a_graph_is_refused(rng: np.random.Generator) -> None:
     assert hidden.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "options"), OPTIONS)
 def test_student_logits_that_are_no_numbers_give_no_number(
     rng: np.random.Generator, kind: str, options: dict[str, Any]

@@ -83,6 +83,7 @@ def test_the_checkpoint_has_the_fingerprint_and_refuses_another_store(
         make_trainer(store, tmp_path / "run").train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_what_is_skipped_is_not_read(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

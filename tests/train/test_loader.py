@@ -30,6 +30,7 @@ def gradients(loader: SoftTargetLoader) -> list[torch.Tensor]:
     return [one.grad for one in student.parameters() if one.grad is not None]
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_those_of_one_large_batch(store: Store) -> None:
     whole = SoftTargetDataset(store, batch_size=12)
     sizes = [int(window.mask_T.sum()) for window in store][:12]

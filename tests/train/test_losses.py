@@ -129,6 +129,7 @@ def fused(logits: torch.Tensor, batch: Batch, **options: Any) -> torch.Tensor:
     return fused_distillation_loss(logits, torch.eye(logits.shape[-1]), batch, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [distillation_loss, fused])
 @pytest.mark.parametrize("options", [{"ce_weight": 0.5}, {"ce_weight": 1.0}, {"tail": "label"}])
 @pytest.mark.parametrize("label", [-100, -1, 300, 2**40])

@@ -190,6 +190,7 @@ def test_a_trainers_own_optimizer_and_its_limit_of_gradients_know_its_parameters
     assert weights[1] < 1e-12
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_its_parameters_is_refused(store: Store, tmp_path: Path) -> None:
     make_trainer(store, tmp_path, DistillationObjective()).train()
     assert not list(tmp_path.rglob("objective.pt"))
