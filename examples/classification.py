@@ -40,7 +40,7 @@ from examples.comparison import (
     ratio_table,
     results_of,
     seeds_text,
-    write_part,
+    show_part,
 )
 from examples.finetune import BATCH_SIZE, measure_classifier, quality_of, saved_classifier
 from examples.mails import NAMES, Mail, read_mails, split_mails, write_records
@@ -171,11 +171,8 @@ def main() -> None:
     """Run all of it, print the tables, and write them into a page."""
     options = parse_options()
     results = results_of(options, compare)
-    text = section(results)
-    print(text)
-    if options.page is not None:
-        title = "Mails that nobody was trained on"
-        write_part(options.page, NAME, text, results["rows"], title)
+    title = "Mails that nobody was trained on"
+    show_part(options.page, NAME, section(results), results["rows"], title)
 
 
 if __name__ == "__main__":

@@ -240,15 +240,21 @@ def write_plot(path: Path, rows: Rows, title: str, students: Mapping[str, str]) 
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def write_part(
-    page: Path,
+def show_part(
+    page: Path | None,
     name: str,
     text: str,
     rows: Rows,
     title: str,
     students: Mapping[str, str] = _TWINS,
 ) -> None:
-    """Replace what stands in a page between the marks of a name, and the plot beside the page."""
+    """Print the tables of an example.
+
+    With a page, they replace what stands there between the marks of a name, and the plot beside it.
+    """
+    print(f"{text}\n")
+    if page is None:
+        return
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, found, rest = page.read_text().partition(start)
     _, closed, after = rest.partition(end)

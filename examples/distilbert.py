@@ -43,7 +43,7 @@ from examples.comparison import (
     ratio_table,
     results_of,
     seeds_text,
-    write_part,
+    show_part,
 )
 from examples.finetune import measure_classifier, measure_size, measure_speed, saved_classifier
 from examples.mails import Mail, read_mails, split_mails, write_records
@@ -237,9 +237,7 @@ def main() -> None:
         TUNED_NAME: (results["tuned"], "Fine-tuned to classify mails"),
     }
     for name, text in sections(results).items():
-        print(f"{text}\n")
-        if options.page is not None:
-            write_part(options.page, name, text, *plotted[name])
+        show_part(options.page, name, text, *plotted[name])
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from examples.comparison import (
     ratio_table,
     results_of,
     seeds_text,
-    write_part,
+    show_part,
 )
 from examples.finetune import measure_classifier, quality_of, saved_classifier
 from examples.layer_bytes import byte_table, stored_bytes
@@ -242,12 +242,9 @@ def main() -> None:
     """Run all of it, print the tables, and write them into a page."""
     options = parse_options()
     results = results_of(options, compare)
-    text = section(results)
-    print(text)
-    if options.page is not None:
-        students = {name: arm.short for name, arm in ARMS.items() if arm.short}
-        title = "Mails that nobody was trained on"
-        write_part(options.page, NAME, text, results["rows"], title, students)
+    students = {name: arm.short for name, arm in ARMS.items() if arm.short}
+    title = "Mails that nobody was trained on"
+    show_part(options.page, NAME, section(results), results["rows"], title, students)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from examples.comparison import (
     ratio_table,
     results_of,
     seeds_text,
-    write_part,
+    show_part,
 )
 from examples.mails import write_records
 from examples.translation_quality import measure_translator
@@ -194,11 +194,8 @@ def main() -> None:
     """Run all of it, print the tables, and write them into a page."""
     options = parse_options()
     results = results_of(options, compare)
-    text = section(results)
-    print(text)
-    if options.page is not None:
-        title = "Translations that nobody was trained on"
-        write_part(options.page, NAME, text, results["rows"], title, _STUDENTS)
+    title = "Translations that nobody was trained on"
+    show_part(options.page, NAME, section(results), results["rows"], title, _STUDENTS)
 
 
 if __name__ == "__main__":
