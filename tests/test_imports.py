@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "engines": BELOW_ALL | {"places", "store"},
     "layers": BELOW_ALL | {"store"},
     "capture": BELOW_ALL | {"places", "store", "engines", "layers"},
-    "generation": BELOW_ALL | {"places", "store", "capture"},
+    "generation": BELOW_ALL | {"places", "store", "capture", "engines"},
     "sharing": BELOW_ALL | {"places", "store"},
     "stream": BELOW_ALL | {"places", "store"},
     "train": BELOW_ALL | {"store", "stream", "layers"},

@@ -28,6 +28,7 @@ from softtargets.store.layer_file import encode_layers
 from softtargets.store.ledger import Ledger
 from softtargets.store.output_head import encode_output_head
 from softtargets.store.request import read_identity
+from softtargets.store.shard_table import ShardEntry
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.store.writer import StoreWriter
 
@@ -235,6 +236,7 @@ def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
     if isinstance(event, Scored):
         tally.score(event)
     elif isinstance(event, Done):
+        assert isinstance(event.entry, ShardEntry)
         queue.finish(event.entry.unit)
         tally.finish(event.entry)
     else:

@@ -29,6 +29,11 @@ class UnitError(Exception):
     """A unit could not be scored; others may."""
 
 
+def load_quietly() -> None:
+    """Keep the progress of loading a teacher from being shown, by each of several processes."""
+    transformers_logging.disable_progress_bar()
+
+
 @dataclass(kw_only=True)
 class ScoringJob:
     """Scores the planned units of a store and writes them: the `Job` of a build."""
@@ -56,7 +61,7 @@ class ScoringJob:
 
     def working(self) -> AbstractContextManager[object]:
         """Keep others from beginning in the place, and the teacher's progress from being shown."""
-        transformers_logging.disable_progress_bar()
+        load_quietly()
         return self.writer.working()
 
     def run(self, units: Iterable[int]) -> Generator[Event]:

@@ -32,6 +32,9 @@ PARTLY_WRITTEN = "partly_written_documents"
 """Counted beside them, when there are any: conversations of which the chat template does not write
 all."""
 
+TRUNCATED_SOURCE, TRUNCATED_TARGET = "truncated_source_tokens", "truncated_target_tokens"
+"""Counted beside them, when there are any: which texts of pairs `truncated_tokens` are of."""
+
 OnUnused = Callable[[Document, Sequence[str]], None]
 """Called with each conversation and the parts of it that the chat template does not write."""
 
@@ -235,7 +238,8 @@ def stored_counts(counts: Mapping[str, int]) -> dict[str, int]:
     """Return what of the counts a manifest keeps."""
     stored = {name: counts.get(name, 0) for name in COUNTS}
     # Only where there are any, so that other stores stay the same bytes.
-    return stored | {name: counts[name] for name in (PARTLY_WRITTEN,) if counts.get(name)}
+    others = (PARTLY_WRITTEN, TRUNCATED_SOURCE, TRUNCATED_TARGET)
+    return stored | {name: counts[name] for name in others if counts.get(name)}
 
 
 def _tokenized(

@@ -11,6 +11,7 @@ from softtargets.cli.build_command import INTERRUPTED
 from softtargets.cli.options import (
     CORPUS_OPTIONS,
     TEACHER_OPTIONS,
+    WORKERS,
     parse_corpus,
     parse_teacher,
     with_options,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _OWN = (
     "num_beams", "keep", "max_new_tokens", "length_penalty", "nearest_reference", "unfinished",
-    "batch_tokens", "unit_records",
+    "batch_tokens", "unit_records", "workers",
 )  # fmt: skip
 """Options that GenerateConfig has by the same names."""
 
@@ -66,6 +67,7 @@ _OWN = (
     "--batch-tokens", default=4096, help="Most tokens of a batch, those of every beam included."
 )
 @click.option("--unit-records", default=512, help="Records of a unit, which a crash can cost.")
+@WORKERS
 @with_options(TEACHER_OPTIONS, CORPUS_OPTIONS)
 def generate_command(output: Path, **options: Any) -> None:
     """Have a teacher write a corpus: translations of sources, or answers to prompts.

@@ -32,6 +32,12 @@ DEVICE = click.option(
     default="auto",
     help="Where the teacher runs: auto, cpu, cuda, cuda:N or mps.",
 )
+WORKERS = click.option(
+    "--workers",
+    default=1,
+    help="Processes that run units. With several CUDA devices each takes one in turn. On a CPU one "
+    "process uses all cores already.",
+)
 REVISION = click.option("--revision", help="Branch, tag or commit of a teacher on the Hub.")
 TRUST_REMOTE_CODE = click.option(
     "--trust-remote-code", is_flag=True, help="Run the code that comes with the model."
@@ -176,12 +182,7 @@ _BUILD_OPTIONS = (
     ),
     click.option("--unit-tokens", default=65_536, help="Fewest tokens of a shard."),
     click.option("--batch-tokens", default=4096, help="Most tokens of a forward pass."),
-    click.option(
-        "--workers",
-        default=1,
-        help="Processes that run units. With several CUDA devices each takes one in turn. On a CPU "
-        "one process uses all cores already.",
-    ),
+    WORKERS,
     click.option(
         "--reference",
         metavar="DIR_OR_ID",

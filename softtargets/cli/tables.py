@@ -33,6 +33,8 @@ def left_out_text(corpus: Mapping[str, int]) -> str:
         ("single_tokens", "single token", ""),
         ("empty_documents", "empty document", ""),
         ("truncated_tokens", "truncated token", ""),
+        ("truncated_source_tokens", "of them of a source", "of them of sources"),
+        ("truncated_target_tokens", "of them of a target", "of them of targets"),
         (
             "partly_written_documents",
             "conversation in part, by the chat template",

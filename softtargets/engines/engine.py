@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from softtargets.store.shard_table import ShardEntry
-
 MOST_ATTEMPTS = 3
 """How often a unit, or the loading of a teacher, is tried before it counts as failed."""
 
@@ -26,11 +24,19 @@ class Scored:
     num_tokens: int
 
 
+class Recorded(Protocol):
+    """What is known of a unit that is done: of a build, the entry of its shard. It is pickled."""
+
+    @property
+    def unit(self) -> int:
+        """Return which unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The shard of a unit and its record are durable."""
+    """What a unit makes, and its record, are durable."""
 
-    entry: ShardEntry
+    entry: Recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Job(Protocol):
 
     @property
     def where(self) -> str:
-        """Return what messages call the store."""
+        """Return what messages call what the units make."""
 
     def for_worker(self, worker: int) -> Job:
         """Return the job for one of several processes, which are numbered from 0 as they start."""
@@ -68,7 +74,7 @@ class Job(Protocol):
             SoftTargetsError: no unit can be run, for example because the disk is full.
         """
 
-    def recorded(self, unit: int) -> ShardEntry | None:
+    def recorded(self, unit: int) -> Recorded | None:
         """Return the entry of a unit that is done, or None."""
 
 

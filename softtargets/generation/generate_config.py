@@ -13,7 +13,7 @@ from softtargets.generation.prompting import Prompting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateConfig:
-    """What to generate. All but `output` decides the file's content.
+    """What to generate. All but `output` and `workers` decides the file's content.
 
     Raises:
         InputError: an option is out of range.
@@ -40,6 +40,8 @@ class GenerateConfig:
     """Most tokens of all hypotheses' prompts in a batch."""
     unit_records: int = 512
     """Records of a unit of work: what a crash can cost."""
+    workers: int = 1
+    """Processes that answer, each with a teacher of its own."""
 
     def __post_init__(self) -> None:
         for option, value, least, most in (
@@ -48,6 +50,7 @@ class GenerateConfig:
             ("--max-new-tokens", self.max_new_tokens, 1, None),
             ("--batch-tokens", self.batch_tokens, 1, None),
             ("--unit-records", self.unit_records, 1, None),
+            ("--workers", self.workers, 1, None),
         ):
             if value < least or (most is not None and value > most):
                 raise InputError(

@@ -6,20 +6,21 @@ Units are pure functions of the plan, so that a crash and a resume give the same
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from softtargets.capture.documents import raise_invalid
 from softtargets.capture.teachers.taken_apart import TakenApartTeacher
-from softtargets.errors import CorpusError
+from softtargets.engines import Engine, Event, Failed, InProcess, Processes, Scored
+from softtargets.engines.engine import MOST_ATTEMPTS
+from softtargets.errors import CorpusError, StoreError
+from softtargets.generation.answer_job import AnsweredUnit, AnswerJob
 from softtargets.generation.generate_config import GenerateConfig
 from softtargets.generation.generation_files import GenerationFiles
-from softtargets.generation.hypotheses import Hypothesis, Hypothesizer, generation_settings
-from softtargets.generation.nearest import nearest
+from softtargets.generation.hypotheses import generation_settings
 from softtargets.generation.prompting import Prompt
 from softtargets.texts import plural
 
@@ -34,6 +35,7 @@ class GenerateProgress:
     """How far a generation is."""
 
     num_units: int
+    """That are done."""
     all_units: int
     num_answers: int
     """That this call made."""
@@ -53,6 +55,8 @@ def generate(
     config: GenerateConfig,
     teacher: TakenApartTeacher,
     on_progress: Callable[[GenerateProgress], None] = lambda _: None,
+    *,
+    engine: Engine | None = None,
 ) -> GenerateResult:
     """Write what a teacher answers to prompts, or go on with it, or find it done.
 
@@ -60,6 +64,7 @@ def generate(
         config: what to generate.
         teacher: that is run.
         on_progress: called when answers were made.
+        engine: runs the units; by default this process does, or as many as `config.workers`.
 
     Raises:
         InputError: an option is out of range, or means nothing to the family.
@@ -76,7 +81,9 @@ def generate(
         num_units, planned = plan
         missing = [unit for unit in range(num_units) if files.read_record(unit) is None]
         if missing:
-            _answer(config, teacher, files, missing, num_units, on_progress)
+            engine = engine or (InProcess() if config.workers == 1 else Processes(config.workers))
+            job = AnswerJob(teacher=teacher, config=config, files=files)
+            _answer(config, engine, job, missing, num_units, on_progress)
         return GenerateResult(counts=files.finish(num_units, planned), was_complete=False)
 
 
@@ -168,64 +175,65 @@ def _too_long(prompt: Prompt, most: int, found: int) -> CorpusError:
 
 def _answer(
     config: GenerateConfig,
-    teacher: TakenApartTeacher,
-    files: GenerationFiles,
+    engine: Engine,
+    job: AnswerJob,
     units: Sequence[int],
     all_units: int,
     on_progress: Callable[[GenerateProgress], None],
 ) -> None:
-    """Have a teacher answer the prompts of units, and write their records."""
-    teacher.load()
-    hypothesizer = Hypothesizer(teacher, config)
-    num_answers = num_tokens = 0
-    for number, unit in enumerate(units):
-        prompts = files.prompts(unit)
-        found: dict[int, list[Hypothesis]] = {}
-        ids = [np.array(one["ids"], np.int32) for one in prompts]
-        for place, hypotheses in hypothesizer.run(ids):
-            found[place] = hypotheses
-            num_answers += 1
-            num_tokens += sum(len(one.ids_T) for one in hypotheses)
-            on_progress(
-                GenerateProgress(
-                    num_units=all_units - len(units) + number,
-                    all_units=all_units,
-                    num_answers=num_answers,
-                    num_tokens=num_tokens,
-                )
-            )
-        counts: Counter[str] = Counter()
-        answers = [
-            record
-            for place, prompt in enumerate(prompts)
-            for record in _records(config, prompt, found[place], counts)
-        ]
-        files.write_record(unit, {"answers": answers, "counts": counts})
+    """Have units answered; one whose process dies is given to another.
+
+    Raises:
+        StoreError: a unit ended too many processes; those that were done stay done.
+    """
+    pending, attempts = deque(units), Counter[int]()
+    tally = _Tally(all_units=all_units, num_done=all_units - len(units))
+    with closing(engine.run(job, lambda: pending.popleft() if pending else None)) as events:
+        for event in events:
+            tally.note(event)
+            if isinstance(event, Failed):
+                attempts[event.unit] += 1
+                if attempts[event.unit] >= MOST_ATTEMPTS:
+                    raise _failed(config, event)
+                pending.append(event.unit)
+            on_progress(tally.progress())
 
 
-def _records(
-    config: GenerateConfig,
-    prompt: dict[str, Any],
-    hypotheses: list[Hypothesis],
-    counts: Counter[str],
-) -> Iterator[dict[str, Any]]:
-    """Yield the records of the hypotheses of a prompt that are kept, and count the others."""
-    if config.nearest_reference:
-        ranked = nearest(hypotheses, prompt["reference"])
-    else:
-        ranked = [(one, None) for one in hypotheses]
-    for one, bleu in ranked[: config.keep]:
-        counts["unfinished"] += not one.is_finished
-        if not one.text.strip():
-            counts["empty"] += 1
-            continue
-        if not one.is_finished and config.unfinished == "drop":
-            continue
-        counts["answers"] += 1
-        counts["tokens"] += len(one.ids_T)
-        yield {
-            **config.prompting.record(prompt["record"], one.text),
-            "logprob": round(one.logprob, 4),
-            "num_tokens": len(one.ids_T),
-            "finished": one.is_finished,
-        } | ({} if bleu is None else {"bleu": round(bleu, 2)})
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """What was answered by this call."""
+
+    all_units: int
+    num_done: int
+    answered: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Of each unit that was begun: prompts that are answered, and tokens of their answers."""
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            self.answered.pop(event.unit, None)
+        elif isinstance(event, Scored):
+            num_prompts, num_tokens = self.answered.get(event.unit, (0, 0))
+            own = num_prompts + event.num_windows, num_tokens + event.num_tokens
+            self.answered[event.unit] = own
+        else:
+            assert isinstance(event.entry, AnsweredUnit)
+            self.answered[event.entry.unit] = event.entry.num_prompts, event.entry.num_tokens
+            self.num_done += 1
+
+    def progress(self) -> GenerateProgress:
+        return GenerateProgress(
+            num_units=self.num_done,
+            all_units=self.all_units,
+            num_answers=sum(prompts for prompts, _ in self.answered.values()),
+            num_tokens=sum(tokens for _, tokens in self.answered.values()),
+        )
+
+
+def _failed(config: GenerateConfig, event: Failed) -> StoreError:
+    return StoreError(
+        str(config.output),
+        expected="every unit done",
+        found=f"unit {event.unit}, which failed {MOST_ATTEMPTS} times: {event.error}",
+        next_step="What is done is kept. Fewer --workers or a smaller --batch-tokens need less "
+        "memory; run the same command again.",
+    )

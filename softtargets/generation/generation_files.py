@@ -1,6 +1,7 @@
 """The files of a generation: what is to be done, what is done, and the file that comes of it.
 
     FILE.work/lock                 held by the process that generates
+    FILE.work/workers.lock         held by each process that answers for it
     FILE.work/request.json         what decides the content
     FILE.work/plan.json            how many units there are; written last of the plan
     FILE.work/plan/unit-N.jsonl    the prompts of a unit, tokenized, in the order of the corpus
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class GenerationFiles:
         """
         self._work.make_directory("")
         with self._work.lock("lock"):
+            with self._work.lock("workers.lock"):
+                pass  # A worker of a process that was killed writes its unit yet.
             found = self._work.get("request.json")
             if found is None:
                 self._work.put("request.json", json.dumps(self.identity).encode())
@@ -65,6 +68,10 @@ class GenerationFiles:
                 stored = parse_object(found, self._work.where("request.json"))
                 check_identity(stored, self.identity, self.where, _OTHERS)
             yield
+
+    def working(self) -> AbstractContextManager[object]:
+        """Keep others from beginning as long as a worker process may write."""
+        return self._work.lock("workers.lock", shared=True)
 
     def finished(self) -> dict[str, int] | None:
         """Return the counts of a file that is complete, or None.
@@ -164,7 +171,7 @@ class GenerationFiles:
         for unit in range(num_units):
             self._work.delete(f"plan/unit-{unit:06d}.jsonl")
             self._work.delete(f"records/unit-{unit:06d}.json")
-        for path in ("plan.json", "request.json", "lock"):
+        for path in ("plan.json", "request.json", "workers.lock", "lock"):
             self._work.delete(path)
         for path in ("plan", "records", ""):
             self._work.remove_directory(path)

@@ -70,7 +70,10 @@ class ObjectiveTrainer(Trainer):
         if missing:
             optimizer.add_param_group({"params": missing})
         if own and self.args.world_size > 1 and self._loss.wrapped is self.objective:
-            self._loss.wrapped = DistributedDataParallel(self.objective)
+            # What an objective learns need not have a part in the loss at every step.
+            self._loss.wrapped = DistributedDataParallel(
+                self.objective, find_unused_parameters=True
+            )
         return optimizer
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list[Any], Any]:

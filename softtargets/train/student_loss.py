@@ -8,8 +8,8 @@ student (DistributedDataParallel, autocast) expects it, and gradients are synchr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ from softtargets.stream.batch import Batch
 from softtargets.stream.logits_size import check_logits_size
 from softtargets.train.objective import Objective, StudentOutputs
 from softtargets.train.student import check_embeddings
+
+_Result = TypeVar("_Result")
 
 _NOT_RETURNED = frozenset({"logits", "layers"})
 """What of an objective's needs a student returns without being told, and what is recorded."""
@@ -72,9 +74,12 @@ class StudentLoss:
                 raise cannot_fuse(self._hindrance)
         if "logits" in self.objective.needs:
             return self.with_outputs(model, student, batch, num_targets)[0]
+
+        def loss_of(found: Any, layers: LayerRecords | None) -> torch.Tensor:
+            return self._loss(found, batch, num_targets, layers=layers)
+
         with nullcontext() if head is None else _replaced(head, _nothing):
-            found, layers = self._called(model, student, batch)
-        return self._loss(found, batch, num_targets, layers=layers)
+            return self._called(model, student, batch, loss_of)
 
     def with_outputs(
         self,
@@ -86,23 +91,42 @@ class StudentLoss:
         """Return the loss and what the student returned, with all logits; see `__call__`."""
         check_embeddings(student, batch)
         check_logits_size(batch, batch.schema.num_labels)
-        found, layers = self._called(model, student, batch)
-        loss = self._loss(found, batch, num_targets, layers=layers, logits=found.logits)
-        return loss, found
+
+        def both(found: Any, layers: LayerRecords | None) -> tuple[torch.Tensor, Any]:
+            loss = self._loss(found, batch, num_targets, layers=layers, logits=found.logits)
+            return loss, found
+
+        return self._called(model, student, batch, both)
 
     def _called(
-        self, model: torch.nn.Module, student: torch.nn.Module, batch: Batch
-    ) -> tuple[Any, LayerRecords | None]:
-        """Return what a student returns for what the objective feeds it, and what its layers do."""
+        self,
+        model: torch.nn.Module,
+        student: torch.nn.Module,
+        batch: Batch,
+        finish: Callable[[Any, LayerRecords | None], _Result],
+    ) -> _Result:
+        """Return what is made of what a student returns, and of what its layers do if it is needed.
+
+        What its layers do is no part of what it returns. So `finish` is called before the pass
+        ends, and the pass returns its result alone: DistributedDataParallel finds the weights that
+        have a part in that.
+        """
         needs = self.objective.needs
         options = {f"output_{name}": True for name in needs - _NOT_RETURNED}
         if "layers" not in needs:
-            return model(**self.objective.inputs(batch), **options), None
-        with recording(student, "student", attention=True) as records:
-            found = model(**self.objective.inputs(batch), **options)
+            return finish(model(**self.objective.inputs(batch), **options), None)
         config: Any = student.config
-        records.check(config.num_hidden_layers, "student", attention=True)
-        return found, records
+        with ExitStack() as watching:
+            records = watching.enter_context(recording(student, "student", attention=True))
+
+            def finished(_: torch.nn.Module, __: Any, found: Any) -> tuple[_Result]:
+                watching.close()
+                records.check(config.num_hidden_layers, "student", attention=True)
+                return (finish(found, records),)
+
+            with student.register_forward_hook(finished):
+                result: tuple[_Result] = model(**self.objective.inputs(batch), **options)
+        return result[0]
 
     def _loss(
         self, found: Any, batch: Batch, num_targets: float | torch.Tensor | None, **of_head: Any
@@ -131,17 +155,24 @@ class StudentLoss:
             # What is added to every logit of a vocabulary makes more than one of each.
             return torch.stack([loss, torch.full_like(loss, _PROBE)])[:, None, None]
 
-        with _replaced(head, forward):
-            found, layers = self._called(model, student, batch)
-        if self._probed is not student:
-            logits = found.logits
-            is_untouched = logits.shape == (2, 1, 1) and logits.dtype == torch.float32
-            if not is_untouched or logits[1, 0, 0].item() != _PROBE:
-                self._hindrance = "a student that changes its logits after its output head"
+        def loss_of(found: Any, layers: LayerRecords | None) -> torch.Tensor | None:
+            if not self._is_untouched(student, found.logits):
                 return None
+            head_loss = found.logits[0, 0, 0]
+            return self._loss(found, batch, num_targets, layers=layers, head_loss=head_loss)
+
+        with _replaced(head, forward):
+            return self._called(model, student, batch, loss_of)
+
+    def _is_untouched(self, student: torch.nn.Module, logits: torch.Tensor) -> bool:
+        """Return whether a student returns what its head did; it is looked at once."""
+        if self._probed is not student:
+            is_same = logits.shape == (2, 1, 1) and logits.dtype == torch.float32
+            if not is_same or logits[1, 0, 0].item() != _PROBE:
+                self._hindrance = "a student that changes its logits after its output head"
+                return False
             self._probed = student
-        head_loss = found.logits[0, 0, 0]
-        return self._loss(found, batch, num_targets, layers=layers, head_loss=head_loss)
+        return True
 
 
 class StudentWithObjective(torch.nn.Module):

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig
 
 from softtargets.capture import TeacherConfig, build
 from softtargets.runs import TrainSettings, prepare, train
 from softtargets.store import Store
+from tests.layers.models import build_layers, save_model
 from tests.ranks import run_ranks
 from tests.runs.conftest import short_training
 from tests.runs.test_classifiers import KINDS
@@ -20,22 +22,43 @@ from tests.runs.test_training import weights_of
 from tests.tasks.classifiers import class_config, save_classifier
 from tests.tasks.masked import save_masked_model
 
-WITHOUT_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+Taught = tuple[Store, Path, str]
+"""A store, its teacher and the student."""
+
+WITHOUT_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 """Processes drop other units each, as they should."""
+HALF = "teacher[depth=1]"
 
 
-def classifier(directory: Path) -> tuple[Store, Path]:
-    """Return a store of texts of which some have a label, and its teacher."""
+def classifier(directory: Path) -> Taught:
+    """With a store of texts of which some have a label."""
     architecture, changes, records, task = KINDS["one"]
     model = save_classifier(directory / "teacher", architecture, **changes, **WITHOUT_DROPOUT)
     teacher = task.teacher(TeacherConfig(name=str(model), dtype="float32", device="cpu"))
-    return build(class_config(directory, records, task=task), teacher).store, model
+    return build(class_config(directory, records, task=task), teacher).store, model, HALF
 
 
-def masked(directory: Path) -> tuple[Store, Path]:
-    """Return a store of windows with unlike numbers of targets, and its teacher."""
+def masked(directory: Path) -> Taught:
+    """With a store of windows with unlike numbers of targets."""
     model = save_masked_model(directory / "teacher", "Bert", **WITHOUT_DROPOUT)
-    return build_masked(directory, model, hidden_states=True), model
+    return build_masked(directory, model, hidden_states=True), model, HALF
+
+
+def layered(directory: Path) -> Taught:
+    """With a store of layers, and a student that learns a projection."""
+    model = save_model(directory / "teacher", "bert")
+    store = build_layers(directory, model, "bert", layers=(0,), rerun_layers=(1, 3))
+    config = BertConfig(
+        vocab_size=store.targets.vocab_size,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        **WITHOUT_DROPOUT,
+    )
+    config.save_pretrained(directory)
+    return store, model, str(directory / "config.json")
 
 
 def train_here(chosen: TrainSettings) -> None:
@@ -46,16 +69,22 @@ def train_here(chosen: TrainSettings) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("make", "recipe"), [(classifier, {"ce_weight": 0.5}), (masked, {"recipe": "distilbert"})]
+    ("make", "recipe"),
+    [
+        (classifier, {"ce_weight": 0.5}),
+        (masked, {"recipe": "distilbert"}),
+        # A mean over the tokens of a batch depends on which windows are in it.
+        (layered, {"recipe": "tinybert-general", "batch_size": 1}),
+    ],
 )
 def test_two_processes_train_what_one_trains(
-    make: Callable[[Path], tuple[Store, Path]], recipe: dict[str, Any], tmp_path: Path
+    make: Callable[[Path], Taught], recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    taught = make(tmp_path)
+    store, teacher, student = make(tmp_path)
     for num_ranks in (1, 2):
         chosen = short_training(
-            *taught, tmp_path / str(num_ranks), student="teacher[depth=1]", batch_size=2,
-            global_batch_size=8, steps=4, learning_rate=1e-2, **recipe,
+            store, teacher, tmp_path / str(num_ranks), student=student, global_batch_size=8,
+            steps=4, learning_rate=1e-2, **{"batch_size": 2, **recipe},
         )  # fmt: skip
         log = tmp_path / f"{num_ranks}.log"
         code, printed = run_ranks(train_here, chosen, num_ranks=num_ranks, log=log)

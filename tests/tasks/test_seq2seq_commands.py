@@ -146,8 +146,12 @@ def test_what_is_too_long_is_refused_or_cut_and_counted(tmp_path: Path, model: P
     assert cut.exit_code == 0, cut.output
     store = Store.open(tmp_path / "cut")
     tokenizer: Any = translator(model).tokenizer._tokenizer
-    missing = 2 * (len(tokenizer(long)["input_ids"]) - POSITIONS) + 1
-    assert store.manifest.corpus["truncated_tokens"] == missing
+    of_source = len(tokenizer(long)["input_ids"]) - POSITIONS
+    assert store.manifest.corpus["truncated_source_tokens"] == of_source
+    # The decoder reads the token that it begins with beside them.
+    assert store.manifest.corpus["truncated_target_tokens"] == of_source + 1
+    assert store.manifest.corpus["truncated_tokens"] == 2 * of_source + 1
+    assert f"{of_source + 1} of them of targets" in " ".join(cut.output.split())
     last = list(store)[-1]
     assert len(last) == POSITIONS
     assert last.input_ids_L[-1] == tokenizer.eos_token_id

@@ -30,11 +30,6 @@ class EncodedPair:
     """How many tokens the source has, with those that were cut off."""
     num_target: int
 
-    @property
-    def num_truncated(self) -> int:
-        """Return how many tokens of both were cut off."""
-        return self.num_source + self.num_target - len(self.source_M) - len(self.target_L)
-
 
 class PairTokenizer(TransformersTokenizer):
     """The tokenizer of an encoder-decoder, and what the model knows of its own input.

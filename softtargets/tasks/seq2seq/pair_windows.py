@@ -11,7 +11,12 @@ import numpy as np
 
 from softtargets.capture.documents import Document, OnInvalid
 from softtargets.capture.repeats import each_once
-from softtargets.capture.windows import Windowing, tokenized_together
+from softtargets.capture.windows import (
+    TRUNCATED_SOURCE,
+    TRUNCATED_TARGET,
+    Windowing,
+    tokenized_together,
+)
 from softtargets.errors import CorpusError
 from softtargets.tasks.seq2seq.pair_tokenizer import EncodedPair, PairTokenizer
 from softtargets.tasks.seq2seq.text_pairs import TextPair, empty_text
@@ -56,8 +61,15 @@ class PairWindows:
                     on_invalid(error)
                     continue
                 self.counts["documents"] += 1
-                self.counts["truncated_tokens"] += ids.num_truncated
+                self._count_truncated(ids)
                 yield window
+
+    def _count_truncated(self, ids: EncodedPair) -> None:
+        of_source = ids.num_source - len(ids.source_M)
+        of_target = ids.num_target - len(ids.target_L)
+        self.counts[TRUNCATED_SOURCE] += of_source
+        self.counts[TRUNCATED_TARGET] += of_target
+        self.counts["truncated_tokens"] += of_source + of_target
 
     def _window(self, pair: TextPair, ids: EncodedPair, most: int) -> TokenWindow:
         if not len(ids.source_M) or ids.num_target < 2:
