@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from softtargets import Store
 from tests.train.programs import launch
@@ -33,10 +34,18 @@ TOLERANCE = 1e-5
 @pytest.fixture(autouse=True)
 def _own_random_numbers() -> Iterator[None]:
     """Trainers seed everything; what other tests draw does not depend on it."""
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+@pytest.fixture(scope="module")
+def weights(_built: Path) -> list[float]:
+    """The weights after a training in one process that was never stopped."""
+    with torch.random.fork_rng(devices=[]):
+        found: list[float] = TRAINERS["plain"](str(_built / "store"), "")["weights"]
+        before = [float(one.detach().double().sum()) for one in make_student().parameters()]
+    assert np.abs(np.subtract(found, before)).max() > 1000 * TOLERANCE
+    return found
 
 
 def windows_in_order(store: Store) -> list[str]:
@@ -69,18 +78,12 @@ def test_a_training_goes_on_where_it_stopped(store: Store, tmp_path: Path, train
     assert delivered([first], [rest]) == windows_in_order(store)
 
 
-def reference(store: Store) -> list[float]:
-    """Return the weights after a training in one process that was never stopped."""
-    weights: list[float] = TRAINERS["plain"](str(store.root), "")["weights"]
-    before = [float(one.detach().double().sum()) for one in make_student().parameters()]
-    assert np.abs(np.subtract(weights, before)).max() > 1000 * TOLERANCE
-    return weights
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_no_stop_changes_a_training(store: Store, tmp_path: Path, trainer: str) -> None:
-    expected, weights = windows_in_order(store), reference(store)
+def test_no_stop_changes_a_training(
+    store: Store, tmp_path: Path, trainer: str, weights: list[float]
+) -> None:
+    expected = windows_in_order(store)
     rng = np.random.default_rng(len(trainer))
     for case in range(6):
         how = {
@@ -103,8 +106,10 @@ def test_no_stop_changes_a_training(store: Store, tmp_path: Path, trainer: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", sorted(set(TRAINERS) - {"torchdata"}))
-def test_two_processes_train_as_one(store: Store, tmp_path: Path, trainer: str) -> None:
-    expected, weights = windows_in_order(store), reference(store)
+def test_two_processes_train_as_one(
+    store: Store, tmp_path: Path, trainer: str, weights: list[float]
+) -> None:
+    expected = windows_in_order(store)
     root = str(store.root)
     paths = [str(tmp_path / name) for name in ("whole", "two", "one")]
     for path in paths:
@@ -132,17 +137,19 @@ FUSED_TOLERANCE = 10 * TOLERANCE
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", FUSING)
-def test_a_fused_loss_trains_what_logits_train(store: Store, tmp_path: Path, trainer: str) -> None:
+def test_a_fused_loss_trains_what_logits_train(
+    store: Store, tmp_path: Path, trainer: str, weights: list[float]
+) -> None:
     found = TRAINERS[trainer](str(store.root), str(tmp_path), fused=True, accumulated=ACCUMULATED)
-    np.testing.assert_allclose(found["weights"], reference(store), atol=FUSED_TOLERANCE, rtol=0)
+    np.testing.assert_allclose(found["weights"], weights, atol=FUSED_TOLERANCE, rtol=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", FUSING)
 def test_two_processes_train_a_fused_loss_as_one(
-    store: Store, tmp_path: Path, trainer: str
+    store: Store, tmp_path: Path, trainer: str, weights: list[float]
 ) -> None:
     run = {"store": str(store.root), "directory": str(tmp_path), "fused": True}
     ranks = launch("train", trainer, [run], num_processes=2, directory=tmp_path / "reports")
     for [found] in ranks:
-        np.testing.assert_allclose(found["weights"], reference(store), atol=FUSED_TOLERANCE, rtol=0)
+        np.testing.assert_allclose(found["weights"], weights, atol=FUSED_TOLERANCE, rtol=0)
