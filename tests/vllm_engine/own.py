@@ -22,9 +22,13 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def make(directory: Path, **options: Any) -> VllmTeacher:
-    given = tuple((OPTIONS | options).items())
-    config = TeacherConfig(name=f"vllm:{directory}", dtype="float32", engine_arg=given)
+def make(directory: Path, *, tensor_parallel: int | None = None, **options: Any) -> VllmTeacher:
+    config = TeacherConfig(
+        name=f"vllm:{directory}",
+        dtype="float32",
+        tensor_parallel=tensor_parallel,
+        engine_arg=tuple((OPTIONS | options).items()),
+    )
     teacher = open_teacher(config)
     assert isinstance(teacher, VllmTeacher)
     return teacher

@@ -26,7 +26,7 @@ from softtargets.capture.keep.selection import Draws, Pins, Selection
 from softtargets.capture.vllm_engine.prompt_rows import PromptPart, PromptRows
 from softtargets.capture.vllm_engine.vllm_teacher import VllmTeacher
 from softtargets.errors import TeacherError
-from tests.capture.teacher_suite import TeacherSuite
+from tests.capture.teacher_suite import NOISE, TeacherSuite
 from tests.draw_law import deviation
 from tests.vllm_engine.own import GRID, KEEP, assert_as_transformers, make, running
 
@@ -98,6 +98,17 @@ def test_repeated_prompts_are_read_again(
     again = [segments[0]] * 3 + segments
     for _ in range(2):
         assert_as_transformers(teacher.capture(again, KEEP), local.capture(again, KEEP))
+
+
+def test_hidden_states_and_head_make_the_logits(
+    teacher: VllmTeacher, local: TransformersTeacher, segments: list[Segment]
+) -> None:
+    keep = Keep(selection=Hybrid(k=4), temperatures=(1.0,), hidden_states=True)
+    hidden_ND = teacher.capture(segments, keep).hidden_ND
+    assert hidden_ND is not None
+    logits_NV = hidden_ND @ torch.from_numpy(teacher.output_head().weight_VD).T
+    expected_NV = local.logits(local.read(segments))
+    torch.testing.assert_close(logits_NV, expected_NV, atol=NOISE, rtol=0)
 
 
 def test_too_little_memory_for_the_selection_says_so(

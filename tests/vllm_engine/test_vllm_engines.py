@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,15 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from softtargets.capture import (
-    Segment,
-    TransformersTeacher,
-)
+from softtargets.capture import Segment, TeacherConfig, TransformersTeacher
+from softtargets.capture.calibration import measure_drift
 from softtargets.capture.segments import segments_of
 from softtargets.capture.vllm_engine import engine_in_process, runner_seams
 from softtargets.capture.vllm_engine.prompt_rows import PromptPart, PromptRows
 from softtargets.cli import main
-from softtargets.errors import TeacherError
+from softtargets.demo.smollm import teacher_directory
+from softtargets.errors import ServerError, TeacherError
 from softtargets.store import Store, verify
 from tests.capture.teacher_suite import NOISE, windows
 from tests.fakes import write_corpus
@@ -135,6 +135,45 @@ def test_an_engine_may_have_its_own_process(
     with running(tiny_llama) as teacher:
         found = teacher.capture(segments, KEEP)
     assert_as_transformers(found, local.capture(segments, KEEP))
+
+
+def test_several_workers_share_the_positions(
+    tiny_llama: Path,
+    local: TransformersTeacher,
+    segments: list[Segment],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each has a part of the model, and of an output head that no one could store."""
+    cores = sorted(os.sched_getaffinity(0))
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[-1]}")
+    with running(tiny_llama, tensor_parallel=2) as teacher:
+        found = teacher.capture(segments, KEEP)
+        assert not teacher.abilities.hidden_states
+    assert_as_transformers(found, local.capture(segments, KEEP))
+
+
+def test_an_engine_that_fails_ends_the_build(
+    tiny_llama: Path, segments: list[Segment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise RuntimeError("a broken kernel")
+
+    with running(tiny_llama) as teacher:
+        monkeypatch.setattr(PromptRows, "_keep", failing)
+        with pytest.raises(ServerError, match="an engine of vLLM that runs; found a broken kernel"):
+            teacher.capture(segments, KEEP)
+
+
+def test_smollm2_is_near_transformers() -> None:
+    directory = teacher_directory()
+    config = TeacherConfig(name=str(directory), dtype="float32", device="cpu")
+    reference = TransformersTeacher(config)
+    reference.load()
+    with running(directory) as teacher:
+        drift = measure_drift(teacher, reference, windows(teacher), segments_of)
+    assert drift.top1 == 1
+    assert drift.logits is not None
+    assert drift.logits.largest < 1e-3
 
 
 def test_longer_prompts_than_it_reads_are_refused(

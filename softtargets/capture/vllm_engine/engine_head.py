@@ -5,6 +5,7 @@ Shapes: V vocabulary, D width of the hidden states.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,27 +13,30 @@ import torch
 from softtargets.capture.teachers.live_head import LiveHead, random_hidden_states
 from softtargets.errors import TeacherError
 
-_ROUNDINGS = 4
-"""By how many units in the last place of a row's largest logit kernels may differ."""
+_SUMS = 4
+"""By as many standard errors of a sum of rounded products may kernels differ."""
 
 
-def engine_head(tensors: Mapping[str, torch.Tensor], vocab_size: int) -> LiveHead | None:
+def engine_head(
+    tensors: Mapping[str, torch.Tensor], after: Mapping[str, float | None], vocab_size: int
+) -> LiveHead | None:
     """Return a head without what pads its vocabulary; None if its weights are not there.
 
     Args:
-        tensors: what `WorkerExtension.softtargets_head` returned.
+        tensors: its weights and bias.
+        after: scale and soft cap of its logits; None where there is none.
         vocab_size: of the model.
     """
     weight_VD, bias_V = tensors.get("weight_VD"), tensors.get("bias_V")
     if weight_VD is None or weight_VD.ndim != 2 or len(weight_VD) < vocab_size:
         return None
-    softcap = tensors.get("softcap")
+    scale = after.get("scale")
     return LiveHead(
         weight_VD=weight_VD[:vocab_size],
         bias_V=None if bias_V is None else bias_V[:vocab_size],
-        scale=float(tensors["scale"]) if "scale" in tensors else 1.0,
+        scale=1.0 if scale is None else scale,
         divisor=1.0,
-        softcap=None if softcap is None else float(softcap),
+        softcap=after.get("softcap"),
     )
 
 
@@ -47,8 +51,7 @@ def check_head(
     if head is not None:
         hidden_ND = random_hidden_states(head)
         own_NV, found_NV = logits(hidden_ND), head.logits(hidden_ND)
-        largest_N1 = own_NV.abs().amax(dim=1, keepdim=True)
-        bound_N1 = _ROUNDINGS * torch.finfo(own_NV.dtype).eps * largest_N1
+        bound_N1 = _rounding(head) * own_NV.abs().amax(dim=1, keepdim=True)
         if own_NV.shape == found_NV.shape and ((own_NV - found_NV).abs() <= bound_N1).all():
             return head
     raise TeacherError(
@@ -57,3 +60,10 @@ def check_head(
         found="none" if head is None else "one with other logits",
         next_step="Omit --hidden-states, or pass the directory of the model with --teacher.",
     )
+
+
+def _rounding(head: LiveHead) -> float:
+    """Return by which share of a row's largest logit it may change: sums are made in float32."""
+    width, dtype = head.weight_VD.shape[1], head.weight_VD.dtype
+    of_sums = _SUMS * math.sqrt(width) * torch.finfo(torch.float32).eps
+    return of_sums + (0 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps)

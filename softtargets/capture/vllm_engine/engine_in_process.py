@@ -22,7 +22,7 @@ from softtargets.capture.vllm_engine.engine_head import engine_head
 from softtargets.capture.vllm_engine.prompt_rows import in_order
 from softtargets.capture.vllm_engine.runner_seams import PROMPT
 from softtargets.capture.vllm_engine.tensor_bytes import tensors_from_bytes, tensors_to_bytes
-from softtargets.errors import TeacherError, error_text
+from softtargets.errors import ServerError, TeacherError, error_text
 
 _EXTENSION = "softtargets.capture.vllm_engine.worker_extension.WorkerExtension"
 _IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
@@ -31,6 +31,11 @@ _MEMORY = (
     "--engine-arg max_num_batched_tokens=2048."
 )
 
+_LOADING_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError),
+    # By which vLLM checks what people ask for, too.
+    *(AssertionError, NotImplementedError),
+)
 _LIVE: weakref.WeakValueDictionary[str, VllmEngine] = weakref.WeakValueDictionary()
 """The engine of this process, by its options."""
 
@@ -152,12 +157,19 @@ class VllmEngine:
     def head(self, vocab_size: int) -> LiveHead | None:
         """Return the output head, if a single worker has it."""
         first, *others = self._llm.collective_rpc("softtargets_head")
-        return None if others else engine_head(tensors_from_bytes(first), vocab_size)
+        if others:
+            return None
+        (after,) = self._llm.collective_rpc("softtargets_after_head")
+        return engine_head(tensors_from_bytes(first), json.loads(after), vocab_size)
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], parameters: Sequence[dict[str, Any]]
     ) -> list[Any]:
-        """Have prompts read, and a token written after each, which nobody looks at."""
+        """Have prompts read, and a token written after each, which nobody looks at.
+
+        Raises:
+            ServerError: the engine came to an end.
+        """
         from vllm import SamplingParams
 
         sampling = [
@@ -165,7 +177,16 @@ class VllmEngine:
             for one in parameters
         ]
         tokens = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs: list[Any] = self._llm.generate(tokens, sampling, use_tqdm=False)
+        try:
+            outputs: list[Any] = self._llm.generate(tokens, sampling, use_tqdm=False)
+        except RuntimeError as error:
+            raise ServerError(
+                self._name,
+                expected="an engine of vLLM that runs",
+                found=error_text(error),
+                next_step="Run the same command again; what is committed stays. If it is memory "
+                "that does not suffice, pass --engine-arg gpu_memory_utilization=0.8.",
+            ) from error
         return outputs
 
     def _check_lengths(self, prompts: Sequence[Sequence[int]], segments: Sequence[Segment]) -> None:
@@ -212,7 +233,7 @@ def _in_process() -> Iterator[None]:
 def _loading(name: str) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, ValueError, TypeError, OSError, ImportError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise TeacherError(
             name,
             expected="a model and options that vLLM can load",

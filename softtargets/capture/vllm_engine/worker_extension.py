@@ -93,20 +93,19 @@ class WorkerExtension:
         return tensors_to_bytes({"logits_NV": self._softtargets_logits(hidden_ND)})
 
     def softtargets_head(self) -> bytes:
-        """Return the weights of the output head, and what scales and caps its logits.
-
-        What a worker does not have is not there: layers may keep their weights in other forms.
-        """
-        model = self.model_runner.model
-        layer, after = getattr(model, "lm_head", None), getattr(model, "logits_processor", None)
+        """Return the weights of the output head, as far as a layer keeps them as they are."""
+        layer = getattr(self.model_runner.model, "lm_head", None)
         found = {
             "weight_VD": getattr(layer, "weight", None),
             "bias_V": getattr(layer, "bias", None),
-            "scale": getattr(after, "scale", None),
-            "softcap": getattr(after, "soft_cap", None),
         }
-        tensors = {name: torch.as_tensor(one) for name, one in found.items() if one is not None}
-        return tensors_to_bytes({name: torch.atleast_1d(one) for name, one in tensors.items()})
+        return tensors_to_bytes({name: one for name, one in found.items() if one is not None})
+
+    def softtargets_after_head(self) -> str:
+        """Return JSON of what scales and caps the logits after it."""
+        after = getattr(self.model_runner.model, "logits_processor", None)
+        names = {"scale": "scale", "softcap": "soft_cap"}
+        return json.dumps({own: getattr(after, name, None) for own, name in names.items()})
 
     def _softtargets_logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Return logits [N, V], without what pads the vocabulary."""
