@@ -7,12 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 
 from softtargets.capture import Segment, TeacherConfig, TransformersTeacher
 from softtargets.capture.segments import segments_of
 from tests.capture.teacher_suite import windows
-from tests.fakes import byte_tokenizer
+from tests.vllm_engine.own import write_llama
 
 NO_VLLM = "no vLLM here: `make vllm` installs it and runs these"
 MUST_RUN = "SOFTTARGETS_MUST_RUN_VLLM"
@@ -28,23 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with heads that vLLM has kernels for, and 400 outputs, which vLLM pads."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    directory = tmp_path_factory.mktemp("vllm") / "tiny"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=400,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
-    byte_tokenizer().save_pretrained(directory)
-    return directory
+    return write_llama(tmp_path_factory.mktemp("vllm") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from softtargets.capture import Keep, Selected, TeacherConfig, Threshold, open_teacher
 from softtargets.capture.vllm_engine.vllm_teacher import VllmTeacher
+from softtargets.targets import DType
 from tests.capture.teacher_suite import NOISE, tensors
+from tests.fakes import byte_tokenizer
 
 GRID = (0.5, 1.0, 2.0)
 KEEP = Keep(selection=Threshold(), temperatures=GRID)
@@ -22,10 +25,33 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def make(directory: Path, *, tensor_parallel: int | None = None, **options: Any) -> VllmTeacher:
+def write_llama(directory: Path) -> Path:
+    """Write a random Llama with heads that vLLM has kernels for, and 400 outputs, which it pads."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=400,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    byte_tokenizer().save_pretrained(directory)
+    return directory
+
+
+def make(
+    directory: Path,
+    *,
+    dtype: DType = "float32",
+    tensor_parallel: int | None = None,
+    **options: Any,
+) -> VllmTeacher:
     config = TeacherConfig(
         name=f"vllm:{directory}",
-        dtype="float32",
+        dtype=dtype,
         tensor_parallel=tensor_parallel,
         engine_arg=tuple((OPTIONS | options).items()),
     )

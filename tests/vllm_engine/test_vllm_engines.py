@@ -192,6 +192,8 @@ def test_a_process_has_one_engine(tiny_llama: Path, segments: list[Segment]) -> 
         same = make(tiny_llama)
         same.load()
         assert same._engine is teacher._engine
+        assert same._engine is not None
+        assert same._engine.runner == "V1"
 
 
 def test_what_vllm_cannot_load_is_refused(tiny_llama: Path) -> None:

@@ -74,6 +74,8 @@ class VllmEngine:
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         self._name = name
+        self.runner: str | None = None
+        """Which of vLLM's two runners the workers have, V1 or V2, once targets are selected."""
         self.is_checked = False
         """Whether what it gives was compared with what vLLM lists."""
         with _in_process(), _loading(name):
@@ -112,6 +114,7 @@ class VllmEngine:
                     found=found["found"],
                     next_step="Install a version that was tested: docs/teachers.md has the range.",
                 )
+            self.runner = found["runner"]
 
     def listed(self, prompts: Sequence[Sequence[int]], k: int) -> list[list[Any]]:
         """Return what vLLM itself lists for prompts: id -> what it says, at each position."""
