@@ -25,6 +25,9 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
+
+import torch
 
 from softtargets.capture import (
     Hybrid,
@@ -39,7 +42,8 @@ from softtargets.capture import (
     open_teacher,
 )
 from softtargets.capture.abilities import nearest
-from softtargets.capture.keep.logit_chunks import COMPARING
+from softtargets.capture.keep.logit_chunks import COMPARING, SELECTING, logit_chunks
+from softtargets.capture.vllm_engine.prompt_rows import PromptRows
 from softtargets.capture.vllm_engine.tensor_bytes import tensors_from_bytes, tensors_to_bytes
 from softtargets.demo.smollm import find_gguf, teacher_directory
 from tests.benchmarks.engine_errors import Errors
@@ -155,6 +159,7 @@ def run_hook(dtype: Number, num_tokens: int, rounds: int) -> tuple[int, dict[str
     read = teacher._engine._generate
     modes: dict[str, Callable[[], object]] = {
         "alone": lambda: read(prompts, [{}] * len(prompts)),
+        "logits": lambda: make_logits(teacher, own),
         **{name: lambda keep=keep: teacher.capture(own, keep) for name, keep in KEEPS.items()},  # type: ignore[misc]
         "prompt_logprobs": lambda: read(prompts, [lists] * len(prompts)),
     }
@@ -165,6 +170,19 @@ def run_hook(dtype: Number, num_tokens: int, rounds: int) -> tuple[int, dict[str
             mode()
             found[name].append(time.perf_counter() - started)
     return sum(map(len, prompts)), {name: seconds[1:] for name, seconds in found.items()}
+
+
+def make_logits(teacher: Any, own: Sequence[Segment]) -> None:
+    """Have the logits of all targets made inside vLLM's workers, and thrown away."""
+    keep = PromptRows._keep
+
+    def making(self: Any, rows_S: torch.Tensor, hidden_SD: torch.Tensor) -> None:
+        for _ in logit_chunks(hidden_SD, self._make_logits, self._vocab_size, SELECTING):
+            pass
+        keep(self, rows_S, hidden_SD)
+
+    with patch.object(PromptRows, "_keep", making):
+        teacher.read(own)
 
 
 def alone_in_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -221,16 +239,16 @@ def row(
 def hook_table(num_tokens: int, rounds: int) -> Iterator[str]:
     """Yield the lines of the table of what the selection costs."""
     yield (
-        "| numbers | vLLM alone, tokens/s | selecting k = 64 | selecting by default | "
-        "prompt_logprobs = 64 |"
+        "| numbers | vLLM alone, tokens/s | making all logits | selecting k = 64 | "
+        "selecting by default | prompt_logprobs = 64 |"
     )
-    yield "|---|---:|---:|---:|---:|"
+    yield "|---|---:|---:|---:|---:|---:|"
     for dtype in DTYPES:
         num_read, seconds = alone_in_process(run_hook, dtype, num_tokens, rounds)
         alone = seconds["alone"]
         shares = [
             statistics.median(own / one for own, one in zip(alone, seconds[name], strict=True))
-            for name in ("64", "default", "prompt_logprobs")
+            for name in ("logits", "64", "default", "prompt_logprobs")
         ]
         yield (
             f"| {dtype} | {num_read / statistics.median(alone):.0f} | "

@@ -133,9 +133,12 @@ class StubSeam:
 class SecondRunner(StubRunner):
     """Calls the three methods of its worker; rows come by rising number of tokens."""
 
+    compute_arguments: tuple[Any, Any, Any] = (None, None, None)
+    """All token ids, how many are computed, and lengths of prompts, at which we do not look."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.prompt_logprobs_worker = StubSeam()
+        self.prompt_logprobs_worker: Any = StubSeam()
 
     def add(self, request: str, parameters: Any) -> None:
         # What may be there from before is removed first.
@@ -161,11 +164,12 @@ class SecondRunner(StubRunner):
         batch = SimpleNamespace(
             req_ids=list(scheduled),
             num_tokens=num_rows,
+            idx_mapping_np=np.arange(len(scheduled)),
             # Padded for graphs of more requests.
             query_start_loc_np=np.append(starts, [num_rows] * _PADDING),
             num_computed_prefill_tokens_np=np.array([self.computed[one] for one in scheduled]),
         )
         padded_SD = self.buffer_SD[: num_rows + _PADDING]
         return self.prompt_logprobs_worker.compute_prompt_logprobs(
-            None, padded_SD, batch, None, None, None
+            None, padded_SD, batch, *self.compute_arguments
         )

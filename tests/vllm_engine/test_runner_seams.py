@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from softtargets.capture.vllm_engine.prompt_rows import PromptPart
-from softtargets.capture.vllm_engine.runner_seams import SeamError, install
+from softtargets.capture.vllm_engine.runner_seams import PROMPT, SeamError, install
 from tests.vllm_engine.stub_runners import (
     FirstRunner,
     SecondRunner,
@@ -74,6 +75,24 @@ def test_prompts_that_are_not_ours_are_left_to_vllm(runner: StubRunner) -> None:
     if isinstance(runner, SecondRunner):
         calls = runner.prompt_logprobs_worker.calls
         assert calls == ["remove request-1", "add request-1", "compute"]
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_newer_seam_of_the_vllm_that_is_here_is_as_the_stub() -> None:
+    """Its own class is called as the stub is, with its own sampling parameters."""
+    from vllm import SamplingParams
+    from vllm.v1.worker.gpu.sample.prompt_logprob import PromptLogprobsWorker
+
+    runner = SecondRunner()
+    runner.prompt_logprobs_worker = PromptLogprobsWorker(8, torch.device("cpu"))
+    runner.compute_arguments = (None, None, np.zeros(8, np.int32))
+    watched = Watched(runner)
+    own = {f"request-{one}": SamplingParams(extra_args={PROMPT: one}) for one in (1, 2)}
+    assert runner.step({"request-1": 5, "request-2": 3}, own) == {}
+    runner.step({"request-2": 4}, gone=["request-1"])
+    assert watched.spans() == [(1, 0, 5), (2, 0, 3), (2, 3, 7)]
 
 
 def test_another_signature_is_refused() -> None:

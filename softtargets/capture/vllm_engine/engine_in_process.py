@@ -26,6 +26,8 @@ from softtargets.errors import ServerError, TeacherError, error_text
 
 _EXTENSION = "softtargets.capture.vllm_engine.worker_extension.WorkerExtension"
 _IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
+_UNLESS_SET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+"""vLLM says much, and tells its authors how it is used, unless the environment says otherwise."""
 _MEMORY = (
     "Leave the selection memory, as with --engine-arg gpu_memory_utilization=0.8, or pass "
     "--engine-arg max_num_batched_tokens=2048."
@@ -221,15 +223,18 @@ class VllmEngine:
 @contextmanager
 def _in_process() -> Iterator[None]:
     """Have vLLM's engine run in this process, whatever the environment says."""
-    before = os.environ.get(_IN_PROCESS)
-    os.environ[_IN_PROCESS] = "0"
+    wanted = {name: os.environ.get(name, value) for name, value in _UNLESS_SET.items()}
+    wanted[_IN_PROCESS] = "0"
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[_IN_PROCESS]
-        else:
-            os.environ[_IN_PROCESS] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
