@@ -196,9 +196,32 @@ def test_a_process_has_one_engine(tiny_llama: Path, segments: list[Segment]) -> 
         assert same._engine.runner == "V1"
 
 
-def test_what_vllm_cannot_load_is_refused(tiny_llama: Path) -> None:
-    with pytest.raises(TeacherError, match="a model and options that vLLM can load"):
-        make(tiny_llama, quantization="nothing").load()
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [({"quantization": "nothing"}, "quantization"), ({"no_option": 1}, "no_option")],
+)
+def test_what_vllm_cannot_load_is_refused(
+    tiny_llama: Path, options: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(TeacherError, match=f"that vLLM can load; found .*{found}"):
+        make(tiny_llama, **options).load()
+
+
+def test_a_cache_that_is_too_small_is_refused(tiny_llama: Path) -> None:
+    """Another engine can be loaded afterwards."""
+    with pytest.raises(TeacherError, match=r"that vLLM can load; found .* KV cache"):
+        make(tiny_llama, num_gpu_blocks_override=2).load()
+    with running(tiny_llama):
+        pass
+
+
+def test_logits_of_another_width_are_refused(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = make(tiny_llama)
+    teacher.vocab_size = 390
+    with pytest.raises(TeacherError, match=r"expected logits of 390 ids, .* found 400"):
+        teacher.load()
 
 
 def test_a_store_is_built_compared_and_rescored(tiny_llama: Path, tmp_path: Path) -> None:

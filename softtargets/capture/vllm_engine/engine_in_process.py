@@ -245,7 +245,8 @@ def _loading(name: str) -> Iterator[None]:
         raise TeacherError(
             name,
             expected="a model and options that vLLM can load",
-            found=error_text(error),
+            # What is wrong stands in later lines of some errors.
+            found=" ".join(str(error).split()) or type(error).__name__,
             next_step="Check --engine-arg and the model directory. What vLLM printed before says "
             "more.",
         ) from error

@@ -149,6 +149,16 @@ class VllmTeacher(LocalTeacher):
             self.name,
             self.config.dtype,
         )
+        self._check_width(engine.logits(engine.keep([_segment(ids, 1)], None)["hidden_ND"]))
+
+    def _check_width(self, logits_NV: torch.Tensor) -> None:
+        if logits_NV.shape[1] != self.vocab_size:
+            raise TeacherError(
+                self.name,
+                expected=f"logits of {self.vocab_size:,} ids, as its configuration says",
+                found=f"{logits_NV.shape[1]:,}",
+                next_step="Correct vocab_size in the model's config.json.",
+            )
 
     def capture(self, segments: Sequence[Segment], keep: Keep) -> Selected:
         """Return the targets of segments, which the engine reads together."""
