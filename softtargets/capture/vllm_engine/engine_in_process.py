@@ -26,7 +26,7 @@ from softtargets.errors import ServerError, TeacherError, error_text
 
 _EXTENSION = "softtargets.capture.vllm_engine.worker_extension.WorkerExtension"
 _IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"
-_UNLESS_SET = {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}
+_UNLESS_SET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 """vLLM says much, and tells its authors how it is used, unless the environment says otherwise."""
 _MEMORY = (
     "Leave the selection memory, as with --engine-arg gpu_memory_utilization=0.8, or pass "
