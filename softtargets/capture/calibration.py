@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from softtargets.capture.build_config import BuildConfig
+from softtargets.capture.keep.logit_chunks import COMPARING
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep, TopK
 from softtargets.capture.memory import free_memory
@@ -19,7 +20,7 @@ from softtargets.capture.score import check_selected
 from softtargets.capture.segments import Segment
 from softtargets.capture.stored_weights import ready_here
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.teachers.local import COMPARING, LocalTeacher, check_local
+from softtargets.capture.teachers.local import LocalTeacher, check_local
 from softtargets.errors import InputError, TeacherError
 from softtargets.store.drift import Drift, Gap
 from softtargets.window import TokenWindow

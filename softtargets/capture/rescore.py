@@ -16,6 +16,7 @@ import torch
 
 from softtargets.capture.class_comparison import ClassComparison
 from softtargets.capture.comparison import Comparison, Fidelity, rows_of
+from softtargets.capture.keep.logit_chunks import COMPARING
 from softtargets.capture.keep.selection import Keep, TopK
 from softtargets.capture.segments import Segment
 from softtargets.capture.state_comparison import (
@@ -24,7 +25,7 @@ from softtargets.capture.state_comparison import (
     compare_states,
 )
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.teachers.local import COMPARING, LocalTeacher, check_local
+from softtargets.capture.teachers.local import LocalTeacher, check_local
 from softtargets.errors import InputError
 from softtargets.store import Store
 from softtargets.store.same_identity import check_identity

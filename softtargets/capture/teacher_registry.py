@@ -5,9 +5,10 @@ The module of an engine is imported when it is asked for, as it may need an extr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
+from typing import Any
 
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teachers.causal import TransformersTeacher
@@ -22,6 +23,7 @@ _SERVER = "softtargets.capture.servers.served:ServerTeacher"
 TEACHERS = {
     "gguf": "softtargets.capture.teachers.gguf_model:GgufTeacher",
     "llama": "softtargets.capture.teachers.llama_cpp_model:LlamaTeacher",
+    "vllm": "softtargets.capture.vllm_engine.vllm_teacher:VllmTeacher",
     "http": _SERVER,
     "https": _SERVER,
 }
@@ -57,6 +59,27 @@ def open_teacher(config: TeacherConfig) -> Teacher:
     module, _, attribute = TEACHERS[scheme].partition(":")
     make: MakeTeacher = getattr(import_module(module), attribute)
     return make(config)
+
+
+def options_of(
+    described: Mapping[str, Any], engine_arg: Sequence[tuple[str, Any]] = ()
+) -> dict[str, Any]:
+    """Return the options of a `TeacherConfig` that run a teacher as a store's identity says.
+
+    Args:
+        described: what `Teacher.describe` returned.
+        engine_arg: options of vLLM beside those.
+    """
+    given = {"engine_arg": tuple(engine_arg)} if engine_arg else {}
+    engine = described.get("engine")
+    if engine is None:
+        names = ("dtype", "attention", "compile")
+        return given | {name: described[name] for name in names if name in described}
+    if engine.partition(" ")[0] != "vllm":
+        # It has its own number format, and nothing to choose.
+        return given
+    together = {**described.get("engine_args", {}), **dict(engine_arg)}
+    return {"dtype": described["dtype"], "engine_arg": tuple(together.items())}
 
 
 def task_of_teacher(config: TeacherConfig, name: str | None = None) -> FoundTask:

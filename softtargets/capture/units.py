@@ -98,7 +98,7 @@ def run_units(
         units: asked for one by one.
 
     Raises:
-        ServerError, StoreError: a server is gone, or another; or the system refused to write.
+        ServerError, StoreError: a server or an engine is gone; or the system refused to write.
     """
     writing: tuple[int, Future[ShardEntry]] | None = None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-write") as thread:

@@ -65,7 +65,8 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     type=int,
     metavar="N",
     help="Cut the teacher's matrices over N processes: torchrun --nproc-per-node N -m softtargets "
-    "build ... --tensor-parallel N. The first of them writes.",
+    "build ... --tensor-parallel N. The first of them writes. Or over N devices, with --teacher "
+    "vllm:DIR_OR_ID and without torchrun.",
 )
 @build_options
 def build_command(output: Place, unit_range: tuple[int, int | None] | None, **options: Any) -> None:

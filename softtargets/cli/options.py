@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from softtargets.cli.engine_option import ENGINE_ARG
 from softtargets.cli.hidden_options import LAYER_OPTIONS, parse_layers
 from softtargets.cli.paths import INPUT, LocalPath
 from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
@@ -49,10 +50,12 @@ TEACHER_OPTIONS = (
         required=True,
         metavar="DIR_OR_ID",
         help="Directory of a model, or its id on the Hugging Face Hub. Or a GGUF file, run by "
-        "transformers as gguf:FILE or by llama.cpp as llama:FILE. Or http://host:port of a server "
-        "of vLLM or SGLang that runs the model.",
+        "transformers as gguf:FILE or by llama.cpp as llama:FILE. Or vllm:DIR_OR_ID to run a model "
+        "by vLLM in this process. Or http://host:port of a server of vLLM or SGLang that runs the "
+        "model.",
     ),
     *SERVER_OPTIONS,
+    ENGINE_ARG,
     *TASK_OPTIONS,
     DTYPE,
     click.option(
@@ -230,6 +233,7 @@ def parse_teacher(options: Mapping[str, Any]) -> tuple[CaptureTask, Teacher]:
     of_teacher = (
         *("revision", "dtype", "attention", "device", "device_map", "offload_folder"),
         *("trust_remote_code", "compile", "tensor_parallel", "tokenizer", "requests", "patience"),
+        "engine_arg",
     )
     given = {name: options[name] for name in of_teacher if name in options}
     named = teacher_config(options["teacher"], **given)

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from softtargets.cli.engine_option import ENGINE_ARG
 from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, teacher_config
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
@@ -38,6 +39,7 @@ MOST_SHOWN = 20
 @REVISION
 @DEVICE
 @TRUST_REMOTE_CODE
+@ENGINE_ARG
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
     store: str,
@@ -95,6 +97,7 @@ def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None)
 def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) -> RescoreReport:
     """Compare a store with its teacher, as it was run for it."""
     from softtargets.capture import rescore
+    from softtargets.capture.teacher_registry import options_of
 
     if "imported" in store.manifest.identity:
         raise InputError(
@@ -110,10 +113,8 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
             found="a server",
             next_step="softtargets build --reference compares a server with its model.",
         )
-    identity = store.manifest.identity["teacher"]
-    how = {name: identity[name] for name in ("dtype", "attention", "compile") if name in identity}
-    # An engine is none of transformers, and takes no such options.
-    named = teacher_config(name, **({} if "engine" in identity else how), **options)
+    how = options_of(store.manifest.identity["teacher"], options.pop("engine_arg"))
+    named = teacher_config(name, **how, **options)
     teacher = task_of(store.targets).capture().teacher(named)
     return rescore(store, teacher, num_windows)
 

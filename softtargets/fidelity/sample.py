@@ -15,13 +15,14 @@ from softtargets.capture.batches import Batches
 from softtargets.capture.estimate import shard_size
 from softtargets.capture.identity import hidden_state_parts
 from softtargets.capture.keep.keeper import Keeper, Workspace
+from softtargets.capture.keep.logit_chunks import MEASURING
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep, Selection, TopK, Values
 from softtargets.capture.keep.stored_form import schema_parts
 from softtargets.capture.score import check_selected, pack_window
 from softtargets.capture.segments import segments_of
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.teachers.local import MEASURING, LocalTeacher, check_local
+from softtargets.capture.teachers.local import LocalTeacher, check_local
 from softtargets.store.schema import Compression
 from softtargets.targets import TargetSchema
 from softtargets.train.full import OutputHead

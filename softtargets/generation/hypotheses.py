@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from softtargets.capture.batches import plan_batches
+from softtargets.capture.keep.logit_chunks import COMPARING
 from softtargets.capture.memory import enough_memory
-from softtargets.capture.teachers.local import COMPARING
 from softtargets.capture.teachers.taken_apart import TakenApartTeacher
 from softtargets.errors import TeacherError
 from softtargets.generation.generate_config import GenerateConfig

@@ -33,9 +33,9 @@ from softtargets.capture import (
     Windowing,
 )
 from softtargets.capture.keep.keeper import Keeper, Workspace
+from softtargets.capture.keep.logit_chunks import SELECTING
 from softtargets.capture.keep.selection import Keep, Selection
 from softtargets.capture.segments import Segment, segments_of
-from softtargets.capture.teachers.local import SELECTING
 from softtargets.demo.smollm import teacher_directory
 from softtargets.fidelity.sample import TeacherSample
 from softtargets.window import TokenWindow

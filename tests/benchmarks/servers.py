@@ -1,6 +1,6 @@
 """SmolLM2 behind vLLM's server on the CPU, against the same model in transformers.
 
-    SOFTTARGETS_VLLM=.venv-servers/bin/python python -m tests.benchmarks.servers \\
+    SOFTTARGETS_VLLM=.venv-vllm/bin/python python -m tests.benchmarks.servers \\
         [docs/servers.md] [--tokens 1024] [--rounds 2]
 
 captures windows of the Python language reference through the server and through transformers, and

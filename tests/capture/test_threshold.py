@@ -224,7 +224,7 @@ def test_logits_of_any_number_format_are_selected_from_and_left(
         for one in (logits_NV.float(), logits_NV)
     )
     assert torch.equal(logits_NV, before_NV)
-    for name, own in expected._tensors().items():
+    for name, own in expected.tensors().items():
         assert own.dtype == getattr(found, name).dtype
         assert torch.equal(own, getattr(found, name)), name
 

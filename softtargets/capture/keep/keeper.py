@@ -64,8 +64,11 @@ class Keeper:
         self._workspace = workspace or Workspace()
         self._parts: list[Selected] = []
 
-    def add(self, rows: slice, logits_CV: torch.Tensor) -> None:
-        """Keep the targets of the next rows, whose logits may be of any number format."""
+    def add(self, rows: slice | torch.Tensor, logits_CV: torch.Tensor) -> None:
+        """Keep the targets of some rows, whose logits may be of any number format.
+
+        They are a slice of the positions, or numbers of positions [C].
+        """
         uniforms_ND = self._uniforms_ND
         is_drawn = uniforms_ND is not None
         is_left = isinstance(self._keep.selection, Threshold)
@@ -82,7 +85,7 @@ class Keeper:
         )
 
     def selected(self) -> Selected:
-        """Return the targets of all rows."""
+        """Return the targets of all rows, in the order in which they were added."""
         return Selected.concatenate(self._parts)
 
 

@@ -62,6 +62,11 @@ class Selected:
             class_logits_NC=logits_NC,
         )
 
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Any]) -> Selected:
+        """Return the targets whose tensors are these, by field; see `tensors`."""
+        return cls(**tensors)
+
     def cpu(self) -> Selected:
         """Return the targets on the host."""
         return self._map(lambda tensor: tensor.cpu())
@@ -86,7 +91,7 @@ class Selected:
         )
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Selected:
-        own: dict[str, Any] = {name: change(one) for name, one in self._tensors().items()}
+        own: dict[str, Any] = {name: change(one) for name, one in self.tensors().items()}
         for name, named in self._named().items():
             own[name] = {key: change(one) for key, one in named.items()}
         return Selected(**own)
@@ -95,7 +100,8 @@ class Selected:
         """Return the tensors that have names of their own, by field."""
         return {one: getattr(self, one) for one in ("others", "states_ND", "token_states_MD")}
 
-    def _tensors(self) -> dict[str, Any]:
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return what is kept but for tensors that have names of their own, by field."""
         tensors = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: one for name, one in tensors.items() if isinstance(one, torch.Tensor)}
 
@@ -137,7 +143,7 @@ class Selected:
         if len(parts) == 1:
             return parts[0]
         own: dict[str, Any] = {
-            name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0]._tensors()
+            name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].tensors()
         }
         for name, named in parts[0]._named().items():
             own[name] = {

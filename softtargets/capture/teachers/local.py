@@ -2,9 +2,6 @@
 
 Shapes: B segments in a batch, L their tokens, N targets of all of them, one segment after another,
 C of these in a chunk, D width of the hidden states, V vocabulary.
-
-A vocabulary is wide, so logits are never made for all N at once. How many exist at a time is
-decided here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -21,40 +18,13 @@ import torch
 from softtargets.capture.abilities import ALL_LOGITS
 from softtargets.capture.keep.keeper import Keeper, Workspace
 from softtargets.capture.keep.layer_states import WatchedStates
+from softtargets.capture.keep.logit_chunks import SELECTING, ChunkSize, logit_chunks
 from softtargets.capture.keep.selected import Selected
 from softtargets.capture.keep.selection import Keep
 from softtargets.capture.segments import Segment, check_ids
 from softtargets.capture.teacher import Teacher
 from softtargets.errors import InputError
 from softtargets.targets import FeatureSchema
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkSize:
-    """Logits that the output head makes at once, and how many of these are read at once."""
-
-    made: int
-    read: int
-    on_other_devices: int | None = None
-    """Both on devices other than a CPU, if they differ there."""
-
-    def rows(self, vocab_size: int, device: torch.device) -> tuple[int, int]:
-        """Return both as positions, at least one."""
-        made, read = self.made, self.read
-        if self.on_other_devices is not None and device.type != "cpu":
-            made = read = self.on_other_devices
-        return max(1, made // vocab_size), max(1, read // vocab_size)
-
-
-SELECTING = ChunkSize(made=1 << 24, read=1 << 22, on_other_devices=1 << 27)
-"""For a build. On a CPU enough are made for the head's matrix product to be efficient, and so few
-are read in float32, 16 MB, that they stay near its caches. On other devices a launch costs more
-than a larger tensor."""
-COMPARING = ChunkSize(made=1 << 23, read=1 << 19)
-"""For rescoring, which makes logits of two passes, as many together as a build on a CPU, and some
-ten float64 copies of what it reads, 4 MB each."""
-MEASURING = ChunkSize(made=1 << 24, read=1 << 24)
-"""For fidelity, which reads all that is made, in float32."""
 
 
 class LocalTeacher(Teacher):
@@ -153,16 +123,8 @@ class LocalTeacher(Teacher):
     def chunks(
         self, hidden_ND: torch.Tensor, size: ChunkSize
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield rows of hidden states and their logits [C, V], in order."""
-        # Not in inference mode, which a generator would leave switched on for its caller.
-        made_rows, read_rows = size.rows(self.vocab_size, self.device)
-        # A last part of few rows would cost as many calls as a whole one.
-        made_rows = max(made_rows - made_rows % read_rows, read_rows)
-        for start in range(0, len(hidden_ND), made_rows):
-            logits_MV = self.logits(hidden_ND[start : start + made_rows])
-            for at in range(0, len(logits_MV), read_rows):
-                logits_CV = logits_MV[at : at + read_rows]
-                yield slice(start + at, start + at + len(logits_CV)), logits_CV
+        """Return rows of hidden states and their logits [C, V], in order."""
+        return logit_chunks(hidden_ND, self.logits, self.vocab_size, size)
 
 
 def check_local(teacher: Teacher, where: str) -> LocalTeacher:

@@ -58,7 +58,10 @@ class TeacherConfig:
     offload_folder: str | None = None
     """Where weights go that the map keeps on disk, if they are not read from the model's files."""
     tensor_parallel: int | None = None
-    """Processes of torchrun that the matrices of a causal language model are cut over."""
+    """Processes of torchrun that the matrices of a causal language model are cut over, or devices
+    that vLLM cuts them over."""
+    engine_arg: tuple[tuple[str, Any], ...] = ()
+    """Options of vLLM with their values."""
 
 
 def locate(config: TeacherConfig, *, with_weights: bool = True) -> tuple[Path, str | None]:
@@ -70,9 +73,9 @@ def locate(config: TeacherConfig, *, with_weights: bool = True) -> tuple[Path, s
 
     Raises:
         TeacherError: there is no such model.
-        InputError: another tokenizer is named.
+        InputError: another tokenizer is named, or options of an engine.
     """
-    _check_tokenizer(config)
+    _check_own(config)
     if not config.name or is_url(config.name):
         raise TeacherError(
             f"--teacher {redacted(config.name)}",
@@ -101,14 +104,18 @@ def locate(config: TeacherConfig, *, with_weights: bool = True) -> tuple[Path, s
     return found, found.name
 
 
-def _check_tokenizer(config: TeacherConfig) -> None:
-    if config.tokenizer is not None:
-        raise InputError(
-            "--tokenizer",
-            expected="none, as a model has its own",
-            found=config.tokenizer,
-            next_step="Omit it. It is for --teacher http://host:port.",
-        )
+def _check_own(config: TeacherConfig) -> None:
+    for option, found, where in (
+        ("--tokenizer", config.tokenizer, "http://host:port"),
+        ("--engine-arg", " ".join(name for name, _ in config.engine_arg), "vllm:DIR_OR_ID"),
+    ):
+        if found:
+            raise InputError(
+                option,
+                expected="none, as transformers runs the model with its own tokenizer",
+                found=found,
+                next_step=f"Omit it. It is for --teacher {where}.",
+            )
 
 
 def _downloaded(config: TeacherConfig, ignored: list[str] | None) -> Path:
