@@ -235,7 +235,7 @@ def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
     if isinstance(event, Scored):
         tally.score(event)
     elif isinstance(event, Done):
-        queue.finish(event.entry.unit)
+        queue.finish(event.entry)
         tally.finish(event.entry)
     else:
         queue.fail(event.unit, event.error)

@@ -91,6 +91,11 @@ class ReadingTests:
         assert place.list("shards") == sorted(path for path in FILES if "/" in path)
         assert contents(place) == FILES
 
+    def test_a_listing_tells_sizes(self, place: Place) -> None:
+        assert place.sizes("") == {"manifest.json": place.size("manifest.json")}
+        assert place.sizes("shards") == {path: place.size(path) for path in FILES if "/" in path}
+        assert place.sizes("nowhere") == {}
+
     def test_ranges_are_read_and_checked(self, place: Place) -> None:
         for start, stop in ((0, 256), (0, 1), (100, 101), (200, 256)):
             assert read_range(place, SHARD, start, stop) == CONTENT[start:stop]
