@@ -12,6 +12,7 @@ from softtargets.capture.documents import Document, OnInvalid, Records
 from softtargets.capture.identity import vocabulary_schema
 from softtargets.capture.keep.selection import describe_selection
 from softtargets.capture.records import RecordFields
+from softtargets.capture.repeats import counted
 from softtargets.capture.segments import Segment, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_registry import open_teacher
@@ -54,7 +55,7 @@ class CausalCapture(CaptureTask):
         """Return the corpus itself: its fields are those of texts, token ids and conversations."""
         return corpus
 
-    def windows(
+    def pieces(
         self,
         documents: Iterable[Document],
         config: BuildConfig,
@@ -64,7 +65,7 @@ class CausalCapture(CaptureTask):
         on_unused: OnUnused,
     ) -> Iterator[TokenWindow]:
         """Yield what `Windowing` cuts, with a target for each token that another one precedes."""
-        return config.windowing.windows(
+        return config.windowing.pieces(
             documents,
             tokenizer,
             counts,
@@ -73,6 +74,17 @@ class CausalCapture(CaptureTask):
             on_invalid=on_invalid,
             on_unused=on_unused,
         )
+
+    def assemble(
+        self,
+        pieces: Iterable[TokenWindow],
+        config: BuildConfig,
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+    ) -> Iterator[TokenWindow]:
+        """Yield pieces as they are, or packed."""
+        del tokenizer
+        return counted(config.windowing.joined(pieces, NEXT_TOKEN), counts)
 
     def prompting(self, corpus: RecordFields) -> Answering:
         """Return how prompts and conversations are answered."""

@@ -12,6 +12,7 @@ import numpy as np
 from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.documents import Document, OnInvalid, Records
 from softtargets.capture.records import RecordFields
+from softtargets.capture.repeats import counted
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
@@ -20,7 +21,7 @@ from softtargets.capture.windows import OnUnused, Windowing
 from softtargets.errors import InputError
 from softtargets.targets import UNKNOWN_LABEL, HeadWeights, TargetSchema
 from softtargets.tasks.classification.class_tokenizer import ClassTokenizer
-from softtargets.tasks.classification.class_windows import ClassWindows
+from softtargets.tasks.classification.class_windows import ClassWindows, check_labelled
 from softtargets.tasks.classification.classifier import (
     Classifier,
     SequenceClassifier,
@@ -106,7 +107,7 @@ class ClassCapture(CaptureTask):
             corpus=corpus, pair_field=self.text_pair_field, label_field=self.label_field
         )
 
-    def windows(
+    def pieces(
         self,
         documents: Iterable[Document],
         config: BuildConfig,
@@ -125,7 +126,23 @@ class ClassCapture(CaptureTask):
             label_field=self.label_field,
             counts=counts,
         )
-        yield from made.windows(documents, on_invalid)
+        return made.windows(documents, on_invalid)
+
+    def assemble(
+        self,
+        pieces: Iterable[TokenWindow],
+        config: BuildConfig,
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+    ) -> Iterator[TokenWindow]:
+        """Yield the windows as they are, and check that some have a label, if they are to.
+
+        Raises:
+            CorpusError: no record has the field of the label.
+        """
+        del config, tokenizer
+        yield from counted(pieces, counts)
+        check_labelled(self.label_field, counts)
 
     def describe_cut(self, windowing: Windowing) -> str:
         """Return that each text is one, and what becomes of longer ones."""
