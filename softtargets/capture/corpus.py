@@ -123,8 +123,8 @@ class Corpus(RecordFields):
         """
         own = whole(self.files) if own is None else own
         check_files(part.path for part in own.parts)
-        # What came before is known to be no smaller than its files.
-        unpacked = Unpacked(file_bytes=own.bytes_before, num_bytes=own.bytes_before)
+        # At once, files before these would let them grow.
+        unpacked = Unpacked(file_bytes=own.bytes_before)
         records = records or self
         readers: dict[str, Callable[[FilePart, Unpacked], Iterator[_Parse]]] = {
             ".txt": _text_file,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,12 +26,11 @@ from softtargets.capture import (
     piece_keys,
     planning,
 )
-from softtargets.capture.corpus_slices import cut_files
 from softtargets.capture.piece_keys import KeyWriter, find_repeats
 from softtargets.capture.planning_jobs import MapJob, ReduceJob
 from softtargets.capture.slice_files import SliceFiles
 from softtargets.engines import Event, Failed, Job, Processes
-from softtargets.errors import CorpusError, FormatError, StoreError
+from softtargets.errors import CorpusError, FormatError, LimitError, StoreError
 from tests.capture.plans import cut_small, plan_at_once, plan_files
 from tests.capture.test_resume import StopError
 from tests.fakes import (
@@ -147,12 +145,22 @@ def test_slices_have_the_documents_of_the_corpus(tmp_path: Path, slice_bytes: in
     assert (len(slices) == 1) == (slice_bytes == 10**6)
 
 
-def test_a_slice_may_grow_as_much_as_the_files_before_it_let_it(tmp_path: Path) -> None:
-    """What is refused at once is refused in slices, and nothing else."""
-    paths = write_files(tmp_path / "corpus")
-    befores = [own.bytes_before for own in cut_files(paths[:4], 1)]
-    sizes = [path.stat().st_size for path in paths[:3]]
-    assert befores == [0, *np.cumsum(sizes)]
+def test_a_slice_may_grow_as_much_as_the_files_before_it_let_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read at once is read in slices."""
+    monkeypatch.setenv("SOFTTARGETS_MAX_CORPUS_BYTES", "1000")
+    plain, packed = write_corpus(tmp_path / "a.jsonl", TEXTS * 40), tmp_path / "b.jsonl.gz"
+    with gzip.open(packed, "wt") as file:
+        file.writelines(['{"text": "the same again"}\n'] * 2_000)
+    corpus = Corpus(paths=(plain, packed, plain))
+    slices = corpus.slices(1)
+    sizes = [path.stat().st_size for path in (plain, packed)]
+    assert [own.bytes_before for own in slices] == [0, sizes[0], sum(sizes)]
+    found = [document for own in slices for document in corpus.documents(own=own)]
+    assert found == list(corpus.documents())
+    with pytest.raises(LimitError, match="expected at most 1,000 unpacked bytes"):
+        list(Corpus(paths=(packed,)).documents())
 
 
 class Stopping(InMemory):
