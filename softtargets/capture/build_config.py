@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -197,7 +197,8 @@ class CaptureTask(Protocol):
             on_unused: called for what of a document leaves no trace in a window.
         """
         pieces = self.pieces(documents, config, tokenizer, counts, on_invalid, on_unused)
-        return self.assemble(without_repeats(pieces, counts), config, tokenizer, counts)
+        yield from self.assemble(without_repeats(pieces, counts), config, tokenizer, counts)
+        self.check_counts(counts)
 
     def pieces(
         self,
@@ -225,11 +226,18 @@ class CaptureTask(Protocol):
     ) -> Iterator[TokenWindow]:
         """Yield the windows of pieces of which each occurs once, and count them and their tokens.
 
-        By default each piece is a window. `counts` has what was counted of all documents when the
-        last piece is read.
+        By default each piece is a window, or pieces of texts are packed into windows.
         """
-        del config, tokenizer
-        return counted(pieces, counts)
+        del tokenizer
+        return counted(config.windowing.joined(pieces), counts)
+
+    def check_counts(self, counts: Mapping[str, int]) -> None:
+        """Check what was counted of a whole corpus.
+
+        Raises:
+            CorpusError: something is missing in all of it.
+        """
+        del counts
 
     def describe_cut(self, windowing: Windowing) -> str:
         """Return how documents become windows, for people."""

@@ -42,6 +42,13 @@ class CorpusSlice:
     bytes_before: int
     """Size of the files before them."""
 
+    def describe(self) -> list[list[int] | str]:
+        """Return which parts these are, wherever the files lie: names, or row groups."""
+        return [
+            part.path.name if part.row_groups is None else list(part.row_groups)
+            for part in self.parts
+        ]
+
 
 def content_bytes(path: Path) -> int:
     """Return about how large the content of a file is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -37,6 +37,15 @@ class UnitSizes:
         """Add the unit of some windows."""
         self._num_windows.append(len(windows))
         self._num_tokens.append(sum(map(len, windows)))
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """Return the sizes, as JSON has them."""
+        return {"num_windows": list(self._num_windows), "num_tokens": list(self._num_tokens)}
+
+    def extend(self, sizes: Mapping[str, Sequence[int]]) -> None:
+        """Add units that come after these."""
+        self._num_windows.extend(sizes["num_windows"])
+        self._num_tokens.extend(sizes["num_tokens"])
 
     def units(self) -> PlannedUnits:
         """Return the units."""

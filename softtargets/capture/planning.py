@@ -4,9 +4,12 @@ Bad input is so found before the teacher has cost anything. A small corpus is pl
 larger one is planned in stages, which several processes share, and each of which goes on where it
 was interrupted:
 
-    map       a slice of the corpus: write its pieces, and their keys by partition
-    reduce    a partition of the keys: write which pieces a piece before them repeats
-    assemble  the pieces that are left: make windows of them, and write these unit by unit
+    map     a slice of the corpus: write its pieces, and their keys by partition
+    reduce  a partition of the keys: write which pieces a piece before them repeats
+    write   the pieces of a slice that are left: write the units that begin in it
+
+Where pieces are packed or masked, one process does the last stage, since a window is then more than
+a piece.
 
 The plan is the same, byte for byte, whoever made it and in how many slices.
 """
@@ -14,10 +17,9 @@ The plan is the same, byte for byte, whoever made it and in how many slices.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
-
-import numpy as np
+from typing import Any
 
 from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.corpus import Corpus
@@ -28,8 +30,10 @@ from softtargets.capture.corpus_reading import (
     read_windows,
     warn_left_out,
 )
-from softtargets.capture.planned_units import UnitSizes
-from softtargets.capture.planning_jobs import MapJob, PlanningJob, ReduceJob
+from softtargets.capture.corpus_slices import CorpusSlice
+from softtargets.capture.kept_pieces import KeptPieces, share_units
+from softtargets.capture.planned_units import PlannedUnits, UnitSizes
+from softtargets.capture.planning_jobs import MapJob, PlanningJob, ReduceJob, WriteJob
 from softtargets.capture.slice_files import SliceFiles
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import Plan, write_plan, write_unit_windows
@@ -38,11 +42,14 @@ from softtargets.capture.windows import stored_counts
 from softtargets.engines import Engine, Failed
 from softtargets.engines.engine import MOST_ATTEMPTS
 from softtargets.errors import StoreError
+from softtargets.places.place import Place
 from softtargets.store.ledger import Ledger
 from softtargets.window import TokenWindow, cut_windows
 
-SLICE_BYTES = 1 << 26
-"""Content of a slice, about. A corpus that has no more is planned in one go."""
+AT_ONCE_BYTES = 1 << 26
+"""A corpus of no more content is planned in one go."""
+SLICE_BYTES = 1 << 24
+"""Content of a slice, about, unless there would be too many."""
 _MOST_SLICES = 1024
 _PARTITION_BYTES = 1 << 30
 """Content of a corpus for which there is another partition."""
@@ -66,59 +73,87 @@ def make_plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, engine: Eng
     place.make_directory("work/plan")
     if is_planned_at_once(config):
         windows = read_windows(config, teacher.tokenizer, counts, UnusedTally())
+        units = _write_units(windows, config.unit_tokens, place)
     else:
-        windows = _staged_windows(config, teacher, ledger, engine, counts)
-    sizes = UnitSizes()
-    for group in cut_windows(windows, config.unit_tokens):
-        write_unit_windows(place, len(sizes), group)
-        sizes.add(group)
-    if not len(sizes):
+        units = _plan_in_stages(config, teacher, ledger, engine, counts)
+    if not len(units):
         raise no_window(config.corpus, counts)
-    plan = Plan(units=sizes.units(), corpus=stored_counts(counts), teacher=teacher.name)
+    plan = Plan(units=units, corpus=stored_counts(counts), teacher=teacher.name)
     write_plan(plan, place, ledger.fingerprint)
     return plan
+
+
+def _write_units(windows: Iterable[TokenWindow], unit_tokens: int, place: Place) -> PlannedUnits:
+    sizes = UnitSizes()
+    for group in cut_windows(windows, unit_tokens):
+        write_unit_windows(place, len(sizes), group)
+        sizes.add(group)
+    return sizes.units()
 
 
 def is_planned_at_once(config: BuildConfig) -> bool:
     """Return whether a corpus is small, or its task reads it as a whole."""
     has_pieces = type(config.capture_task).windows is CaptureTask.windows
     content_bytes = config.corpus.content_bytes
-    return not has_pieces or (content_bytes is not None and content_bytes <= SLICE_BYTES)
+    return not has_pieces or (content_bytes is not None and content_bytes <= AT_ONCE_BYTES)
 
 
-def _staged_windows(
+def _pieces_are_windows(config: BuildConfig) -> bool:
+    """Return whether a task makes a window of each piece, so that slices are written apart."""
+    is_own = type(config.capture_task).assemble is not CaptureTask.assemble
+    return not is_own and config.windowing.kind != "pack"
+
+
+def _plan_in_stages(
     config: BuildConfig, teacher: Teacher, ledger: Ledger, engine: Engine, counts: Counter[str]
-) -> Iterator[TokenWindow]:
-    """Run the stages of planning, and yield every window of the build."""
-    content_bytes = config.corpus.content_bytes or 0
-    slice_bytes = max(SLICE_BYTES, content_bytes // _MOST_SLICES)
-    slices = config.corpus.slices(slice_bytes) if isinstance(config.corpus, Corpus) else [None]
-    num_partitions = 1
-    while num_partitions < min(content_bytes / _PARTITION_BYTES, _MOST_PARTITIONS):
-        num_partitions *= 2
+) -> PlannedUnits:
+    """Run the stages of planning, add to counts, and return the units, which are written."""
+    slices, num_partitions = _cut(config)
     slicing = {
         "version": 1,
         "fingerprint": ledger.fingerprint,
-        "slice_bytes": slice_bytes,
-        "num_slices": len(slices),
+        "slices": [None if own is None else own.describe() for own in slices],
         "num_partitions": num_partitions,
     }
     files = SliceFiles.begin(ledger.place, slicing)
-    mapping = MapJob(
-        config=config, teacher=teacher, ledger=ledger, files=files, slices=tuple(slices),
-        num_partitions=num_partitions,
-    )  # fmt: skip
-    _run_stage(engine, mapping)
-    reducing = ReduceJob(
-        teacher=teacher, ledger=ledger, files=files, num_slices=len(slices),
-        num_partitions=num_partitions,
-    )  # fmt: skip
-    _run_stage(engine, reducing)
+    kept = KeptPieces(files=files, num_slices=len(slices), num_partitions=num_partitions)
+    shared: dict[str, Any] = {"teacher": teacher, "ledger": ledger, "files": files}
+    _run_stage(
+        engine, MapJob(config=config, slices=slices, num_partitions=num_partitions, **shared)
+    )
+    _run_stage(engine, ReduceJob(num_slices=len(slices), num_partitions=num_partitions, **shared))
     unused = UnusedTally()
-    _add_counts(files, len(slices), num_partitions, counts, unused)
-    pieces = _kept_pieces(files, len(slices), num_partitions)
-    yield from config.capture_task.assemble(pieces, config, teacher.tokenizer, counts)
+    _add_counts(kept, counts, unused)
+    task, unit_tokens = config.capture_task, config.unit_tokens
+    if _pieces_are_windows(config):
+        shares = tuple(share_units(kept.lengths(), unit_tokens))
+        _run_stage(engine, WriteJob(kept=kept, shares=shares, unit_tokens=unit_tokens, **shared))
+        units = _written_units(files, len(slices))
+        counts.update(windows=units.num_windows, tokens=units.num_tokens)
+    else:
+        windows = task.assemble(kept.read(), config, teacher.tokenizer, counts)
+        units = _write_units(windows, unit_tokens, ledger.place)
+    task.check_counts(counts)
     finish_counts(counts, unused)
+    return units
+
+
+def _cut(config: BuildConfig) -> tuple[tuple[CorpusSlice | None, ...], int]:
+    """Return the slices of a corpus, and in how many partitions their keys are."""
+    corpus, content_bytes = config.corpus, config.corpus.content_bytes or 0
+    slice_bytes = max(SLICE_BYTES, content_bytes // _MOST_SLICES)
+    slices = tuple(corpus.slices(slice_bytes)) if isinstance(corpus, Corpus) else (None,)
+    num_partitions = 1
+    while num_partitions < min(content_bytes / _PARTITION_BYTES, _MOST_PARTITIONS):
+        num_partitions *= 2
+    return slices, num_partitions
+
+
+def _written_units(files: SliceFiles, num_slices: int) -> PlannedUnits:
+    sizes = UnitSizes()
+    for number in range(num_slices):
+        sizes.extend(files.done("written", number))
+    return sizes.units()
 
 
 def _run_stage(engine: Engine, job: PlanningJob) -> None:
@@ -150,51 +185,14 @@ def _part_failed(job: PlanningJob, failed: Failed) -> StoreError:
     )
 
 
-def _add_counts(
-    files: SliceFiles,
-    num_slices: int,
-    num_partitions: int,
-    counts: Counter[str],
-    unused: UnusedTally,
-) -> None:
+def _add_counts(kept: KeptPieces, counts: Counter[str], unused: UnusedTally) -> None:
     """Add what was counted of all slices, and tell what was left out first."""
     left_out: list[str] = []
-    for number in range(num_slices):
-        found = files.done("mapped", number)
+    for number in range(kept.num_slices):
+        found = kept.files.done("mapped", number)
         counts.update(found["counts"])
         unused.add_counts(found["unused"])
         left_out += found["left_out"]
     for error in left_out[:MOST_WARNINGS]:
         warn_left_out(error)
-    for _, _, _, num_repeats in _repeats(files, num_partitions):
-        counts["repeated_windows"] += num_repeats
-
-
-def _repeats(files: SliceFiles, num_partitions: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield slice, partition, flush and number of all repeats that were found."""
-    for partition in range(num_partitions):
-        for flush, slices in enumerate(files.done("reduced", partition)["flushes"]):
-            for number, num_repeats in slices:
-                yield number, partition, flush, num_repeats
-
-
-def _kept_pieces(files: SliceFiles, num_slices: int, num_partitions: int) -> Iterator[TokenWindow]:
-    """Yield the pieces that no piece before them repeats, in the order of the corpus."""
-    repeats: dict[int, list[tuple[int, int, int]]] = {}
-    for number, *found in _repeats(files, num_partitions):
-        partition, flush, num_repeats = found
-        repeats.setdefault(number, []).append((partition, flush, num_repeats))
-    for number in range(num_slices):
-        chunks = files.done("mapped", number)["chunks"]
-        is_kept_N = np.ones(sum(chunks), np.bool_)
-        for partition, flush, num_repeats in repeats.get(number, ()):
-            is_kept_N[files.repeats(number, partition, flush, num_repeats)] = False
-        yield from _chunks(files, number, np.split(is_kept_N, np.cumsum(chunks)[:-1]))
-
-
-def _chunks(
-    files: SliceFiles, number: int, are_kept: Iterable[np.ndarray[tuple[int], np.dtype[np.bool_]]]
-) -> Iterator[TokenWindow]:
-    for chunk, is_kept_N in enumerate(are_kept):
-        if is_kept_N.any():
-            yield from files.pieces(number, chunk, is_kept_N)
+    counts["repeated_windows"] += kept.num_repeats

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from array import array
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from transformers.utils import logging as transformers_logging
 
 from softtargets.capture.build_config import BuildConfig
 from softtargets.capture.corpus_reading import read_pieces
 from softtargets.capture.corpus_slices import CorpusSlice
+from softtargets.capture.kept_pieces import KeptPieces, Share
 from softtargets.capture.piece_keys import KeyWriter, find_repeats
+from softtargets.capture.planned_units import UnitSizes
 from softtargets.capture.slice_files import SliceFiles, marker_path
 from softtargets.capture.teacher import Teacher
+from softtargets.capture.unit_plan import write_unit_windows
 from softtargets.capture.unused import UnusedTally
 from softtargets.engines import Done, Event
 from softtargets.hashes import hash_bytes
@@ -25,8 +31,8 @@ from softtargets.store.ledger import Ledger
 from softtargets.store.shard_table import ShardEntry
 from softtargets.window import cut_windows
 
-_CHUNK_TOKENS = 1 << 22
-_CHUNK_PIECES = 1 << 14
+_CHUNK_TOKENS = 1 << 20
+_CHUNK_PIECES = 1 << 13
 
 
 @dataclass(kw_only=True)
@@ -122,11 +128,14 @@ class MapJob(PlanningJob):
         )
         keys = KeyWriter(self.files, part, self.num_partitions)
         chunks: list[int] = []
+        lengths = array("i")
         for chunk in cut_windows(pieces, _CHUNK_TOKENS, _CHUNK_PIECES):
             self.files.put_pieces(part, len(chunks), chunk)
             keys.add(piece.window_id for piece in chunk)
             chunks.append(len(chunk))
+            lengths.extend(len(piece) for piece in chunk)
         keys.flush()
+        self.files.put_lengths(part, np.array(lengths, np.int32))
         return {
             "chunks": chunks,
             "runs": keys.runs,
@@ -152,3 +161,27 @@ class ReduceJob(PlanningJob):
     def find(self, part: int) -> dict[str, Any]:
         """Write which pieces are repeats, and return how many each slice has."""
         return {"flushes": find_repeats(self.files, part, self.num_slices, self.num_partitions)}
+
+
+@dataclass(kw_only=True)
+class WriteJob(PlanningJob):
+    """Writes the units that begin in a slice, where each piece is a window."""
+
+    stage: ClassVar[str] = "written"
+    kept: KeptPieces
+    shares: tuple[Share, ...]
+    unit_tokens: int
+
+    @property
+    def num_parts(self) -> int:
+        """Return the number of slices."""
+        return len(self.shares)
+
+    def find(self, part: int) -> dict[str, Any]:
+        """Write the units that begin in a slice, and return their sizes."""
+        share, sizes = self.shares[part], UnitSizes()
+        pieces = islice(self.kept.read(part), share.num_before, None)
+        for group in islice(cut_windows(pieces, self.unit_tokens), share.num_units):
+            write_unit_windows(self.ledger.place, share.first_unit + len(sizes), group)
+            sizes.add(group)
+        return sizes.to_dict()

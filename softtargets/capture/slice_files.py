@@ -2,10 +2,12 @@
 
     work/slices/slicing.json        how the corpus is cut, and whose build it is
     work/slices/pieces-S-C.parquet  chunk C of the pieces of slice S, in order
+    work/slices/lengths-S.bin       how many tokens each of them has
     work/slices/keys-S-R-P.bin      their keys that belong to partition P, run R of them
     work/slices/mapped-S.json       what was counted of slice S; written last
     work/slices/repeats-S-P-N.bin   pieces of slice S that a piece before them repeats
     work/slices/reduced-P.json      how many those of partition P are; written last
+    work/slices/written-S.json      sizes of the units that begin in slice S, which are written
 
 Each file is a function of the corpus and of what is before it in this list. So a process that was
 thought dead can only write what is there already.
@@ -30,6 +32,7 @@ from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.json_object import parse_object
 from softtargets.store.work_files import OF_REQUEST, SLICES
+from softtargets.targets import Int32
 from softtargets.window import TokenWindow
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u8")])
@@ -38,6 +41,7 @@ Keys = npt.NDArray[np.void]
 Ordinals = npt.NDArray[np.uint64]
 _SLICING = f"{SLICES}/slicing.json"
 _ORDINAL = np.dtype("<u8")
+_LENGTH = np.dtype("<i4")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,18 @@ class SliceFiles:
             table = table.filter(pa.array(is_kept_N))
         return decode_tokens(table)
 
+    def put_lengths(self, number: int, lengths_N: Int32) -> None:
+        """Write the lengths of all pieces of a slice."""
+        self.place.put(_lengths_path(number), lengths_N.astype(_LENGTH).tobytes())
+
+    def lengths(self, number: int, num_pieces: int) -> Int32:
+        """Return the lengths of so many pieces of a slice.
+
+        Raises:
+            FormatError: there are others.
+        """
+        return self._array(_lengths_path(number), _LENGTH, num_pieces)
+
     def put_keys(self, number: int, run: int, partition: int, keys: Keys) -> None:
         """Write keys of a slice."""
         self.place.put(_keys_path(number, run, partition), keys.tobytes())
@@ -164,6 +180,10 @@ def marker_path(stage: str, number: int) -> str:
 
 def _pieces_path(number: int, chunk: int) -> str:
     return f"{SLICES}/pieces-{number:06d}-{chunk:06d}.parquet"
+
+
+def _lengths_path(number: int) -> str:
+    return f"{SLICES}/lengths-{number:06d}.bin"
 
 
 def _keys_path(number: int, run: int, partition: int) -> str:

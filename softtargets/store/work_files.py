@@ -37,8 +37,8 @@ _SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)
 _LOCKS = r"work/(workers\.|plan\.)?lock"
 _PLAN = rf"plan\.json|plan/({_UNIT}|units)\.parquet"
 _SLICES = (
-    r"slices/(slicing\.json|(mapped|reduced)-\d{6,}\.json|pieces-\d{6,}-\d{6,}\.parquet"
-    r"|(keys|repeats)-\d{6,}-\d{6,}-\d{6,}\.bin)"
+    r"slices/(slicing\.json|(mapped|reduced|written)-\d{6,}\.json|pieces-\d{6,}-\d{6,}\.parquet"
+    r"|lengths-\d{6,}\.bin|(keys|repeats)-\d{6,}-\d{6,}-\d{6,}\.bin)"
 )
 _MADE = rf"work/({_PLAN}|{_SLICES}|drift\.json|{_SIDE}|records/{_UNIT}\.json)|{COMPACTED}"
 _COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"

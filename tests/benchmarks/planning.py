@@ -43,8 +43,8 @@ from tests.benchmarks.page_table import put_table
 TABLE = "planning"
 LENGTH = 64
 WINDOWS_PER_DOCUMENT = 40
-DOCUMENTS_PER_FILE = 4_000
-"""About 40 MB of text."""
+DOCUMENTS_PER_FILE = 1_500
+"""Some 17 MB of text."""
 _TOKENS_PER_WORD = 1.4
 _REPEATED = 10
 """Of so many documents one is written twice."""
@@ -83,13 +83,15 @@ def measure(directory: Path, corpus: Corpus, num_workers: int, answer: Any) -> N
     """Plan in this process, or with so many others; none is at once."""
     engine: Engine = Processes(num_workers) if num_workers > 1 else InProcess()
     if num_workers == 0:
-        planning.SLICE_BYTES = 1 << 62
+        planning.AT_ONCE_BYTES = 1 << 62
     teacher = TransformersTeacher(TeacherConfig(name=str(directory / "teacher"), dtype="float32"))
     with tempfile.TemporaryDirectory(dir=directory) as name:
         output = Path(name) / "store"
         config = BuildConfig(
             corpus=corpus, output=output, windowing=Windowing(sequence_length=LENGTH)
         )
+        if planning.is_planned_at_once(config) != (num_workers == 0):
+            raise ValueError("so few windows are always planned at once: pass more")
         with StoreWriter.hold(output, describe_build(config, teacher)) as writer:
             with _Watched() as watched:
                 started = time.perf_counter()

@@ -37,6 +37,7 @@ def plan_at_once(config: BuildConfig, teacher: Teacher, output: Path) -> dict[st
 
 def cut_small(monkeypatch: pytest.MonkeyPatch, num_partitions: int = 4) -> None:
     """Let slices, chunks, partitions, runs and what is sorted at a time be small."""
+    monkeypatch.setattr(planning, "AT_ONCE_BYTES", 1)
     monkeypatch.setattr(planning, "SLICE_BYTES", 1)
     monkeypatch.setattr(planning, "_PARTITION_BYTES", 1)
     monkeypatch.setattr(planning, "_MOST_PARTITIONS", num_partitions)

@@ -6,11 +6,14 @@ import gzip
 import json
 import os
 import random
+import re
 import signal
 from collections.abc import Callable, Generator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,11 +29,14 @@ from softtargets.capture import (
     piece_keys,
     planning,
 )
+from softtargets.capture.kept_pieces import share_units
 from softtargets.capture.piece_keys import KeyWriter, find_repeats
-from softtargets.capture.planning_jobs import MapJob, ReduceJob
+from softtargets.capture.planning_jobs import MapJob, ReduceJob, WriteJob
 from softtargets.capture.slice_files import SliceFiles
 from softtargets.engines import Event, Failed, Job, Processes
 from softtargets.errors import CorpusError, FormatError, LimitError, StoreError
+from softtargets.places import place_to_write
+from softtargets.window import cut_windows
 from tests.capture.plans import cut_small, plan_at_once, plan_files
 from tests.capture.test_resume import StopError
 from tests.fakes import (
@@ -190,7 +196,7 @@ def test_a_plan_that_is_killed_anywhere_is_gone_on_with(
     expected = plan_at_once(config, FakeTeacher(), tmp_path / "once")
     cut()
     run: list[tuple[str, int]] = []
-    for job in (MapJob, ReduceJob):
+    for job in (MapJob, ReduceJob, WriteJob):
 
         def find(self: Any, part: int, real: Any = job.find) -> dict[str, Any]:
             run.append((self.stage, part))
@@ -208,7 +214,7 @@ def test_a_plan_that_is_killed_anywhere_is_gone_on_with(
         place = Stopping(stop)
         with pytest.raises(StopError):
             plan_files(config, FakeTeacher(), place)
-        markers = [path for path in place.files if "mapped-" in path or "reduced-" in path]
+        markers = [path for path in place.files if re.search("(mapped|reduced|written)-", path)]
         assert "work/plan.json" not in place.files
         place.num_writes, num_before = -1, len(run)
         assert plan_files(config, FakeTeacher(), place) == expected
@@ -356,6 +362,23 @@ def test_repeats_are_those_that_a_set_finds(
     assert found == expected
 
 
+@given(st.lists(st.lists(st.integers(1, 9), max_size=12), max_size=6), st.integers(1, 30))
+def test_shares_are_cut_as_all_windows_are(slices: list[list[int]], unit_tokens: int) -> None:
+    """Each slice has the units that begin in it, wherever they end."""
+    everything = [length for own in slices for length in own]
+    windows = [range(length) for length in everything]
+    expected = [list(map(len, group)) for group in cut_windows(windows, unit_tokens)]  # type: ignore[type-var]
+    found = []
+    begins = 0
+    for own, share in zip(slices, share_units(map(np.array, slices), unit_tokens), strict=True):
+        rest = windows[begins + share.num_before :]
+        groups = islice(cut_windows(rest, unit_tokens), share.num_units)  # type: ignore[type-var]
+        assert share.first_unit == len(found)
+        found += [list(map(len, group)) for group in groups]
+        begins += len(own)
+    assert found == expected
+
+
 def test_how_much_is_held_does_not_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither keys, whether all differ or all are one, nor pieces; a set would hold every key."""
     cut_small(monkeypatch)
@@ -413,6 +436,15 @@ def test_processes_plan_the_same_and_one_may_die(tmp_path: Path, cut: Cut) -> No
     teacher.tokenizer = DyingTokenizer(mark)
     assert plan_files(config, teacher, config.output, Processes(2)) == expected
     assert mark.exists()
+
+
+@pytest.mark.slow
+def test_an_object_store_is_planned_in(tmp_path: Path, cut: Cut, object_url: str) -> None:
+    config = files_config(tmp_path)
+    expected = plan_at_once(config, FakeTeacher(), tmp_path / "once")
+    cut()
+    place = place_to_write(object_url)
+    assert plan_files(config, FakeTeacher(), place, Processes(2)) == expected
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from softtargets.capture.documents import Document, OnInvalid, Records
 from softtargets.capture.identity import vocabulary_schema
 from softtargets.capture.keep.selection import describe_selection
 from softtargets.capture.records import RecordFields
-from softtargets.capture.repeats import counted
 from softtargets.capture.segments import Segment, segments_of
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_registry import open_teacher
@@ -74,17 +73,6 @@ class CausalCapture(CaptureTask):
             on_invalid=on_invalid,
             on_unused=on_unused,
         )
-
-    def assemble(
-        self,
-        pieces: Iterable[TokenWindow],
-        config: BuildConfig,
-        tokenizer: Tokenizer,
-        counts: Counter[str],
-    ) -> Iterator[TokenWindow]:
-        """Yield pieces as they are, or packed."""
-        del tokenizer
-        return counted(config.windowing.joined(pieces, NEXT_TOKEN), counts)
 
     def prompting(self, corpus: RecordFields) -> Answering:
         """Return how prompts and conversations are answered."""

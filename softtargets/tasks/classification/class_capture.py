@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +12,6 @@ import numpy as np
 from softtargets.capture.build_config import BuildConfig, CaptureTask
 from softtargets.capture.documents import Document, OnInvalid, Records
 from softtargets.capture.records import RecordFields
-from softtargets.capture.repeats import counted
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
@@ -128,20 +127,12 @@ class ClassCapture(CaptureTask):
         )
         return made.windows(documents, on_invalid)
 
-    def assemble(
-        self,
-        pieces: Iterable[TokenWindow],
-        config: BuildConfig,
-        tokenizer: Tokenizer,
-        counts: Counter[str],
-    ) -> Iterator[TokenWindow]:
-        """Yield the windows as they are, and check that some have a label, if they are to.
+    def check_counts(self, counts: Mapping[str, int]) -> None:
+        """Check that some texts have a label, if they are to.
 
         Raises:
             CorpusError: no record has the field of the label.
         """
-        del config, tokenizer
-        yield from counted(pieces, counts)
         check_labelled(self.label_field, counts)
 
     def describe_cut(self, windowing: Windowing) -> str:
