@@ -146,6 +146,15 @@ class ObjectClient:
         except FileNotFoundError:
             return
 
+    def delete_all(self, paths: list[str]) -> None:
+        """Remove objects, or do nothing about those that are gone already."""
+        try:
+            self._ask("delete", paths)
+        except FileNotFoundError:
+            # Servers without a request for many tell of the first one that is gone.
+            for path in paths:
+                self.delete(path)
+
     def _ask(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Call a function of obstore.
 

@@ -9,6 +9,7 @@ locks too.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
@@ -192,6 +193,16 @@ class Place(ABC):
             InputError: the place is only read.
             StoreError: the place refused.
         """
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Remove files in any order; what is gone already does no harm.
+
+        Raises:
+            InputError: the place is only read.
+            StoreError: the place refused.
+        """
+        for path in paths:
+            self.delete(path)
 
     def check_locks(self) -> None:
         """Check that several processes may write here at the same time.

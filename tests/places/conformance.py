@@ -217,6 +217,15 @@ class WritingTests(ReadingTests):
             place.delete(path)
         assert contents(place) == {path: FILES[path] for path in FILES if path != SHARD}
 
+    def test_files_are_deleted_together(self, place: Place) -> None:
+        place.delete_all([])
+        paths = [f"shards/{number}" for number in range(5)]
+        for path in paths:
+            place.put(path, b"")
+        for _ in range(2):
+            place.delete_all([*MISSING, *paths, SHARD])
+            assert contents(place) == {path: FILES[path] for path in FILES if path != SHARD}
+
     def test_a_directory_is_removed_when_it_is_empty(self, place: Place) -> None:
         place.remove_directory("shards")
         assert contents(place) == FILES
