@@ -194,7 +194,13 @@ def _plan(
             return None
         ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
         engine = engine or _own_engine(config.workers, ledger.place)
-        plan = make_plan(config, teacher, ledger, engine)
+        try:
+            plan = make_plan(config, teacher, ledger, engine)
+        except StoreError:
+            # Another process that planned the same may have committed, and removed what is read.
+            if not ledger.is_complete:
+                raise
+            return None
     if config.reference is not None and not read_drift(ledger.place):
         write_drift(ledger.place, find_drift(config, teacher, read_unit(ledger.place, 0)))
     return plan

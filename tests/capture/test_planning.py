@@ -49,6 +49,7 @@ from tests.fakes import (
     write_corpus,
 )
 from tests.places.test_toy_place import InMemory
+from tests.store.test_unit_records import Conditional
 
 Cut = Callable[[], None]
 
@@ -254,6 +255,24 @@ def test_what_an_earlier_stage_wrote_has_to_be_there(tmp_path: Path, cut: Cut, n
 
     with pytest.raises(FormatError, match=f"{name}: expected what an earlier stage .* no file"):
         plan_files(config, FakeTeacher(), Losing())
+
+
+def test_who_is_overtaken_while_it_plans_finds_the_store(tmp_path: Path, cut: Cut) -> None:
+    """It was thought dead; another planned, built and committed, and removed the slices."""
+    config = files_config(tmp_path)
+    other = Conditional()
+    build(config, FakeTeacher(), place=other)
+    cut()
+
+    class Overtaken(Conditional):
+        def put(self, path: str, content: bytes) -> None:
+            super().put(path, content)
+            if "reduced-000003" in path:
+                self.files = dict(other.files)
+
+    place = Overtaken()
+    assert build(config, FakeTeacher(), place=place).num_units > 3
+    assert place.files == other.files
 
 
 def test_a_part_that_fails_three_times_is_reported(tmp_path: Path, cut: Cut) -> None:
