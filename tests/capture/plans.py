@@ -35,12 +35,12 @@ def plan_at_once(config: BuildConfig, teacher: Teacher, output: Path) -> dict[st
     return plan_files(replace(config, output=output), teacher, output)
 
 
-def cut_small(monkeypatch: pytest.MonkeyPatch, num_partitions: int = 4) -> None:
+def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let slices, chunks, partitions, runs and what is sorted at a time be small."""
     monkeypatch.setattr(planning, "AT_ONCE_BYTES", 1)
     monkeypatch.setattr(planning, "SLICE_BYTES", 1)
     monkeypatch.setattr(planning, "_PARTITION_BYTES", 1)
-    monkeypatch.setattr(planning, "_MOST_PARTITIONS", num_partitions)
+    monkeypatch.setattr(planning, "_MOST_PARTITIONS", 4)
     monkeypatch.setattr(planning_jobs, "_CHUNK_PIECES", 3)
     monkeypatch.setattr(piece_keys, "RUN_KEYS", 4)
     monkeypatch.setattr(piece_keys, "MOST_KEYS", 2)

@@ -96,19 +96,16 @@ def files_config(directory: Path, **changes: Any) -> BuildConfig:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("num_partitions", [1, 4])
-def test_the_plan_is_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windowing: Windowing, num_partitions: int
-) -> None:
+def test_the_plan_is_the_same(tmp_path: Path, cut: Cut, windowing: Windowing) -> None:
     config = files_config(tmp_path, windowing=windowing)
     expected = plan_at_once(config, FakeTeacher(), tmp_path / "once")
     counts = json.loads(expected["work/plan.json"] or b"")["corpus"]
     assert counts["repeated_windows"] > 10
-    cut_small(monkeypatch, num_partitions)
-    assert plan_files(config, FakeTeacher(), config.output) == expected
-    slices = config.output / "work/slices"
-    assert len(list(slices.glob("mapped-*"))) == 5 + 6 + 2
-    assert len(list(slices.glob("reduced-*"))) == num_partitions
+    cut()
+    place = InMemory()
+    assert plan_files(config, FakeTeacher(), place) == expected
+    assert len([path for path in place.files if "slices/mapped-" in path]) == 5 + 6 + 2
+    assert len([path for path in place.files if "slices/reduced-" in path]) == 4
 
 
 def test_conversations_are_planned_the_same(tmp_path: Path, cut: Cut) -> None:
@@ -418,7 +415,7 @@ def test_how_much_is_held_does_not_grow(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(piece_keys, "_split", split)
     monkeypatch.setattr(SliceFiles, "put_pieces", put_pieces)
-    for num_texts in (40, 400):
+    for num_texts in (40, 200):
         for name, texts in (
             ("other", [f"text {number}" for number in range(num_texts)]),
             ("same", ["the same"] * num_texts),
@@ -428,7 +425,7 @@ def test_how_much_is_held_does_not_grow(tmp_path: Path, monkeypatch: pytest.Monk
             directory.mkdir()
             path = write_corpus(directory / "a.jsonl", texts)
             config = build_config(directory, corpus=Corpus(paths=(path,)))
-            plan_files(config, FakeTeacher(), config.output)
+            plan_files(config, FakeTeacher(), InMemory())
             assert sum(held) >= num_texts
             assert max(held) <= 3 * most
 
