@@ -193,17 +193,26 @@ def _plan(
         if ledger.is_complete:
             return None
         ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
-        engine = engine or _own_engine(config.workers, ledger.place)
-        try:
-            plan = make_plan(config, teacher, ledger, engine)
-        except StoreError:
-            # Another process that planned the same may have committed, and removed what is read.
-            if not ledger.is_complete:
-                raise
+        plan = _made_plan(config, teacher, ledger, engine)
+        if plan is None:
             return None
     if config.reference is not None and not read_drift(ledger.place):
         write_drift(ledger.place, find_drift(config, teacher, read_unit(ledger.place, 0)))
     return plan
+
+
+def _made_plan(
+    config: BuildConfig, teacher: Teacher, ledger: Ledger, engine: Engine | None
+) -> Plan | None:
+    try:
+        return make_plan(
+            config, teacher, ledger, engine or _own_engine(config.workers, ledger.place)
+        )
+    except StoreError:
+        # Another process that planned the same may have committed, and removed what is read.
+        if not ledger.is_complete:
+            raise
+        return None
 
 
 def _run(

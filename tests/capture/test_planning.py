@@ -384,7 +384,7 @@ def test_shares_are_cut_as_all_windows_are(slices: list[list[int]], unit_tokens:
     everything = [length for own in slices for length in own]
     windows = [range(length) for length in everything]
     expected = [list(map(len, group)) for group in cut_windows(windows, unit_tokens)]  # type: ignore[type-var]
-    found = []
+    found: list[list[int]] = []
     begins = 0
     for own, share in zip(slices, share_units(map(np.array, slices), unit_tokens), strict=True):
         rest = windows[begins + share.num_before :]
