@@ -101,6 +101,13 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_command_of_the_page_on_large_corpora_runs(workplace: Path) -> None:
+    build, _ = code_blocks("docs/scale.md", "sh")
+    run_block("sh", build, workplace)
+    assert verify(workplace / "scaled-store").is_sound
+
+
+@pytest.mark.slow
 def test_the_first_command_of_the_page_on_teachers_runs(workplace: Path) -> None:
     run_block("sh", code_blocks("docs/teachers.md", "sh")[0], workplace)
     assert verify(workplace / "spread-store").is_sound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -20,6 +20,7 @@ from softtargets.capture.keep.selection import (
     check_temperatures,
 )
 from softtargets.capture.records import RecordFields
+from softtargets.capture.repeats import counted, without_repeats
 from softtargets.capture.segments import Segment
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.teacher_tokenizer import Tokenizer
@@ -173,7 +174,6 @@ class CaptureTask(Protocol):
     def records(self, corpus: RecordFields) -> Records:
         """Return how the records of a corpus become documents."""
 
-    @abstractmethod
     def windows(
         self,
         documents: Iterable[Document],
@@ -185,6 +185,9 @@ class CaptureTask(Protocol):
     ) -> Iterator[TokenWindow]:
         """Yield every window once, in the order of the corpus, with a place for each target.
 
+        By default they are assembled of `pieces`. A family that writes this method instead reads a
+        corpus in one process, and removes repeats by itself.
+
         Args:
             documents: what `records` made.
             config: of the build.
@@ -193,6 +196,48 @@ class CaptureTask(Protocol):
             on_invalid: called for a document that the tokenizer refuses.
             on_unused: called for what of a document leaves no trace in a window.
         """
+        pieces = self.pieces(documents, config, tokenizer, counts, on_invalid, on_unused)
+        yield from self.assemble(without_repeats(pieces, counts), config, tokenizer, counts)
+        self.check_counts(counts)
+
+    def pieces(
+        self,
+        documents: Iterable[Document],
+        config: BuildConfig,
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+        on_invalid: OnInvalid,
+        on_unused: OnUnused,
+    ) -> Iterator[TokenWindow]:
+        """Yield what windows are made of, in the order of the corpus, repeats included.
+
+        A piece depends on its document alone, so several processes may read parts of a corpus.
+        Pieces that teach the same have one id. For the arguments see `windows`.
+        """
+        del documents, config, tokenizer, counts, on_invalid, on_unused
+        raise NotImplementedError(f"{type(self).__name__} has neither windows nor pieces")
+
+    def assemble(
+        self,
+        pieces: Iterable[TokenWindow],
+        config: BuildConfig,
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+    ) -> Iterator[TokenWindow]:
+        """Yield the windows of pieces of which each occurs once, and count them and their tokens.
+
+        By default each piece is a window, or pieces of texts are packed into windows.
+        """
+        del tokenizer
+        return counted(config.windowing.joined(pieces), counts)
+
+    def check_counts(self, counts: Mapping[str, int]) -> None:
+        """Check what was counted of a whole corpus.
+
+        Raises:
+            CorpusError: something is missing in all of it.
+        """
+        del counts
 
     def describe_cut(self, windowing: Windowing) -> str:
         """Return how documents become windows, for people."""

@@ -10,11 +10,12 @@ from pathlib import Path
 from softtargets.capture.build_config import BuildConfig
 from softtargets.capture.calibration import find_drift
 from softtargets.capture.identity import describe_build
+from softtargets.capture.planning import make_plan
 from softtargets.capture.segments import name_documents
 from softtargets.capture.stored_weights import StoredWeights, read_weights
 from softtargets.capture.tally import Progress, Tally
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.unit_plan import Plan, make_plan, read_plan, read_unit
+from softtargets.capture.unit_plan import Plan, read_plan, read_unit
 from softtargets.capture.unit_queue import UnitQueue
 from softtargets.capture.units import ScoringJob
 from softtargets.engines import Done, Engine, Event, InProcess, Processes, Scored
@@ -87,7 +88,7 @@ def build(
         num_before = 0
         if not was_complete:
             with writer.turns.planning():
-                plan = _plan(config, teacher, writer, weights)
+                plan = _plan(config, teacher, writer, weights, engine)
             if plan is not None:
                 num_before = len(writer.recorded())
                 _run(config, teacher, writer, plan, on_progress, engine)
@@ -129,7 +130,7 @@ def build_range(
     with StoreWriter.join(place or config.output, identity) as writer:
         if not writer.is_complete:
             with writer.turns.planning():
-                plan = _plan(config, teacher, writer, weights)
+                plan = _plan(config, teacher, writer, weights, engine)
             if plan is not None:
                 units = _checked_range(start, stop, len(plan.units))
                 _run(config, teacher, writer, plan, on_progress, engine, units)
@@ -162,7 +163,7 @@ def commit(output: Path | Place) -> Store:
     place = place_to_write(output)
     with Ledger.hold(place, read_identity(place)) as ledger:
         if not ledger.is_complete:
-            plan = read_plan(place)
+            plan = read_plan(place, ledger.fingerprint)
             if plan is not None:
                 ledger.commit(len(plan.units), plan.teacher, plan.corpus)
             elif not ledger.is_complete:
@@ -176,7 +177,11 @@ def commit(output: Path | Place) -> Store:
 
 
 def _plan(
-    config: BuildConfig, teacher: Teacher, ledger: Ledger, weights: StoredWeights
+    config: BuildConfig,
+    teacher: Teacher,
+    ledger: Ledger,
+    weights: StoredWeights,
+    engine: Engine | None,
 ) -> Plan | None:
     """Return the plan, which is made if there is none; None if another process has committed."""
     # With rounded hidden states a store has no head.
@@ -184,15 +189,31 @@ def _plan(
         ledger.write_output_head(encode_output_head(weights.head))
     if weights.layers is not None:
         ledger.write_layers(encode_layers(weights.layers))
-    plan = read_plan(ledger.place)
+    plan = read_plan(ledger.place, ledger.fingerprint)
     if plan is None:
         if ledger.is_complete:
             return None
         ledger.write_vocabulary(encode_vocabulary(teacher.tokenizer.vocabulary()))
-        plan = make_plan(config, teacher, ledger.place)
+        plan = _made_plan(config, teacher, ledger, engine)
+        if plan is None:
+            return None
     if config.reference is not None and not read_drift(ledger.place):
         write_drift(ledger.place, find_drift(config, teacher, read_unit(ledger.place, 0)))
     return plan
+
+
+def _made_plan(
+    config: BuildConfig, teacher: Teacher, ledger: Ledger, engine: Engine | None
+) -> Plan | None:
+    try:
+        return make_plan(
+            config, teacher, ledger, engine or _own_engine(config.workers, ledger.place)
+        )
+    except StoreError:
+        # Another process that planned the same may have committed, and removed what is read.
+        if not ledger.is_complete:
+            raise
+        return None
 
 
 def _run(
@@ -237,7 +258,7 @@ def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
         tally.score(event)
     elif isinstance(event, Done):
         assert isinstance(event.entry, ShardEntry)
-        queue.finish(event.entry.unit)
+        queue.finish(event.entry)
         tally.finish(event.entry)
     else:
         queue.fail(event.unit, event.error)

@@ -14,6 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.capture.compressed import open_input
+from softtargets.capture.corpus_slices import (
+    CorpusSlice,
+    FilePart,
+    content_bytes,
+    cut_files,
+    whole,
+)
 from softtargets.capture.documents import (
     DOCUMENT_LIMIT,
     Document,
@@ -28,20 +35,15 @@ from softtargets.capture.input_files import (
     file_kind,
 )
 from softtargets.capture.records import RecordFields, without_nulls
+from softtargets.capture.unpacked import Unpacked
 from softtargets.errors import CorpusError
 from softtargets.hashes import describe_file
-from softtargets.limits import Limit
 from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
 from softtargets.texts import shortened
 
-UNPACKED_LIMIT = Limit(
-    variable="SOFTTARGETS_MAX_CORPUS_BYTES", default=1 << 24, unit="unpacked bytes"
-)
-"""Of files that grow very much when they are unpacked."""
 _ROWS = 1024
 """Of a Parquet file, how many are read at a time if they are small enough."""
 _READ_BYTES = 1 << 25
-_PIECE_BYTES = 1 << 20
 _ROW_BYTES = 256
 _EMPTY_BYTES = 16
 """What a record and an empty line count at least: those without content take time, too."""
@@ -83,8 +85,29 @@ class Corpus(RecordFields):
         check_files(self.files)
         return {"files": [describe_file(path) for path in self.files], **self.describe_fields()}
 
+    @property
+    def content_bytes(self) -> int:
+        """Return about how large the content of all files is.
+
+        Raises:
+            CorpusError: a file is missing, unreadable, or of an unknown kind.
+        """
+        check_files(self.files)
+        return sum(map(content_bytes, self.files))
+
+    def slices(self, slice_bytes: int) -> list[CorpusSlice]:
+        """Return parts of the corpus in order, of about a size of content or of one file each.
+
+        Raises:
+            CorpusError: a file cannot be read.
+        """
+        return cut_files(self.files, slice_bytes)
+
     def documents(
-        self, on_invalid: OnInvalid = raise_invalid, records: Records | None = None
+        self,
+        on_invalid: OnInvalid = raise_invalid,
+        records: Records | None = None,
+        own: CorpusSlice | None = None,
     ) -> Iterator[Document]:
         """Yield every document.
 
@@ -92,23 +115,26 @@ class Corpus(RecordFields):
             on_invalid: called with what is wrong with a document.
             records: makes documents of records, if not the fields of the corpus itself. A `.txt`
                 file has none.
+            own: a slice, of which the documents are; None for the whole corpus.
 
         Raises:
             CorpusError: a file cannot be read; or, from `on_invalid`, naming the line or row that
                 is wrong.
         """
-        check_files(self.files)
-        unpacked = _Unpacked()
+        own = whole(self.files) if own is None else own
+        check_files(part.path for part in own.parts)
+        # At once, files before these would let them grow.
+        unpacked = Unpacked(file_bytes=own.bytes_before)
         records = records or self
-        readers: dict[str, Callable[[Path, _Unpacked], Iterator[_Parse]]] = {
+        readers: dict[str, Callable[[FilePart, Unpacked], Iterator[_Parse]]] = {
             ".txt": _text_file,
             ".jsonl": partial(_json_lines, records),
             ".parquet": partial(_parquet_rows, records, self.input_ids_field),
         }
-        for path in self.files:
-            with file_errors(path):
-                unpacked.add_file(path)
-                for parse in readers[file_kind(path)](path, unpacked):
+        for part in own.parts:
+            with file_errors(part.path):
+                unpacked.add_file(part.path)
+                for parse in readers[file_kind(part.path)](part, unpacked):
                     try:
                         document = parse()
                     except CorpusError as error:
@@ -118,8 +144,8 @@ class Corpus(RecordFields):
                             yield document
 
 
-def _text_file(path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
-    most = DOCUMENT_LIMIT.value
+def _text_file(part: FilePart, unpacked: Unpacked) -> Iterator[_Parse]:
+    path, most = part.path, DOCUMENT_LIMIT.value
     with open_input(path) as file:
         content = file.read(most + 1)
         unpacked.add(len(content))
@@ -129,8 +155,8 @@ def _text_file(path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
     yield partial(_parse_text, content, path)
 
 
-def _json_lines(records: Records, path: Path, unpacked: _Unpacked) -> Iterator[_Parse]:
-    most = DOCUMENT_LIMIT.value
+def _json_lines(records: Records, part: FilePart, unpacked: Unpacked) -> Iterator[_Parse]:
+    path, most = part.path, DOCUMENT_LIMIT.value
     with open_input(path) as file:
         for number in count(1):
             line = file.readline(most + 1)
@@ -146,12 +172,13 @@ def _json_lines(records: Records, path: Path, unpacked: _Unpacked) -> Iterator[_
 
 
 def _parquet_rows(
-    records: Records, ids_field: str | None, path: Path, unpacked: _Unpacked
+    records: Records, ids_field: str | None, part: FilePart, unpacked: Unpacked
 ) -> Iterator[_Parse]:
+    path, number = part.path, part.first_row
     batch_size = _rows_at_once(records, ids_field, path)
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        number = 0
-        for batch in file.iter_batches(batch_size, columns=list(records.fields)):
+        columns, row_groups = list(records.fields), part.row_groups
+        for batch in file.iter_batches(batch_size, row_groups=row_groups, columns=columns):
             for row in range(len(batch)):
                 yield partial(_parse_row, records, batch.slice(row, 1), path, number, unpacked)
                 number += 1
@@ -186,7 +213,7 @@ def _parse_line(records: Records, line: bytes, path: Path, number: int) -> Docum
 
 
 def _parse_row(
-    records: Records, row: pa.RecordBatch, path: Path, number: int, unpacked: _Unpacked
+    records: Records, row: pa.RecordBatch, path: Path, number: int, unpacked: Unpacked
 ) -> Document:
     where = f"{path}, row {number}"
     try:
@@ -238,40 +265,3 @@ def _decode(content: bytes, path: Path, first_line: int) -> str:
             next_step="Convert the file to UTF-8 (for example with iconv), or leave the document "
             "out with --on-invalid skip.",
         ) from error
-
-
-@dataclass(slots=True)
-class _Unpacked:
-    """Counts what files have become."""
-
-    file_bytes: int = 0
-    num_bytes: int = 0
-    where: str = ""
-
-    def add_file(self, path: Path) -> None:
-        """Go on with a file."""
-        self.file_bytes += path.stat().st_size
-        self.where = str(path)
-
-    def add(self, num_bytes: int) -> None:
-        """Count bytes of the file's content.
-
-        Raises:
-            LimitError: it is more than the files are trusted with.
-        """
-        self.num_bytes += num_bytes
-        UNPACKED_LIMIT.check_growth(self.where, self.file_bytes, self.num_bytes)
-
-    def count_rest(self, read: Callable[[int], bytes]) -> int:
-        """Return how many bytes come before the end that a reader stops at, and forget them.
-
-        Raises:
-            LimitError: they are more than the files are trusted with.
-        """
-        num_bytes = 0
-        while piece := read(_PIECE_BYTES):
-            num_bytes += len(piece)
-            self.add(len(piece))
-            if piece[-1:] == b"\n" and len(piece) < _PIECE_BYTES:
-                break
-        return num_bytes

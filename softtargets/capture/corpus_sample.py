@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from softtargets.capture.build_config import BuildConfig
+from softtargets.capture.corpus_reading import no_window, read_windows
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.unit_plan import no_window, read_windows
 from softtargets.capture.unused import UnusedPart, UnusedTally
 from softtargets.capture.windows import stored_counts
 from softtargets.errors import InputError

@@ -61,6 +61,18 @@ class DatasetCorpus(RecordFields):
                 described["files"] = [describe_file(path) for path in _data_files(self._directory)]
         return {"dataset": described, **self.describe_fields()}
 
+    @property
+    def content_bytes(self) -> int | None:
+        """Return about how large the content is; None for a dataset on the Hub.
+
+        Raises:
+            CorpusError: there is no such dataset or split.
+        """
+        if self._directory is None:
+            return None
+        with self._errors():
+            return sum(path.stat().st_size for path in _data_files(self._directory))
+
     def documents(
         self, on_invalid: OnInvalid = raise_invalid, records: Records | None = None
     ) -> Iterator[Document]:

@@ -31,11 +31,10 @@ class Tally:
     def __init__(
         self, plan: Plan, entries: Mapping[int, ShardEntry], show: Callable[[Progress], None]
     ) -> None:
-        self._units = {unit.unit: unit for unit in plan.units}
         self._plan = plan
         self._show = show
-        self._num_windows = sum(self._units[unit].num_windows for unit in entries)
-        self._num_tokens = sum(self._units[unit].num_tokens for unit in entries)
+        self._num_windows = sum(plan.units[unit].num_windows for unit in entries)
+        self._num_tokens = sum(plan.units[unit].num_tokens for unit in entries)
         self._scored_windows, self._scored_tokens = Counter[int](), Counter[int]()
         """Of units that are not done."""
         self._tokens_before = self._tokens_written = self._num_tokens
@@ -56,7 +55,7 @@ class Tally:
 
     def finish(self, entry: ShardEntry) -> None:
         """Count a unit whose shard is written."""
-        unit = self._units[entry.unit]
+        unit = self._plan.units[entry.unit]
         self._num_windows += unit.num_windows
         self._num_tokens += unit.num_tokens
         self._num_bytes += entry.num_bytes

@@ -1,58 +1,45 @@
 """The plan: every window of a corpus, cut into units of work that anyone can run in any order.
 
-Planning reads and tokenises the whole corpus once and keeps the windows of each unit in a file.
-Scoring a unit then needs neither the corpus nor the tokenizer, and bad input is found before the
-teacher has cost anything.
+The windows of each unit are in a file. Scoring a unit needs neither the corpus nor the tokenizer.
 
     work/plan/unit-N.parquet   the token windows of a unit, in the order of the corpus
-    work/plan.json             how many units and windows there are; written last
+    work/plan/units.parquet    how many windows and tokens each unit has
+    work/plan.json             whose plan it is, and how many units there are; written last
+
+Earlier releases listed the units in `plan.json`; such a plan is read as ever.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.capture.build_config import AnyCorpus, BuildConfig
-from softtargets.capture.documents import raise_invalid
-from softtargets.capture.teacher import Teacher
-from softtargets.capture.teacher_tokenizer import Tokenizer
-from softtargets.capture.unused import UnusedTally
-from softtargets.capture.windows import PARTLY_WRITTEN, stored_counts
-from softtargets.errors import CorpusError, FormatError
+from softtargets.capture.planned_units import PlannedUnits, Unit
+from softtargets.errors import FormatError, IdentityError
 from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.json_object import parse_object
-from softtargets.store.work_files import PLAN
-from softtargets.texts import plural, shortened
-from softtargets.window import TokenWindow, cut_windows
+from softtargets.store.work_files import PLAN, UNITS
+from softtargets.texts import shortened
+from softtargets.window import TokenWindow
 
-MOST_WARNINGS = 10
-"""Invalid documents that are named; all are counted."""
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """A piece of work: the windows of one shard."""
-
-    unit: int
-    num_windows: int
-    num_tokens: int
+_VERSION = 2
+_MAKE_AGAIN = (
+    "Delete plan.json and the directory plan in the store's directory work, and run the same "
+    "command again: the corpus is planned anew."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """All units, and counts of what became of the documents."""
 
-    units: tuple[Unit, ...]
+    units: PlannedUnits
     corpus: dict[str, int]
     teacher: str
     """What people call it, for the manifest."""
@@ -60,81 +47,45 @@ class Plan:
     @property
     def num_windows(self) -> int:
         """Return the number of windows of all units."""
-        return sum(unit.num_windows for unit in self.units)
+        return self.units.num_windows
 
     @property
     def num_tokens(self) -> int:
         """Return the number of tokens of all units."""
-        return sum(unit.num_tokens for unit in self.units)
+        return self.units.num_tokens
 
 
-def read_windows(
-    config: BuildConfig, tokenizer: Tokenizer, counts: Counter[str], unused: UnusedTally
-) -> Iterator[TokenWindow]:
-    """Yield every window of a build; what is left out is counted and logged.
+def write_plan(plan: Plan, place: Place, fingerprint: str) -> None:
+    """Write the units of a plan, then the plan; their windows are written."""
+    place.put(UNITS, plan.units.encode())
+    record = {
+        "version": _VERSION,
+        "fingerprint": fingerprint,
+        **_totals(plan.units),
+        "corpus": plan.corpus,
+        "teacher": plan.teacher,
+    }
+    place.put(PLAN, json.dumps(record).encode())
+
+
+def _totals(units: PlannedUnits) -> dict[str, int]:
+    return {
+        "num_units": len(units),
+        "num_windows": units.num_windows,
+        "num_tokens": units.num_tokens,
+    }
+
+
+def read_plan(place: Place, fingerprint: str) -> Plan | None:
+    """Return the finished plan of the store in a place, or None when there is none yet.
 
     Args:
-        config: what is read, and how it is cut.
-        tokenizer: the teacher's.
-        counts: is added to.
-        unused: told what the chat template does not write, and logged at the end.
-
-    Raises:
-        CorpusError: a file is wrong; or a document, unless the corpus skips those.
-    """
-
-    def skip(error: CorpusError) -> None:
-        counts["invalid_documents"] += 1
-        if counts["invalid_documents"] <= MOST_WARNINGS:
-            _log.warning("Left out: %s", error)
-
-    task, corpus = config.capture_task, config.corpus
-    on_invalid = skip if corpus.on_invalid == "skip" else raise_invalid
-    documents = corpus.documents(on_invalid, task.records(corpus))
-    yield from task.windows(documents, config, tokenizer, counts, on_invalid, unused.add)
-    counts[PARTLY_WRITTEN] = unused.num_documents
-    unused.warn()
-
-
-def make_plan(config: BuildConfig, teacher: Teacher, place: Place) -> Plan:
-    """Cut a corpus into units of at least `config.unit_tokens` tokens and write them to a place.
-
-    Raises:
-        CorpusError: a file is wrong, or no document gives a window.
-    """
-    place.make_directory("work/plan")
-    counts: Counter[str] = Counter()
-    windows = read_windows(config, teacher.tokenizer, counts, UnusedTally())
-    units = []
-    for number, group in enumerate(cut_windows(windows, config.unit_tokens)):
-        table = pa.table(encode_tokens(group))
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        place.put(_unit_path(number), sink.getvalue().to_pybytes())
-        num_tokens = sum(len(window) for window in group)
-        units.append(Unit(unit=number, num_windows=len(group), num_tokens=num_tokens))
-    if not units:
-        raise no_window(config.corpus, counts)
-    plan = Plan(units=tuple(units), corpus=stored_counts(counts), teacher=teacher.name)
-    place.put(PLAN, json.dumps(asdict(plan)).encode())
-    return plan
-
-
-def no_window(corpus: AnyCorpus, counts: Counter[str]) -> CorpusError:
-    """Return the error of a corpus whose documents are all too short."""
-    return CorpusError(
-        corpus.name,
-        expected="at least one document of two tokens or more",
-        found=f"{plural(counts['documents'], 'document')}, none with that many",
-        next_step="Check the input and --text-field.",
-    )
-
-
-def read_plan(place: Place) -> Plan | None:
-    """Return the finished plan of the store in a place, or None when there is none yet.
+        place: of the store.
+        fingerprint: of the store.
 
     Raises:
         StoreError: it cannot be read.
+        IdentityError: it is the plan of another store.
     """
     content = place.get(PLAN)
     if content is None:
@@ -142,10 +93,55 @@ def read_plan(place: Place) -> Plan | None:
     where = place.where(PLAN)
     data = parse_object(content, where)
     try:
-        units = tuple(Unit(**unit) for unit in data["units"])
+        is_listed = "version" not in data and "units" in data
+        if not is_listed:
+            _check_plan(data, where, fingerprint)
+        units = (
+            PlannedUnits.of(map(_unit, data["units"])) if is_listed else _read_units(place, data)
+        )
         return Plan(units=units, corpus=data["corpus"], teacher=data["teacher"])
     except (KeyError, TypeError) as error:
         raise _spoiled(where, "the plan of a build", repr(error)) from error
+
+
+def _unit(data: Mapping[str, Any]) -> Unit:
+    return Unit(**data)
+
+
+def _check_plan(data: Mapping[str, Any], where: str, fingerprint: str) -> None:
+    """Check that a plan is of this release and of this store."""
+    if data["version"] != _VERSION:
+        raise _spoiled(where, f"a plan of version {_VERSION}", f"one of {data['version']}")
+    if data["fingerprint"] != fingerprint:
+        raise IdentityError(
+            where,
+            expected=f"the plan of the store {fingerprint}",
+            found=f"that of {data['fingerprint']}",
+            next_step=_MAKE_AGAIN,
+        )
+
+
+def _read_units(place: Place, data: Mapping[str, Any]) -> PlannedUnits:
+    """Return the units of a plan, which have to be as many as it says."""
+    content, where = place.get(UNITS), place.where(UNITS)
+    if content is None:
+        raise _spoiled(where, "the units of a plan", "no file")
+    try:
+        units = PlannedUnits.decode(content)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _spoiled(where, "the units of a plan", shortened(str(error))) from error
+    found = _totals(units)
+    expected = {name: data[name] for name in found}
+    if found != expected:
+        raise _spoiled(where, f"{expected}, as {PLAN} says", f"{found}")
+    return units
+
+
+def write_unit_windows(place: Place, unit: int, windows: Sequence[TokenWindow]) -> None:
+    """Write the windows of a unit, for whoever runs it."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(encode_tokens(windows)), sink, compression="zstd")
+    place.put(_unit_path(unit), sink.getvalue().to_pybytes())
 
 
 def read_unit(place: Place, unit: int) -> list[TokenWindow]:
@@ -169,8 +165,7 @@ def _spoiled(where: str, expected: str, found: str) -> FormatError:
         where,
         expected=expected,
         found=found,
-        next_step="Delete plan.json and the directory plan in the store's directory work, and run "
-        "the same command again: the corpus is planned anew.",
+        next_step=_MAKE_AGAIN,
     )
 
 

@@ -78,13 +78,14 @@ class UnitQueue:
         self._waiting[1].tell()
         time.sleep(_POLL_SECONDS)
 
-    def finish(self, unit: int) -> None:
+    def finish(self, entry: ShardEntry) -> None:
         """Note that a unit is written and recorded."""
-        self._leases.pop(unit).close()
+        self._leases.pop(entry.unit).close()
+        self._ledger.note(entry)
 
     def fail(self, unit: int, error: str) -> None:
         """Note that a unit failed; it is tried again, after all others, if it may be."""
-        self.finish(unit)
+        self._leases.pop(unit).close()
         self._attempts[unit] += 1
         if self._attempts[unit] < MOST_ATTEMPTS:
             self._pending.append(unit)

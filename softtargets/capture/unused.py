@@ -61,6 +61,20 @@ class UnusedTally:
             self._counts[part] += 1
             self._first.setdefault(part, f"{document.source}, document {document.document_id}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was counted, as JSON has it."""
+        return {
+            "num_documents": self.num_documents,
+            "counts": self._counts,
+            "first": self._first,
+        }
+
+    def add_counts(self, counted: Mapping[str, Any]) -> None:
+        """Add what was counted of documents that come after these."""
+        self.num_documents += counted["num_documents"]
+        self._counts.update(counted["counts"])
+        self._first = counted["first"] | self._first
+
     @property
     def parts(self) -> tuple[UnusedPart, ...]:
         """Return every part, the most frequent first."""

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from softtargets.capture.documents import Conversation, Document, OnInvalid, raise_invalid
+from softtargets.capture.packing import pack_pieces
+from softtargets.capture.repeats import counted, without_repeats
 from softtargets.capture.teacher_tokenizer import ChatTokenizer, Tokenizer
 from softtargets.errors import CorpusError, InputError
 from softtargets.targets import DEFAULT_CONVENTION, Bool, Convention, Int32
@@ -46,17 +48,6 @@ _TOKENIZE_CHARACTERS = 1_000_000
 
 _Tokenized = tuple[Document, Int32, Bool | None]
 """A document, its ids [L], and which of them are targets; None means all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Piece:
-    """A part of a document that is read by itself: all of a window, or a segment of one."""
-
-    document: Document
-    input_ids_L: Int32
-    is_target_L: Bool
-    """Which of its tokens a student is trained to predict."""
-    offset: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,53 +114,52 @@ class Windowing:
             on_invalid: called for a document that the tokenizer refuses.
             on_unused: called for a conversation, if the tokenizer can say what it does not write.
         """
-        tokenized = _tokenized(documents, tokenizer, on_invalid, on_unused)
-        for pieces in self._groups(self._pieces(tokenized, counts, convention)):
-            window = _window(pieces, convention, lists_positions=lists_positions)
-            counts["windows"] += 1
-            counts["tokens"] += len(window)
-            yield window
+        pieces = self.pieces(
+            documents,
+            tokenizer,
+            counts,
+            convention=convention,
+            lists_positions=lists_positions,
+            on_invalid=on_invalid,
+            on_unused=on_unused,
+        )
+        return counted(self.joined(without_repeats(pieces, counts), convention), counts)
 
-    def _groups(self, pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-        """Yield the pieces of each window."""
-        group: list[_Piece] = []
-        num_tokens = 0
-        for piece in pieces:
-            fits = (
-                self.kind == "pack"
-                and num_tokens + len(piece.input_ids_L) <= self.sequence_length
-                # A window has one source, and one offset.
-                and piece.offset == 0
-                and (not group or piece.document.source == group[0].document.source)
-            )
-            if group and not fits:
-                yield group
-                group, num_tokens = [], 0
-            group.append(piece)
-            num_tokens += len(piece.input_ids_L)
-        if group:
-            yield group
+    def joined(
+        self, pieces: Iterable[TokenWindow], convention: Convention = DEFAULT_CONVENTION
+    ) -> Iterator[TokenWindow]:
+        """Yield the windows of pieces, of which each occurs once: as they are, or packed."""
+        packs = self.kind == "pack"
+        return pack_pieces(pieces, self.sequence_length, convention) if packs else iter(pieces)
 
-    def _pieces(
-        self, tokenized: Iterable[_Tokenized], counts: Counter[str], convention: Convention
-    ) -> Iterator[_Piece]:
-        """Yield the pieces that have something to learn from, each once."""
-        seen: set[bytes] = set()
-        for document, ids_L, is_target_L in tokenized:
+    def pieces(
+        self,
+        documents: Iterable[Document],
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+        *,
+        convention: Convention = DEFAULT_CONVENTION,
+        lists_positions: bool = False,
+        on_invalid: OnInvalid = raise_invalid,
+        on_unused: OnUnused = lambda *_: None,
+    ) -> Iterator[TokenWindow]:
+        """Yield the pieces that have something to learn from, also those that occurred before.
+
+        Each is a window of a single document. For the arguments see `windows`.
+        """
+        for document, ids_L, is_target_L in _tokenized(documents, tokenizer, on_invalid, on_unused):
             counts["documents"] += 1
             counts["empty_documents"] += len(ids_L) == 0
             for offset in self._offsets(len(ids_L)):
-                piece = self._piece(document, ids_L, is_target_L, offset, convention)
-                key = _key(piece, convention)
-                if len(piece.input_ids_L) == convention.shift:
+                input_ids_L = ids_L[offset : offset + self.sequence_length]
+                own_target_L = self._targets(len(input_ids_L), is_target_L, offset, convention)
+                if len(input_ids_L) == convention.shift:
                     counts["single_tokens"] += 1
-                elif not piece.is_target_L.any():
+                elif not own_target_L.any():
                     counts["untargeted_windows"] += 1
-                elif key in seen:
-                    counts["repeated_windows"] += 1
                 else:
-                    seen.add(key)
-                    yield piece
+                    is_target_T = own_target_L[convention.shift :]
+                    yield _piece(document, input_ids_L, is_target_T, offset, lists_positions)
             if self.kind == "truncate":
                 counts["truncated_tokens"] += max(0, len(ids_L) - self.sequence_length)
 
@@ -181,56 +171,37 @@ class Windowing:
         last = max(num_tokens - self.overlap, min(1, num_tokens))
         return range(0, last, self.sequence_length - self.overlap)
 
-    def _piece(
-        self,
-        document: Document,
-        ids_L: Int32,
-        is_target_L: Bool | None,
-        offset: int,
-        convention: Convention,
-    ) -> _Piece:
-        own = slice(offset, offset + self.sequence_length)
-        input_ids_L = ids_L[own]
+    def _targets(
+        self, num_tokens: int, is_target_L: Bool | None, offset: int, convention: Convention
+    ) -> Bool:
+        """Return which tokens of a piece a student is trained to predict, [L]."""
         if is_target_L is None:
-            own_target_L = np.ones(len(input_ids_L), np.bool_)
+            own_target_L = np.ones(num_tokens, np.bool_)
         else:
-            own_target_L = is_target_L[own].copy()
+            own_target_L = is_target_L[offset : offset + num_tokens].copy()
         # No position of the piece is about its first tokens.
         own_target_L[: convention.shift] = False
         if offset > 0:
             own_target_L[: self.overlap] = False
-        return _Piece(
-            document=document, input_ids_L=input_ids_L, is_target_L=own_target_L, offset=offset
-        )
+        return own_target_L
 
 
-def _key(piece: _Piece, convention: Convention) -> bytes:
-    """Return a hash of what a piece teaches."""
-    lengths_1 = np.array([len(piece.input_ids_L)], np.int32)
-    mask_T = piece.is_target_L[convention.shift :]
-    return bytes.fromhex(hash_window(piece.input_ids_L, lengths_1, mask_T))
-
-
-def _window(
-    pieces: Sequence[_Piece], convention: Convention, *, lists_positions: bool
+def _piece(
+    document: Document, input_ids_L: Int32, is_target_T: Bool, offset: int, lists_positions: bool
 ) -> TokenWindow:
-    first = pieces[0]
-    input_ids_L = np.concatenate([piece.input_ids_L for piece in pieces])
-    segment_lengths_S = np.array([len(piece.input_ids_L) for piece in pieces], np.int32)
-    is_target_T = np.concatenate([piece.is_target_L for piece in pieces])[convention.shift :]
+    lengths_1 = np.array([len(input_ids_L)], np.int32)
     positions_T = np.flatnonzero(is_target_T).astype(np.int32) if lists_positions else None
     mask_T = is_target_T if positions_T is None else np.ones(len(positions_T), np.bool_)
-    names = first.document.metadata
     return TokenWindow(
-        window_id=hash_window(input_ids_L, segment_lengths_S, mask_T, positions_T=positions_T),
+        window_id=hash_window(input_ids_L, lengths_1, mask_T, positions_T=positions_T),
         input_ids_L=input_ids_L,
-        segment_lengths_S=segment_lengths_S,
+        segment_lengths_S=lengths_1,
         mask_T=mask_T,
-        document_ids=tuple(piece.document.document_id for piece in pieces),
-        offset=first.offset,
-        source=first.document.source,
+        document_ids=(document.document_id,),
+        offset=offset,
+        source=document.source,
         positions_T=positions_T,
-        metadata={name: tuple(one.document.metadata[name] for one in pieces) for name in names},
+        metadata={name: (text,) for name, text in document.metadata.items()},
     )
 
 

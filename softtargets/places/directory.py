@@ -27,6 +27,11 @@ class Directory(Tree, Place):
         """Return the paths of what is in a directory."""
         return [f"{directory}/{name}".lstrip("/") for name in self.names(directory)]
 
+    def sizes(self, directory: str) -> dict[str, int]:
+        """Return the sizes of the files in a directory; what is a link has none."""
+        found = self.file_sizes(directory)
+        return {f"{directory}/{name}".lstrip("/"): size for name, size in found.items()}
+
     def open_uncached(self, path: str, num_bytes: int, sha256: str | None = None) -> RangeFile:  # noqa: ARG002
         """Open a file to read ranges of it; there is no cache to be past.
 

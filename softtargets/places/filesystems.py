@@ -42,8 +42,11 @@ class Client(Protocol):
     def read_range(self, path: str, offset: int, num_bytes: int) -> bytes:
         """Return a range of a file; it is shorter where the file ends."""
 
-    def names(self, directory: str) -> list[str]:
-        """Return the names in a directory, those of directories with a slash; none without it."""
+    def entries(self, directory: str) -> dict[str, int | None]:
+        """Return the sizes in bytes of what is in a directory, by name; nothing without it.
+
+        The name of a directory ends with a slash. It has no size, nor has what is not told of.
+        """
 
     def forget(self, path: str) -> None:
         """Know nothing of a file any more, as it may have changed."""
@@ -97,13 +100,13 @@ class ArrowClient:
             self._has_answered = True
         return self._filesystem.open_input_file(path)
 
-    def names(self, directory: str) -> list[str]:
-        """Return the names in a directory."""
+    def entries(self, directory: str) -> dict[str, int | None]:
+        """Return the sizes of what is in a directory, by name."""
         selector = fs.FileSelector(directory, allow_not_found=True)
-        return [
-            f"{found.base_name}{'/' * (found.type == fs.FileType.Directory)}"
+        return {
+            f"{found.base_name}{'/' * (found.type == fs.FileType.Directory)}": found.size
             for found in self._filesystem.get_file_info(selector)
-        ]
+        }
 
     def forget(self, path: str) -> None:
         """Open a file anew when it is read next."""
@@ -141,17 +144,19 @@ class FsspecClient:
         stop = offset + num_bytes
         return bytes(self._filesystem.cat_file(path, start=offset, end=stop, **self._options))
 
-    def names(self, directory: str) -> list[str]:
-        """Return the names in a directory."""
+    def entries(self, directory: str) -> dict[str, int | None]:
+        """Return the sizes of what is in a directory, by name."""
         self.forget(directory)
         try:
             found = self._filesystem.ls(directory, detail=True)
         except FileNotFoundError:
-            return []
-        return [
-            f"{one['name'].rstrip('/').rpartition('/')[2]}{'/' * (one['type'] == 'directory')}"
+            return {}
+        return {
+            f"{one['name'].rstrip('/').rpartition('/')[2]}{'/' * (one['type'] == 'directory')}": (
+                one["size"]
+            )
             for one in found
-        ]
+        }
 
     def forget(self, path: str) -> None:
         """Forget what directories hold."""

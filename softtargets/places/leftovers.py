@@ -43,10 +43,10 @@ class Leftovers:
         Raises:
             StoreError: the system refused.
         """
-        found = [path for path in self.paths() if path not in last]
-        for path in (*found, *last):
-            if own.fullmatch(path) is None:
-                continue
+        found = [path for path in self.paths() if path not in last and own.fullmatch(path)]
+        self.place.delete_all([path for path in found if not path.endswith("/")])
+        directories = [path for path in found if path.endswith("/")]
+        for path in (*directories, *(path for path in last if own.fullmatch(path))):
             if path.endswith("/"):
                 self.place.remove_directory(path[:-1])
             else:

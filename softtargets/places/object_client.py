@@ -78,13 +78,13 @@ class ObjectClient:
                 return b""
             raise
 
-    def names(self, directory: str) -> list[str]:
-        """Return the names in a directory, those of directories with a slash; none without it."""
+    def entries(self, directory: str) -> dict[str, int | None]:
+        """Return the sizes of what is in a directory, by name; a directory has a slash."""
         found = self._ask("list_with_delimiter", directory or None)
-        paths = [one["path"] for one in found["objects"]]
-        paths += [f"{one}/" for one in found["common_prefixes"]]
+        sizes: dict[str, int | None] = {f"{one}/": None for one in found["common_prefixes"]}
+        sizes |= {one["path"]: int(one["size"]) for one in found["objects"]}
         start = f"{directory}/" if directory else ""
-        return [path.removeprefix(start) for path in paths]
+        return {path.removeprefix(start): size for path, size in sizes.items()}
 
     def forget(self, path: str) -> None:
         """Do nothing: nothing is remembered."""
@@ -145,6 +145,15 @@ class ObjectClient:
             self._ask("delete", path)
         except FileNotFoundError:
             return
+
+    def delete_all(self, paths: list[str]) -> None:
+        """Remove objects, or do nothing about those that are gone already."""
+        try:
+            self._ask("delete", paths)
+        except FileNotFoundError:
+            # Servers without a request for many tell of the first one that is gone.
+            for path in paths:
+                self.delete(path)
 
     def _ask(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Call a function of obstore.

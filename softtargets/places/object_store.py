@@ -7,7 +7,7 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from softtargets.places.object_client import ObjectClient, open_bucket
@@ -18,6 +18,9 @@ from softtargets.urls import Secrets
 
 if TYPE_CHECKING:
     from softtargets.places.filesystems import Client
+
+
+_DELETED_AT_ONCE = 1000
 
 
 class ObjectStore(RemoteReads):
@@ -72,6 +75,15 @@ class ObjectStore(RemoteReads):
     def delete(self, path: str) -> None:
         """Remove a file, or do nothing if it is gone already."""
         self._write(path, lambda client, file: client.delete(file))
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Remove files, a thousand with a request where the server knows such requests."""
+        for start in range(0, len(paths), _DELETED_AT_ONCE):
+            self._delete_some(paths[start : start + _DELETED_AT_ONCE])
+
+    def _delete_some(self, paths: Sequence[str]) -> None:
+        files = [f"{self._root}/{path}".lstrip("/") for path in paths]
+        self._write(paths[0], lambda client, _: client.delete_all(files))
 
     def has_conditional_puts(self) -> bool:
         """Return whether the server refuses to write where a condition is not met.

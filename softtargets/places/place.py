@@ -1,13 +1,15 @@
 """What a place does for the stores in it: the protocol `Place`.
 
-Paths are relative to the place, with forward slashes. A place reads with `size`, `get`, `list` and
-`open`, and writes with `put`, `put_if_absent`, `put_if_match` and `delete`. A `ReadOnlyPlace`
-refuses to be written to. A place in which several processes may write at a time has locks too.
+Paths are relative to the place, with forward slashes. A place reads with `size`, `get`, `list`,
+`sizes` and `open`, and writes with `put`, `put_if_absent`, `put_if_match` and `delete`. A
+`ReadOnlyPlace` refuses to be written to. A place in which several processes may write at a time has
+locks too.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
@@ -101,6 +103,16 @@ class Place(ABC):
             StoreError: the place cannot be reached.
         """
 
+    def sizes(self, directory: str) -> dict[str, int]:
+        """Return the sizes in bytes of the files in a directory, by path; one listing tells them.
+
+        Raises:
+            StoreError: the place cannot be reached.
+        """
+        paths = [path for path in self.list(directory) if not path.endswith("/")]
+        found = {path: self.size(path) for path in paths}
+        return {path: size for path, size in found.items() if size is not None}
+
     def open(self, path: str, num_bytes: int, fingerprint: str) -> RangeFile:
         """Open a file of a known size to read ranges of it.
 
@@ -181,6 +193,16 @@ class Place(ABC):
             InputError: the place is only read.
             StoreError: the place refused.
         """
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Remove files in any order; what is gone already does no harm.
+
+        Raises:
+            InputError: the place is only read.
+            StoreError: the place refused.
+        """
+        for path in paths:
+            self.delete(path)
 
     def check_locks(self) -> None:
         """Check that several processes may write here at the same time.

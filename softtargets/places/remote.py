@@ -133,8 +133,17 @@ class RemoteReads(Place):
 
     def list(self, directory: str) -> list[str]:
         """Return the paths of what is in a directory."""
-        names = self._attempt(directory, "", lambda client, file: client.names(file))
-        return sorted(f"{directory}/{name}".lstrip("/") for name in names)
+        return sorted(self._entries(directory))
+
+    def sizes(self, directory: str) -> dict[str, int]:
+        """Return the sizes of the files in a directory; what the listing leaves open is asked."""
+        found = {path: size for path, size in self._entries(directory).items() if path[-1:] != "/"}
+        sizes = {path: self.size(path) if size is None else size for path, size in found.items()}
+        return {path: size for path, size in sizes.items() if size is not None}
+
+    def _entries(self, directory: str) -> dict[str, int | None]:
+        found = self._attempt(directory, "", lambda client, file: client.entries(file))
+        return {f"{directory}/{name}".lstrip("/"): size for name, size in found.items()}
 
     def open(self, path: str, num_bytes: int, fingerprint: str) -> RangeFile:  # noqa: ARG002
         """Open a file; nothing is read yet."""

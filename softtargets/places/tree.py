@@ -9,12 +9,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader, FileIO
+from typing import TypeVar
 from uuid import uuid4
 
 from softtargets.places.no_links import OF_ENTRY, PathOpener
 
 TEMPORARY = r"\.[0-9a-f]{32}\.tmp"
 """How the name of what is being written ends; nobody else gives such names."""
+
+Found = TypeVar("Found")
 
 
 class Tree(PathOpener):
@@ -95,13 +98,27 @@ class Tree(PathOpener):
         Raises:
             StoreError: it is a link, no directory, or cannot be read.
         """
+        return sorted(self._scan(directory, lambda found: [_marked(entry) for entry in found]))
+
+    def file_sizes(self, directory: str) -> dict[str, int]:
+        """Return the sizes of the files in a directory by name, without those of links.
+
+        Raises:
+            StoreError: it is a link, no directory, or cannot be read.
+        """
+        return dict(self._scan(directory, lambda found: [*_sizes(found)]))
+
+    def _scan(
+        self, directory: str, read: Callable[[Iterator[os.DirEntry[str]]], list[Found]]
+    ) -> list[Found]:
+        """Return what is read of the entries of a directory; nothing if there is none."""
         with self._errors(directory, "cannot be read"):
             try:
                 with (
                     self._directory(directory, os.O_RDONLY | os.O_DIRECTORY) as descriptor,
                     os.scandir(descriptor) as found,
                 ):
-                    return sorted(_marked(entry) for entry in found)
+                    return read(found)
             except FileNotFoundError:
                 return []
 
@@ -265,3 +282,11 @@ def _remove_if_empty(name: str, *, dir_fd: int) -> None:
 
 def _marked(entry: os.DirEntry[str]) -> str:
     return f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+
+
+def _sizes(found: Iterator[os.DirEntry[str]]) -> Iterator[tuple[str, int]]:
+    for entry in found:
+        # What was removed meanwhile has no size.
+        with suppress(FileNotFoundError):
+            if entry.is_file(follow_symlinks=False):
+                yield entry.name, entry.stat(follow_symlinks=False).st_size

@@ -58,8 +58,10 @@ def clean_store(output: StorePath, *, dry_run: bool = False) -> list[str]:
             found = _of_store(place, parse_manifest(content, place.where(MANIFEST_NAME)))
         paths = sorted(set(found), key=lambda path: (path in _LAST, path))
         if not dry_run:
-            for path in paths:
-                place.delete(path)
+            place.delete_all([path for path in paths if path not in _LAST])
+            for path in _LAST:
+                if path in paths:
+                    place.delete(path)
             for directory in WORK_DIRECTORIES * any(path.startswith("work/") for path in paths):
                 place.remove_directory(directory)
     return paths

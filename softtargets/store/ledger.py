@@ -4,6 +4,7 @@ While a store is being built its place holds
 
     work/request.json          the identity: what is being built
     work/plan.json, work/plan/ what is to be done, kept by `softtargets.capture.unit_plan`
+    work/slices/               what was found of slices of the corpus while it is planned
     work/lock                  held by the build, or by every process that builds a range of units
     work/workers.lock          held by each of its worker processes
     work/plan.lock, work/leases held by processes that build ranges, while they plan or run a unit
@@ -12,6 +13,7 @@ While a store is being built its place holds
     work/vocabulary.parquet    its vocabulary, if there is a tokenizer
     work/drift.json            how far its engine is from transformers, if that was measured
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
+    work/records/compacted-HASH.parquet  copies of many of these
     shards/unit-N.parquet      the shards; in places without locks unit-N-HASH.parquet
     README.md                  the card, written just before the manifest
     manifest.json              written when every unit has a record; then `work` is removed
@@ -113,7 +115,15 @@ class Ledger:
 
     def recorded(self) -> dict[int, ShardEntry]:
         """Return the manifest entries of the units that are done, their shards being there."""
-        return self._records.all()
+        return self._records.all(compacts=True)
+
+    def note(self, entry: ShardEntry) -> None:
+        """Note that a unit was done by this process or its workers; of many, records are copied.
+
+        Raises:
+            StoreError: the system refused to write.
+        """
+        self._records.note(entry)
 
     def read_record(self, unit: int) -> ShardEntry | None:
         """Return the manifest entry of a unit, or None when it is not done.

@@ -4,25 +4,31 @@ In a place with locks nobody else has the unit meanwhile: shard and record are p
 number. In other places a process that was thought dead may still write. There a shard's name has
 the hash of its content, so that nobody replaces bytes that a record names, and a record is written
 once: the first is the unit's commit, and whoever comes later takes it.
+
+Records of units that were done long ago are read from copies of many; see `compacted_records`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
+from types import MappingProxyType
 from uuid import uuid4
 
 from softtargets.errors import StoreError
 from softtargets.places.place import Place
+from softtargets.store.compacted_records import COMPACTED_UNITS, CompactedRecords
 from softtargets.store.json_object import parse_object
 from softtargets.store.shard import shard_path
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.work_files import RECORDS
 from softtargets.store.workplace import Workplace
 
-_RECORD = re.compile(rf"{RECORDS}/unit-\d{{6,}}\.json")
+_RECORD = re.compile(rf"{RECORDS}/unit-(\d{{6,}})\.json")
 _FINGERPRINT = "fingerprint"
+_UNLISTED: Mapping[str, int] = MappingProxyType({})
 _MOST_TURNS = 8
 """How often a record is looked for that is neither there nor may be written."""
 
@@ -32,16 +38,62 @@ class UnitRecords:
 
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
+        self._compacted = CompactedRecords(workplace)
+        self._noted: list[ShardEntry] = []
+        """Units that were done since records were last copied."""
 
     @property
     def _place(self) -> Place:
         return self._workplace.place
 
-    def all(self) -> dict[int, ShardEntry]:
-        """Return the manifest entries of the units that are done."""
+    def all(self, *, compacts: bool = False) -> dict[int, ShardEntry]:
+        """Return the manifest entries of the units that are done.
+
+        Args:
+            compacts: copy records into one file, if many were read one by one.
+        """
         paths = self._place.list(RECORDS)
-        entries = [self._read(path) for path in paths if _RECORD.fullmatch(path)]
-        return {entry.unit: entry for entry in entries if entry is not None}
+        units = {int(found[1]): path for path in paths if (found := _RECORD.fullmatch(path))}
+        # Listed after the records: a shard is there before its record.
+        sizes = self._place.sizes("shards") if units else {}
+        done = {
+            entry.unit: entry
+            for entry in self._copied(paths, units, removes=compacts)
+            if self._has_shard(entry, sizes)
+        }
+        left = [path for unit, path in units.items() if unit not in done]
+        read = [entry for path in left if (entry := self._read(path, sizes)) is not None]
+        if compacts:
+            for start in range(0, len(read) - COMPACTED_UNITS + 1, COMPACTED_UNITS):
+                self._compacted.write(read[start : start + COMPACTED_UNITS])
+        return done | {entry.unit: entry for entry in read}
+
+    def note(self, entry: ShardEntry) -> None:
+        """Note that a unit is recorded; of many the records are copied into one file.
+
+        Raises:
+            StoreError: the system refused to write.
+        """
+        self._noted.append(entry)
+        if len(self._noted) == COMPACTED_UNITS:
+            self._compacted.write(self._noted)
+            self._noted.clear()
+
+    def _copied(
+        self, paths: Iterable[str], units: Mapping[int, str], *, removes: bool
+    ) -> list[ShardEntry]:
+        """Return what copies say of records that are there.
+
+        Somebody may have removed a record, so that its unit is run again. A file with its copy
+        would then say what was before, so none of it counts.
+        """
+        entries = []
+        for path, own in self._compacted.read(list(paths)).items():
+            if all(entry.unit in units for entry in own):
+                entries += own
+            elif removes:
+                self._place.delete(path)
+        return entries
 
     def read(self, unit: int) -> ShardEntry | None:
         """Return the manifest entry of a unit, or None when it is not done."""
@@ -58,16 +110,22 @@ class UnitRecords:
         """
         if self._place.has_locks:
             self._place.put(entry.path, content)
-            self._place.put(_path(entry.unit), json.dumps(asdict(entry)).encode())
+            self._replace(entry.unit, json.dumps(asdict(entry)).encode())
             return entry
         entry = replace(entry, path=shard_path(entry.unit, entry.sha256))
         self._place.put(entry.path, content)
         own = {_FINGERPRINT: self._workplace.fingerprint, "nonce": uuid4().hex}
         record = json.dumps(asdict(entry) | own).encode()
         if not self._workplace.writes_once:
-            self._place.put(_path(entry.unit), record)
+            self._replace(entry.unit, record)
             return entry
         return self._settle(entry, record)
+
+    def _replace(self, unit: int, record: bytes) -> None:
+        """Write a record, whether or not there is one."""
+        if self._place.size(_path(unit)) is not None:
+            self._compacted.forget()
+        self._place.put(_path(unit), record)
 
     def _settle(self, entry: ShardEntry, record: bytes) -> ShardEntry:
         """Write a record unless there is one that holds; return the entry that counts."""
@@ -84,6 +142,7 @@ class UnitRecords:
                 return theirs
             # Its shard is gone, or it is of another store: one whose build took this place?
             self._workplace.check_begun()
+            self._compacted.forget()
             if self._place.put_if_match(path, record, tag):
                 return entry
         raise StoreError(
@@ -93,17 +152,25 @@ class UnitRecords:
             next_step="Run the same command again; what was recorded is still there.",
         )
 
-    def _read(self, path: str) -> ShardEntry | None:
+    def _read(self, path: str, sizes: Mapping[str, int] = _UNLISTED) -> ShardEntry | None:
         content = self._place.get(path)
-        return None if content is None else self._parse(content, path)
+        return None if content is None else self._parse(content, path, sizes)
 
-    def _parse(self, content: bytes, path: str) -> ShardEntry | None:
+    def _parse(
+        self, content: bytes, path: str, sizes: Mapping[str, int] = _UNLISTED
+    ) -> ShardEntry | None:
         """Return what a record says if it is of this store, and its shard is there."""
         data = parse_object(content, self._place.where(path))
         if data.get(_FINGERPRINT, self._workplace.fingerprint) != self._workplace.fingerprint:
             return None
         entry = ShardEntry.from_dict(data)
-        return entry if self._place.size(entry.path) == entry.num_bytes else None
+        return entry if self._has_shard(entry, sizes) else None
+
+    def _has_shard(self, entry: ShardEntry, sizes: Mapping[str, int]) -> bool:
+        """Return whether the shard of an entry is there, by a listing as far as it goes."""
+        if sizes.get(entry.path) == entry.num_bytes:
+            return True
+        return self._place.size(entry.path) == entry.num_bytes
 
 
 def _path(unit: int) -> str:

@@ -17,7 +17,9 @@ from softtargets.store.vocabulary import VOCABULARY_NAME
 
 REQUEST = "work/request.json"
 PLAN = "work/plan.json"
+UNITS = "work/plan/units.parquet"
 RECORDS = "work/records"
+SLICES = "work/slices"
 LOCK = "work/lock"
 WORKERS_LOCK = "work/workers.lock"
 PLAN_LOCK = "work/plan.lock"
@@ -25,16 +27,22 @@ WORKERS = "work/workers"
 LEASES = "work/leases"
 PLAN_LEASE = f"{LEASES}/plan"
 
-WORK_DIRECTORIES = (RECORDS, "work/plan", LEASES, WORKERS, "work")
+WORK_DIRECTORIES = (RECORDS, SLICES, "work/plan", LEASES, WORKERS, "work")
+COMPACTED = rf"{RECORDS}/compacted-[0-9a-f]{{16}}\.parquet"
 _UNIT = r"unit-\d{6,}"
 _SHARD = rf"shards/{_UNIT}(-[0-9a-f]{{16}})?\.parquet"
 _PROBE = rf"{re.escape(PROBE)}-[0-9a-f]{{32}}"
 _WORKER = rf"{WORKERS}/[0-9a-f]{{32}}"
 _SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)))
 _LOCKS = r"work/(workers\.|plan\.)?lock"
-_MADE = rf"work/(plan\.json|drift\.json|{_SIDE}|plan/{_UNIT}\.parquet|records/{_UNIT}\.json)"
+_PLAN = rf"plan\.json|plan/({_UNIT}|units)\.parquet"
+_SLICES = (
+    r"slices/(slicing\.json|(mapped|reduced|written)-\d{6,}\.json|pieces-\d{6,}-\d{6,}\.parquet"
+    r"|lengths-\d{6,}\.bin|(keys|repeats)-\d{6,}-\d{6,}-\d{6,}\.bin)"
+)
+_MADE = rf"work/({_PLAN}|{_SLICES}|drift\.json|{_SIDE}|records/{_UNIT}\.json)|{COMPACTED}"
 _COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
-_WORK_DIRECTORY = r"work(/records|/plan|/leases|/workers)?"
+_WORK_DIRECTORY = r"work(/records|/slices|/plan|/leases|/workers)?"
 _LEASE = rf"{LEASES}/({_UNIT}|plan)"
 
 NAMED_BY_CONTENT = re.compile(r"shards/unit-(\d{6,})-[0-9a-f]{16}\.parquet")

@@ -29,6 +29,7 @@ from softtargets.store.work_files import (
     PLAN,
     RECORDS,
     REQUEST,
+    SLICES,
     WORK,
     WORK_DIRECTORIES,
     WORKERS_LOCK,
@@ -208,7 +209,8 @@ class Workplace:
         """Remove what was made, if nothing of it would save a build that goes on any work."""
         place = self.place
         is_planned = place.size(PLAN) is not None
-        if self.is_complete or is_planned or place.list(RECORDS) or place.list("shards"):
+        found = (place.list(path) for path in (RECORDS, SLICES, "shards"))
+        if self.is_complete or is_planned or any(found):
             return
         self.clean()
         place.remove_directory("shards")

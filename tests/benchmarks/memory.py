@@ -33,9 +33,11 @@ from softtargets.capture import (
     TransformersTeacher,
     build,
 )
-from softtargets.capture.unit_plan import make_plan
+from softtargets.capture.identity import describe_build
+from softtargets.capture.planning import make_plan
 from softtargets.demo.smollm import teacher_directory
-from softtargets.places import Directory
+from softtargets.engines import InProcess
+from softtargets.store.writer import StoreWriter
 
 MOST_GROWTH = 1.05
 TOKENS_A_WORD = 1.4
@@ -65,10 +67,10 @@ def save_teacher(directory: Path) -> None:
 
 def plan(directory: Path, corpus: Corpus) -> int:
     teacher = TransformersTeacher(TeacherConfig(name=str(directory / "teacher")))
-    place = Directory(directory / f"{Path(corpus.name).stem}-plan")
-    place.make_directory("")
-    config = BuildConfig(corpus=corpus, output=place.root, unit_tokens=UNIT_TOKENS)
-    return make_plan(config, teacher, place).num_tokens
+    output = directory / f"{Path(corpus.name).stem}-plan"
+    config = BuildConfig(corpus=corpus, output=output, unit_tokens=UNIT_TOKENS)
+    with StoreWriter.hold(output, describe_build(config, teacher)) as writer:
+        return make_plan(config, teacher, writer, InProcess()).num_tokens
 
 
 def build_all(directory: Path, corpus: Corpus) -> int:

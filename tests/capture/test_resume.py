@@ -100,10 +100,10 @@ def check_old_state_or_new(config: BuildConfig) -> None:
 def num_writes(config: BuildConfig) -> int:
     """Return how many writes a build takes, in two steps each.
 
-    They are the request, the plan, the vocabulary beside it and in the store, the card and the
-    manifest; and of a unit its windows, its shard and its record.
+    They are the request, the plan and its units, the vocabulary beside it and in the store, the
+    card and the manifest; and of a unit its windows, its shard and its record.
     """
-    return 2 * (6 + 3 * len(Store.open(config.output).manifest.shards))
+    return 2 * (7 + 3 * len(Store.open(config.output).manifest.shards))
 
 
 @pytest.mark.slow

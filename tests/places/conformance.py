@@ -91,6 +91,11 @@ class ReadingTests:
         assert place.list("shards") == sorted(path for path in FILES if "/" in path)
         assert contents(place) == FILES
 
+    def test_a_listing_tells_sizes(self, place: Place) -> None:
+        assert place.sizes("") == {"manifest.json": place.size("manifest.json")}
+        assert place.sizes("shards") == {path: place.size(path) for path in FILES if "/" in path}
+        assert place.sizes("nowhere") == {}
+
     def test_ranges_are_read_and_checked(self, place: Place) -> None:
         for start, stop in ((0, 256), (0, 1), (100, 101), (200, 256)):
             assert read_range(place, SHARD, start, stop) == CONTENT[start:stop]
@@ -211,6 +216,15 @@ class WritingTests(ReadingTests):
         for path in (SHARD, SHARD, *MISSING):
             place.delete(path)
         assert contents(place) == {path: FILES[path] for path in FILES if path != SHARD}
+
+    def test_files_are_deleted_together(self, place: Place) -> None:
+        place.delete_all([])
+        paths = [f"shards/{number}" for number in range(5)]
+        for path in paths:
+            place.put(path, b"")
+        for _ in range(2):
+            place.delete_all([*MISSING, *paths, SHARD])
+            assert contents(place) == {path: FILES[path] for path in FILES if path != SHARD}
 
     def test_a_directory_is_removed_when_it_is_empty(self, place: Place) -> None:
         place.remove_directory("shards")

@@ -66,6 +66,18 @@ class TestObjectStore(WritingTests):
         assert not place.put_if_match(SHARD, b"ours", tag[1])
         assert place.get("new") == place.get(SHARD) == b"theirs"
 
+    def test_many_files_are_deleted_with_a_request(self, place: Place, object_proxy: Proxy) -> None:
+        """Though it is done and told to be an error."""
+        paths = [f"work/{number}" for number in range(20)]
+        for path in paths:
+            place.put(path, b"")
+        fault = object_proxy.inject(Fault(kind="lost", method="POST"))
+        del object_proxy.requests[:]
+        place.delete_all(paths)
+        assert [method for method, _, _ in object_proxy.requests] == ["POST", "POST"]
+        assert fault.num_done == 1
+        assert contents(place) == FILES
+
     @pytest.mark.slow
     def test_a_server_that_writes_whatever_the_condition_is_found_out(
         self, place: Place, tmp_path: Path

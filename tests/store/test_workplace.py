@@ -41,6 +41,7 @@ FOREIGN = (
     "work/thesis.tex",
     "work/records/unit-000000.json",
     "work/plan/unit-000000.parquet",
+    "work/plan/units.parquet",
     "work/plan.json",
     "work/head.parquet",
     "work/lock",

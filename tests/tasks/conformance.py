@@ -22,6 +22,7 @@ from softtargets.tasks import Task, task_of
 from softtargets.train import StudentWithObjective
 from softtargets.train.figures import AGREEMENT, FIGURES, KL, SQUARED_ERROR
 from softtargets.train.recipe import stored_temperature
+from tests.capture.plans import cut_small, plan_at_once, plan_files
 
 NEAR = 1e-5
 """By how much the loss of a teacher as its own student may differ from zero, and its gradient."""
@@ -83,6 +84,18 @@ class TaskTests:
         once = built.store.manifest.corpus
         assert plan.corpus["windows"] == once["windows"]
         assert plan.corpus["repeated_windows"] > 2 * once["repeated_windows"]
+
+    def test_it_is_planned_in_slices_as_at_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Every part of each stage is small, and half of the corpus repeats the other."""
+        config = self.config(tmp_path)
+        assert isinstance(config.corpus, Corpus)
+        paths = tuple(Path(one) for one in config.corpus.paths)
+        config = replace(config, corpus=replace(config.corpus, paths=paths * 2))
+        expected = plan_at_once(config, self.teacher(), tmp_path / "at-once")
+        cut_small(monkeypatch)
+        assert plan_files(config, self.teacher(), tmp_path / "in-slices") == expected
 
     def test_its_fields_of_the_identity_are_canonical_json_and_its_own(
         self, built: BuildResult, tmp_path: Path

@@ -10,12 +10,14 @@ import pytest
 import torch
 import transformers
 
-from softtargets.capture import BuildConfig, Teacher, TeacherConfig
+from softtargets.capture import BuildConfig, Corpus, Teacher, TeacherConfig
+from softtargets.errors import CorpusError
 from softtargets.tasks import Task
 from softtargets.tasks.classification import Classification
 from softtargets.tasks.classification.class_capture import ClassCapture
 from softtargets.tasks.classification.classifier import Classifier
-from tests.tasks.classifiers import TEXTS, class_config, save_classifier
+from tests.capture.plans import cut_small, plan_files
+from tests.tasks.classifiers import TEXTS, class_config, save_classifier, write_records
 from tests.tasks.conformance import TaskTests
 
 
@@ -117,3 +119,26 @@ class TestScores(ClassificationTests):
             for place, text in enumerate(TEXTS)
         ]
         return class_config(directory, records)
+
+
+@pytest.mark.parametrize("in_slices", [False, True])
+def test_some_text_of_the_corpus_has_a_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_slices: bool
+) -> None:
+    """Not each slice of it: here a slice is a file."""
+    name = str(save_classifier(tmp_path / "model"))
+    teacher = ClassCapture().teacher(TeacherConfig(name=name, dtype="float32", device="cpu"))
+    if in_slices:
+        cut_small(monkeypatch)
+    for labels in ((None, "question"), ("question", None), (None, None)):
+        paths = tuple(
+            write_records(tmp_path / f"{number}.jsonl", [{"text": TEXTS[number], "kind": label}])
+            for number, label in enumerate(labels)
+        )
+        output = tmp_path / f"store-{labels}"
+        config = class_config(tmp_path, corpus=Corpus(paths=paths), output=output)
+        if any(labels):
+            assert plan_files(config, teacher, output)
+        else:
+            with pytest.raises(CorpusError, match="a label in field 'kind' of some record; foun"):
+                plan_files(config, teacher, output)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from softtargets.capture import BuildConfig, Corpus, Windowing, build
+from softtargets.capture.corpus_reading import read_windows
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
-from softtargets.capture.unit_plan import read_windows
 from softtargets.capture.unused import UnusedTally
 from softtargets.errors import CorpusError, InputError
 from softtargets.store import Store

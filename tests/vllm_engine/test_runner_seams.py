@@ -97,7 +97,7 @@ def test_the_newer_seam_of_the_vllm_that_is_here_is_as_the_stub() -> None:
 
 def test_another_signature_is_refused() -> None:
     class OtherFirst(FirstRunner):
-        def _get_prompt_logprobs_dict(  # type: ignore[override]
+        def _get_prompt_logprobs_dict(
             self, hidden_states: Any, scheduler_output: Any
         ) -> dict[str, Any]:
             return {}

@@ -54,7 +54,7 @@ class CausalCapture(CaptureTask):
         """Return the corpus itself: its fields are those of texts, token ids and conversations."""
         return corpus
 
-    def windows(
+    def pieces(
         self,
         documents: Iterable[Document],
         config: BuildConfig,
@@ -64,7 +64,7 @@ class CausalCapture(CaptureTask):
         on_unused: OnUnused,
     ) -> Iterator[TokenWindow]:
         """Yield what `Windowing` cuts, with a target for each token that another one precedes."""
-        return config.windowing.windows(
+        return config.windowing.pieces(
             documents,
             tokenizer,
             counts,

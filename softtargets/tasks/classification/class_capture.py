@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from softtargets.capture.windows import OnUnused, Windowing
 from softtargets.errors import InputError
 from softtargets.targets import UNKNOWN_LABEL, HeadWeights, TargetSchema
 from softtargets.tasks.classification.class_tokenizer import ClassTokenizer
-from softtargets.tasks.classification.class_windows import ClassWindows
+from softtargets.tasks.classification.class_windows import ClassWindows, check_labelled
 from softtargets.tasks.classification.classifier import (
     Classifier,
     SequenceClassifier,
@@ -106,7 +106,7 @@ class ClassCapture(CaptureTask):
             corpus=corpus, pair_field=self.text_pair_field, label_field=self.label_field
         )
 
-    def windows(
+    def pieces(
         self,
         documents: Iterable[Document],
         config: BuildConfig,
@@ -125,7 +125,15 @@ class ClassCapture(CaptureTask):
             label_field=self.label_field,
             counts=counts,
         )
-        yield from made.windows(documents, on_invalid)
+        return made.windows(documents, on_invalid)
+
+    def check_counts(self, counts: Mapping[str, int]) -> None:
+        """Check that some texts have a label, if they are to.
+
+        Raises:
+            CorpusError: no record has the field of the label.
+        """
+        check_labelled(self.label_field, counts)
 
     def describe_cut(self, windowing: Windowing) -> str:
         """Return that each text is one, and what becomes of longer ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from softtargets.capture.documents import Document, OnInvalid
-from softtargets.capture.repeats import each_once
 from softtargets.capture.windows import Windowing, tokenized_together
 from softtargets.errors import CorpusError
 from softtargets.targets import TOKEN, UNKNOWN_LABEL, Int32
@@ -19,6 +18,9 @@ from softtargets.tasks.classification.class_tokenizer import ClassTokenizer, Enc
 from softtargets.tasks.classification.labelled_texts import LabelledText, empty_text
 from softtargets.texts import plural, shortened
 from softtargets.window import TokenWindow, hash_window
+
+_LABELLED = "labelled_documents"
+"""Counted beside what a manifest keeps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +38,12 @@ class ClassWindows:
     def windows(
         self, documents: Iterable[Document], on_invalid: OnInvalid
     ) -> Iterator[TokenWindow]:
-        """Yield every window once, in the order of the corpus.
+        """Yield a window for each text, in the order of the corpus, repeats included.
 
         Raises:
             CorpusError: a text is empty or too long, or a label is none of the teacher's; from
-                `on_invalid`. Or no record has the field of the label.
+                `on_invalid`.
         """
-        yield from each_once(self._windows(documents, on_invalid), self.counts)
-
-    def _windows(
-        self, documents: Iterable[Document], on_invalid: OnInvalid
-    ) -> Iterator[TokenWindow]:
-        num_texts, num_labelled = 0, 0
         for text, encoded in self._encoded(documents, on_invalid):
             try:
                 window = self._window(text, encoded)
@@ -55,17 +51,9 @@ class ClassWindows:
                 on_invalid(error)
                 continue
             self.counts["documents"] += 1
-            num_texts += 1
-            num_labelled += text.label is not None
+            self.counts[_LABELLED] += text.label is not None
             self.counts["truncated_tokens"] += encoded.num_truncated
             yield window
-        if self.label_field is not None and num_texts and not num_labelled:
-            raise CorpusError(
-                "the corpus",
-                expected=f"a label in field '{self.label_field}' of some record",
-                found="none in any",
-                next_step="Name another field with --label-field, or omit the option.",
-            )
 
     def _encoded(
         self, documents: Iterable[Document], on_invalid: OnInvalid
@@ -164,3 +152,22 @@ class ClassWindows:
         numbers_W = np.array([*numbers, UNKNOWN_LABEL], np.int32)
         # A target that is not the first of its word has -1 for a word, and so the last of these.
         return numbers_W[words_T]
+
+
+def check_labelled(label_field: str | None, counts: Mapping[str, int]) -> None:
+    """Check that a corpus has labels, if they are asked for.
+
+    Args:
+        label_field: the field of the label.
+        counts: of all documents.
+
+    Raises:
+        CorpusError: no record has the field.
+    """
+    if label_field is not None and counts["documents"] and not counts[_LABELLED]:
+        raise CorpusError(
+            "the corpus",
+            expected=f"a label in field '{label_field}' of some record",
+            found="none in any",
+            next_step="Name another field with --label-field, or omit the option.",
+        )

@@ -91,7 +91,7 @@ class MaskedCapture(CaptureTask):
         """Return the corpus itself: its fields are those of texts and token ids."""
         return corpus
 
-    def windows(
+    def pieces(
         self,
         documents: Iterable[Document],
         config: BuildConfig,
@@ -100,16 +100,28 @@ class MaskedCapture(CaptureTask):
         on_invalid: OnInvalid,
         on_unused: OnUnused,
     ) -> Iterator[TokenWindow]:
-        """Yield what `Windowing` cuts, masked several times; see `MaskedWindows`."""
+        """Yield what `Windowing` cuts, to be masked."""
         del on_unused
+        return self._maker(config, tokenizer).pieces(documents, tokenizer, counts, on_invalid)
+
+    def assemble(
+        self,
+        pieces: Iterable[TokenWindow],
+        config: BuildConfig,
+        tokenizer: Tokenizer,
+        counts: Counter[str],
+    ) -> Iterator[TokenWindow]:
+        """Yield pieces masked several times; see `MaskedWindows`."""
+        maker = self._maker(config, tokenizer)
+        return maker.maskings(pieces, self._masking(config, tokenizer, maker.special), counts)
+
+    def _maker(self, config: BuildConfig, tokenizer: Tokenizer) -> MaskedWindows:
         special = _special_ids(tokenizer)
-        maker = MaskedWindows(
+        return MaskedWindows(
             windowing=_inner(config.windowing, special),
-            masking=self._masking(config, tokenizer, special),
             num_copies=self.maskings,
             special=special,
         )
-        return maker.windows(documents, tokenizer, counts, on_invalid)
 
     def segments(self, *windows: TokenWindow) -> list[Segment]:
         """Return each window as a segment."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
 from softtargets.capture.documents import Document, OnInvalid
-from softtargets.capture.repeats import each_once
+from softtargets.capture.repeats import counted, each_once, without_repeats
 from softtargets.capture.teacher_tokenizer import SpecialIds, Tokenizer
 from softtargets.capture.windows import Windowing, tokenized_together
 from softtargets.errors import CorpusError
@@ -25,22 +26,18 @@ class MaskedWindows:
 
     windowing: Windowing
     """How documents are cut, with room for the special tokens left."""
-    masking: Masking
     num_copies: int
     """How often each window is masked."""
     special: SpecialIds
 
-    def windows(
+    def pieces(
         self,
         documents: Iterable[Document],
         tokenizer: Tokenizer,
         counts: Counter[str],
         on_invalid: OnInvalid,
     ) -> Iterator[TokenWindow]:
-        """Yield the maskings of every window, one after the other.
-
-        Of a short window two maskings may be the same; the second is left out, as is a window of
-        nothing but special tokens. `counts` is told of both.
+        """Yield what is to be masked, in the order of the corpus, repeats included.
 
         Args:
             documents: what is cut.
@@ -49,30 +46,40 @@ class MaskedWindows:
             on_invalid: called for a document that is empty, or has ids that are none.
         """
         bare = bare_documents(documents, tokenizer, self.special, on_invalid)
-        yield from each_once(self._maskings(bare, tokenizer, counts, on_invalid), counts)
+        return self.windowing.pieces(
+            bare, tokenizer, counts, convention=TOKEN, on_invalid=on_invalid
+        )
+
+    def maskings(
+        self, pieces: Iterable[TokenWindow], masking: Masking, counts: Counter[str]
+    ) -> Iterator[TokenWindow]:
+        """Yield the maskings of each piece, one after the other.
+
+        Of a short window two maskings may be the same; the second is left out, as is a window of
+        nothing but special tokens. `counts` is told of both.
+        """
+        maskings = (self._maskings(piece, masking, counts) for piece in pieces)
+        if self.windowing.overlap:
+            # Two pieces may have the same tokens, and other targets.
+            return each_once(chain.from_iterable(maskings), counts)
+        # The tokens of a piece follow from any of its maskings, so no other piece has the same.
+        return counted(
+            chain.from_iterable(without_repeats(one, counts) for one in maskings), counts
+        )
 
     def _maskings(
-        self,
-        bare: Iterable[Document],
-        tokenizer: Tokenizer,
-        counts: Counter[str],
-        on_invalid: OnInvalid,
+        self, piece: TokenWindow, masking: Masking, counts: Counter[str]
     ) -> Iterator[TokenWindow]:
-        for window in self.windowing.windows(
-            bare, tokenizer, counts, convention=TOKEN, on_invalid=on_invalid
-        ):
-            counts["windows"] -= 1
-            counts["tokens"] -= len(window)
-            may_L = window.mask_T & ~np.isin(window.input_ids_L, self.special.every)
-            if not may_L.any():
-                counts["untargeted_windows"] += 1
-                continue
-            for copy in range(self.num_copies):
-                yield self._masked(window, may_L, copy)
+        may_L = piece.mask_T & ~np.isin(piece.input_ids_L, self.special.every)
+        if not may_L.any():
+            counts["untargeted_windows"] += 1
+            return
+        for copy in range(self.num_copies):
+            yield self._masked(piece, masking, may_L, copy)
 
-    def _masked(self, window: TokenWindow, may_L: Bool, copy: int) -> TokenWindow:
+    def _masked(self, window: TokenWindow, masking: Masking, may_L: Bool, copy: int) -> TokenWindow:
         """Return a masking of a window, between special tokens."""
-        found = self.masking.mask(window.input_ids_L, may_L, window.window_id, copy)
+        found = masking.mask(window.input_ids_L, may_L, window.window_id, copy)
         before, after = (
             np.array(one, np.int32) for one in (self.special.before, self.special.after)
         )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from softtargets.capture.documents import Document, OnInvalid
-from softtargets.capture.repeats import each_once
 from softtargets.capture.windows import (
     TRUNCATED_SOURCE,
     TRUNCATED_TARGET,
@@ -38,16 +37,11 @@ class PairWindows:
     def windows(
         self, documents: Iterable[Document], on_invalid: OnInvalid
     ) -> Iterator[TokenWindow]:
-        """Yield every window once, in the order of the corpus.
+        """Yield a window for each pair, in the order of the corpus, repeats included.
 
         Raises:
             CorpusError: a text is empty or too long, or there is no target; from `on_invalid`.
         """
-        yield from each_once(self._windows(documents, on_invalid), self.counts)
-
-    def _windows(
-        self, documents: Iterable[Document], on_invalid: OnInvalid
-    ) -> Iterator[TokenWindow]:
         most = self.tokenizer.most_tokens(self.windowing.sequence_length)
         for batch in tokenized_together(documents):
             pairs = [one for document in batch if (one := _pair(document, on_invalid))]

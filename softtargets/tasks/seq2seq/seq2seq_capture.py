@@ -89,7 +89,7 @@ class Seq2SeqCapture(CaptureTask):
         """Return the pairs of records."""
         return PairRecords(corpus=corpus, target_field=self.target_field)
 
-    def windows(
+    def pieces(
         self,
         documents: Iterable[Document],
         config: BuildConfig,
@@ -108,7 +108,7 @@ class Seq2SeqCapture(CaptureTask):
             source_prefix=self.source_prefix,
             counts=counts,
         )
-        yield from made.windows(documents, on_invalid)
+        return made.windows(documents, on_invalid)
 
     def prompting(self, corpus: RecordFields) -> Translating:
         """Return how sources are translated."""
