@@ -219,7 +219,8 @@ def _run(
         selection=config.selection,
         batch_tokens=config.batch_tokens,
     )
-    engine = engine or _own_engine(config.workers, writer.place)
+    if engine is None:
+        engine = InProcess() if config.workers == 1 else Processes(config.workers)
     with closing(UnitQueue(writer, writer.turns.own_order(missing), tally.finish)) as queue:
         while queue:
             with closing(engine.run(job, queue.take)) as events:
@@ -240,13 +241,6 @@ def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
     else:
         queue.fail(event.unit, event.error)
         tally.drop(event.unit)
-
-
-def _own_engine(num_workers: int, place: Place) -> Engine:
-    if num_workers == 1:
-        return InProcess()
-    place.check_locks()
-    return Processes(num_workers)
 
 
 def _units_failed(failed: dict[int, str], place: Place) -> StoreError:
