@@ -1,7 +1,21 @@
-"""Where units run: in this process or in several. Another way to run them is another `Engine`."""
+"""Where units run: in this process, in several, or in actors of Ray.
+
+Another way to run them is another `Engine`.
+"""
 
 from softtargets.engines.engine import Done, Engine, Event, Failed, Job, Scored
 from softtargets.engines.in_process import InProcess
+from softtargets.engines.on_ray import RayActors
 from softtargets.engines.processes import Processes
 
-__all__ = ["Done", "Engine", "Event", "Failed", "InProcess", "Job", "Processes", "Scored"]
+__all__ = [
+    "Done",
+    "Engine",
+    "Event",
+    "Failed",
+    "InProcess",
+    "Job",
+    "Processes",
+    "RayActors",
+    "Scored",
+]
