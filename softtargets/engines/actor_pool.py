@@ -7,10 +7,12 @@ nothing, since a unit is recorded once.
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,10 @@ class ActorPool:
     def __init__(
         self, job: Job, take: Callable[[], int | None], unit: int, actor_class: Any
     ) -> None:
+        import ray
+
         self._job = job
+        self._make_job = partial(pickle.loads, ray.cloudpickle.dumps(job))
         self._take_new = take
         self._stock = deque([unit])
         """Units to be run next."""
@@ -127,7 +132,7 @@ class ActorPool:
         """Start workers for units that no idle one will take."""
         num_idle = sum(not worker.units for worker in self._workers)
         while len(self._workers) < num_workers and self._holds(num_idle + 1):
-            actor = self._actor_class.remote(self._job, self._num_started, str(Path.cwd()))
+            actor = self._actor_class.remote(self._make_job, self._num_started, str(Path.cwd()))
             self._num_started += 1
             worker = _Worker(actor, loading=actor.load.remote())
             self._workers.append(worker)

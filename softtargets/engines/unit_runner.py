@@ -7,9 +7,9 @@ thread of their own, and each call waits for its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from socket import gethostname
@@ -28,12 +28,12 @@ class UnitRunner:
     """Runs units until one fails, or nothing can be run. Its methods are called from any thread.
 
     Args:
-        job: runs them.
+        make_job: makes what runs them, here: a job may look for files as it is unpickled.
         worker: the number of this process among those that run units.
         directory: of the one who asks, which relative paths are meant from. It need not be here.
     """
 
-    def __init__(self, job: Job, worker: int, directory: str) -> None:
+    def __init__(self, make_job: Callable[[], Job], worker: int, directory: str) -> None:
         if Path(directory).is_dir():
             os.chdir(directory)
         self._asked: SimpleQueue[int] = SimpleQueue()
@@ -41,7 +41,8 @@ class UnitRunner:
         self._loaded: Future[Outcome] = Future()
         self._ended: Future[Outcome] = Future()
         """What became of everything that was asked for and has no outcome."""
-        Thread(target=self._work, args=(job, worker), name="softtargets-units", daemon=True).start()
+        thread = Thread(target=self._work, args=(make_job, worker), daemon=True)
+        thread.start()
 
     def load(self) -> Outcome:
         """Wait until a unit can be run; return the error if none can."""
@@ -65,13 +66,11 @@ class UnitRunner:
         wait([outcome, self._ended], return_when=FIRST_COMPLETED)
         return (outcome if outcome.done() else self._ended).result()
 
-    def _work(self, job: Job, worker: int) -> None:
+    def _work(self, make_job: Callable[[], Job], worker: int) -> None:
         try:
-            self._run(job.for_worker(worker))
+            self._run(make_job().for_worker(worker))
         except SoftTargetsError as error:
             self._ended.set_result(error)
-        except LockGoneError:
-            self._ended.set_result(_not_seen(job.where))
         # Whoever asked is to hear of it, whatever it is.
         except Exception as error:  # noqa: BLE001
             self._ended.set_exception(error)
@@ -79,8 +78,17 @@ class UnitRunner:
             self._ended.set_result(None)
 
     def _run(self, job: Job) -> None:
-        """Run what is asked for until a unit fails: what it left in memory may spoil the next."""
-        with job.working():
+        """Run what is asked for until a unit fails: what it left in memory may spoil the next.
+
+        Raises:
+            StoreError: the place is not seen from here.
+            SoftTargetsError: no unit can be run.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(job.working())
+            except LockGoneError as error:
+                raise _not_seen(job.where) from error
             while True:
                 with closing(job.run(self._units())) as events:
                     for event in events:

@@ -46,7 +46,7 @@ class Broken(ToyJob):
 
 
 def runner_of(job: ToyJob) -> UnitRunner:
-    return UnitRunner(job, 0, str(Path.cwd()))
+    return UnitRunner(lambda: job, 0, str(Path.cwd()))
 
 
 def test_each_call_is_told_of_its_own_unit(tmp_path: Path) -> None:
