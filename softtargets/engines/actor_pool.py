@@ -86,7 +86,7 @@ class ActorPool:
         self._workers: list[_Worker] = []
         self._answers: dict[Any, _Worker] = {}
         """Whom the answers come from that are waited for."""
-        self._waiting: Waiting | None = None
+        self._waiting: tuple[_Worker, Waiting] | None = None
         self._looked = time.monotonic()
 
     def run(self, num_workers: int) -> Iterator[Event]:
@@ -233,10 +233,11 @@ class ActorPool:
             if worker.question is None:
                 if self._looked - worker.asked >= PERIOD_SECONDS or not worker.name:
                     self._ask(worker)
-            elif worker.name and self._is_lost(worker):
+            # One that loads may not hear: a library that is opened keeps all threads waiting.
+            elif worker.loading is None and self._is_lost(worker):
                 silence = f"did not answer for {_MISSED * PERIOD_SECONDS:g} seconds"
                 yield from self._bury(worker, f"{worker.name} {silence}")
-        self._tell_of_missing()
+        self._tell_of_silent()
 
     def _ask(self, worker: _Worker) -> None:
         worker.question = worker.actor.name.remote()
@@ -252,17 +253,20 @@ class ActorPool:
         answered, _ = ray.wait([worker.question], timeout=_LOOK_SECONDS)
         return not answered
 
-    def _tell_of_missing(self) -> None:
-        """Tell of actors that the cluster has not started for long."""
+    def _tell_of_silent(self) -> None:
+        """Tell of an actor that has not started for long, or does not answer while it loads."""
         long_ago = self._looked - _MISSED * PERIOD_SECONDS
-        num_missing = sum(not one.name and one.asked < long_ago for one in self._workers)
-        if not num_missing:
+        silent = [one for one in self._workers if one.question and one.asked < long_ago]
+        if not silent:
             self._waiting = None
             return
-        if self._waiting is None:
+        first, num_missing = silent[0], sum(not one.name for one in silent)
+        if self._waiting is None or self._waiting[0] is not first:
             what = f"room for {plural(num_missing, 'actor')} in the cluster of Ray"
-            self._waiting = Waiting(self._job.where, what, lambda: _OTHERS)
-        self._waiting.tell()
+            if first.name:
+                what = "an actor that loads its teacher"
+            self._waiting = first, Waiting(self._job.where, what, lambda: first.name or _OTHERS)
+        self._waiting[1].tell()
 
 
 def _reason(error: Exception) -> str:

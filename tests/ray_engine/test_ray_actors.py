@@ -34,13 +34,17 @@ class PidJob(ToyJob):
     """Writes down which processes run units; some units kill theirs."""
 
     deadly: tuple[int, ...] = ()
+    deadly_when_done: int = -1
     is_broken: bool = False
 
     def run(self, units: Iterable[int]) -> Generator[Event]:
         (self.directory / f"pid-{os.getpid()}").touch()
         if self.is_broken:
             raise ZeroDivisionError("nothing is left")
-        yield from super().run(self._survived(units))
+        for event in super().run(self._survived(units)):
+            if isinstance(event, Done) and event.entry.unit == self.deadly_when_done:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield event
 
     def _survived(self, units: Iterable[int]) -> Iterable[int]:
         for unit in units:
@@ -90,6 +94,13 @@ def test_units_beside_a_deadly_one_are_done(tmp_path: Path, num_workers: int) ->
     assert set(failed.values()) <= {1}
     for pid in pids(tmp_path):
         wait_until_gone(pid)
+
+
+def test_a_unit_that_was_recorded_is_not_run_again(tmp_path: Path) -> None:
+    """Its actor died before it could tell. A unit that is done cannot be run again in this job."""
+    done, failed = run_all(RayActors(1), PidJob(tmp_path, deadly_when_done=1), 4)
+    assert sorted(done) == [0, 1, 2, 3]
+    assert failed[1] == 0
 
 
 def test_no_process_is_left_when_it_is_closed(tmp_path: Path) -> None:

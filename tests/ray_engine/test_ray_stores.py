@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from softtargets import Store, verify
-from softtargets.capture import BuildConfig, Progress, build, build_range, commit
+from softtargets.capture import BuildConfig, BuildResult, Progress, build, build_range, commit
 from softtargets.engines import RayActors, actor_pool
 from softtargets.errors import BusyError, InputError, StoreError, TeacherError
 from softtargets.places import Place, place_to_write, retries
@@ -143,7 +143,7 @@ def test_a_unit_that_fails_three_times_is_reported_and_the_others_are_done(
         build(config, teacher, engine=RayActors(2))
     assert "corpus.jsonl:2" in str(caught.value)
     assert found in str(caught.value)
-    result = build(config, FakeTeacher())
+    result = build_when_free(config, place_to_write(config.output), RayActors(1))
     assert result.num_units - result.num_units_before == 1
     assert contents(result.store.location) == expected
 
@@ -231,12 +231,11 @@ def wait_for(mark: Path) -> None:
         time.sleep(0.01)
 
 
-def build_when_free(config: BuildConfig, place: Place, engine: RayActors) -> None:
+def build_when_free(config: BuildConfig, place: Place, engine: RayActors) -> BuildResult:
     """Build when nobody holds the directory: actors end some milliseconds after their driver."""
     while True:
         try:
-            build(config, FakeTeacher(), engine=engine, place=place)
-            return
+            return build(config, FakeTeacher(), engine=engine, place=place)
         except BusyError:
             time.sleep(0.01)
 
