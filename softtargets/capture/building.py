@@ -18,7 +18,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import Plan, read_plan, read_unit
 from softtargets.capture.unit_queue import UnitQueue
 from softtargets.capture.units import ScoringJob
-from softtargets.engines import Done, Engine, Event, InProcess, Processes, Scored
+from softtargets.engines import Done, Engine, Event, Scored, local_engine
 from softtargets.engines.engine import MOST_ATTEMPTS
 from softtargets.errors import InputError, StoreError
 from softtargets.places.open_place import place_to_write
@@ -206,9 +206,7 @@ def _made_plan(
     config: BuildConfig, teacher: Teacher, ledger: Ledger, engine: Engine | None
 ) -> Plan | None:
     try:
-        return make_plan(
-            config, teacher, ledger, engine or _own_engine(config.workers, ledger.place)
-        )
+        return make_plan(config, teacher, ledger, engine or local_engine(config.workers))
     except StoreError:
         # Another process that planned the same may have committed, and removed what is read.
         if not ledger.is_complete:
@@ -241,7 +239,7 @@ def _run(
         selection=config.selection,
         batch_tokens=config.batch_tokens,
     )
-    engine = engine or _own_engine(config.workers, writer.place)
+    engine = engine or local_engine(config.workers)
     with closing(UnitQueue(writer, writer.turns.own_order(missing), tally.finish)) as queue:
         while queue:
             with closing(engine.run(job, queue.take)) as events:
@@ -263,13 +261,6 @@ def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
     else:
         queue.fail(event.unit, event.error)
         tally.drop(event.unit)
-
-
-def _own_engine(num_workers: int, place: Place) -> Engine:
-    if num_workers == 1:
-        return InProcess()
-    place.check_locks()
-    return Processes(num_workers)
 
 
 def _units_failed(failed: dict[int, str], place: Place) -> StoreError:

@@ -18,7 +18,7 @@ from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import read_unit
 from softtargets.engines.engine import Done, Event, Failed, Scored
-from softtargets.errors import ServerError, SoftTargetsError, TeacherError
+from softtargets.errors import FormatError, ServerError, SoftTargetsError, TeacherError
 from softtargets.store.rounding import RoundingError, noted
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
@@ -56,7 +56,12 @@ class ScoringJob:
         return self.teacher.modules
 
     def for_worker(self, worker: int) -> ScoringJob:
-        """Return the job with the teacher that a worker loads."""
+        """Return the job with the teacher that a worker loads.
+
+        Raises:
+            InputError: in this place workers would not keep out of each other's way.
+        """
+        self.writer.place.check_locks()
         return replace(self, teacher=self.teacher.for_worker(worker))
 
     def working(self) -> AbstractContextManager[object]:
@@ -100,30 +105,41 @@ def run_units(
     Raises:
         ServerError, StoreError: a server or an engine is gone; or the system refused to write.
     """
-    writing: tuple[int, Future[ShardEntry]] | None = None
+    writing: list[tuple[int, Future[ShardEntry]]] = []
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-write") as thread:
         for unit in units:
-            windows = read_unit(writer.place, unit)
+            if isinstance(windows := _windows_or_entry(writer, unit), ShardEntry):
+                yield Done(windows)
+                continue
             batches, failed = [], None
             try:
                 for batch in _scored(scorer, windows):
                     batches.append(batch)
                     yield Scored(unit, batch.num_first, batch.num_tokens)
-                    if writing is not None and writing[1].done():
-                        done, writing = writing, None
-                        yield _written(*done)
+                    if writing and writing[0][1].done():
+                        yield _written(*writing.pop())
             except UnitError as error:
                 failed = Failed(unit, str(error))
-            if writing is not None:
-                done, writing = writing, None
-                yield _written(*done)
+            if writing:
+                yield _written(*writing.pop())
             if failed is not None:
                 yield failed
                 continue
             run = {"device": teacher.device.type, "batch_tokens": scorer.batch_tokens}
-            writing = unit, thread.submit(write_unit, writer, unit, windows, batches, run)
-        if writing is not None:
-            yield _written(*writing)
+            writing.append((unit, thread.submit(write_unit, writer, unit, windows, batches, run)))
+        if writing:
+            yield _written(*writing.pop())
+
+
+def _windows_or_entry(writer: StoreWriter, unit: int) -> list[TokenWindow] | ShardEntry:
+    """Return the windows of a unit, or its entry if others have committed the store meanwhile."""
+    try:
+        return read_unit(writer.place, unit)
+    except FormatError:
+        entry = writer.read_record(unit)
+        if entry is None:
+            raise
+        return entry
 
 
 def _scored(scorer: Scorer, windows: Sequence[TokenWindow]) -> Iterator[ScoredBatch]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from softtargets.cli.options import build_options, parse_build
+from softtargets.cli.engine_options import ENGINE_OPTIONS, parse_engine
+from softtargets.cli.options import build_options, parse_build, with_options
 from softtargets.cli.paths import STORE
 from softtargets.cli.progress_display import build_display
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from softtargets.capture import BuildConfig, BuildResult, Progress
     from softtargets.capture.teacher import Teacher
+    from softtargets.engines import Engine
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
@@ -68,8 +70,16 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     "build ... --tensor-parallel N. The first of them writes. Or over N devices, with --teacher "
     "vllm:DIR_OR_ID and without torchrun.",
 )
+@with_options(ENGINE_OPTIONS)
 @build_options
-def build_command(output: Place, unit_range: tuple[int, int | None] | None, **options: Any) -> None:
+def build_command(
+    output: Place,
+    unit_range: tuple[int, int | None] | None,
+    engine_name: str,
+    ray_address: str | None,
+    gpus_per_worker: float | None,
+    **options: Any,
+) -> None:
     """Run a teacher over text and store its soft targets.
 
     --input may be followed by several files, as in --input a.jsonl b.jsonl.
@@ -77,36 +87,42 @@ def build_command(output: Place, unit_range: tuple[int, int | None] | None, **op
     Ctrl-C or a crash costs one shard at most. Run the same command again to continue. When the
     store is complete, the command does nothing and says so.
     """
+    engine = parse_engine(engine_name, ray_address, gpus_per_worker, workers=options["workers"])
     config, teacher = parse_build(options)
     console = Console(highlight=False)
-    with _all_ranks(config, teacher) as is_first:
+    with _all_ranks(config, teacher, engine) as is_first:
         if not is_first:
             return
         if unit_range is None:
-            run_build(console, config, teacher, output)
+            run_build(console, config, teacher, output, engine)
         else:
-            _run_range(console, config, teacher, output, *unit_range)
+            _run_range(console, config, teacher, output, engine, *unit_range)
 
 
 @contextmanager
-def _all_ranks(config: BuildConfig, teacher: Teacher) -> Iterator[bool]:
+def _all_ranks(config: BuildConfig, teacher: Teacher, engine: Engine | None) -> Iterator[bool]:
     """Yield whether this process builds; if not, it has followed the one that does.
 
     Raises:
-        InputError: workers are asked for, of which each would need all ranks.
+        InputError: other workers are asked for, of which each would need all ranks.
     """
     from softtargets.capture.teachers.tensor_parallel import TensorParallelTeacher
 
     if not isinstance(teacher, TensorParallelTeacher):
         yield True
         return
-    if config.workers != 1:
-        raise InputError(
-            "--workers",
-            expected="1 beside --tensor-parallel, whose processes run one batch together",
-            found=str(config.workers),
-            next_step="Omit it.",
-        )
+    for name, expected, found in (
+        ("--workers", "1", str(config.workers)),
+        ("--engine", "local", "local" if engine is None else "another"),
+    ):
+        if found != expected:
+            raise InputError(
+                name,
+                expected=f"{expected} beside --tensor-parallel, whose processes run one batch "
+                "together",
+                found=found,
+                next_step="Omit it.",
+            )
     if teacher.rank != 0:
         teacher.follow()
         yield False
@@ -131,12 +147,18 @@ def commit_command(store: Place) -> None:
     echo(f"fingerprint {committed.fingerprint}")
 
 
-def run_build(console: Console, config: BuildConfig, teacher: Teacher, place: Place) -> BuildResult:
+def run_build(
+    console: Console,
+    config: BuildConfig,
+    teacher: Teacher,
+    place: Place,
+    engine: Engine | None = None,
+) -> BuildResult:
     """Build with a progress display and print what came out."""
     from softtargets.capture import build
 
     with _watching(console, config, teacher, place) as show:
-        result = build(config, teacher, show, place=place)
+        result = build(config, teacher, show, engine=engine, place=place)
     store = result.store
     if result.was_complete:
         echo(f"{place} is complete already: nothing to do.")
@@ -159,13 +181,14 @@ def _run_range(
     config: BuildConfig,
     teacher: Teacher,
     place: Place,
+    engine: Engine | None,
     start: int,
     stop: int | None,
 ) -> None:
     from softtargets.capture import build_range
 
     with _watching(console, config, teacher, place) as show:
-        result = build_range(config, teacher, start, stop, show, place=place)
+        result = build_range(config, teacher, start, stop, show, engine=engine, place=place)
     done = f"{result.num_done:,} of {plural(result.num_units, 'unit')} are done"
     if result.num_done < result.num_units:
         echo(f"Units {start} to {(stop or result.num_units) - 1}: done. In all {done}.")

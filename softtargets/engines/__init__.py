@@ -1,7 +1,12 @@
-"""Where units run: in this process or in several. Another way to run them is another `Engine`."""
+"""Where units run: in this process, in several, or in actors of Ray.
+
+Another way to run them is another `Engine`.
+"""
 
 from softtargets.engines.engine import Done, Engine, Event, Failed, Job, Recorded, Scored
 from softtargets.engines.in_process import InProcess
+from softtargets.engines.local import local_engine
+from softtargets.engines.on_ray import RayActors
 from softtargets.engines.processes import Processes
 
 __all__ = [
@@ -12,6 +17,8 @@ __all__ = [
     "InProcess",
     "Job",
     "Processes",
+    "RayActors",
     "Recorded",
     "Scored",
+    "local_engine",
 ]

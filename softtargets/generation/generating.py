@@ -14,7 +14,7 @@ from typing import Any
 
 from softtargets.capture.documents import raise_invalid
 from softtargets.capture.teachers.taken_apart import TakenApartTeacher
-from softtargets.engines import Engine, Event, Failed, InProcess, Processes, Scored
+from softtargets.engines import Engine, Event, Failed, Scored, local_engine
 from softtargets.engines.engine import MOST_ATTEMPTS
 from softtargets.errors import CorpusError, StoreError
 from softtargets.generation.answer_job import AnsweredUnit, AnswerJob
@@ -81,7 +81,7 @@ def generate(
         num_units, planned = plan
         missing = [unit for unit in range(num_units) if files.read_record(unit) is None]
         if missing:
-            engine = engine or (InProcess() if config.workers == 1 else Processes(config.workers))
+            engine = engine or local_engine(config.workers)
             job = AnswerJob(teacher=teacher, config=config, files=files)
             _answer(config, engine, job, missing, num_units, on_progress)
         return GenerateResult(counts=files.finish(num_units, planned), was_complete=False)

@@ -14,6 +14,7 @@ While a store is being built its place holds
     work/drift.json            how far its engine is from transformers, if that was measured
     work/records/unit-N.json   the manifest entry of every unit whose shard is durable
     work/records/compacted-HASH.parquet  copies of many of these
+    work/records/unit-N.lock   held by a process while it writes the two, where there are locks
     shards/unit-N.parquet      the shards; in places without locks unit-N-HASH.parquet
     README.md                  the card, written just before the manifest
     manifest.json              written when every unit has a record; then `work` is removed

@@ -1,9 +1,9 @@
 """The records of units. A unit is done when its record is there and the shard that it names.
 
-In a place with locks nobody else has the unit meanwhile: shard and record are put under the unit's
-number. In other places a process that was thought dead may still write. There a shard's name has
-the hash of its content, so that nobody replaces bytes that a record names, and a record is written
-once: the first is the unit's commit, and whoever comes later takes it.
+A process that was thought dead may still write. Whoever comes after the first takes the record that
+is there. In a place with locks shard and record are put under the unit's number, by one process at
+a time. In other places a shard's name has the hash of its content, so that nobody replaces bytes
+that a record names, and a record is written once: the first is the unit's commit.
 
 Records of units that were done long ago are read from copies of many; see `compacted_records`.
 """
@@ -18,7 +18,7 @@ from types import MappingProxyType
 from uuid import uuid4
 
 from softtargets.errors import StoreError
-from softtargets.places.place import Place
+from softtargets.places.place import LockGoneError, Place
 from softtargets.store.compacted_records import COMPACTED_UNITS, CompactedRecords
 from softtargets.store.json_object import parse_object
 from softtargets.store.shard import shard_path
@@ -109,9 +109,7 @@ class UnitRecords:
             IdentityError: another store was begun in the place.
         """
         if self._place.has_locks:
-            self._place.put(entry.path, content)
-            self._replace(entry.unit, json.dumps(asdict(entry)).encode())
-            return entry
+            return self._write_alone(entry, content)
         entry = replace(entry, path=shard_path(entry.unit, entry.sha256))
         self._place.put(entry.path, content)
         own = {_FINGERPRINT: self._workplace.fingerprint, "nonce": uuid4().hex}
@@ -120,6 +118,26 @@ class UnitRecords:
             self._replace(entry.unit, record)
             return entry
         return self._settle(entry, record)
+
+    def _write_alone(self, entry: ShardEntry, content: bytes) -> ShardEntry:
+        """Write shard and record, unless the unit is recorded; return the entry that counts."""
+        path = _path(entry.unit)
+        lock = path.replace(".json", ".lock")
+        try:
+            with self._place.lock(lock, wait_for=f"the shard of unit {entry.unit}"):
+                found = self.read(entry.unit)
+                if found is None:
+                    self._place.put(entry.path, content)
+                    self._replace(entry.unit, json.dumps(asdict(entry)).encode())
+                self._place.delete(lock)
+        except LockGoneError as error:
+            raise StoreError(
+                self._place.where(path),
+                expected="a build that is at work",
+                found="one that others have finished",
+                next_step="There is nothing left to do.",
+            ) from error
+        return found or entry
 
     def _replace(self, unit: int, record: bytes) -> None:
         """Write a record, whether or not there is one."""

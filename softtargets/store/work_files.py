@@ -34,7 +34,7 @@ _SHARD = rf"shards/{_UNIT}(-[0-9a-f]{{16}})?\.parquet"
 _PROBE = rf"{re.escape(PROBE)}-[0-9a-f]{{32}}"
 _WORKER = rf"{WORKERS}/[0-9a-f]{{32}}"
 _SIDE = "|".join(map(re.escape, (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME)))
-_LOCKS = r"work/(workers\.|plan\.)?lock"
+_LOCKS = rf"work/((workers\.|plan\.)?lock|records/{_UNIT}\.lock)"
 _PLAN = rf"plan\.json|plan/({_UNIT}|units)\.parquet"
 _SLICES = (
     r"slices/(slicing\.json|(mapped|reduced|written)-\d{6,}\.json|pieces-\d{6,}-\d{6,}\.parquet"

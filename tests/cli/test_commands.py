@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from softtargets.cli import main
+from softtargets.engines import on_ray
 from softtargets.store import Store
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
 
@@ -192,6 +193,28 @@ def test_verify_of_a_damaged_store_fails_and_names_the_file(store: Store) -> Non
     assert result.exit_code == 1
     assert "is damaged: 1 problem in 4 shards" in result.output
     assert "unit-000001" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray-address", "auto"], "--ray-address: expected --engine ray with it; found --engine"),
+        (["--gpus-per-worker", "1"], "--gpus-per-worker: expected --engine ray with it"),
+        (["--engine", "ray"], "--engine ray: expected the package ray; found none. Install it on"),
+    ],
+)
+def test_engines_that_make_no_sense_are_refused(
+    tmp_path: Path,
+    build_arguments: list[str | Path],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr(on_ray, "find_spec", lambda _: None)
+    result = run(*build_arguments, *options)
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "store").exists()
 
 
 Change = Callable[[Path, list[str | Path]], list[str | Path]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 from softtargets import Store, verify
 from softtargets.capture import build
 from softtargets.capture.identity import describe_build
-from softtargets.errors import IdentityError
+from softtargets.capture.units import ScoringJob
+from softtargets.engines import Done
+from softtargets.errors import FormatError, IdentityError, StoreError
 from softtargets.hashes import hash_bytes
+from softtargets.places.directory import Directory
 from softtargets.store.shard_table import RowGroup, ShardEntry
 from softtargets.store.writer import StoreWriter
-from tests.fakes import FakeTeacher, build_config
+from tests.fakes import FakeTeacher, build_config, shard_bytes
 from tests.places.conformance import by_number
 from tests.places.test_toy_place import InMemory
 
@@ -122,6 +126,65 @@ def test_who_is_late_finds_the_store_committed(tmp_path: Path) -> None:
         with late.turns.planning():
             assert place.size("work/plan.json") is None
     assert place.files == {path: before[path] for path in before if not path.startswith("work/")}
+
+
+@pytest.mark.slow
+def test_a_unit_that_is_begun_when_the_store_is_committed_is_done(tmp_path: Path) -> None:
+    """The windows that were planned are gone by then."""
+    place, config, teacher = Conditional(), build_config(tmp_path), FakeTeacher()
+    with StoreWriter.hold(place, describe_build(config, teacher)) as late:
+        store = build(config, teacher, place=place).store
+        job = ScoringJob(
+            teacher=teacher, task=config.capture_task, writer=late, selection=config.selection,
+            batch_tokens=64,
+        )  # fmt: skip
+        shards = store.manifest.shards
+        assert list(job.run([1, 0])) == [Done(shards[1]), Done(shards[0])]
+        place.files = {path: b"" for path in place.files if path == "work/request.json"}
+        with pytest.raises(FormatError, match="a unit that was planned; found no file"):
+            list(job.run([0]))
+
+
+def test_in_a_directory_too_the_first_record_counts(
+    tmp_path: Path, identity: Mapping[str, Any]
+) -> None:
+    """The late process was thought dead: it holds nothing any more."""
+    output, late = tmp_path / "store", StoreWriter(tmp_path / "store", identity)
+    with StoreWriter.hold(output, identity) as first:
+        counts = first.record(entry_of(b"first bytes"), b"first bytes")
+        assert late.record(entry_of(b"late bytes"), b"late bytes") == counts
+        assert (output / counts.path).read_bytes() == b"first bytes"
+        assert sorted(path.name for path in (output / "work/records").iterdir()) == [
+            Path(RECORD).name
+        ]
+        (output / counts.path).unlink()
+        counts = late.record(entry_of(b"again"), b"again")
+        assert first.recorded() == {0: counts}
+
+
+def test_in_a_directory_nobody_replaces_what_is_committed(tmp_path: Path) -> None:
+    config = build_config(tmp_path)
+    store = build(config, FakeTeacher()).store
+    before = shard_bytes(store.root)
+    late = StoreWriter(config.output, store.manifest.identity)
+    with pytest.raises(StoreError, match="a build that is at work; found one that others have"):
+        late.record(entry_of(b"late bytes"), b"late bytes")
+    assert shard_bytes(store.root) == before
+
+
+def test_writers_of_a_unit_in_a_directory_wait_for_each_other(
+    tmp_path: Path, identity: Mapping[str, Any]
+) -> None:
+    """One that stops while it writes keeps others from writing the same unit, and no other."""
+    place = Directory(tmp_path / "store")
+    with StoreWriter.hold(place, identity) as first, ThreadPoolExecutor() as thread:
+        with place.lock(RECORD.replace(".json", ".lock")):
+            waiting = thread.submit(first.record, entry_of(b"content"), b"content")
+            assert first.record(entry_of(b"other", 1), b"other").unit == 1
+            assert not waiting.done()
+            assert first.recorded().keys() == {1}
+        assert waiting.result().unit == 0
+        assert first.recorded().keys() == {0, 1}
 
 
 def test_another_store_takes_the_place_of_one_that_nothing_came_of(tmp_path: Path) -> None:
