@@ -5,8 +5,8 @@ Another way to run them is another `Engine`.
 
 from softtargets.engines.engine import Done, Engine, Event, Failed, Job, Recorded, Scored
 from softtargets.engines.in_process import InProcess
-from softtargets.engines.local import local_engine
 from softtargets.engines.on_ray import RayActors
+from softtargets.engines.one_machine import local_engine
 from softtargets.engines.processes import Processes
 
 __all__ = [

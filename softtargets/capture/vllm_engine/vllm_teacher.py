@@ -34,16 +34,16 @@ from softtargets.capture.teachers.model_files import (
 )
 from softtargets.capture.vllm_engine.engine_head import check_head
 from softtargets.capture.vllm_engine.engine_in_process import VllmEngine, open_engine
-from softtargets.capture.vllm_engine.engine_options import (
-    check_engine_args,
-    deciding_args,
-    vllm_version,
-)
 from softtargets.capture.vllm_engine.hook_check import (
     NUM_ENTRIES,
     check_hook,
     listed_logprobs,
     selected_logprobs,
+)
+from softtargets.capture.vllm_engine.vllm_options import (
+    check_engine_args,
+    deciding_args,
+    vllm_version,
 )
 from softtargets.errors import TeacherError
 from softtargets.targets import HeadWeights

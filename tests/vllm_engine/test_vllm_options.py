@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from softtargets.capture import TeacherConfig, open_teacher
 from softtargets.capture.teacher_registry import options_of
-from softtargets.capture.vllm_engine import engine_options
-from softtargets.capture.vllm_engine.engine_options import (
+from softtargets.capture.vllm_engine import vllm_options
+from softtargets.capture.vllm_engine.hook_check import BOUNDS, check_hook
+from softtargets.capture.vllm_engine.vllm_options import (
     check_engine_args,
     deciding_args,
     vllm_version,
 )
-from softtargets.capture.vllm_engine.hook_check import BOUNDS, check_hook
 from softtargets.cli import main
 from softtargets.cli.engine_option import EngineArg
 from softtargets.errors import InputError, TeacherError
@@ -29,8 +29,8 @@ CONFIG = TeacherConfig(name="vllm:model")
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Which vLLM is there, by what the test says."""
     found = {"version": "0.32.0+cpu"}
-    monkeypatch.setattr(engine_options, "find_spec", lambda _: True)
-    monkeypatch.setattr(engine_options, "version", lambda _: found["version"])
+    monkeypatch.setattr(vllm_options, "find_spec", lambda _: True)
+    monkeypatch.setattr(vllm_options, "version", lambda _: found["version"])
     return found
 
 
@@ -50,7 +50,7 @@ def test_other_versions_are_refused_with_the_range(installed: dict[str, str], ow
 def test_no_vllm_is_refused_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tiny_teacher: Path
 ) -> None:
-    monkeypatch.setattr(engine_options, "find_spec", lambda _: None)
+    monkeypatch.setattr(vllm_options, "find_spec", lambda _: None)
     with pytest.raises(TeacherError, match=r"the package vllm, .* found it not installed"):
         open_teacher(TeacherConfig(name=f"vllm:{tiny_teacher}"))
 
