@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.attacks.attacker import Attacker, attacker
+from tests.attacks.attack import Attack, carry_out
 from tests.attacks.every import ATTACKS
 
 
-@pytest.fixture(scope="module", name="attacker")
-def _attacker() -> Iterator[Attacker]:
-    with attacker() as process:
-        yield process
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", range(len(ATTACKS)), ids=[f"{one.kind}: {one.name}" for one in ATTACKS]
-)
-def test_attack(attacker: Attacker, number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: f"{attack.kind}: {attack.name}")
+def test_attack(attack: Attack, tmp_path: Path) -> None:
     directory = tmp_path / "place"
     directory.mkdir()
-    harm, printed = attacker.carry_out(number, directory)
-    assert not harm, f"{harm}\n{printed}"
+    outcome, harm = carry_out(attack, directory)
+    assert not harm, f"{harm}\n{outcome.output[-4000:]}"

@@ -312,10 +312,12 @@ def test_reading_commands_explain_what_is_no_store(tmp_path: Path, command: str)
 
 
 STOP_AFTER_THREE = """
-import sys, threading
+import signal, sys, threading
 from softtargets.capture.tally import Tally
 from softtargets.cli import main
 
+# A shell has what it starts in the background ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 shards, write = [], Tally.finish
 
 def write_and_wait(tally, entry):

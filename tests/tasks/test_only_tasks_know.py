@@ -15,6 +15,8 @@ MAY_KNOW = {"tasks", "targets"}
 LEFT = {
     "capture/servers/served.py": {"a shift"},
     "capture/teachers/causal.py": {"causal"},
+    "capture/vllm_engine/engine_in_process.py": {"a shift"},
+    "capture/vllm_engine/vllm_teacher.py": {"a shift"},
     "demo/smollm.py": {"causal"},
     "fidelity/students.py": {"causal"},
     "layers/recorder.py": {"causal"},
@@ -27,10 +29,9 @@ LEFT = {
 """What other files still tell. It may only shrink.
 
 Layouts of other tools are of causal models, and shift as those tools do. The teacher that
-transformers loads is a causal one, so are the students of demo and fidelity. Servers tell what
-they expect next. `Batch.causal_mask` is
-a public name. An attention of transformers, of any family, has a flag of this name. The registry
-names the task that a build has by default.
+transformers loads is a causal one, so are the students of demo and fidelity. Servers and vLLM tell
+what they expect next. `Batch.causal_mask` is a public name. An attention of transformers, of any
+family, has a flag of this name. The registry names the task that a build has by default.
 """
 
 
