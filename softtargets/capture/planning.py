@@ -16,9 +16,8 @@ The plan is the same, byte for byte, whoever made it and in how many slices.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
-from contextlib import closing
 from typing import Any
 
 from softtargets.capture.build_config import BuildConfig, CaptureTask
@@ -39,7 +38,7 @@ from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import Plan, write_plan, write_unit_windows
 from softtargets.capture.unused import UnusedTally
 from softtargets.capture.windows import stored_counts
-from softtargets.engines import Engine, Failed
+from softtargets.engines import Engine, Failed, run_all
 from softtargets.engines.engine import MOST_ATTEMPTS
 from softtargets.errors import StoreError
 from softtargets.places.place import Place
@@ -162,16 +161,10 @@ def _run_stage(engine: Engine, job: PlanningJob) -> None:
     Raises:
         StoreError: one failed three times.
     """
-    attempts = Counter[int]()
-    left = deque(part for part in range(job.num_parts) if job.recorded(part) is None)
-    while left:
-        with closing(engine.run(job, lambda: left.popleft() if left else None)) as events:
-            for event in events:
-                if isinstance(event, Failed):
-                    attempts[event.unit] += 1
-                    if attempts[event.unit] == MOST_ATTEMPTS:
-                        raise _part_failed(job, event)
-                    left.append(event.unit)
+    left = [part for part in range(job.num_parts) if job.recorded(part) is None]
+    failed = run_all(engine, job, left)
+    if failed is not None:
+        raise _part_failed(job, failed)
 
 
 def _part_failed(job: PlanningJob, failed: Failed) -> StoreError:

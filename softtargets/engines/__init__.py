@@ -8,6 +8,7 @@ from softtargets.engines.in_process import InProcess
 from softtargets.engines.on_ray import RayActors
 from softtargets.engines.one_machine import local_engine
 from softtargets.engines.processes import Processes
+from softtargets.engines.run_all import run_all
 
 __all__ = [
     "Done",
@@ -21,4 +22,5 @@ __all__ = [
     "Recorded",
     "Scored",
     "local_engine",
+    "run_all",
 ]

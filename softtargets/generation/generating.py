@@ -6,15 +6,14 @@ Units are pure functions of the plan, so that a crash and a resume give the same
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 from softtargets.capture.documents import raise_invalid
 from softtargets.capture.teachers.taken_apart import TakenApartTeacher
-from softtargets.engines import Engine, Event, Failed, Scored, local_engine
+from softtargets.engines import Engine, Event, Failed, Scored, local_engine, run_all
 from softtargets.engines.engine import MOST_ATTEMPTS
 from softtargets.errors import CorpusError, StoreError
 from softtargets.generation.answer_job import AnsweredUnit, AnswerJob
@@ -186,17 +185,15 @@ def _answer(
     Raises:
         StoreError: a unit ended too many processes; those that were done stay done.
     """
-    pending, attempts = deque(units), Counter[int]()
     tally = _Tally(all_units=all_units, num_done=all_units - len(units))
-    with closing(engine.run(job, lambda: pending.popleft() if pending else None)) as events:
-        for event in events:
-            tally.note(event)
-            if isinstance(event, Failed):
-                attempts[event.unit] += 1
-                if attempts[event.unit] >= MOST_ATTEMPTS:
-                    raise _failed(config, event)
-                pending.append(event.unit)
-            on_progress(tally.progress())
+
+    def note(event: Event) -> None:
+        tally.note(event)
+        on_progress(tally.progress())
+
+    failed = run_all(engine, job, units, note)
+    if failed is not None:
+        raise _failed(config, failed)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    BertConfig,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
@@ -67,6 +68,20 @@ def save_model(directory: Path, kind: str) -> Path:
     model.save_pretrained(directory)
     byte_tokenizer().save_pretrained(directory)
     return directory
+
+
+def save_small_config(directory: Path, vocab_size: int, **changes: Any) -> str:
+    """Write the configuration of a BERT of half the depth and half the width; return its path."""
+    BertConfig(
+        vocab_size=vocab_size,
+        hidden_size=WIDTH // 2,
+        intermediate_size=24,
+        num_hidden_layers=NUM_LAYERS // 2,
+        num_attention_heads=HEADS,
+        max_position_embeddings=32,
+        **changes,
+    ).save_pretrained(directory)
+    return str(directory / "config.json")
 
 
 def save_classifier(directory: Path, language_model: Path) -> Path:

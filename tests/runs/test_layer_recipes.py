@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, BertConfig
+from transformers import AutoModelForSequenceClassification
 
 from softtargets.errors import SoftTargetsError
 from softtargets.runs import TrainSettings, prepare, train
 from softtargets.store import Store
-from tests.layers.models import build_layers, save_classifier, save_model
+from tests.layers.models import (
+    build_layers,
+    save_classifier,
+    save_model,
+    save_small_config,
+)
 from tests.runs.conftest import short_training
 from tests.runs.test_training import StoppedError, same, stop_after, weights_of
 
@@ -38,17 +43,7 @@ def general(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Store:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory, general: Store) -> str:
     """The configuration of a student of half the depth and half the width."""
-    directory = tmp_path_factory.mktemp("small")
-    config = BertConfig(
-        vocab_size=general.targets.vocab_size,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=32,
-    )
-    config.save_pretrained(directory)
-    return str(directory / "config.json")
+    return save_small_config(tmp_path_factory.mktemp("small"), general.targets.vocab_size)
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig
 
 from softtargets.capture import TeacherConfig, build
 from softtargets.runs import TrainSettings, prepare, train
 from softtargets.store import Store
-from tests.layers.models import build_layers, save_model
+from tests.layers.models import build_layers, save_model, save_small_config
 from tests.ranks import run_ranks
 from tests.runs.conftest import short_training
 from tests.runs.test_classifiers import KINDS
@@ -48,17 +47,8 @@ def layered(directory: Path) -> Taught:
     """With a store of layers, and a student that learns a projection."""
     model = save_model(directory / "teacher", "bert")
     store = build_layers(directory, model, "bert", layers=(0,), rerun_layers=(1, 3))
-    config = BertConfig(
-        vocab_size=store.targets.vocab_size,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=32,
-        **WITHOUT_DROPOUT,
-    )
-    config.save_pretrained(directory)
-    return store, model, str(directory / "config.json")
+    student = save_small_config(directory, store.targets.vocab_size, **WITHOUT_DROPOUT)
+    return store, model, student
 
 
 def train_here(chosen: TrainSettings) -> None:
