@@ -104,7 +104,7 @@ def test_the_commands_of_the_page_on_building_run(workplace: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_of_the_page_on_large_corpora_runs(workplace: Path) -> None:
-    build, _ = code_blocks("docs/scale.md", "sh")
+    build, *_ = code_blocks("docs/scale.md", "sh")
     run_block("sh", build, workplace)
     assert verify(workplace / "scaled-store").is_sound
 

@@ -10,7 +10,7 @@ goes on. Then the store is committed and opened, and a student's first batch is 
 
 Each number of units has a process of its own. "Driver, busy" is its share of the whole time that
 the driver waits for its own requests: at 100% more workers are of no use. "Memory" is the most that
-the process had, less what the simulated files take.
+the process had beside what it began with, and beside what the simulated files take.
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ def simulate(num_units: int, num_workers: int) -> Found:
     counts = {"windows": units.num_windows, "tokens": units.num_tokens}
     plan = Plan(units=units, corpus=counts, teacher="simulated")
     engine = SimulatedWorkers(clock, num_workers, shard_of, random.Random(0), num_units // 2)
+    before = peak_memory() * 1024
     place.requests["PUT"] += num_units  # The windows of units, when the corpus was planned.
     began = time.process_time()
     with simulated_time(clock, place):
@@ -229,7 +230,7 @@ def simulate(num_units: int, num_workers: int) -> Found:
                 ideal_hours=num_units * UNIT_SECONDS / num_workers / 3600,
                 busy=1 - engine.idle / clock.now,
                 seconds=time.process_time() - began,
-                num_bytes=peak_memory() * 1024 - place.held_bytes(),
+                num_bytes=peak_memory() * 1024 - before - place.held_bytes(),
             )
             began = time.process_time()
             writer.commit(num_units, "simulated", counts)

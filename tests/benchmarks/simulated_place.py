@@ -60,15 +60,15 @@ class SimulatedPlace(Place):
         return "simulation"
 
     def held_bytes(self) -> int:
-        """Return about how much memory the files take here."""
-        return sum(
-            sys.getsizeof(files)
-            + sum(
-                sys.getsizeof(name) + sys.getsizeof(content) + sys.getsizeof((content, version))
-                for name, (content, version) in files.items()
-            )
-            for files in self._directories.values()
-        )
+        """Return about how much memory the files take here; equal ones may share it."""
+        contents = {}
+        num_bytes = 0
+        for files in self._directories.values():
+            num_bytes += sys.getsizeof(files)
+            for name, file in files.items():
+                num_bytes += sys.getsizeof(name) + sys.getsizeof(file) + sys.getsizeof(file[1])
+                contents[id(file[0])] = sys.getsizeof(file[0])
+        return num_bytes + sum(contents.values())
 
     def has_conditional_puts(self) -> bool:
         return True
