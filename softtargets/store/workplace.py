@@ -232,8 +232,8 @@ class Workplace:
         found = read_request_of(self.place)
         if found is None:
             others = self._found.others(BEFORE_REQUEST)
-            # Another build may have committed since the manifest was looked for.
-            if others and not self.is_complete:
+            # Another process may have begun or committed since its files were looked for.
+            if others and not self.is_complete and read_request_of(self.place) is None:
                 raise _foreign(self.place, others)
         elif any(path.endswith(".json") for path in self.place.list(RECORDS)):
             self.check_request(found)

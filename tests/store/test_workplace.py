@@ -19,9 +19,13 @@ from softtargets.errors import (
     StoreError,
     TeacherError,
 )
+from softtargets.places import Place
 from softtargets.store import Store, filter_store, merge_stores, split_store, verify
+from softtargets.store.request import read_request_of, request_text
+from softtargets.store.work_files import REQUEST
 from softtargets.store.writer import StoreWriter
 from softtargets.tokenizer import Vocabulary
+from tests.benchmarks.simulated_place import Clock, SimulatedPlace
 from tests.capture.test_resume import StopError, stop_after_units
 from tests.fakes import (
     TEXTS,
@@ -159,6 +163,25 @@ def test_a_directory_work_in_a_finished_store_is_not_ours(tmp_path: Path) -> Non
     before = snapshot(store.root)
     assert build(build_config(tmp_path), FakeTeacher()).was_complete
     assert snapshot(store.root) == before
+
+
+def test_whoever_looks_while_another_begins_is_let_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, looked = SimulatedPlace(Clock(), 0.0), list[Place]()
+    identity = describe_build(build_config(tmp_path), FakeTeacher())
+
+    def read(own: Place) -> object:
+        found = read_request_of(own)
+        if not looked:
+            own.put(REQUEST, request_text(identity))
+        looked.append(own)
+        return found
+
+    monkeypatch.setattr("softtargets.store.workplace.read_request_of", read)
+    with StoreWriter.hold(place, identity) as writer:
+        assert not writer.is_complete
+    assert len(looked) > 1
 
 
 def test_a_readme_that_is_there_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
