@@ -13,7 +13,7 @@ from softtargets.generation.prompting import Prompting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateConfig:
-    """What to generate. All but `output` and `workers` decides the file's content.
+    """What to generate. All but `output` and `workers` decide the file's content.
 
     Raises:
         InputError: an option is out of range.
