@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from softtargets.capture import TeacherConfig, build
 from softtargets.runs import TrainSettings, prepare, train
 from softtargets.store import Store
 from tests.layers.models import build_layers, save_model, save_small_config
+from tests.layers.models import save_classifier as save_layered_classifier
 from tests.ranks import run_ranks
 from tests.runs.conftest import short_training
 from tests.runs.test_classifiers import KINDS
@@ -51,6 +53,16 @@ def layered(directory: Path) -> Taught:
     return store, model, student
 
 
+def layered_classes(directory: Path) -> Taught:
+    """With a store of layers of a classifier; halfway its class logits are learned instead."""
+    language_model = save_model(directory / "bert", "bert")
+    model = save_layered_classifier(directory / "teacher", language_model)
+    store = build_layers(directory, model, "classes", layers=(0,), rerun_layers=(1, 3))
+    vocab_size = AutoConfig.from_pretrained(model).vocab_size
+    changes = {"num_labels": 3, **WITHOUT_DROPOUT}
+    return store, model, save_small_config(directory, vocab_size, **changes)
+
+
 def train_here(chosen: TrainSettings) -> None:
     """Train as a process of several does."""
     torch.set_num_threads(1)
@@ -65,6 +77,7 @@ def train_here(chosen: TrainSettings) -> None:
         (masked, {"recipe": "distilbert"}),
         # A mean over the tokens of a batch depends on which windows are in it.
         (layered, {"recipe": "tinybert-general", "batch_size": 1}),
+        (layered_classes, {"recipe": "tinybert-task", "batch_size": 1}),
     ],
 )
 def test_two_processes_train_what_one_trains(
