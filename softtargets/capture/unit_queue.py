@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 
 from softtargets.engines.engine import MOST_ATTEMPTS
-from softtargets.errors import BusyError
 from softtargets.places.waiting import Waiting
 from softtargets.store.ledger import Ledger
 from softtargets.store.shard_table import ShardEntry
+from softtargets.store.turns import Lease
 
-_POLL_SECONDS = 1
+_LEAST_PAUSE, _MOST_PAUSE = 1.0, 10.0
+"""Seconds between two looks at what others have."""
 
 
 class UnitQueue:
@@ -39,10 +39,10 @@ class UnitQueue:
         self._ledger = ledger
         self._pending = deque(units)
         self._on_done = on_done
-        self._is_shared = ledger.turns.are_taken
         self._attempts: Counter[int] = Counter()
-        self._leases: dict[int, ExitStack] = {}
+        self._leases: dict[int, Lease] = {}
         self._waiting: tuple[int, Waiting] | None = None
+        self._pause = _LEAST_PAUSE
 
     def __len__(self) -> int:
         """Return how many units are neither done, failed nor given out."""
@@ -52,23 +52,30 @@ class UnitQueue:
         """Return the next unit, or None when none is left that no other process has."""
         for _ in range(len(self._pending)):
             unit = self._pending.popleft()
-            lease = self._lease(unit)
-            entry = self._ledger.read_record(unit) if self._is_shared else None
+            lease = self._ledger.turns.lease(unit)
+            if lease is not None and lease.is_first:
+                return self._given(unit, lease)
+            entry = self._ledger.read_record(unit)
             if entry is not None:
                 if lease is not None:
-                    lease.close()
+                    lease.finish()
+                self._pause = _LEAST_PAUSE
                 self._on_done(entry)
             elif lease is not None:
-                self._leases[unit] = lease
-                return unit
+                return self._given(unit, lease)
             else:
                 self._pending.append(unit)
         return None
 
+    def _given(self, unit: int, lease: Lease) -> int:
+        self._leases[unit] = lease
+        self._pause = _LEAST_PAUSE
+        return unit
+
     def wait(self) -> None:
         """Wait a moment for units that other processes have; they are done when those are, or die.
 
-        When it takes long, it is told who has the first of them.
+        The longer it takes, the longer is a moment. It is told then who has the first of them.
         """
         unit = self._pending[0]
         if self._waiting is None or self._waiting[0] != unit:
@@ -76,16 +83,17 @@ class UnitQueue:
             waiting = Waiting(where, what, lambda: self._ledger.turns.holder(unit))
             self._waiting = unit, waiting
         self._waiting[1].tell()
-        time.sleep(_POLL_SECONDS)
+        time.sleep(self._pause)
+        self._pause = min(2 * self._pause, _MOST_PAUSE)
 
     def finish(self, entry: ShardEntry) -> None:
         """Note that a unit is written and recorded."""
-        self._leases.pop(entry.unit).close()
+        self._leases.pop(entry.unit).finish()
         self._ledger.note(entry)
 
     def fail(self, unit: int, error: str) -> None:
         """Note that a unit failed; it is tried again, after all others, if it may be."""
-        self._leases.pop(unit).close()
+        self._leases.pop(unit).give_back()
         self._attempts[unit] += 1
         if self._attempts[unit] < MOST_ATTEMPTS:
             self._pending.append(unit)
@@ -95,14 +103,4 @@ class UnitQueue:
     def close(self) -> None:
         """Give back what was given out and is not done; nothing runs any more."""
         while self._leases:
-            self._leases.popitem()[1].close()
-
-    def _lease(self, unit: int) -> ExitStack | None:
-        """Return what holds the unit for this process, or None when another has it."""
-        lease = ExitStack()
-        if self._is_shared:
-            try:
-                lease.enter_context(self._ledger.turns.lease(unit))
-            except BusyError:
-                return None
-        return lease
+            self._leases.popitem()[1].give_back()

@@ -18,6 +18,7 @@ from softtargets.store.leases import Leases
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.request import read_identity, request_text
 from softtargets.store.shard_table import ShardEntry
+from softtargets.store.turns import lease_path
 from softtargets.store.unit_records import UnitRecords
 from softtargets.store.work_files import (
     LEFTOVERS,
@@ -90,11 +91,13 @@ def _of_store(place: Place, manifest: Manifest) -> Iterator[str]:
 
 def _of_build(place: Place, identity: Mapping[str, Any]) -> Iterator[str]:
     """Find what was left in a build that is not done."""
-    yield from _superseded(place, UnitRecords(Workplace(place, identity)).all().values())
+    left = Leases(place).left() if not place.has_locks and place.list(WORKERS) else []
+    entries = UnitRecords(Workplace(place, identity)).all()
+    yield from _superseded(place, entries.values())
     if place.has_locks:
         yield from _files(place, (*WORK_DIRECTORIES, "shards", ""), LEFTOVERS)
-    elif place.list(WORKERS):
-        yield from Leases(place).left()
+    done = {lease_path(unit) for unit in entries}
+    yield from (path for path in left if path not in done)
 
 
 def _superseded(place: Place, entries: Iterable[ShardEntry]) -> Iterator[str]:

@@ -1,9 +1,11 @@
 """Who works in a place without locks: heartbeats of processes, and claims of what is to be done.
 
     work/workers/ID     the heartbeat of a process, written every period with another content
-    work/leases/NAME    which process has a unit, or plans
+    work/leases/NAME    which process has a unit or has done it, or plans
 
 Leases save work, and nothing else depends on them: a unit that two processes run is recorded once.
+The claim of a unit that is done stays until the commit: whoever could claim a unit first knows by
+that alone that it is not done.
 A process counts as dead when its heartbeat is gone, or when another has seen it unchanged for three
 periods by a clock of its own that never goes back. No two clocks are compared. Whoever claims what
 a dead process had replaces the claim that was read, so of several that try one succeeds.
@@ -13,9 +15,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from threading import Event, Thread
 from uuid import uuid4
 
@@ -35,6 +39,14 @@ _LOOK_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a process has claimed."""
+
+    is_first: bool
+    """Whether nobody had it before."""
+
+
 class Leases:
     """The heartbeat and the claims of this process, and what it has seen of others.
 
@@ -47,6 +59,7 @@ class Leases:
         self._worker = uuid4().hex
         self._seen: dict[str, tuple[str, float]] = {}
         """The tags of others' heartbeats, and since when each is unchanged."""
+        self._own = json.dumps({"worker": self._worker, "holder": this_process()}).encode()
 
     @contextmanager
     def beating(self) -> Iterator[None]:
@@ -125,6 +138,25 @@ class Leases:
         ]
         return [*(f"{WORKERS}/{worker}" for worker in dead), *left]
 
+    def claim(self, path: str) -> Claim | None:
+        """Have a claim until it is given back; return None when a process that may live has it."""
+        if self._place.put_if_absent(path, self._own):
+            return Claim(is_first=True)
+        found = self._place.get_tagged(path)
+        if found is None:  # Given back just now.
+            return None
+        content, tag = found
+        worker, _ = self._parse(content, path)
+        if self._was_alive(worker) or not self.is_dead(worker):
+            return None
+        is_taken_over = self._place.put_if_match(path, self._own, tag)
+        return Claim(is_first=False) if is_taken_over else None
+
+    def give_back(self, path: str) -> None:
+        """Let others have what this process claimed."""
+        with _warned("others wait for what this process had"):
+            self._place.delete(path)
+
     @contextmanager
     def hold(self, path: str) -> Iterator[None]:
         """Have a claim, and give it back.
@@ -132,7 +164,7 @@ class Leases:
         Raises:
             BusyError: a process that may be alive has it.
         """
-        if not self._claim(path):
+        if self.claim(path) is None:
             raise BusyError(
                 self._place.where(path),
                 expected="no other process that has it",
@@ -142,8 +174,7 @@ class Leases:
         try:
             yield
         finally:
-            with _warned("others wait for what this process had"):
-                self._place.delete(path)
+            self.give_back(path)
 
     @contextmanager
     def awaited(self, path: str, what: str, is_done: Callable[[], bool]) -> Iterator[None]:
@@ -175,16 +206,10 @@ class Leases:
         content = self._place.get(path)
         return "" if content is None else self._parse(content, path)[1]
 
-    def _claim(self, path: str) -> bool:
-        own = json.dumps({"worker": self._worker, "holder": this_process()}).encode()
-        if self._place.put_if_absent(path, own):
-            return True
-        found = self._place.get_tagged(path)
-        if found is None:  # Given back just now.
-            return False
-        content, tag = found
-        worker, _ = self._parse(content, path)
-        return self.is_dead(worker) and self._place.put_if_match(path, own, tag)
+    def _was_alive(self, worker: str) -> bool:
+        """Return whether a process showed within the last period that it is alive."""
+        _, since = self._seen.get(worker, ("", -math.inf))
+        return time.monotonic() - since < PERIOD_SECONDS
 
     def _parse(self, content: bytes, path: str) -> tuple[str, str]:
         """Return the process that has a claim, by its id and in words."""

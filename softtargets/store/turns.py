@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 
+from softtargets.errors import BusyError
 from softtargets.store.request import read_request_of
 from softtargets.store.work_files import LEASES, PLAN, PLAN_LEASE, PLAN_LOCK
 from softtargets.store.workplace import Workplace
+
+
+def _nothing() -> None:
+    """Leave a claim as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A unit that this process holds."""
+
+    is_first: bool
+    """Whether no other process can have done it."""
+    finish: Callable[[], None] = _nothing
+    """Called when it is done."""
+    give_back: Callable[[], None] = _nothing
+    """Called when it is not, and others may have it."""
 
 
 class Turns:
@@ -63,22 +82,30 @@ class Turns:
         is_claimed = self._workplace.writes_once
         return self._workplace.leases.own_order(units) if is_claimed else units
 
-    def lease(self, unit: int) -> AbstractContextManager[object]:
-        """Hold a unit for this process while it works on it.
-
-        Raises:
-            BusyError: another process holds it.
-        """
+    def lease(self, unit: int) -> Lease | None:
+        """Hold a unit for this process while it works on it; return None if another holds it."""
+        if not self.are_taken:
+            return Lease(is_first=True)
+        path = lease_path(unit)
         if self._workplace.writes_once:
-            return self._workplace.leases.hold(_path(unit))
-        return self._workplace.place.lock(_path(unit))
+            leases = self._workplace.leases
+            claim = leases.claim(path)
+            give_back = partial(leases.give_back, path)
+            return None if claim is None else Lease(claim.is_first, give_back=give_back)
+        held = ExitStack()
+        try:
+            held.enter_context(self._workplace.place.lock(path))
+        except BusyError:
+            return None
+        return Lease(is_first=False, finish=held.close, give_back=held.close)
 
     def holder(self, unit: int) -> str:
         """Return which process holds a unit, or held it last."""
         if self._workplace.writes_once:
-            return self._workplace.leases.holder(_path(unit))
-        return self._workplace.place.lock_holder(_path(unit))
+            return self._workplace.leases.holder(lease_path(unit))
+        return self._workplace.place.lock_holder(lease_path(unit))
 
 
-def _path(unit: int) -> str:
+def lease_path(unit: int) -> str:
+    """Return where it lies who has a unit."""
     return f"{LEASES}/unit-{unit:06d}"

@@ -104,7 +104,7 @@ def test_ranges_are_committed(
     for process in processes:
         process.join()
     place = place_to_write(object_url)
-    assert place.list("work/workers") == place.list("work/leases") == []
+    assert place.list("work/workers") == []
     assert len(commit(place)) == len(Store.open(tmp_path / "directory" / "store"))
     assert by_number(contents(place)) == expected
 

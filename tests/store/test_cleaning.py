@@ -71,10 +71,14 @@ def test_what_live_processes_have_stays(tmp_path: Path, clock: Clock) -> None:
     place = Conditional()
     config = build_config(tmp_path)
     with pytest.raises(StopError):
-        build(config, FakeTeacher(), stop_after(4), place=place)
+        build(config, FakeTeacher(), stop_after(8), place=place)
+    of_done = place.list("work/leases")
+    of_dead, of_alive, *_ = sorted(
+        {f"work/leases/unit-{unit:06d}" for unit in range(4)} - {*of_done}
+    )
     dead, alive = Leases(place), Leases(place)
     dead._beat(f"work/workers/{dead._worker}", 0)
-    assert dead._claim("work/leases/unit-000000")
+    assert dead.claim(of_dead)
     real = clock.sleep
 
     def sleep(seconds: float) -> None:
@@ -82,11 +86,12 @@ def test_what_live_processes_have_stays(tmp_path: Path, clock: Clock) -> None:
         alive._beat(f"work/workers/{alive._worker}", int(clock.now))
 
     clock.sleep = sleep  # type: ignore[method-assign]
-    with alive.beating(), alive.hold("work/leases/unit-000001"):
-        found = clean_store(place)
-        assert found == ["work/leases/unit-000000", f"work/workers/{dead._worker}"]
-        assert place.size("work/leases/unit-000001")
-        assert place.size(f"work/workers/{alive._worker}")
+    with alive.beating(), alive.hold(of_alive):
+        assert clean_store(place) == [of_dead, f"work/workers/{dead._worker}"]
+        assert place.list("work/workers") == [f"work/workers/{alive._worker}"]
+        # Those of units that are done save others from asking for their records.
+        assert place.list("work/leases") == sorted([*of_done, of_alive])
+        assert of_done
 
 
 def test_a_directory_loses_what_was_begun_to_be_written(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from softtargets.errors import BusyError, StoreError
 from softtargets.store import leases
-from softtargets.store.leases import Leases
+from softtargets.store.leases import Claim, Leases
 from tests.places.conformance import at_once
 from tests.store.clocks import Clock
 from tests.store.test_unit_records import Conditional
@@ -97,7 +97,7 @@ def test_what_a_process_leaves_that_ended_is_taken_at_once(
     place: Conditional, clock: Clock
 ) -> None:
     other = Leases(place)
-    assert other._claim(UNIT)
+    assert other.claim(UNIT) == Claim(is_first=True)
     assert has(Leases(place))
 
 
@@ -108,9 +108,10 @@ def test_of_many_that_take_over_one_succeeds(
     with ExitStack() as stack:
         for one in many:
             stack.enter_context(one.beating())
-            assert not one._claim(UNIT)
+            assert one.claim(UNIT) is None
         clock.now += 30
-        assert sum(at_once(lambda number: many[number]._claim(UNIT))) == 1
+        claims = at_once(lambda number: many[number].claim(UNIT))
+    assert [one for one in claims if one is not None] == [Claim(is_first=False)]
 
 
 def test_the_dead_are_told_from_those_alive(
