@@ -52,13 +52,15 @@ def test_half_of_another_version_is_no_reason_to_blame_the_document(
 ) -> None:
     monkeypatch.setattr(corpus_module, "_READ_BYTES", 1)
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"text": ["a" * 2000, "b"]}), path, row_group_size=1, compression=None)
+    table = pa.table({"text": ["a" * 2000] * 40})
+    pq.write_table(table, path, row_group_size=1, compression=None, use_dictionary=False)
     documents = Corpus(paths=(path,)).documents()
     next(documents)
     with open(path, "r+b") as file:
-        file.write(b"no Parquet " * 500)
-    with pytest.raises(CorpusError, match="expected a file that nobody changes"):
+        file.write(b"no Parquet " * (path.stat().st_size // 11 - 1))
+    with pytest.raises(CorpusError, match="expected a file that nobody changes") as caught:
         list(documents)
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 def test_a_file_that_has_grown_since_it_was_listed_is_not_read_in_part(memory: str) -> None:
