@@ -9,6 +9,7 @@ from typing import Any
 
 from softtargets.errors import InputError
 from softtargets.places.place import Place
+from softtargets.store.drift import write_drift
 from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.store import Store
@@ -26,6 +27,7 @@ def write_store(
     side_files: Callable[[], Mapping[str, bytes]],
     counts: dict[str, int],
     next_step: str,
+    drift: Mapping[str, Any] | None = None,
 ) -> Store:
     """Write windows as the store of an identity, and return it.
 
@@ -38,6 +40,7 @@ def write_store(
         counts: what the manifest says of the corpus, as it stands after the last window; windows
             and tokens are added.
         next_step: what to do when there is no window at all.
+        drift: what the manifest says of it, if it is known.
 
     Raises:
         InputError: there is no window.
@@ -49,6 +52,8 @@ def write_store(
     with StoreWriter.hold(output, identity) as writer:
         if not writer.is_complete:
             _write_side_files(writer, side_files())
+            if drift:
+                write_drift(writer.place, drift)
             num_units = _write_units(writer, windows, counts)
             writer.commit(num_units, teacher, counts)
     return Store.open(output)
