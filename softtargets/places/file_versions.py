@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 _TELLING = (
+    "blobid",
     "checksum",
+    "contentmd5",
     "created",
+    "digest",
     "etag",
     "generation",
     "lastmodified",
