@@ -16,6 +16,7 @@ from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.places.place import Place
 from softtargets.store.drift import merged_drift
 from softtargets.store.new_store import write_store
+from softtargets.store.rounding import merged_rounding
 from softtargets.store.same_identity import check_identity
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
@@ -142,6 +143,7 @@ def _write(
         side_files=lambda: _side_files(parents),
         counts={},
         drift=_drift(parents),
+        rounding=merged_rounding([parent.manifest.rounding for parent in parents]),
         next_step="Check the sources or the fraction; 'softtargets info --json' lists the input "
         "files.",
     )

@@ -28,6 +28,7 @@ def write_store(
     counts: dict[str, int],
     next_step: str,
     drift: Mapping[str, Any] | None = None,
+    rounding: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Store:
     """Write windows as the store of an identity, and return it.
 
@@ -41,13 +42,13 @@ def write_store(
             and tokens are added.
         next_step: what to do when there is no window at all.
         drift: what the manifest says of it, if it is known.
+        rounding: the same.
 
     Raises:
         InputError: there is no window.
         StoreError: the output cannot be written.
     """
     counts |= {"windows": 0, "tokens": 0}
-    # Looked for before there is a directory, which would be left behind.
     windows = _checked_to_be_some(windows, str(output), next_step)
     with StoreWriter.hold(output, identity) as writer:
         if not writer.is_complete:
@@ -55,11 +56,12 @@ def write_store(
             if drift:
                 write_drift(writer.place, drift)
             num_units = _write_units(writer, windows, counts)
-            writer.commit(num_units, teacher, counts)
+            writer.commit(num_units, teacher, counts, rounding)
     return Store.open(output)
 
 
 def _checked_to_be_some(windows: Iterable[Window], output: str, next_step: str) -> Iterable[Window]:
+    # Looked for before there is a directory, which would be left behind.
     iterator = iter(windows)
     first = next(iterator, None)
     if first is None:
