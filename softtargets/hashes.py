@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,19 @@ def hash_bytes(content: bytes) -> str:
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal, reading it in pieces."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_stream(file)
+
+
+def hash_stream(file: BufferedReader) -> str:
+    """Return the SHA-256 of what is left of an open file, in hexadecimal, reading it in pieces."""
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe_file(path: Path) -> dict[str, Any]:
     """Return a file's name, size and SHA-256, as an identity has it."""
-    return {"name": path.name, "num_bytes": path.stat().st_size, "sha256": hash_file(path)}
+    return file_entry(path.name, path.stat().st_size, hash_file(path))
+
+
+def file_entry(name: str, num_bytes: int, sha256: str) -> dict[str, Any]:
+    """Return how an identity has a file."""
+    return {"name": name, "num_bytes": num_bytes, "sha256": sha256}

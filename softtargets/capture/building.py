@@ -198,7 +198,8 @@ def _plan(
         if plan is None:
             return None
     if config.reference is not None and not read_drift(ledger.place):
-        write_drift(ledger.place, find_drift(config, teacher, read_unit(ledger.place, 0)))
+        drift = find_drift(config, teacher, read_unit(ledger.place, 0))
+        write_drift(ledger.place, drift.to_dict())
     return plan
 
 

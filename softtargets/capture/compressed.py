@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import gzip
 import io
-from pathlib import Path
-from typing import IO, cast
+from pathlib import PurePosixPath
+from typing import IO, BinaryIO, cast
 
 import zstandard
+
+from softtargets.capture.corpus_file import CorpusFile
 
 _READ_BYTES = 1 << 20
 _PIECE_BYTES = 1 << 10
 """What is unpacked at a time: zstd makes at most 32 MB of it."""
 
 
-def open_input(path: Path) -> IO[bytes]:
+def open_input(file: CorpusFile) -> IO[bytes]:
     """Open a plain, `.gz` or `.zst` file for reading its content.
 
     Reading raises EOFError where a compressed file ends too early.
     """
-    if path.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    if path.suffix == ".zst":
-        return io.BufferedReader(_ZstdFrames(path), _READ_BYTES)
-    return open(path, "rb")
+    suffix = PurePosixPath(file.name).suffix
+    if suffix == ".gz":
+        return cast(IO[bytes], _Gzip(file.open()))
+    if suffix == ".zst":
+        return io.BufferedReader(_ZstdFrames(str(file), file.open()), _READ_BYTES)
+    return file.open()
+
+
+class _Gzip(gzip.GzipFile):
+    """A compressed file, which it closes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(fileobj=file, mode="rb")
+        self._own = file
+
+    def close(self) -> None:
+        super().close()
+        self._own.close()
 
 
 class _ZstdFrames(io.RawIOBase):
@@ -32,9 +47,9 @@ class _ZstdFrames(io.RawIOBase):
     `zstandard.open` reads a file that was cut off as if it ended there; this one raises.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close()
+    def __init__(self, where: str, file: BinaryIO) -> None:
+        self._where = where
+        self._file = file
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._ready = memoryview(b"")
 
@@ -47,7 +62,7 @@ class _ZstdFrames(io.RawIOBase):
             data = rest or self._file.read(_PIECE_BYTES)
             if not data:
                 if self._frame is not None and not self._frame.eof:
-                    raise EOFError(f"{self._path} ends within a compressed frame")
+                    raise EOFError(f"{self._where} ends within a compressed frame")
                 return 0
             if self._frame is None or self._frame.eof:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()

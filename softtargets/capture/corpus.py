@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import count
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.capture.compressed import open_input
+from softtargets.capture.corpus_file import CorpusFile, LocalFile, unchanged
 from softtargets.capture.corpus_slices import (
     CorpusSlice,
     FilePart,
@@ -28,18 +29,16 @@ from softtargets.capture.documents import (
     Records,
     raise_invalid,
 )
-from softtargets.capture.input_files import (
-    check_files,
-    expand_path,
-    file_errors,
-    file_kind,
-)
+from softtargets.capture.input_files import check_files, expand_path, file_errors, file_kind
+from softtargets.capture.parquet_parts import local_parts
 from softtargets.capture.records import RecordFields, without_nulls
 from softtargets.capture.unpacked import Unpacked
 from softtargets.errors import CorpusError
-from softtargets.hashes import describe_file
+from softtargets.hashes import file_entry, hash_stream
+from softtargets.places.file_versions import FileVersion
 from softtargets.store.parquet_pages import PAGE_LIMIT, ROW_LIMIT, ParquetPages
 from softtargets.texts import shortened
+from softtargets.urls import redacted
 
 _ROWS = 1024
 """Of a Parquet file, how many are read at a time if they are small enough."""
@@ -58,32 +57,54 @@ class Corpus(RecordFields):
 
     A `.txt` file is one document. A `.jsonl` file has one on each line, a `.parquet` file one in
     each row. A path with `*`, `?` or `[` that is no file stands for all files it matches, sorted.
+    A URL, as s3://bucket/part-*.jsonl, is a text; its ? begins options.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path | str, ...]
+
+    def __repr__(self) -> str:
+        # A URL may have credentials.
+        return f"Corpus({', '.join(redacted(str(path)) for path in self.paths)})"
 
     @property
     def name(self) -> str:
         """Return what people call it."""
-        return str(self.paths[0]) if len(self.files) == 1 else f"{len(self.files)} files"
+        return str(self._found[0]) if len(self._found) == 1 else f"{len(self._found)} files"
 
-    @cached_property
-    def files(self) -> tuple[Path, ...]:
-        """Return every file, patterns expanded.
+    @property
+    def files(self) -> tuple[Path | str, ...]:
+        """Return every file, patterns expanded: its path, or its URL without credentials.
 
         Raises:
             CorpusError: a pattern matches none.
         """
+        return tuple(one.path if isinstance(one, LocalFile) else str(one) for one in self._found)
+
+    @cached_property
+    def _found(self) -> tuple[CorpusFile, ...]:
         return tuple(file for path in self.paths for file in expand_path(path))
+
+    @cached_property
+    def _versions(self) -> dict[str, FileVersion]:
+        return {}  # Of the files that were hashed, by what messages call them.
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the documents, for the identity: names and hashes in order.
 
+        Documents that are read afterwards have to be of the files as they are now.
+
         Raises:
-            CorpusError: a file is missing, unreadable, or of an unknown kind.
+            CorpusError: a file is missing, unreadable, of an unknown kind, or changed meanwhile.
+            StoreError: a URL cannot be reached.
         """
-        check_files(self.files)
-        return {"files": [describe_file(path) for path in self.files], **self.describe_fields()}
+        self.__dict__.pop("_found", None)
+        check_files(self._found)
+        return {"files": [self._hashed(file) for file in self._found], **self.describe_fields()}
+
+    def _hashed(self, file: CorpusFile) -> dict[str, Any]:
+        with file_errors(file), unchanged(file) as version, file.open() as content:
+            self._versions[str(file)] = version
+            return file_entry(file.name, file.num_bytes, hash_stream(content))
 
     @property
     def content_bytes(self) -> int:
@@ -92,8 +113,8 @@ class Corpus(RecordFields):
         Raises:
             CorpusError: a file is missing, unreadable, or of an unknown kind.
         """
-        check_files(self.files)
-        return sum(map(content_bytes, self.files))
+        check_files(self._found)
+        return sum(map(content_bytes, self._found))
 
     def slices(self, slice_bytes: int) -> list[CorpusSlice]:
         """Return parts of the corpus in order, of about a size of content or of one file each.
@@ -101,7 +122,7 @@ class Corpus(RecordFields):
         Raises:
             CorpusError: a file cannot be read.
         """
-        return cut_files(self.files, slice_bytes)
+        return cut_files(self._found, slice_bytes)
 
     def documents(
         self,
@@ -118,23 +139,20 @@ class Corpus(RecordFields):
             own: a slice, of which the documents are; None for the whole corpus.
 
         Raises:
-            CorpusError: a file cannot be read; or, from `on_invalid`, naming the line or row that
-                is wrong.
+            CorpusError: a file cannot be read, or changes; or, from `on_invalid`, naming the line
+                or row that is wrong.
+            StoreError: a URL cannot be reached.
         """
-        own = whole(self.files) if own is None else own
-        check_files(part.path for part in own.parts)
+        own = whole(self._found) if own is None else own
+        check_files(part.file for part in own.parts)
         # At once, files before these would let them grow.
         unpacked = Unpacked(file_bytes=own.bytes_before)
         records = records or self
-        readers: dict[str, Callable[[FilePart, Unpacked], Iterator[_Parse]]] = {
-            ".txt": _text_file,
-            ".jsonl": partial(_json_lines, records),
-            ".parquet": partial(_parquet_rows, records, self.input_ids_field),
-        }
         for part in own.parts:
-            with file_errors(part.path):
-                unpacked.add_file(part.path)
-                for parse in readers[file_kind(part.path)](part, unpacked):
+            version = self._versions.get(str(part.file))
+            with file_errors(part.file), unchanged(part.file, version):
+                unpacked.add_file(part.file)
+                for parse in self._parses(records, part, unpacked):
                     try:
                         document = parse()
                     except CorpusError as error:
@@ -143,62 +161,77 @@ class Corpus(RecordFields):
                         if document is not None:
                             yield document
 
+    def _parses(self, records: Records, part: FilePart, unpacked: Unpacked) -> Iterator[_Parse]:
+        kind = file_kind(part.file.name)
+        if kind == ".parquet":
+            return _parquet_rows(records, self.input_ids_field, part, unpacked)
+        return (
+            _text_file(part, unpacked) if kind == ".txt" else _json_lines(records, part, unpacked)
+        )
+
 
 def _text_file(part: FilePart, unpacked: Unpacked) -> Iterator[_Parse]:
-    path, most = part.path, DOCUMENT_LIMIT.value
-    with open_input(path) as file:
-        content = file.read(most + 1)
+    file, most = part.file, DOCUMENT_LIMIT.value
+    with open_input(file) as stream:
+        content = stream.read(most + 1)
         unpacked.add(len(content))
         if len(content) > most:
-            size = len(content) + unpacked.count_rest(file.read)
-            DOCUMENT_LIMIT.check(f"{path}, which is one document", size)
-    yield partial(_parse_text, content, path)
+            size = len(content) + unpacked.count_rest(stream.read)
+            DOCUMENT_LIMIT.check(f"{file}, which is one document", size)
+    yield partial(_parse_text, content, file)
 
 
 def _json_lines(records: Records, part: FilePart, unpacked: Unpacked) -> Iterator[_Parse]:
-    path, most = part.path, DOCUMENT_LIMIT.value
-    with open_input(path) as file:
+    file, most = part.file, DOCUMENT_LIMIT.value
+    with open_input(file) as stream:
         for number in count(1):
-            line = file.readline(most + 1)
+            line = stream.readline(most + 1)
             if not line:
                 return
             is_empty = line.isspace()
             unpacked.add(max(len(line), _EMPTY_BYTES if is_empty else _ROW_BYTES))
             if len(line) > most:
-                size = len(line) + (line[-1:] != b"\n" and unpacked.count_rest(file.readline))
-                DOCUMENT_LIMIT.check(f"{path}, line {number}", size)
+                size = len(line) + (line[-1:] != b"\n" and unpacked.count_rest(stream.readline))
+                DOCUMENT_LIMIT.check(f"{file}, line {number}", size)
             if not is_empty:
-                yield partial(_parse_line, records, line, path, number)
+                yield partial(_parse_line, records, line, file, number)
 
 
 def _parquet_rows(
     records: Records, ids_field: str | None, part: FilePart, unpacked: Unpacked
 ) -> Iterator[_Parse]:
-    path, number = part.path, part.first_row
-    batch_size = _rows_at_once(records, ids_field, path)
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        columns, row_groups = list(records.fields), part.row_groups
-        for batch in file.iter_batches(batch_size, row_groups=row_groups, columns=columns):
-            for row in range(len(batch)):
-                yield partial(_parse_row, records, batch.slice(row, 1), path, number, unpacked)
-                number += 1
+    number, columns = part.first_row, list(records.fields)
+    for path, row_groups in local_parts(part.file, columns, part.row_groups):
+        batch_size = _rows_at_once(records, ids_field, part.file, path, row_groups)
+        with pq.ParquetFile(path, pre_buffer=False) as opened:
+            for batch in opened.iter_batches(batch_size, row_groups=row_groups, columns=columns):
+                for row in range(len(batch)):
+                    own = batch.slice(row, 1)
+                    yield partial(_parse_row, records, own, part.file, number, unpacked)
+                    number += 1
 
 
-def _rows_at_once(records: Records, ids_field: str | None, path: Path) -> int:
+def _rows_at_once(
+    records: Records,
+    ids_field: str | None,
+    file: CorpusFile,
+    path: Path,
+    row_groups: Sequence[int],
+) -> int:
     """Return how many rows of a Parquet file fit into memory at a time."""
-    pages = ParquetPages(path)
-    check_columns(records, str(path), pq.read_schema(path).names)
-    sizes = pages.sizes(records.fields)
+    pages = ParquetPages(path, str(file))
+    check_columns(records, str(file), pq.read_schema(path).names)
+    sizes = pages.sizes(records.fields, row_groups)
     for name, size in sizes.items():
         limit = ROW_LIMIT if name == ids_field else PAGE_LIMIT
-        limit.check(f"{path}, column {name}", size.row_bytes)
+        limit.check(f"{file}, column {name}", size.row_bytes)
     row_bytes = sum(size.row_bytes for size in sizes.values())
     return min(_ROWS, max(1, _READ_BYTES // max(1, row_bytes)))
 
 
-def _parse_line(records: Records, line: bytes, path: Path, number: int) -> Document | None:
-    text = _decode(line, path, number)
-    where = f"{path}, line {number}"
+def _parse_line(records: Records, line: bytes, file: CorpusFile, number: int) -> Document | None:
+    text = _decode(line, file, number)
+    where = f"{file}, line {number}"
     try:
         # Control characters within strings are no reason to lose a document.
         record = json.loads(text, strict=False)
@@ -209,13 +242,13 @@ def _parse_line(records: Records, line: bytes, path: Path, number: int) -> Docum
             found=shortened(str(error)),
             next_step="Mend or remove the line, or pass --on-invalid skip.",
         ) from error
-    return records.parse_record(record, path.name, where, number - 1)
+    return records.parse_record(record, file.name, where, number - 1)
 
 
 def _parse_row(
-    records: Records, row: pa.RecordBatch, path: Path, number: int, unpacked: Unpacked
+    records: Records, row: pa.RecordBatch, file: CorpusFile, number: int, unpacked: Unpacked
 ) -> Document:
-    where = f"{path}, row {number}"
+    where = f"{file}, row {number}"
     try:
         record = row.to_pylist()[0]
     except (ValueError, OverflowError) as error:
@@ -225,7 +258,7 @@ def _parse_row(
             found=shortened(str(error)),
             next_step="Mend the row, or pass --on-invalid skip.",
         ) from error
-    document = records.parse_record(without_nulls(record), path.name, where, number)
+    document = records.parse_record(without_nulls(record), file.name, where, number)
     # Rows may share a text.
     num_characters = len(document.content) if isinstance(document.content, str) else 0
     unpacked.add(max(row.nbytes, num_characters, _ROW_BYTES))
@@ -248,18 +281,18 @@ def check_columns(records: Records, where: str, names: list[str]) -> None:
         )
 
 
-def _parse_text(content: bytes, path: Path) -> Document:
-    return Document(content=_decode(content, path, 1), document_id="0", source=path.name)
+def _parse_text(content: bytes, file: CorpusFile) -> Document:
+    return Document(content=_decode(content, file, 1), document_id="0", source=file.name)
 
 
-def _decode(content: bytes, path: Path, first_line: int) -> str:
+def _decode(content: bytes, file: CorpusFile, first_line: int) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = first_line + content.count(b"\n", 0, error.start)
         column = error.start - content.rfind(b"\n", 0, error.start)
         raise CorpusError(
-            f"{path}, line {line}",
+            f"{file}, line {line}",
             expected="UTF-8",
             found=f"byte 0x{content[error.start]:02x} at column {column}",
             next_step="Convert the file to UTF-8 (for example with iconv), or leave the document "

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
-import pyarrow.parquet as pq
-
+from softtargets.capture.corpus_file import CorpusFile
 from softtargets.capture.input_files import file_errors
-from softtargets.store.parquet_pages import ParquetPages
+from softtargets.capture.parquet_parts import group_rows
 
 _GROWTH = 8
 """Times the size of compressed files that their content is taken to have."""
@@ -25,7 +24,7 @@ _PACKED = (".gz", ".zst", ".parquet")
 class FilePart:
     """A file, or some row groups of one."""
 
-    path: Path
+    file: CorpusFile
     content_bytes: int = 0
     """About the size of its content."""
     row_groups: tuple[int, ...] | None = None
@@ -45,28 +44,28 @@ class CorpusSlice:
     def describe(self) -> list[list[int] | str]:
         """Return which parts these are, wherever the files lie: names, or row groups."""
         return [
-            part.path.name if part.row_groups is None else list(part.row_groups)
+            part.file.name if part.row_groups is None else list(part.row_groups)
             for part in self.parts
         ]
 
 
-def content_bytes(path: Path) -> int:
+def content_bytes(file: CorpusFile) -> int:
     """Return about how large the content of a file is."""
-    return path.stat().st_size * (_GROWTH if path.suffix in _PACKED else 1)
+    return file.num_bytes * (_GROWTH if PurePosixPath(file.name).suffix in _PACKED else 1)
 
 
-def cut_files(paths: Sequence[Path], slice_bytes: int) -> list[CorpusSlice]:
+def cut_files(files: Sequence[CorpusFile], slice_bytes: int) -> list[CorpusSlice]:
     """Return the slices of files; each ends with the part that reaches a size of content.
 
     Raises:
-        CorpusError: a file cannot be read.
+        CorpusError, StoreError: a file cannot be read.
     """
     slices: list[CorpusSlice] = []
     parts: list[FilePart] = []
     own_bytes = bytes_before = file_bytes = 0
-    for path in paths:
-        with file_errors(path):
-            for part in _parts(path, slice_bytes):
+    for file in files:
+        with file_errors(file):
+            for part in _parts(file, slice_bytes):
                 if not parts:
                     bytes_before = file_bytes
                 parts.append(part)
@@ -74,39 +73,36 @@ def cut_files(paths: Sequence[Path], slice_bytes: int) -> list[CorpusSlice]:
                 if own_bytes >= slice_bytes:
                     slices.append(CorpusSlice(parts=tuple(parts), bytes_before=bytes_before))
                     parts, own_bytes = [], 0
-            file_bytes += path.stat().st_size
+            file_bytes += file.num_bytes
     if parts or not slices:
         slices.append(CorpusSlice(parts=tuple(parts), bytes_before=bytes_before))
     return slices
 
 
-def _parts(path: Path, slice_bytes: int) -> Iterator[FilePart]:
-    size = content_bytes(path)
-    if path.suffix == ".parquet" and size > slice_bytes:
-        yield from _row_groups(path, size, slice_bytes)
+def _parts(file: CorpusFile, slice_bytes: int) -> Iterator[FilePart]:
+    size = content_bytes(file)
+    if PurePosixPath(file.name).suffix == ".parquet" and size > slice_bytes:
+        yield from _row_groups(file, size, slice_bytes)
     else:
-        yield FilePart(path=path, content_bytes=size)
+        yield FilePart(file=file, content_bytes=size)
 
 
-def _row_groups(path: Path, size: int, slice_bytes: int) -> Iterator[FilePart]:
+def _row_groups(file: CorpusFile, size: int, slice_bytes: int) -> Iterator[FilePart]:
     """Yield the row groups of a file, as many at a time as have a size together."""
-    # Checks the footer, which could end the process.
-    ParquetPages(path)
-    metadata = pq.read_metadata(path)
-    num_rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    num_rows = group_rows(file)
     groups: list[int] = []
     first_row = row = 0
     for group, rows in enumerate(num_rows):
         groups.append(group)
         row += rows
-        own_bytes = size * (row - first_row) // max(1, metadata.num_rows)
+        own_bytes = size * (row - first_row) // max(1, sum(num_rows))
         if own_bytes >= slice_bytes or group == len(num_rows) - 1:
             yield FilePart(
-                path=path, content_bytes=own_bytes, row_groups=tuple(groups), first_row=first_row
+                file=file, content_bytes=own_bytes, row_groups=tuple(groups), first_row=first_row
             )
             groups, first_row = [], row
 
 
-def whole(paths: Iterable[Path]) -> CorpusSlice:
+def whole(files: Iterable[CorpusFile]) -> CorpusSlice:
     """Return all of some files."""
-    return CorpusSlice(parts=tuple(FilePart(path=path) for path in paths), bytes_before=0)
+    return CorpusSlice(parts=tuple(FilePart(file=file) for file in files), bytes_before=0)

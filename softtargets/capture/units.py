@@ -1,12 +1,13 @@
-"""What a unit takes: the teacher reads the next while a thread writes the last."""
+"""What a unit takes: the teacher reads it while threads write the last and fetch the next."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from softtargets.capture.keep.selection import Selection
 from softtargets.capture.score import ScoredBatch, Scorer, pack_windows
 from softtargets.capture.teacher import Teacher
 from softtargets.capture.unit_plan import read_unit
+from softtargets.capture.units_ahead import UnitsAhead
 from softtargets.engines.engine import Done, Event, Failed, Scored
 from softtargets.errors import FormatError, ServerError, SoftTargetsError, TeacherError
 from softtargets.store.rounding import RoundingError, noted
@@ -43,6 +45,9 @@ class ScoringJob:
     writer: StoreWriter
     selection: Selection
     batch_tokens: int
+    is_alone: bool = True
+    """Whether this process takes the units that it runs. What a worker takes, it fails if it dies;
+    so it takes none before it is due."""
     _scorer: Scorer | None = field(default=None, init=False)
 
     @property
@@ -62,7 +67,7 @@ class ScoringJob:
             InputError: in this place workers would not keep out of each other's way.
         """
         self.writer.place.check_locks()
-        return replace(self, teacher=self.teacher.for_worker(worker))
+        return replace(self, teacher=self.teacher.for_worker(worker), is_alone=False)
 
     def working(self) -> AbstractContextManager[object]:
         """Keep others from beginning in the place, and the teacher's progress from being shown."""
@@ -82,7 +87,9 @@ class ScoringJob:
             self._scorer = Scorer(
                 self.teacher, self.selection, targets, self.batch_tokens, self.task.segments
             )
-        return run_units(self._scorer, self.teacher, self.writer, units)
+        # In a directory there is nothing to wait for.
+        looks_ahead = self.is_alone and not self.writer.place.has_locks
+        return run_units(self._scorer, self.teacher, self.writer, units, looks_ahead=looks_ahead)
 
     def recorded(self, unit: int) -> ShardEntry | None:
         """Return the entry of a unit that is done, or None."""
@@ -90,7 +97,12 @@ class ScoringJob:
 
 
 def run_units(
-    scorer: Scorer, teacher: Teacher, writer: StoreWriter, units: Iterable[int]
+    scorer: Scorer,
+    teacher: Teacher,
+    writer: StoreWriter,
+    units: Iterable[int],
+    *,
+    looks_ahead: bool = False,
 ) -> Generator[Event]:
     """Score and write units, in order, and yield what becomes of them.
 
@@ -101,25 +113,21 @@ def run_units(
         teacher: for the unit's record.
         writer: of the store.
         units: asked for one by one.
+        looks_ahead: whether a unit is asked for when about a batch of the one before is left.
 
     Raises:
         ServerError, StoreError: a server or an engine is gone; or the system refused to write.
     """
     writing: list[tuple[int, Future[ShardEntry]]] = []
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-write") as thread:
-        for unit in units:
-            if isinstance(windows := _windows_or_entry(writer, unit), ShardEntry):
+    read = partial(_windows_or_entry, writer)
+    with ThreadPoolExecutor(1, "softtargets-write") as thread, UnitsAhead(units, read) as ahead:
+        for unit, windows in ahead:
+            if isinstance(windows, ShardEntry):
                 yield Done(windows)
                 continue
-            batches, failed = [], None
-            try:
-                for batch in _scored(scorer, windows):
-                    batches.append(batch)
-                    yield Scored(unit, batch.num_first, batch.num_tokens)
-                    if writing and writing[0][1].done():
-                        yield _written(*writing.pop())
-            except UnitError as error:
-                failed = Failed(unit, str(error))
+            batches: list[ScoredBatch] = []
+            look = ahead.look if looks_ahead else None
+            failed = yield from _score(scorer, unit, windows, batches, writing, look)
             if writing:
                 yield _written(*writing.pop())
             if failed is not None:
@@ -127,8 +135,32 @@ def run_units(
                 continue
             run = {"device": teacher.device.type, "batch_tokens": scorer.batch_tokens}
             writing.append((unit, thread.submit(write_unit, writer, unit, windows, batches, run)))
-        if writing:
-            yield _written(*writing.pop())
+        yield from (_written(*one) for one in writing)
+
+
+def _score(
+    scorer: Scorer,
+    unit: int,
+    windows: Sequence[TokenWindow],
+    batches: list[ScoredBatch],
+    writing: list[tuple[int, Future[ShardEntry]]],
+    look: Callable[[], None] | None,
+) -> Generator[Event, None, Failed | None]:
+    """Score a unit into batches, yield what happens, and return what it failed by, if it did."""
+    num_left = sum(map(len, windows))
+    try:
+        for batch in _scored(scorer, windows):
+            batches.append(batch)
+            num_left -= batch.num_tokens
+            # Earlier, the next unit would be kept from a process that has nothing to do.
+            if look is not None and num_left <= scorer.batch_tokens:
+                look()
+            yield Scored(unit, batch.num_first, batch.num_tokens)
+            if writing and writing[0][1].done():
+                yield _written(*writing.pop())
+    except UnitError as error:
+        return Failed(unit, str(error))
+    return None
 
 
 def _windows_or_entry(writer: StoreWriter, unit: int) -> list[TokenWindow] | ShardEntry:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from softtargets.capture.corpus_file import CorpusFile
 from softtargets.limits import Limit
 
 UNPACKED_LIMIT = Limit(
@@ -23,10 +23,10 @@ class Unpacked:
     num_bytes: int = 0
     where: str = ""
 
-    def add_file(self, path: Path) -> None:
+    def add_file(self, file: CorpusFile) -> None:
         """Go on with a file."""
-        self.file_bytes += path.stat().st_size
-        self.where = str(path)
+        self.file_bytes += file.num_bytes
+        self.where = str(file)
 
     def add(self, num_bytes: int) -> None:
         """Count bytes of the file's content.

@@ -14,9 +14,9 @@ from softtargets.cli.engine_options import ENGINE_OPTIONS, parse_engine
 from softtargets.cli.options import build_options, parse_build, with_options
 from softtargets.cli.paths import STORE
 from softtargets.cli.progress_display import build_display
+from softtargets.cli.ranks import TENSOR_PARALLEL, all_ranks, check_one_worker
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo
-from softtargets.errors import InputError
 from softtargets.places import Place
 from softtargets.report.summary import size_text
 from softtargets.texts import plural
@@ -62,14 +62,7 @@ class UnitRange(click.ParamType[tuple[int, int | None]]):
     help="Run only units A to B - 1, while other processes and machines run others. A: runs all "
     "from A on. When all units are done, softtargets commit makes the store.",
 )
-@click.option(
-    "--tensor-parallel",
-    type=int,
-    metavar="N",
-    help="Cut the teacher's matrices over N processes: torchrun --nproc-per-node N -m softtargets "
-    "build ... --tensor-parallel N. The first of them writes. Or over N devices, with --teacher "
-    "vllm:DIR_OR_ID and without torchrun.",
-)
+@TENSOR_PARALLEL
 @with_options(ENGINE_OPTIONS)
 @build_options
 def build_command(
@@ -90,45 +83,14 @@ def build_command(
     engine = parse_engine(engine_name, ray_address, gpus_per_worker, workers=options["workers"])
     config, teacher = parse_build(options)
     console = Console(highlight=False)
-    with _all_ranks(config, teacher, engine) as is_first:
+    check_one_worker(config, teacher, engine)
+    with all_ranks(teacher) as is_first:
         if not is_first:
             return
         if unit_range is None:
             run_build(console, config, teacher, output, engine)
         else:
             _run_range(console, config, teacher, output, engine, *unit_range)
-
-
-@contextmanager
-def _all_ranks(config: BuildConfig, teacher: Teacher, engine: Engine | None) -> Iterator[bool]:
-    """Yield whether this process builds; if not, it has followed the one that does.
-
-    Raises:
-        InputError: other workers are asked for, of which each would need all ranks.
-    """
-    from softtargets.capture.teachers.tensor_parallel import TensorParallelTeacher
-
-    if not isinstance(teacher, TensorParallelTeacher):
-        yield True
-        return
-    for name, expected, found in (
-        ("--workers", "1", str(config.workers)),
-        ("--engine", "local", "local" if engine is None else "another"),
-    ):
-        if found != expected:
-            raise InputError(
-                name,
-                expected=f"{expected} beside --tensor-parallel, whose processes run one batch "
-                "together",
-                found=found,
-                next_step="Omit it.",
-            )
-    if teacher.rank != 0:
-        teacher.follow()
-        yield False
-        return
-    with teacher.leading():
-        yield True
 
 
 @click.command("commit")

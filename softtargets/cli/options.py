@@ -9,7 +9,7 @@ import click
 
 from softtargets.cli.engine_option import ENGINE_ARG
 from softtargets.cli.hidden_options import LAYER_OPTIONS, parse_layers
-from softtargets.cli.paths import INPUT, LocalPath
+from softtargets.cli.paths import CORPUS, LocalPath
 from softtargets.cli.selection_options import SELECTION_OPTIONS, parse_selection
 from softtargets.cli.server_options import SERVER_OPTIONS
 from softtargets.cli.task_options import TASK_OPTIONS, parse_task
@@ -86,9 +86,9 @@ CORPUS_OPTIONS = (
         "inputs",
         multiple=True,
         metavar="FILE",
-        type=INPUT,
+        type=CORPUS,
         help="File to read: .txt, .jsonl (each also .gz or .zst) or .parquet. Or a pattern such as "
-        "'data/*.jsonl'. More files may follow.",
+        "'data/*.jsonl'. Or a URL of them, such as 's3://bucket/part-*.jsonl'. More may follow.",
     ),
     click.option(
         "--dataset",
@@ -129,7 +129,7 @@ CORPUS_OPTIONS = (
         default="stop",
         help="Whether to stop at a record that cannot be read, or to skip and count it.",
     ),
-    click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=INPUT),
+    click.argument("more_inputs", metavar="[FILE]...", nargs=-1, type=CORPUS),
 )
 """What is read, and which fields of a record are meant."""
 

@@ -47,6 +47,26 @@ class LocalPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class CorpusPath(LocalPath):
+    """A path of this machine, or a URL of files that are read."""
+
+    def __init__(self) -> None:
+        super().__init__("a file, a pattern, or a URL of files")
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Return the path, or the URL as it is.
+
+        Raises:
+            InputError: it is empty.
+        """
+        return value if is_url(value) else super().convert(value, param, ctx)
+
+
 class StorePlace(click.ParamType[Place]):
     """A directory, or a URL of an object store, that a store is written to."""
 
@@ -65,6 +85,7 @@ class StorePlace(click.ParamType[Place]):
         return place_to_write(value if is_url(value) else OUTPUT.convert(value, param, ctx))
 
 
+CORPUS = CorpusPath()
 INPUT = LocalPath("a local file or directory")
 OUTPUT = LocalPath("a local directory to write to")
 STORE = StorePlace()

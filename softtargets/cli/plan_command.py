@@ -18,6 +18,7 @@ from softtargets.cli.budget_option import (
 from softtargets.cli.conversation import conversation_text, describe_stretches, read_stretches
 from softtargets.cli.options import build_options, parse_build
 from softtargets.cli.paths import STORE
+from softtargets.cli.ranks import TENSOR_PARALLEL, all_ranks, check_one_worker, num_ranks
 from softtargets.cli.selection_options import selection_text
 from softtargets.cli.tables import key_value_table, left_out_text, windows_text
 from softtargets.cli.terminal import echo, echo_json
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     expose_value=False,
     help="The --output of build, so that its options can be pasted. Nothing is written there.",
 )
+@TENSOR_PARALLEL
 @build_options
 @click.option(
     "--sample",
@@ -68,11 +70,26 @@ def plan_command(
     sample of its windows on this machine. It writes nothing. If the corpus has conversations, it
     prints one as the teacher reads it, with the targets in [[double brackets]].
     """
-    from softtargets.capture import sample_corpus
-
     config, teacher = parse_build(options)
     if budget is not None:
         check_budget_options(context, config)
+    check_one_worker(config, teacher)
+    with all_ranks(teacher) as is_first:
+        if is_first:
+            _plan(config, teacher, sample, budget, as_json=as_json)
+
+
+def _plan(
+    config: BuildConfig,
+    teacher: Teacher,
+    sample: int | None,
+    budget: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Find out what a build would take, and print it."""
+    from softtargets.capture import sample_corpus
+
     corpus = sample_corpus(config, teacher, sample)
     fits = [] if budget is None else fit_budget(config, teacher, corpus.windows, budget)
     found, title = _estimate(config, teacher, corpus, fits)
@@ -88,7 +105,7 @@ def plan_command(
     if budget is not None:
         console.print(budget_table(fits, budget))
         echo(RANKED_BY, "")
-    console.print(key_value_table(title, rows(found, config)))
+    console.print(key_value_table(title, rows(found, config, num_ranks(teacher))))
     if stretches:
         first = f"{corpus.first.source}, document {corpus.first.document_ids[0]}"
         echo("", f"{first}, as the teacher reads it, targets in [[double brackets]]:")
@@ -120,9 +137,10 @@ def describe(found: Estimate) -> dict[str, Any]:
     return dataclasses.asdict(found) | {name: getattr(found, name) for name in derived}
 
 
-def rows(found: Estimate, config: BuildConfig) -> dict[str, str]:
+def rows(found: Estimate, config: BuildConfig, num_processes: int = 1) -> dict[str, str]:
     """Return the rows of the table."""
     corpus = found.corpus
+    processes = "one process" if num_processes == 1 else f"{num_processes} processes"
     return {
         "documents": f"{corpus['documents']:,}",
         "windows": windows_text(config, corpus),
@@ -131,7 +149,7 @@ def rows(found: Estimate, config: BuildConfig) -> dict[str, str]:
         "units": f"{found.num_units:,}",
         "size": f"{bytes_text(found.num_bytes)}: {found.bytes_per_token:.1f} bytes a token, "
         f"{found.bytes_per_target:.1f} bytes a target",
-        "time": f"{hours_text(found.hours)} in one process on this machine "
+        "time": f"{hours_text(found.hours)} in {processes} on this machine "
         f"({hours_text(found.least_hours)} to {hours_text(found.most_hours)}), "
         f"{found.tokens_per_second:,.0f} tokens/s ({found.slowest_tokens_per_second:,.0f} to "
         f"{found.fastest_tokens_per_second:,.0f})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from softtargets.cli.engine_option import ENGINE_ARG
 from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, teacher_config
+from softtargets.cli.ranks import TENSOR_PARALLEL, all_ranks
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
@@ -20,7 +22,10 @@ from softtargets.texts import plural
 from softtargets.urls import is_url, redacted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from softtargets.capture.rescore import RescoreReport
+    from softtargets.capture.teacher import Teacher
 
 MOST_SHOWN = 20
 
@@ -40,6 +45,7 @@ MOST_SHOWN = 20
 @DEVICE
 @TRUST_REMOTE_CODE
 @ENGINE_ARG
+@TENSOR_PARALLEL
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
     store: str,
@@ -61,19 +67,42 @@ def verify_command(
     """
     if (num_windows is None) != (teacher is None):
         raise click.UsageError("--rescore and --teacher go together.")
+    if options["tensor_parallel"] is not None and teacher is None:
+        raise click.UsageError("--tensor-parallel goes with --rescore and --teacher.")
     opened = Store.open(store)
-    report = verify(opened, fast=fast)
+    live = cache(partial(live_teacher, opened, name=str(teacher), **options))
+    # The other ranks wait for the first from its beginning on.
+    with all_ranks(None if options["tensor_parallel"] is None else live()) as is_first:
+        holds = not is_first or _verify(opened, num_windows, live, fast=fast, as_json=as_json)
+    if not holds:
+        raise click.exceptions.Exit(1)
+
+
+def _verify(
+    store: Store,
+    num_windows: int | None,
+    live: Callable[[], Teacher],
+    *,
+    fast: bool,
+    as_json: bool,
+) -> bool:
+    """Verify a store, compare it with its teacher if it is sound, and print what was found.
+
+    Returns whether everything holds.
+    """
+    from softtargets.capture import rescore
+
+    report = verify(store, fast=fast)
     if not as_json:
-        print_verification(opened, report, fast=fast)
+        print_verification(store, report, fast=fast)
     rescored = None
     if report.is_sound and num_windows is not None:
-        rescored = run_rescoring(opened, num_windows, name=str(teacher), **options)
+        rescored = rescore(store, live(), num_windows)
     if as_json:
-        echo_json(describe(opened, report, rescored))
+        echo_json(describe(store, report, rescored))
     elif rescored is not None:
-        print_rescoring(opened, rescored)
-    if not report.is_sound or (rescored is not None and not rescored.holds):
-        raise click.exceptions.Exit(1)
+        print_rescoring(store, rescored)
+    return report.is_sound and (rescored is None or rescored.holds)
 
 
 def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None) -> dict[str, Any]:
@@ -94,9 +123,8 @@ def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None)
     return described
 
 
-def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) -> RescoreReport:
-    """Compare a store with its teacher, as it was run for it."""
-    from softtargets.capture import rescore
+def live_teacher(store: Store, *, name: str, **options: Any) -> Teacher:
+    """Return the teacher that a store is compared with, to be run as it was for the store."""
     from softtargets.capture.teacher_registry import options_of
 
     if "imported" in store.manifest.identity:
@@ -115,8 +143,8 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
         )
     how = options_of(store.manifest.identity["teacher"], options.pop("engine_arg"))
     named = teacher_config(name, **how, **options)
-    teacher = task_of(store.targets).capture().teacher(named)
-    return rescore(store, teacher, num_windows)
+    teacher: Teacher = task_of(store.targets).capture().teacher(named)
+    return teacher
 
 
 def print_rescoring(store: Store, report: RescoreReport) -> None:

@@ -15,10 +15,11 @@ from typing import Any, Protocol
 
 import fsspec
 import pyarrow as pa
-from fsspec.asyn import AsyncFileSystem
 from pyarrow import fs
 
 from softtargets.errors import InputError, StoreError
+from softtargets.places.file_versions import FileVersion
+from softtargets.places.fsspec_client import FsspecClient
 from softtargets.urls import Secrets, names_a_place, redacted, schemes
 
 _ARROW_SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss")
@@ -46,6 +47,13 @@ class Client(Protocol):
         """Return the sizes in bytes of what is in a directory, by name; nothing without it.
 
         The name of a directory ends with a slash. It has no size, nor has what is not told of.
+        """
+
+    def version(self, path: str) -> FileVersion:
+        """Return the version of a file that is there now.
+
+        Raises:
+            FileNotFoundError: there is none.
         """
 
     def forget(self, path: str) -> None:
@@ -82,6 +90,10 @@ class ArrowClient:
 
     def read_range(self, path: str, offset: int, num_bytes: int) -> bytes:
         """Return a range of a file; it is shorter where the file ends."""
+        content: bytes = self._file(path).read_at(num_bytes, offset)
+        return content
+
+    def _file(self, path: str) -> pa.NativeFile:
         with self._lock:
             file = self._files.get(path)
         if file is None:
@@ -90,8 +102,7 @@ class ArrowClient:
                 self._files[path] = file
                 if len(self._files) > _MOST_HANDLES:
                     self._files.pop(next(iter(self._files)))
-        content: bytes = file.read_at(num_bytes, offset)
-        return content
+        return file
 
     def _open(self, path: str) -> pa.NativeFile:
         if self._filesystem.type_name == "abfs" and not self._has_answered:
@@ -108,6 +119,12 @@ class ArrowClient:
             for found in self._filesystem.get_file_info(selector)
         }
 
+    def version(self, path: str) -> FileVersion:
+        """Return the version of a file, which is opened anew."""
+        self.forget(path)
+        file = self._file(path)
+        return FileVersion.of(file.metadata() or {}, file.size())
+
     def forget(self, path: str) -> None:
         """Open a file anew when it is read next."""
         with self._lock:
@@ -116,55 +133,6 @@ class ArrowClient:
     def renewed(self) -> ArrowClient:
         """Return a client with connections of its own."""
         return ArrowClient(_remade(self._filesystem))
-
-
-class FsspecClient:
-    """A file system of fsspec."""
-
-    def __init__(self, filesystem: fsspec.AbstractFileSystem) -> None:
-        self._filesystem = filesystem
-        # The others open a file, which would read ahead.
-        is_async = isinstance(filesystem, AsyncFileSystem)
-        self._options = {} if is_async else {"cache_type": "none"}
-
-    def size(self, path: str) -> int | None:
-        """Return the size of a file in bytes, or None if there is none."""
-        self.forget(path)
-        try:
-            return int(self._filesystem.size(path))
-        except FileNotFoundError:
-            return None
-
-    def read(self, path: str) -> bytes:
-        """Return all of a file."""
-        return bytes(self._filesystem.cat_file(path))
-
-    def read_range(self, path: str, offset: int, num_bytes: int) -> bytes:
-        """Return a range of a file; it is shorter where the file ends."""
-        stop = offset + num_bytes
-        return bytes(self._filesystem.cat_file(path, start=offset, end=stop, **self._options))
-
-    def entries(self, directory: str) -> dict[str, int | None]:
-        """Return the sizes of what is in a directory, by name."""
-        self.forget(directory)
-        try:
-            found = self._filesystem.ls(directory, detail=True)
-        except FileNotFoundError:
-            return {}
-        return {
-            f"{one['name'].rstrip('/').rpartition('/')[2]}{'/' * (one['type'] == 'directory')}": (
-                one["size"]
-            )
-            for one in found
-        }
-
-    def forget(self, path: str) -> None:
-        """Forget what directories hold."""
-        self._filesystem.invalidate_cache(self._filesystem._parent(path))
-
-    def renewed(self) -> FsspecClient:
-        """Return a client with connections and an event loop of its own."""
-        return FsspecClient(copy.copy(self._filesystem))
 
 
 def open_client(url: str, filesystem: Any) -> tuple[Client, str]:

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote
 from uuid import uuid4
 
 from softtargets.errors import InputError
+from softtargets.places.file_versions import FileVersion
 from softtargets.places.filesystems import TIMEOUT
 from softtargets.urls import Secrets, redacted, schemes
 
@@ -85,6 +86,11 @@ class ObjectClient:
         sizes |= {one["path"]: int(one["size"]) for one in found["objects"]}
         start = f"{directory}/" if directory else ""
         return {path.removeprefix(start): size for path, size in sizes.items()}
+
+    def version(self, path: str) -> FileVersion:
+        """Return the version of an object."""
+        found = self._ask("head", path)
+        return FileVersion.of(found, found["size"])
 
     def forget(self, path: str) -> None:
         """Do nothing: nothing is remembered."""

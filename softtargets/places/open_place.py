@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import unquote
 
 from softtargets.errors import InputError
@@ -39,8 +39,8 @@ def open_place(
             found="an empty text",
             next_step="'.' is the directory that you are in.",
         )
-    if isinstance(path, str) and path[:6].lower() == "file:/":
-        path = _path_of(path)
+    if is_file_url(path):
+        path = path_of_url(path)
     if isinstance(path, Place) or (filesystem is None and not is_url(path)):
         if cache_dir is not None or cache_bytes is not None:
             raise InputError(
@@ -64,8 +64,8 @@ def place_to_write(output: StorePath) -> Place:
     Raises:
         InputError: it is a URL of no object store, or what opens it is not installed.
     """
-    if isinstance(output, str) and output[:6].lower() == "file:/":
-        output = _path_of(output)
+    if is_file_url(output):
+        output = path_of_url(output)
     if isinstance(output, Place) or not is_url(output):
         return output if isinstance(output, Place) else Directory(Path(output))
     # What writes to directories needs no client of an object store.
@@ -74,7 +74,12 @@ def place_to_write(output: StorePath) -> Place:
     return open_object_store(os.fspath(output))
 
 
-def _path_of(url: str) -> str:
+def is_file_url(path: StorePath) -> TypeGuard[str]:
+    """Return whether a text is the URL of a local file."""
+    return isinstance(path, str) and path[:6].lower() == "file:/"
+
+
+def path_of_url(url: str) -> str:
     """Return the path that a URL of a local file names.
 
     Raises:

@@ -7,17 +7,22 @@ same call.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from softtargets.errors import InputError
 from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.places.place import Place
+from softtargets.store.drift import merged_drift
 from softtargets.store.new_store import write_store
+from softtargets.store.rounding import merged_rounding
 from softtargets.store.same_identity import check_identity
 from softtargets.store.side_file import read_side_file
 from softtargets.store.store import Store
 from softtargets.window import Window
+
+_log = logging.getLogger(__name__)
 
 
 def merge_stores(paths: Sequence[StorePath], output: StorePath) -> Store:
@@ -137,9 +142,23 @@ def _write(
         teacher=parents[0].manifest.teacher,
         side_files=lambda: _side_files(parents),
         counts={},
+        drift=_drift(parents),
+        rounding=merged_rounding([parent.manifest.rounding for parent in parents]),
         next_step="Check the sources or the fraction; 'softtargets info --json' lists the input "
         "files.",
     )
+
+
+def _drift(parents: Sequence[Store]) -> Mapping[str, Any]:
+    """Return what holds of the drift of all; tell if nothing does though some have it."""
+    found = [parent.manifest.drift for parent in parents]
+    merged = merged_drift(found)
+    if any(found) and not merged:
+        _log.warning(
+            "The new store does not say how far its engine is from transformers: its parents were "
+            "compared with several models, or not all were compared."
+        )
+    return merged
 
 
 def _side_files(parents: Sequence[Store]) -> dict[str, bytes]:

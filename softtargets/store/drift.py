@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ from softtargets.places.place import Place
 from softtargets.store.json_object import parse_object
 
 _DRIFT = "work/drift.json"
+_GAPS = {"logprobs": "log-probabilities", "logits": "logits", "logsumexp": "logsumexp"}
+"""The numbers that are compared, and what people call them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,24 +54,47 @@ def read_drift(place: Place) -> Mapping[str, Any]:
     return {} if content is None else parse_object(content, place.where(_DRIFT))
 
 
-def write_drift(place: Place, drift: Drift) -> None:
-    """Keep drift until the manifest has it.
+def write_drift(place: Place, drift: Mapping[str, Any]) -> None:
+    """Keep drift, as a manifest has it, until the manifest has it.
 
     Raises:
         StoreError: the system refused to write.
     """
-    place.put(_DRIFT, json.dumps(drift.to_dict(), allow_nan=False).encode())
+    place.put(_DRIFT, json.dumps(drift, allow_nan=False).encode())
+
+
+def merged_drift(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what holds of stores together, of which each has drift, or says nothing of it.
+
+    What several were measured alike counts once. Of what differs, the worst of each number holds of
+    all, and what was read is the sum. Nothing holds if one says nothing, or if the references are
+    several.
+    """
+    distinct = [one for place, one in enumerate(found) if one not in found[:place]]
+    if len(distinct) == 1:
+        return distinct[0]
+    first = distinct[0]
+    if not all(distinct) or any(one["reference"] != first["reference"] for one in distinct):
+        return {}
+    merged: dict[str, Any] = {
+        "reference": first["reference"],
+        "windows": sum(one["windows"] for one in distinct),
+        "positions": sum(one["positions"] for one in distinct),
+        "top1": min(one["top1"] for one in distinct),
+    }
+    for field in _GAPS:
+        if all(field in one for one in distinct):
+            merged[field] = {
+                name: max(one[field][name] for one in distinct) for name in ("mean", "largest")
+            }
+    return merged
 
 
 def drift_text(drift: Mapping[str, Any]) -> str:
     """Return for people what a manifest says of drift."""
     gaps = [
         f"{name} {drift[field]['mean']:.2g} ({drift[field]['largest']:.2g})"
-        for field, name in (
-            ("logprobs", "log-probabilities"),
-            ("logits", "logits"),
-            ("logsumexp", "logsumexp"),
-        )
+        for field, name in _GAPS.items()
         if field in drift
     ]
     return (

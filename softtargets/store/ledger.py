@@ -175,8 +175,20 @@ class Ledger:
         if self.place.size(path) is None:
             self._workplace.put_new(path, content)
 
-    def commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
+    def commit(
+        self,
+        num_units: int,
+        teacher: str,
+        corpus: Mapping[str, int],
+        rounding: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> Manifest:
         """Write card and manifest from the records of units 0 to `num_units` and remove `work`.
+
+        Args:
+            num_units: how many there have to be.
+            teacher: what people call it.
+            corpus: what was counted of it.
+            rounding: how far features are off, if the records do not say so.
 
         Raises:
             StoreError: a unit is not done, or there is no output head, or there are no layers,
@@ -184,7 +196,7 @@ class Ledger:
             IdentityError: another store was committed in the place meanwhile.
         """
         try:
-            manifest = self._commit(num_units, teacher, corpus)
+            manifest = self._commit(num_units, teacher, corpus, rounding or {})
         except StoreError:
             # Another process may have committed, and removed what this one was about to read.
             if not (self._workplace.writes_once and self.is_complete):
@@ -193,7 +205,13 @@ class Ledger:
         self._workplace.clean()
         return manifest
 
-    def _commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
+    def _commit(
+        self,
+        num_units: int,
+        teacher: str,
+        corpus: Mapping[str, int],
+        rounding: Mapping[str, Mapping[str, float]],
+    ) -> Manifest:
         entries = self.recorded()
         missing = [unit for unit in range(num_units) if unit not in entries]
         if missing:
@@ -216,7 +234,7 @@ class Ledger:
             output_head=self._commit_output_head(),
             layers=self._commit_layers(),
             vocabulary=self._commit_vocabulary(),
-            rounding=rounding_of(done),
+            rounding=rounding_of(done) or rounding,
             drift=read_drift(self.place),
         )
         self._workplace.remove_leftovers()

@@ -9,6 +9,7 @@ from typing import Any
 
 from softtargets.errors import InputError
 from softtargets.places.place import Place
+from softtargets.store.drift import write_drift
 from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.store import Store
@@ -26,6 +27,8 @@ def write_store(
     side_files: Callable[[], Mapping[str, bytes]],
     counts: dict[str, int],
     next_step: str,
+    drift: Mapping[str, Any] | None = None,
+    rounding: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Store:
     """Write windows as the store of an identity, and return it.
 
@@ -38,23 +41,27 @@ def write_store(
         counts: what the manifest says of the corpus, as it stands after the last window; windows
             and tokens are added.
         next_step: what to do when there is no window at all.
+        drift: what the manifest says of it, if it is known.
+        rounding: the same.
 
     Raises:
         InputError: there is no window.
         StoreError: the output cannot be written.
     """
     counts |= {"windows": 0, "tokens": 0}
-    # Looked for before there is a directory, which would be left behind.
     windows = _checked_to_be_some(windows, str(output), next_step)
     with StoreWriter.hold(output, identity) as writer:
         if not writer.is_complete:
             _write_side_files(writer, side_files())
+            if drift:
+                write_drift(writer.place, drift)
             num_units = _write_units(writer, windows, counts)
-            writer.commit(num_units, teacher, counts)
+            writer.commit(num_units, teacher, counts, rounding)
     return Store.open(output)
 
 
 def _checked_to_be_some(windows: Iterable[Window], output: str, next_step: str) -> Iterable[Window]:
+    # Looked for before there is a directory, which would be left behind.
     iterator = iter(windows)
     first = next(iterator, None)
     if first is None:

@@ -7,7 +7,7 @@ everything here is an upper bound, found without unpacking more than a page at a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,15 +60,19 @@ class ColumnSize:
 class ParquetPages:
     """The pages of a Parquet file.
 
+    Args:
+        path: of the file, or of a copy that has its footer and what is measured.
+        where: what messages call it, if not by its path.
+
     Raises:
         OSError, ValueError: there is no such file, or it is none.
         LimitError: its footer is larger than it is trusted to be.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, where: str | None = None) -> None:
+        self._where = where or str(path)
         self._content = memoryview(np.memmap(path, np.uint8, "r").data)
-        self.footer = Footer.read(self._content, str(path))
+        self.footer = Footer.read(self._content, self._where)
 
     def declared_bytes(self, names: Sequence[str]) -> int:
         """Return how many bytes of numbers the footer says that some columns have."""
@@ -79,25 +83,37 @@ class ParquetPages:
             for group in self.footer.groups
         )
 
-    def sizes(self, names: Sequence[str]) -> dict[str, ColumnSize]:
+    def ranges(self, names: Sequence[str], group: int) -> list[tuple[int, int]]:
+        """Return where some columns of a row group are.
+
+        Raises:
+            ValueError: column chunks are outside of the file, or those of all row groups overlap.
+        """
+        chosen = self._chosen(names)
+        self._check_chunks(chosen)
+        chunks = [self.footer.groups[group][index] for index in chosen]
+        return [(chunk.start, chunk.stop) for chunk in chunks]
+
+    def sizes(
+        self, names: Sequence[str], row_groups: Sequence[int] | None = None
+    ) -> dict[str, ColumnSize]:
         """Return what reading some columns takes; a column of structures is the sum of its parts.
+
+        Args:
+            names: of the columns.
+            row_groups: that are read; None for all.
 
         Raises:
             ValueError: the pages are not what the footer says.
             LimitError: pages unpack to more than they are trusted with.
         """
         chosen = self._chosen(names)
+        self._check_chunks(chosen)
         leaves = {index: ColumnSize() for index in chosen}
-        read_bytes = 0
-        for number, group in enumerate(self.footer.groups):
+        for number in range(len(self.footer.groups)) if row_groups is None else row_groups:
             for index, size in leaves.items():
-                leaf, chunk = self.footer.leaves[index], group[index]
-                if not 0 <= chunk.start <= chunk.stop <= len(self._content):
-                    raise ValueError("a column chunk outside of the file")
-                read_bytes += chunk.stop - chunk.start
-                if read_bytes > len(self._content):
-                    raise ValueError("column chunks that overlap")
-                where = f"{self._path}, row group {number}, column {leaf.path}"
+                leaf, chunk = self.footer.leaves[index], self.footer.groups[number][index]
+                where = f"{self._where}, row group {number}, column {leaf.path}"
                 size.add(_ChunkPages(where, self._content, chunk, leaf).measure())
                 PAGE_LIMIT.check(where, sum(one.page_bytes for one in leaves.values()))
         sizes = {name: ColumnSize() for name in names}
@@ -106,6 +122,18 @@ class ParquetPages:
             sizes[name].row_bytes += leaves[index].row_bytes
             sizes[name].page_bytes += leaves[index].page_bytes
         return sizes
+
+    def _check_chunks(self, chosen: Iterable[int]) -> None:
+        """Check where the column chunks of all row groups are: a file holds each byte once."""
+        read_bytes = 0
+        for index in chosen:
+            for group in self.footer.groups:
+                chunk = group[index]
+                if not 0 <= chunk.start <= chunk.stop <= len(self._content):
+                    raise ValueError("a column chunk outside of the file")
+                read_bytes += chunk.stop - chunk.start
+                if read_bytes > len(self._content):
+                    raise ValueError("column chunks that overlap")
 
     def _chosen(self, names: Sequence[str]) -> dict[int, str]:
         """Return which columns of the file belong to which name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,3 +72,15 @@ def rounding_of(entries: Iterable[ShardEntry]) -> dict[str, dict[str, float]]:
             own = RoundingError(squares=squares, total=total, largest=largest)
             found[name] = found.get(name, RoundingError()) + own
     return {name: one.to_dict() for name, one in found.items()}
+
+
+def merged_rounding(
+    found: Sequence[Mapping[str, Mapping[str, float]]],
+) -> dict[str, dict[str, float]]:
+    """Return the worst of what stores say of each feature that all of them say something of."""
+    first = found[0]
+    return {
+        name: {number: max(one[name][number] for one in found) for number in first[name]}
+        for name in first
+        if all(name in one for one in found)
+    }

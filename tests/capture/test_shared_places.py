@@ -116,7 +116,9 @@ def test_a_unit_of_a_process_that_is_killed_is_taken_by_another(
     dying = start(drive, config, DyingOnce(tmp_path / "mark"), object_url)
     dying.join()
     assert dying.exitcode == -signal.SIGKILL
-    assert len(place.list("work/workers")) == len(place.list("work/leases")) == 1
+    assert len(place.list("work/workers")) == 1
+    # The unit that it was at, and the next one if that was asked for.
+    assert len(place.list("work/leases")) in (1, 2)
     # What lies there meanwhile has no credentials.
     texts = [content or b"" for content in contents(place).values()]
     assert not [text for text in texts if KEY.encode() in text or SECRET.encode() in text]
@@ -143,7 +145,7 @@ def test_a_process_that_wakes_after_its_lease_changes_nothing(
             assert place.get(path) == content
     # Its shard has the name of the one that is recorded, or of one that nothing names.
     late = [path for path in clean_store(place) if path.startswith("shards/")]
-    assert len(late) == isinstance(teacher, OffTeacher)
+    assert bool(late) == isinstance(teacher, OffTeacher)
     assert by_number(contents(place)) == expected
 
 

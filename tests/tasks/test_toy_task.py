@@ -426,7 +426,7 @@ def test_logits_that_are_no_numbers_are_refused_with_the_document(tmp_path: Path
 def test_stores_of_it_are_merged(store: Store, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     config = toy_config(tmp_path / "b")
-    path = config.corpus.files[0] if isinstance(config.corpus, Corpus) else tmp_path
+    path = Path(config.corpus.files[0]) if isinstance(config.corpus, Corpus) else tmp_path
     path.write_text(path.read_text().replace(" of ", " or "))
     other = build(config, CountingTeacher()).store
     merged = merge_stores([store.root, other.root], tmp_path / "merged")

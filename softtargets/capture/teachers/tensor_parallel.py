@@ -1,7 +1,7 @@
 """A causal language model whose matrices are cut over several processes, as torchrun starts them.
 
-Rank 0 builds. Every other rank follows it: it is told which segments to capture, reads them with
-its part of the model, and throws away what comes out, which is the same on all ranks.
+Rank 0 works. Every other rank follows it: it is told what to read or to capture, does so with its
+part of the model, and throws away what comes out, which is the same on all ranks.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class TensorParallelTeacher(TransformersTeacher):
         device = _own_device(config)
         super().__init__(replace(config, tensor_parallel=None, device=device))
         self.config = config
+        self._is_led = False
+        """Whether all ranks run a method at this moment, and so whatever it calls."""
 
     @property
     def _weight_options(self) -> dict[str, Any]:
@@ -58,8 +60,18 @@ class TensorParallelTeacher(TransformersTeacher):
         Raises:
             TeacherError: they cannot be loaded, or cut over so many processes.
         """
-        self._tell("load")
-        super().load()
+        with self._on_all("load"):
+            super().load()
+
+    def hidden_states(self, input_ids_BL: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states [B, L, D] of sequences, which all ranks read."""
+        with self._on_all("hidden_states", input_ids_BL):
+            return super().hidden_states(input_ids_BL)
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Return the logits [N, V] of hidden states, which all ranks make."""
+        with self._on_all("logits", hidden_ND):
+            return super().logits(hidden_ND)
 
     def capture(self, segments: Sequence[Segment], keep: Keep) -> Selected:
         """Return the targets of segments, which all ranks read.
@@ -67,9 +79,9 @@ class TensorParallelTeacher(TransformersTeacher):
         Raises:
             TeacherError: memory does not suffice. Then ranks may no longer be in step.
         """
-        self._tell("capture", list(segments), keep)
         try:
-            return super().capture(segments, keep)
+            with self._on_all("capture", list(segments), keep):
+                return super().capture(segments, keep)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -102,14 +114,27 @@ class TensorParallelTeacher(TransformersTeacher):
             if what == "stop":
                 break
             try:
-                if what == "load":
-                    super().load()
-                else:
-                    super().capture(*given)
+                getattr(super(), what)(*(self._here(one) for one in given))
             except TeacherError:
                 # Of what was read: rank 0 has the same error, and decides what comes of it.
                 continue
         dist.destroy_process_group()
+
+    def _here(self, given: Any) -> Any:
+        return given.to(self.device) if isinstance(given, torch.Tensor) else given
+
+    @contextmanager
+    def _on_all(self, what: str, *given: Any) -> Iterator[None]:
+        """Have all ranks run a method, unless they run one that has called it here."""
+        if self._is_led:
+            yield
+            return
+        self._tell(what, *(one.cpu() if isinstance(one, torch.Tensor) else one for one in given))
+        self._is_led = True
+        try:
+            yield
+        finally:
+            self._is_led = False
 
     def _tell(self, *words: Any) -> None:
         """Tell the other ranks what to do; they do not speak themselves."""
@@ -136,7 +161,7 @@ def _find_rank(config: TeacherConfig) -> int:
             f"--tensor-parallel {wanted}",
             expected="as many processes of torchrun, two or more",
             found="no torchrun" if found is None else f"{found}",
-            next_step="Run: torchrun --nproc-per-node N -m softtargets build ... "
+            next_step="Run: torchrun --nproc-per-node N -m softtargets COMMAND ... "
             "--tensor-parallel N",
         )
     return int(os.environ["RANK"])
