@@ -10,7 +10,7 @@ from softtargets.store.vocabulary import VOCABULARY_NAME
 
 def file_hashes(manifest: Manifest) -> dict[str, str]:
     """Return the SHA-256 of every file that a manifest lists, shards first, by path."""
-    hashes = {entry.path: entry.sha256 for entry in manifest.shards}
+    hashes = manifest.shards.hashes
     return hashes | {name: entry.sha256 for name, entry in manifest.side_files.items()}
 
 

@@ -7,7 +7,7 @@ is about to record stays. What it would take to go on with a build stays too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,6 @@ from softtargets.places.place import LockGoneError, Place
 from softtargets.store.leases import Leases
 from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
 from softtargets.store.request import read_identity, request_text
-from softtargets.store.shard_table import ShardEntry
 from softtargets.store.unit_records import UnitRecords
 from softtargets.store.work_files import (
     LEFTOVERS,
@@ -80,7 +79,7 @@ def _held(place: Place) -> Iterator[None]:
 
 def _of_store(place: Place, manifest: Manifest) -> Iterator[str]:
     """Find what was left beside a store that is committed."""
-    yield from _superseded(place, manifest.shards)
+    yield from _superseded(place, dict(enumerate(manifest.shards.paths)))
     yield from _files(place, ("", "shards"), LEFTOVERS)
     # Without a request a directory `work` is someone's own. In an object store it is of a process
     # that was thought dead, and went on after the commit.
@@ -90,16 +89,16 @@ def _of_store(place: Place, manifest: Manifest) -> Iterator[str]:
 
 def _of_build(place: Place, identity: Mapping[str, Any]) -> Iterator[str]:
     """Find what was left in a build that is not done."""
-    yield from _superseded(place, UnitRecords(Workplace(place, identity)).all().values())
+    done = UnitRecords(Workplace(place, identity)).all()
+    yield from _superseded(place, {unit: entry.path for unit, entry in done.items()})
     if place.has_locks:
         yield from _files(place, (*WORK_DIRECTORIES, "shards", ""), LEFTOVERS)
     elif place.list(WORKERS):
         yield from Leases(place).left()
 
 
-def _superseded(place: Place, entries: Iterable[ShardEntry]) -> Iterator[str]:
-    """Find shards of units whose entries name others."""
-    named = {entry.unit: entry.path for entry in entries}
+def _superseded(place: Place, named: Mapping[int, str]) -> Iterator[str]:
+    """Find shards of units of which others are named."""
     for path in place.list("shards"):
         found = NAMED_BY_CONTENT.fullmatch(path)
         if found is not None and named.get(int(found[1]), path) != path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,7 +46,7 @@ class CompactedRecords:
         """
         columns = {
             "unit": pa.array([entry.unit for entry in entries], pa.int64()),
-            "record": pa.array([json.dumps(asdict(entry)) for entry in entries], pa.string()),
+            "record": pa.array([json.dumps(entry.to_dict()) for entry in entries], pa.string()),
         }
         metadata = {_FINGERPRINT: self._workplace.fingerprint.encode()}
         sink = pa.BufferOutputStream()

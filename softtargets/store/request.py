@@ -10,7 +10,8 @@ from softtargets.errors import IdentityError, StoreError
 from softtargets.places.place import Place
 from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.json_object import parse_object
-from softtargets.store.manifest import MANIFEST_NAME, check_schema, parse_manifest
+from softtargets.store.json_schemas import check_schema
+from softtargets.store.manifest import MANIFEST_NAME, parse_manifest
 from softtargets.store.versions import WRITTEN_VERSIONS, check_version
 from softtargets.store.work_files import REQUEST
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import MappingProxyType
 from uuid import uuid4
 
@@ -113,7 +113,7 @@ class UnitRecords:
         entry = replace(entry, path=shard_path(entry.unit, entry.sha256))
         self._place.put(entry.path, content)
         own = {_FINGERPRINT: self._workplace.fingerprint, "nonce": uuid4().hex}
-        record = json.dumps(asdict(entry) | own).encode()
+        record = json.dumps(entry.to_dict() | own).encode()
         if not self._workplace.writes_once:
             self._replace(entry.unit, record)
             return entry
@@ -128,7 +128,7 @@ class UnitRecords:
                 found = self.read(entry.unit)
                 if found is None:
                     self._place.put(entry.path, content)
-                    self._replace(entry.unit, json.dumps(asdict(entry)).encode())
+                    self._replace(entry.unit, json.dumps(entry.to_dict()).encode())
                 self._place.delete(lock)
         except LockGoneError as error:
             raise StoreError(

@@ -182,7 +182,7 @@ def _count_problems(store: Store) -> Iterator[Problem]:
 
 def _stray_files(store: Store) -> Iterator[Problem]:
     """Find shards that the manifest does not list."""
-    listed = {entry.path for entry in store.manifest.shards}
+    listed = set(store.manifest.shards.paths)
     try:
         paths = [path.rstrip("/") for path in store.location.list("shards")]
     except SoftTargetsError as error:

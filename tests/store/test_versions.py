@@ -15,7 +15,7 @@ from softtargets.capture import build
 from softtargets.errors import FormatError, IdentityError
 from softtargets.store import Store, verify
 from softtargets.store.fingerprint import fingerprint_of
-from softtargets.store.manifest import check_schema
+from softtargets.store.json_schemas import check_schema
 from softtargets.store.shard import describe_shard
 from softtargets.store.versions import is_newer, upgrade_targets
 from tests.fakes import FakeTeacher, build_config
