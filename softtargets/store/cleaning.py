@@ -15,8 +15,10 @@ from softtargets.places.leftovers import Leftovers
 from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.places.place import LockGoneError, Place
 from softtargets.store.leases import Leases
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, Manifest
+from softtargets.store.opening import read_manifest
 from softtargets.store.request import read_identity, request_text
+from softtargets.store.shard_table_file import other_tables
 from softtargets.store.unit_records import UnitRecords
 from softtargets.store.work_files import (
     LEFTOVERS,
@@ -54,7 +56,7 @@ def clean_store(output: StorePath, *, dry_run: bool = False) -> list[str]:
         if content is None:
             found = _of_build(place, identity)
         else:
-            found = _of_store(place, parse_manifest(content, place.where(MANIFEST_NAME)))
+            found = _of_store(place, read_manifest(place, content))
         paths = sorted(set(found), key=lambda path: (path in _LAST, path))
         if not dry_run:
             place.delete_all([path for path in paths if path not in _LAST])
@@ -81,6 +83,8 @@ def _of_store(place: Place, manifest: Manifest) -> Iterator[str]:
     """Find what was left beside a store that is committed."""
     yield from _superseded(place, dict(enumerate(manifest.shards.paths)))
     yield from _files(place, ("", "shards"), LEFTOVERS)
+    if manifest.shard_table is not None:
+        yield from other_tables(place, manifest.shard_table)
     # Without a request a directory `work` is someone's own. In an object store it is of a process
     # that was thought dead, and went on after the commit.
     if not place.has_locks or place.get(REQUEST) == request_text(manifest.identity):

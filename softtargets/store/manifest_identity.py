@@ -9,7 +9,7 @@ from softtargets.errors import CorruptionError, FormatError, InputError
 from softtargets.limits import Limit
 from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.json_schemas import check_schema
-from softtargets.store.versions import UPGRADE, is_newer, upgrade_identity
+from softtargets.store.versions import UPGRADE, fits_identity, is_newer, upgrade_identity
 from softtargets.targets import TargetSchema
 from softtargets.targets.target_schema import without_own_parts
 from softtargets.texts import shortened
@@ -28,15 +28,17 @@ def checked_identity(data: Mapping[str, Any], version: str, where: str) -> Mappi
             f"({UPGRADE})."
         )
     check_schema(data, "manifest", where, next_step=next_step)
-    identity = upgrade_identity(data["identity"], version)
-    check_schema(identity, "identity", where, field="identity", next_step=next_step)
     written = data["identity"].get("format_version")
-    if written != version:
+    if not fits_identity(version, written, has_shard_table="shard_table" in data):
         raise FormatError(
             f"{where}, field identity.format_version",
-            expected=f"that of the manifest, {shortened(version, 20)}",
+            expected=f"that of the manifest, {shortened(version, 20)}, or, beside a table of "
+            "shards of 1.6 or newer, an older one",
             found=shortened(f"{written!r}", 20),
+            next_step=next_step,
         )
+    identity = upgrade_identity(data["identity"], written)
+    check_schema(identity, "identity", where, field="identity", next_step=next_step)
     _check_targets(identity, where, next_step)
     for name, words in (("output_head", "output head"), ("layers", "layers")):
         if (name in identity["targets"]) != (name in data):

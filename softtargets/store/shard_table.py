@@ -223,7 +223,11 @@ class ShardTable(Sequence[ShardEntry]):
     def repeated(self) -> int | None:
         """Return the first shard whose path is that of one before it."""
         path = self.columns.path
-        if len(pc.unique(path)) == len(path):
+        lengths, is_greater = pc.binary_length(path).to_numpy(), pc.less(path[:-1], path[1:])
+        rises = lengths[:-1] < lengths[1:]
+        rises |= (lengths[:-1] == lengths[1:]) & is_greater.to_numpy(zero_copy_only=False)
+        # Numbered ones rise: a set of a million texts is not needed then.
+        if rises.all() or len(pc.unique(path)) == len(path):
             return None
         firsts = pc.index_in(path, pc.unique(path)).to_numpy()
         return int((np.maximum.accumulate(np.append(-1, firsts[:-1])) >= firsts).argmax())
