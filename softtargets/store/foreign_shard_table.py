@@ -30,13 +30,14 @@ from softtargets.texts import shortened
 
 SHARD_TABLE_BYTES = Limit(
     variable="SOFTTARGETS_MAX_SHARD_TABLE_BYTES",
-    default=1 << 30,
+    default=1 << 29,
     unit="bytes of a table of shards in memory",
 )
 _OBJECT_RATIO = 64
 """How many times its size a JSON text takes as objects, at most: `[],` is a list."""
 _COLUMNS = [*SHARD_TYPES, GROUPS]
-_PATH = r"\Ashards/[A-Za-z0-9_-]{1,240}\.parquet\z"
+_PATH = r"\Ashards/[A-Za-z0-9_-]+\.parquet\z"
+_PATH_BYTES = 255
 _OF_SHARD = {
     "unit": (0, MOST_COUNTED),
     "num_bytes": (1, MOST_COUNTED),
@@ -149,7 +150,7 @@ def _columns(tables: Iterator[pa.Table]) -> ShardColumns:
 
     return ShardColumns(
         **{name: joined(name) for name in _OF_SHARD},
-        path=pa.concat_arrays(parts.pop("path")),
+        path=_one_chunk(pa.chunked_array(parts.pop("path"))),
         sha256=joined("sha256"),
         footer_xxh3=joined("footer_xxh3"),
         run=pa.concat_arrays(run.chunks),
@@ -197,14 +198,17 @@ def _check_values(columns: ShardColumns, where: str) -> None:
     for name, (least, most) in _OF_GROUP.items():
         own = f"{where}, column {GROUPS}.{name}"
         _check_range(columns.groups[name], least, most, own)
+    # A text may be as long as the limit allows, so it is not shown before its length is known.
+    lengths = pc.binary_length(columns.path).to_numpy()
+    _check_range(lengths, 1, _PATH_BYTES, f"{where}, column path", "characters")
     is_path = pc.match_substring_regex(columns.path, _PATH).to_numpy(zero_copy_only=False)
     if not is_path.all():
         row = int(is_path.argmin())
-        found = columns.path.cast(pa.binary())[row].as_py()
+        # It need not be UTF-8.
+        found = columns.path[row].cast(pa.binary()).as_py()
         raise FormatError(
             f"{where}, column path, row {row}",
-            expected="shards/NAME.parquet, of letters, digits, - and _, with at most 255 "
-            "characters",
+            expected="shards/NAME.parquet, of letters, digits, - and _",
             found=shortened(repr(found)),
         )
     runs = columns.run.dictionary
