@@ -20,7 +20,7 @@ from softtargets.hashes import checksum, hash_bytes
 from softtargets.store.codec import decode_tokens
 from softtargets.store.shard import describe_shard
 from softtargets.window import content_hash
-from tests.forgery import forge_manifest, forge_shard
+from tests.forgery import forge_manifest, forge_shard, read_manifest, write_manifest
 
 Damage = Callable[[Path, random.Random], str]
 
@@ -103,8 +103,7 @@ def edit_manifest_field(store: Path, rng: random.Random) -> str:
 
 def forge_bytes(store: Path, rng: random.Random) -> str:
     """Change bytes of a shard, its footer or a side file, and make every checksum right again."""
-    path = store / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_manifest(store)
     forged = _any_file(store, rng)
     content = bytearray(forged.read_bytes())
     footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
@@ -112,6 +111,10 @@ def forge_bytes(store: Path, rng: random.Random) -> str:
     for _ in range(rng.choice((1, 1, 2, 8))):
         content[rng.choice(places)] = rng.randrange(256)
     forged.write_bytes(content)
+    if forged.name == "shards.parquet":
+        entry = {"num_bytes": len(content), "sha256": hash_bytes(bytes(content))}
+        forge_manifest(store, lambda manifest: manifest["shard_table"].update(entry))
+        return forged.name
     if forged.parent == store:
         entry = manifest[{"head": "output_head"}.get(forged.stem, forged.stem)]
     else:
@@ -121,13 +124,13 @@ def forge_bytes(store: Path, rng: random.Random) -> str:
             start = group["offset"]
             group["xxh3"] = checksum(bytes(content[start : start + group["num_bytes"]]))
     entry["sha256"] = hash_bytes(bytes(content))
-    path.write_text(json.dumps(manifest))
+    write_manifest(store, manifest)
     return forged.name
 
 
 def forge_values(store: Path, rng: random.Random) -> str:
     """Put another number into a column, or take an element out, and write the shard anew."""
-    manifest = json.loads((store / "manifest.json").read_text())
+    manifest = read_manifest(store)
     with pq.ParquetFile(store / manifest["shards"][0]["path"]) as file:
         table = file.read_row_group(0)
     names = [
@@ -165,7 +168,7 @@ def forge_targets(store: Path, rng: random.Random) -> str:
         forge_manifest(store, lambda _: None)
     except InputError:  # A number that no identity can have, so the old fingerprint stays.
         return name
-    for unit in range(len(manifest["shards"])):
+    for unit in range(len(read_manifest(store)["shards"])):
         forge_shard(store, lambda table: table, unit)
     return name
 
@@ -197,8 +200,7 @@ def drop(row: int = 0, place: int = -1) -> Change:
 
 def forge_column(store: Path, name: str, change: Change) -> None:
     """Change a column of the first row group; make all checksums and window ids right again."""
-    path = store / "manifest.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_manifest(store)
     entry = manifest["shards"][0]
     shard = store / entry["path"]
     with pq.ParquetFile(shard) as file:
@@ -213,7 +215,7 @@ def forge_column(store: Path, name: str, change: Change) -> None:
     sizes = [(group["num_windows"], group["num_positions"]) for group in entry["row_groups"]]
     described = asdict(describe_shard(content, entry["unit"], sizes, entry["run"]))
     manifest["shards"][0] = described | {"row_groups": list(described["row_groups"])}
-    path.write_text(json.dumps(manifest))
+    write_manifest(store, manifest)
 
 
 def _changed(table: pa.Table, name: str, change: Change) -> pa.Table:

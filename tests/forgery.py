@@ -12,10 +12,33 @@ import pyarrow.parquet as pq
 
 from softtargets.hashes import checksum, hash_bytes
 from softtargets.store.fingerprint import fingerprint_of
+from softtargets.store.foreign_shard_table import decode_shard_table
 from softtargets.store.schema import METADATA_KEY
+from softtargets.store.shard_table import ShardTable
+from softtargets.store.shard_table_file import encode_shard_table
 
 Change = Callable[[Any], None]
 TableChange = Callable[[pa.Table], pa.Table]
+
+
+def read_manifest(store: Path) -> dict[str, Any]:
+    """Return a manifest with its list of shards, wherever that stands."""
+    manifest: dict[str, Any] = json.loads((store / "manifest.json").read_text())
+    if "shard_table" in manifest:
+        content = (store / manifest["shard_table"]["path"]).read_bytes()
+        num_shards = manifest["shard_table"]["num_shards"]
+        shards = decode_shard_table(content, num_shards, str(store))
+        manifest["shards"] = [entry.to_dict() for entry in shards]
+    return manifest
+
+
+def write_manifest(store: Path, manifest: dict[str, Any]) -> None:
+    """Write what `read_manifest` returned."""
+    if "shard_table" in manifest:
+        content = encode_shard_table(ShardTable.from_dicts(manifest.pop("shards")))
+        (store / manifest["shard_table"]["path"]).write_bytes(content)
+        manifest["shard_table"] |= {"num_bytes": len(content), "sha256": hash_bytes(content)}
+    (store / "manifest.json").write_text(json.dumps(manifest))
 
 
 def forge_manifest(store: Path, change: Change) -> None:
@@ -33,7 +56,7 @@ def forge_shard(store: Path, change: TableChange, unit: int = 0, **options: Any)
 
     The store's identity is written in it, whatever became of that.
     """
-    manifest = json.loads((store / "manifest.json").read_text())
+    manifest = read_manifest(store)
     table = change(pq.read_table(store / manifest["shards"][unit]["path"]))
     metadata = {
         "format_version": manifest["format_version"],
@@ -52,21 +75,20 @@ def put_shard(store: Path, content: bytes, unit: int = 0, **counts: int) -> None
     footer_bytes = int.from_bytes(content[-8:-4], "little") + 8
     data = content[:-footer_bytes]
 
-    def change(manifest: dict[str, Any]) -> None:
-        entry = manifest["shards"][unit]
-        [group] = entry["row_groups"][:1]
-        (store / entry["path"]).write_bytes(content)
-        entry |= {
-            "num_bytes": len(content),
-            "sha256": hash_bytes(content),
-            "footer_bytes": footer_bytes,
-            "footer_xxh3": checksum(content[-footer_bytes:]),
-            "row_groups": [
-                {**group, **counts, "offset": 0, "num_bytes": len(data), "xxh3": checksum(data)}
-            ],
-        }
-
-    forge_manifest(store, change)
+    manifest = read_manifest(store)
+    entry = manifest["shards"][unit]
+    [group] = entry["row_groups"][:1]
+    (store / entry["path"]).write_bytes(content)
+    entry |= {
+        "num_bytes": len(content),
+        "sha256": hash_bytes(content),
+        "footer_bytes": footer_bytes,
+        "footer_xxh3": checksum(content[-footer_bytes:]),
+        "row_groups": [
+            {**group, **counts, "offset": 0, "num_bytes": len(data), "xxh3": checksum(data)}
+        ],
+    }
+    write_manifest(store, manifest)
 
 
 def forge_side_file(store: Path, name: str, content: bytes) -> None:

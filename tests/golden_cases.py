@@ -198,6 +198,18 @@ def imported(directory: Path) -> Store:
             return import_lists([path], directory, Axolotl(), stated)
 
 
+def shard_table(directory: Path) -> Store:
+    """Write shards of one and of two row groups, which a table of several row groups lists."""
+    schema = topk_schema(3)
+    windows = _windows(schema, 8, (3, 5, 4, 7, 2, 6, 8))
+    with (
+        patch("softtargets.store.shard_table_file.LISTED_SHARDS", 0),
+        patch("softtargets.store.shard_table_file._ROWS", 2),
+        patch("softtargets.store.shard.ROW_GROUP_WINDOWS", 2),
+    ):
+        return write_store(directory, schema, [windows[:1], windows[1:4], windows[4:]])
+
+
 CASES = {
     "grid-of-fractions": grid_of_fractions,
     "several-row-groups": several_row_groups,
@@ -207,6 +219,7 @@ CASES = {
     "merged": merged,
     "derived": derived,
     "imported": imported,
+    "shard-table": shard_table,
 }
 """What writes each."""
 

@@ -26,7 +26,7 @@ def read_store(root: Path) -> dict[str, np.ndarray]:
     identity = manifest["identity"]
     assert fingerprint(identity) == manifest["fingerprint"]
     windows = []
-    for shard in manifest["shards"]:
+    for shard in list_shards(root, manifest):
         path = root / shard["path"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == shard["sha256"]
         file = pq.ParquetFile(path, page_checksum_verification=True)
@@ -49,6 +49,20 @@ def read_store(root: Path) -> dict[str, np.ndarray]:
     if "vocabulary" in manifest:
         found |= read_vocabulary(root, manifest)
     return found
+
+
+def list_shards(root: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    if "shard_table" not in manifest:
+        listed: list[dict[str, Any]] = manifest["shards"]
+        return listed
+    table = manifest["shard_table"]
+    content = (root / table["path"]).read_bytes()
+    assert len(content) == table["num_bytes"]
+    assert hashlib.sha256(content).hexdigest() == table["sha256"]
+    file = pq.ParquetFile(root / table["path"], page_checksum_verification=True)
+    rows = file.read().to_pylist()
+    assert [row["unit"] for row in rows] == list(range(table["num_shards"]))
+    return [row | {"sha256": row["sha256"].hex(), "run": json.loads(row["run"])} for row in rows]
 
 
 def fingerprint(identity: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ def test_the_code_of_readme_seeing_and_format_runs(workplace: Path) -> None:
     run_block("sh", seeing, workplace)
     for code in code_blocks("README.md", "python"):
         run_block("python", code, workplace)
-    reader, queries = code_blocks("schemas/FORMAT.md", "python")
+    reader, queries, _ = code_blocks("schemas/FORMAT.md", "python")
     ids, *_ = run_block("python", reader, workplace).splitlines()
     targets = next(iter(Store.open(workplace / "my-store"))).targets
     assert ids.startswith(f"{targets.ids_TK[0, :5]}")

@@ -18,6 +18,7 @@ import pytest
 import rfc8785
 
 from softtargets import Store
+from softtargets.store.shard_table import ShardEntry
 from softtargets.targets import temperature_text
 from softtargets.window import Window
 from tests.golden import GOLDEN
@@ -95,7 +96,7 @@ def test_the_first_sample_meets_what_is_hard() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_TAIL_AT_1)
 def test_the_second_sample_asks_every_store_with_a_tail_at_1(name: str) -> None:
-    _, code = blocks("python")
+    _, code, _ = blocks("python")
     files = str(GOLDEN / name / "store" / "shards" / "*.parquet")
     _, printed = run_sample(code.replace("my-store/shards/*.parquet", files))
 
@@ -108,6 +109,13 @@ def test_the_second_sample_asks_every_store_with_a_tail_at_1(name: str) -> None:
     assert least_sure.window_id[:8] in printed
     sources = {window.source for window in STORES[name]}
     assert any(source in printed for source in sources)
+
+
+def test_the_sample_of_the_table_of_shards_lists_them() -> None:
+    [store] = [one for one in STORES.values() if one.manifest.shard_table is not None]
+    code = blocks("python")[2].replace("big-store", str(store.root))
+    found, _ = run_sample(code)
+    assert [ShardEntry.from_dict(one) for one in found["shards"]] == list(store.manifest.shards)
 
 
 def test_the_worked_identity_has_its_hash() -> None:

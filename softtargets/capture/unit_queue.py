@@ -58,7 +58,7 @@ class UnitQueue:
             entry = self._ledger.read_record(unit)
             if entry is not None:
                 if lease is not None:
-                    lease.finish()
+                    lease.end()
                 self._pause = _LEAST_PAUSE
                 self._on_done(entry)
             elif lease is not None:
@@ -88,7 +88,7 @@ class UnitQueue:
 
     def finish(self, entry: ShardEntry) -> None:
         """Note that a unit is written and recorded."""
-        self._leases.pop(entry.unit).finish()
+        self._leases.pop(entry.unit).end()
         self._ledger.note(entry)
 
     def fail(self, unit: int, error: str) -> None:
@@ -101,6 +101,6 @@ class UnitQueue:
             self.failed[unit] = error
 
     def close(self) -> None:
-        """Give back what was given out and is not done; nothing runs any more."""
+        """End; nothing runs any more. Claims count no longer than this process's heartbeat."""
         while self._leases:
-            self._leases.popitem()[1].give_back()
+            self._leases.popitem()[1].end()

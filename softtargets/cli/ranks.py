@@ -44,8 +44,9 @@ def num_ranks(teacher: Teacher) -> int:
     """Return over how many processes a teacher is cut."""
     from softtargets.capture.teachers.tensor_parallel import TensorParallelTeacher
 
-    is_cut = isinstance(teacher, TensorParallelTeacher)
-    return (teacher.config.tensor_parallel or 1) if is_cut else 1
+    if not isinstance(teacher, TensorParallelTeacher):
+        return 1
+    return teacher.config.tensor_parallel or 1
 
 
 def check_one_worker(config: BuildConfig, teacher: Teacher, engine: Engine | None = None) -> None:

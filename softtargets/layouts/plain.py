@@ -32,8 +32,8 @@ from softtargets.layouts.plain_rows import PlainRows, plain_columns
 from softtargets.layouts.plain_table import plain_table
 from softtargets.places.local_files import write_file
 from softtargets.places.open_place import StorePath, place_to_write
+from softtargets.store.json_schemas import check_schema
 from softtargets.store.layer_file import LAYERS_NAME, decode_layers
-from softtargets.store.manifest import check_schema
 from softtargets.store.new_store import write_store
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, encode_output_head
 from softtargets.store.side_file import read_side_file

@@ -57,6 +57,7 @@ def size_text(store: Store) -> str:
         f"{bytes_text(sizes.shards)} in {plural(len(store.manifest.shards), 'shard')}, "
         f"{sizes.shards / store.num_positions:.1f} bytes a target",
         f"{MANIFEST_NAME} {bytes_text(sizes.manifest)}",
+        *(f"{name} {bytes_text(size)}" for name, size in sizes.table.items()),
     ]
     if sizes.fixed:
         files = ", ".join(f"{name} {bytes_text(size)}" for name, size in sizes.fixed.items())

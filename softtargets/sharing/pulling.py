@@ -27,7 +27,7 @@ from softtargets.sharing.repository import Repository
 from softtargets.sharing.shared_files import file_hashes
 from softtargets.store import Store
 from softtargets.store.card import CARD_NAME
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_identity, parse_manifest
 from softtargets.store.opening import PULL_NAME
 
 _LOCK = f"{PULL_NAME}/lock"
@@ -105,8 +105,7 @@ def pull(
     """
     there, tree = Repository.parse(repository, revision, api), Directory(Path(directory))
     commit = there.commit()
-    content = _read_manifest(there, commit)
-    manifest = parse_manifest(content, f"{there.url}/{MANIFEST_NAME}")
+    content, manifest = _read_manifest(there, commit)
     fetched = None
     while fetched is None:
         _check_directory(tree, content, manifest)
@@ -118,7 +117,7 @@ def pull(
     return PullResult.of(tree, commit, fetched)
 
 
-def _read_manifest(there: Repository, commit: str) -> bytes:
+def _read_manifest(there: Repository, commit: str) -> tuple[bytes, Manifest]:
     content = there.read(commit, MANIFEST_NAME)
     if content is None:
         raise StoreError(
@@ -128,7 +127,8 @@ def _read_manifest(there: Repository, commit: str) -> bytes:
             next_step="Check name and revision; a push that was interrupted is continued by the "
             "same 'softtargets push'.",
         )
-    return content
+    where = f"{there.url}/{MANIFEST_NAME}"
+    return content, parse_manifest(content, where, lambda table: there.read(commit, table.path))
 
 
 def _pull_alone(
@@ -163,12 +163,12 @@ def _check_directory(tree: Directory, content: bytes, manifest: Manifest) -> Non
     if finished is not None:
         # Its files would have to be exchanged one by one, under a manifest that is not theirs.
         where = tree.where(MANIFEST_NAME)
-        found = parse_manifest(finished, where).fingerprint
+        _, found = parse_identity(finished, where)
         if finished != content:
             in_other_files = ", in other files" if found == manifest.fingerprint else ""
             raise _other_store(where, manifest, found + in_other_files)
     elif begun is not None:
-        found = parse_manifest(begun, tree.where(_MARK)).fingerprint
+        _, found = parse_identity(begun, tree.where(_MARK))
         if found != manifest.fingerprint:
             raise _other_store(tree.where(_MARK), manifest, found)
     else:

@@ -24,7 +24,7 @@ from softtargets.sharing.repository import Repository
 from softtargets.sharing.shared_files import file_hashes, is_store_file
 from softtargets.store import Store, verify
 from softtargets.store.card import CARD_NAME
-from softtargets.store.manifest import MANIFEST_NAME, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, parse_identity
 
 _COMMIT_FILES = 100
 
@@ -191,18 +191,18 @@ def _has_same_manifest(
     if content is None:
         return False
     try:
-        other = parse_manifest(content, f"{there.url}/{MANIFEST_NAME}")
+        _, other = parse_identity(content, f"{there.url}/{MANIFEST_NAME}")
     except (FormatError, CorruptionError):
         if replace:
             return False
         raise
-    if other.fingerprint == store.fingerprint:
+    if other == store.fingerprint:
         return True
     if not replace:
         raise IdentityError(
             f"{there.url}, fingerprint",
             expected=f"{store.fingerprint}, that of {store.location}, or no store yet",
-            found=other.fingerprint,
+            found=other,
             next_step="Push to another repository or branch, or pass --replace to delete the store "
             "that is there; the history of the repository keeps it.",
         )

@@ -7,7 +7,7 @@ is about to record stays. What it would take to go on with a build stays too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -15,9 +15,10 @@ from softtargets.places.leftovers import Leftovers
 from softtargets.places.open_place import StorePath, place_to_write
 from softtargets.places.place import LockGoneError, Place
 from softtargets.store.leases import Leases
-from softtargets.store.manifest import MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, Manifest
+from softtargets.store.opening import read_manifest
 from softtargets.store.request import read_identity, request_text
-from softtargets.store.shard_table import ShardEntry
+from softtargets.store.shard_table_file import other_tables
 from softtargets.store.turns import lease_path
 from softtargets.store.unit_records import UnitRecords
 from softtargets.store.work_files import (
@@ -56,7 +57,7 @@ def clean_store(output: StorePath, *, dry_run: bool = False) -> list[str]:
         if content is None:
             found = _of_build(place, identity)
         else:
-            found = _of_store(place, parse_manifest(content, place.where(MANIFEST_NAME)))
+            found = _of_store(place, read_manifest(place, content))
         paths = sorted(set(found), key=lambda path: (path in _LAST, path))
         if not dry_run:
             place.delete_all([path for path in paths if path not in _LAST])
@@ -81,8 +82,10 @@ def _held(place: Place) -> Iterator[None]:
 
 def _of_store(place: Place, manifest: Manifest) -> Iterator[str]:
     """Find what was left beside a store that is committed."""
-    yield from _superseded(place, manifest.shards)
+    yield from _superseded(place, dict(enumerate(manifest.shards.paths)))
     yield from _files(place, ("", "shards"), LEFTOVERS)
+    if manifest.shard_table is not None:
+        yield from other_tables(place, manifest.shard_table)
     # Without a request a directory `work` is someone's own. In an object store it is of a process
     # that was thought dead, and went on after the commit.
     if not place.has_locks or place.get(REQUEST) == request_text(manifest.identity):
@@ -92,17 +95,16 @@ def _of_store(place: Place, manifest: Manifest) -> Iterator[str]:
 def _of_build(place: Place, identity: Mapping[str, Any]) -> Iterator[str]:
     """Find what was left in a build that is not done."""
     left = Leases(place).left() if not place.has_locks and place.list(WORKERS) else []
-    entries = UnitRecords(Workplace(place, identity)).all()
-    yield from _superseded(place, entries.values())
+    done = UnitRecords(Workplace(place, identity)).all()
+    yield from _superseded(place, {unit: entry.path for unit, entry in done.items()})
     if place.has_locks:
         yield from _files(place, (*WORK_DIRECTORIES, "shards", ""), LEFTOVERS)
-    done = {lease_path(unit) for unit in entries}
-    yield from (path for path in left if path not in done)
+    kept = {lease_path(unit) for unit in done}
+    yield from (path for path in left if path not in kept)
 
 
-def _superseded(place: Place, entries: Iterable[ShardEntry]) -> Iterator[str]:
-    """Find shards of units whose entries name others."""
-    named = {entry.unit: entry.path for entry in entries}
+def _superseded(place: Place, named: Mapping[int, str]) -> Iterator[str]:
+    """Find shards of units of which others are named."""
     for path in place.list("shards"):
         found = NAMED_BY_CONTENT.fullmatch(path)
         if found is not None and named.get(int(found[1]), path) != path:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,9 +34,9 @@ class CompactedRecords:
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
 
-    def read(self, paths: Collection[str]) -> dict[str, list[ShardEntry]]:
-        """Return the entries of each file among some paths; a file that is damaged has none."""
-        return {path: self._read(path) for path in paths if _NAME.fullmatch(path)}
+    def read(self, paths: Iterable[str]) -> Iterator[tuple[str, list[ShardEntry]]]:
+        """Yield each file among some paths with its entries; a file that is damaged has none."""
+        return ((path, self._read(path)) for path in paths if _NAME.fullmatch(path))
 
     def write(self, entries: Sequence[ShardEntry]) -> None:
         """Copy the entries of units that are recorded.
@@ -47,7 +46,7 @@ class CompactedRecords:
         """
         columns = {
             "unit": pa.array([entry.unit for entry in entries], pa.int64()),
-            "record": pa.array([json.dumps(asdict(entry)) for entry in entries], pa.string()),
+            "record": pa.array([json.dumps(entry.to_dict()) for entry in entries], pa.string()),
         }
         metadata = {_FINGERPRINT: self._workplace.fingerprint.encode()}
         sink = pa.BufferOutputStream()

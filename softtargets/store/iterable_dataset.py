@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from softtargets.layouts.plain_table import plain_table
-from softtargets.store.shard_table import RowGroupRef
+from softtargets.store.row_group_table import RowGroupRef
 from softtargets.store.stored_windows import StoredWindows
 
 if TYPE_CHECKING:

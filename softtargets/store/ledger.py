@@ -16,6 +16,8 @@ While a store is being built its place holds
     work/records/compacted-HASH.parquet  copies of many of these
     work/records/unit-N.lock   held by a process while it writes the two, where there are locks
     shards/unit-N.parquet      the shards; in places without locks unit-N-HASH.parquet
+    shards.parquet             the list of very many shards; in places without locks
+                               shards-HASH.parquet
     README.md                  the card, written just before the manifest
     manifest.json              written when every unit has a record; then `work` is removed
 
@@ -41,12 +43,13 @@ from softtargets.store.layer_file import LAYERS_NAME, commit_layers
 from softtargets.store.manifest import MANIFEST_NAME, Manifest
 from softtargets.store.opening import find_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, commit_output_head
-from softtargets.store.rounding import rounding_of, without_rounding
-from softtargets.store.shard_table import ShardEntry, ShardTable
+from softtargets.store.recorded_shards import RecordedShards
+from softtargets.store.shard_table import ShardEntry
+from softtargets.store.shard_table_file import commit_shard_table, other_tables
 from softtargets.store.side_file import SideFile, commit_side_file
 from softtargets.store.turns import Turns
 from softtargets.store.unit_records import UnitRecords
-from softtargets.store.versions import version_of
+from softtargets.store.versions import manifest_version
 from softtargets.store.vocabulary import VOCABULARY_NAME
 from softtargets.store.work_files import WORKERS_LOCK
 from softtargets.store.workplace import Workplace
@@ -202,6 +205,9 @@ class Ledger:
             if not (self._workplace.writes_once and self.is_complete):
                 raise
             manifest = self._committed()
+        if manifest.shard_table is not None:
+            # Those of commits that came to nothing: no other manifest can be written any more.
+            self.place.delete_all(other_tables(self.place, manifest.shard_table))
         self._workplace.clean()
         return manifest
 
@@ -212,29 +218,29 @@ class Ledger:
         corpus: Mapping[str, int],
         rounding: Mapping[str, Mapping[str, float]],
     ) -> Manifest:
-        entries = self.recorded()
-        missing = [unit for unit in range(num_units) if unit not in entries]
-        if missing:
+        found = RecordedShards.of(self._records.each(compacts=True), num_units)
+        if found.missing:
             raise StoreError(
                 str(self.place),
                 expected=f"all of {num_units} units done",
-                found=f"{len(missing)} missing: {_ranges_text(missing)}",
+                found=f"{len(found.missing)} missing: {_ranges_text(found.missing)}",
                 next_step="Run the same 'softtargets build' command again, without --unit-range or "
                 "with one that has them.",
             )
-        done = [entries[unit] for unit in range(num_units)]
+        table = commit_shard_table(self.place, found.shards)
         manifest = Manifest(
             identity=self.identity,
             fingerprint=self.fingerprint,
-            format_version=version_of(self.targets),
+            format_version=manifest_version(self.targets, has_shard_table=table is not None),
             teacher=teacher,
             corpus=corpus,
-            shards=ShardTable.of(without_rounding(entry) for entry in done),
+            shards=found.shards,
+            shard_table=table,
             created_by=f"softtargets {version('softtargets')}, pyarrow {version('pyarrow')}",
             output_head=self._commit_output_head(),
             layers=self._commit_layers(),
             vocabulary=self._commit_vocabulary(),
-            rounding=rounding_of(done) or rounding,
+            rounding=found.rounding or rounding,
             drift=read_drift(self.place),
         )
         self._workplace.remove_leftovers()

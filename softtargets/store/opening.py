@@ -5,7 +5,9 @@ from __future__ import annotations
 from softtargets.errors import StoreError
 from softtargets.places.directory import Directory
 from softtargets.places.place import Place
+from softtargets.places.ranges import check_size
 from softtargets.store.manifest import MANIFEST_BYTES, MANIFEST_NAME, Manifest, parse_manifest
+from softtargets.store.shard_table_file import ShardTableFile
 
 PULL_NAME = ".pull"
 """Directory within a store's, where what is pulled from the Hub arrives."""
@@ -25,7 +27,24 @@ def find_manifest(place: Place) -> Manifest:
     content = place.get(MANIFEST_NAME)
     if content is None:
         raise _no_manifest(place)
-    return parse_manifest(content, where)
+    return read_manifest(place, content)
+
+
+def read_manifest(place: Place, content: bytes) -> Manifest:
+    """Return a manifest of a known content, with the table of shards beside it if it has one.
+
+    Raises:
+        FormatError: it is of an unknown version or malformed, or the table is.
+        LimitError: the table is larger than it is trusted to be.
+        CorruptionError: it was edited, or the table is missing or another.
+        StoreError: the place cannot be reached.
+    """
+
+    def read_table(table: ShardTableFile) -> bytes | None:
+        check_size(place.where(table.path), table.num_bytes, place.size(table.path))
+        return place.get(table.path, table.sha256)
+
+    return parse_manifest(content, place.where(MANIFEST_NAME), read_table)
 
 
 def _no_manifest(place: Place) -> StoreError:

@@ -10,7 +10,8 @@ from softtargets.errors import IdentityError, StoreError
 from softtargets.places.place import Place
 from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.json_object import parse_object
-from softtargets.store.manifest import MANIFEST_NAME, check_schema, parse_manifest
+from softtargets.store.json_schemas import check_schema
+from softtargets.store.manifest import MANIFEST_NAME, parse_identity
 from softtargets.store.versions import WRITTEN_VERSIONS, check_version
 from softtargets.store.work_files import REQUEST
 
@@ -66,7 +67,7 @@ def read_identity(place: Place) -> Mapping[str, Any]:
     """
     manifest = place.get(MANIFEST_NAME)
     if manifest is not None:
-        return parse_manifest(manifest, place.where(MANIFEST_NAME)).identity
+        return parse_identity(manifest, place.where(MANIFEST_NAME))[0]
     request = read_request_of(place)
     if request is None:
         raise StoreError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,14 +65,30 @@ def without_rounding(entry: ShardEntry) -> ShardEntry:
     return replace(entry, run={name: one for name, one in entry.run.items() if name != _KEY})
 
 
-def rounding_of(entries: Iterable[ShardEntry]) -> dict[str, dict[str, float]]:
-    """Return the errors of all units together, by feature, as the manifest has them."""
-    found: dict[str, RoundingError] = {}
-    for entry in entries:
-        for name, (squares, total, largest) in entry.run.get(_KEY, {}).items():
-            own = RoundingError(squares=squares, total=total, largest=largest)
-            found[name] = found.get(name, RoundingError()) + own
-    return {name: one.to_dict() for name, one in found.items()}
+class RoundingSums:
+    """The errors of all units together, by feature, whichever order the units come in."""
+
+    def __init__(self) -> None:
+        self._units: dict[str, array[int]] = {}
+        self._errors: dict[str, array[float]] = {}
+
+    def add(self, entry: ShardEntry) -> None:
+        """Add what the record of a unit has."""
+        for name, errors in entry.run.get(_KEY, {}).items():
+            self._units.setdefault(name, array("q")).append(entry.unit)
+            self._errors.setdefault(name, array("d")).extend(errors)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Return what the manifest has: the same numbers, to the last bit, whatever the order."""
+        found = {}
+        for name in sorted(self._units, key=lambda name: min(self._units[name])):
+            order = np.argsort(np.frombuffer(self._units[name], np.int64))
+            errors = np.frombuffer(self._errors[name], np.float64).reshape(-1, 3)[order]
+            # One after the other: `sum` adds in pairs.
+            squares, total, _ = errors.cumsum(axis=0)[-1].tolist()
+            largest = float(errors[:, 2].max())
+            found[name] = RoundingError(squares=squares, total=total, largest=largest).to_dict()
+        return found
 
 
 def merged_rounding(

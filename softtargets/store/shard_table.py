@@ -1,8 +1,8 @@
 """The shards of a manifest and their row groups, kept as columns.
 
-A store may have tens of thousands of shards: an object for each would take longer to make, and more
-memory in every worker process, than all that a loader holds besides. An entry is made when it is
-asked for.
+A store may have millions of shards: an object for each would take longer to make, and more memory
+in every worker process, than all that a loader holds besides. An entry is made when it is asked
+for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow.compute as pc
 
-Numbers = npt.NDArray[np.int64]
+from softtargets.store.row_group_table import RowGroupTable
+from softtargets.store.shard_columns import ShardCollector, ShardColumns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,44 +67,46 @@ class ShardEntry:
         groups = tuple(RowGroup(**_known(RowGroup, group)) for group in data["row_groups"])
         return cls(**{**_known(cls, data), "row_groups": groups})
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        groups = [_fields(group) for group in self.row_groups]
+        return _fields(self) | {"row_groups": groups}
+
 
 def _known(kind: type[RowGroup | ShardEntry], data: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: data[field.name] for field in dataclasses.fields(kind)}
+    return {name: data[name] for name in _NAMES[kind]}
+
+
+def _fields(one: RowGroup | ShardEntry) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in _NAMES[type(one)]}
+
+
+_NAMES = {
+    kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in (RowGroup, ShardEntry)
+}
 
 
 class ShardTable(Sequence[ShardEntry]):
-    """The entries of all shards, in the order of the corpus.
+    """The entries of all shards, in the order of the corpus."""
 
-    Args:
-        entries: in their JSON form, already checked against the manifest's JSON Schema.
-    """
-
-    def __init__(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        groups = [group for entry in entries for group in entry["row_groups"]]
-        runs = [json.dumps(entry["run"], sort_keys=True) for entry in entries]
-        # A few ways of running are shared by all.
-        numbers = {run: number for number, run in enumerate(dict.fromkeys(runs))}
-        self._runs = [json.loads(run) for run in numbers]
-        self._run_numbers = np.array([numbers[run] for run in runs], np.int32)
-        self._shards = {
-            name: _numbers(entries, name) for name in ("unit", "num_bytes", "footer_bytes")
-        }
-        self._texts = {name: _texts(entries, name) for name in ("path", "sha256", "footer_xxh3")}
-        self._groups = {
-            name: _numbers(groups, name)
-            for name in ("num_windows", "num_positions", "offset", "num_bytes")
-        }
-        self._group_xxh3 = _texts(groups, "xxh3")
-        sizes = [len(entry["row_groups"]) for entry in entries]
-        self._firsts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    def __init__(self, columns: ShardColumns) -> None:
+        self.columns = columns
 
     @classmethod
     def of(cls, entries: Iterable[ShardEntry]) -> ShardTable:
         """Return a table of some entries."""
-        return cls([dataclasses.asdict(entry) for entry in entries])
+        return cls.from_dicts(entry.to_dict() for entry in entries)
+
+    @classmethod
+    def from_dicts(cls, entries: Iterable[Mapping[str, Any]]) -> ShardTable:
+        """Return a table of entries in their JSON form, already checked against the schema."""
+        collector = ShardCollector()
+        for entry in entries:
+            collector.add(entry)
+        return cls(collector.columns())
 
     def __len__(self) -> int:
-        return len(self._run_numbers)
+        return len(self.columns)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ShardTable) and tuple(self) == tuple(other)
@@ -117,66 +120,78 @@ class ShardTable(Sequence[ShardEntry]):
     def __getitem__(self, index: int | slice) -> ShardEntry | tuple[ShardEntry, ...]:
         if isinstance(index, slice):
             return tuple(self[at] for at in range(*index.indices(len(self))))
-        at = range(len(self))[index]
-        rows = range(int(self._firsts[at]), int(self._firsts[at + 1]))
-        numbers = {name: int(column[at]) for name, column in self._shards.items()}
-        texts = {name: bytes(column[at]).decode() for name, column in self._texts.items()}
+        at, own = range(len(self))[index], self.columns
+        rows = range(int(own.first_groups[at]), int(own.first_groups[at + 1]))
         return ShardEntry(
-            unit=numbers["unit"],
-            path=texts["path"],
-            num_bytes=numbers["num_bytes"],
-            sha256=texts["sha256"],
-            footer_bytes=numbers["footer_bytes"],
-            footer_xxh3=texts["footer_xxh3"],
+            unit=int(own.unit[at]),
+            path=own.path[at].as_py(),
+            num_bytes=int(own.num_bytes[at]),
+            sha256=own.sha256[at].tobytes().hex(),
+            footer_bytes=int(own.footer_bytes[at]),
+            footer_xxh3=own.footer_xxh3[at].tobytes().hex(),
             row_groups=tuple(self._row_group(row) for row in rows),
-            run=self._runs[int(self._run_numbers[at])],
+            run=json.loads(own.run[at].as_py()),
         )
 
     def _row_group(self, row: int) -> RowGroup:
         return RowGroup(
-            **{name: int(column[row]) for name, column in self._groups.items()},
-            xxh3=bytes(self._group_xxh3[row]).decode(),
+            **{name: int(column[row]) for name, column in self.columns.groups.items()},
+            xxh3=self.columns.group_xxh3[row].tobytes().hex(),
         )
+
+    @property
+    def paths(self) -> list[str]:
+        """Return the paths of all shards."""
+        found: list[str] = self.columns.path.to_pylist()
+        return found
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of every shard by its path."""
+        return {
+            path: own.hex()
+            for path, own in zip(self.paths, map(bytes, self.columns.sha256), strict=True)
+        }
 
     @property
     def num_windows(self) -> int:
         """Return the number of windows of all shards."""
-        return int(self._groups["num_windows"].sum())
+        return int(self.columns.groups["num_windows"].sum())
 
     @property
     def num_positions(self) -> int:
         """Return the number of targets of all shards."""
-        return int(self._groups["num_positions"].sum())
+        return int(self.columns.groups["num_positions"].sum())
 
     @property
     def num_bytes(self) -> int:
         """Return the size of all shards."""
-        return int(self._shards["num_bytes"].sum())
+        return int(self.columns.num_bytes.sum())
 
     @property
     def most_windows(self) -> int:
         """Return the number of windows of the row group that has most."""
-        return int(self._groups["num_windows"].max())
+        return int(self.columns.groups["num_windows"].max())
 
     @property
     def sum_of_positions(self) -> float:
         """Return `num_positions`, about, also where it is no number of 64 bits."""
-        return float(self._groups["num_positions"].sum(dtype=np.float64))
+        return float(self.columns.groups["num_positions"].sum(dtype=np.float64))
 
     @property
     def largest_read(self) -> int:
         """Return the size of the largest row group and of the largest footer together."""
-        largest = (self._groups["num_bytes"].max(), self._shards["footer_bytes"].max())
+        largest = (self.columns.groups["num_bytes"].max(), self.columns.footer_bytes.max())
         return int(sum(largest))
 
     @property
     def row_groups(self) -> RowGroupTable:
         """Return where all row groups are."""
-        num_windows = self._groups["num_windows"]
-        sizes = np.diff(self._firsts)
+        num_windows, firsts = self.columns.groups["num_windows"], self.columns.first_groups
+        sizes = np.diff(firsts)
         return RowGroupTable(
             shards=np.repeat(np.arange(len(self)), sizes),
-            groups=np.arange(len(num_windows)) - np.repeat(self._firsts[:-1], sizes),
+            groups=np.arange(len(num_windows)) - np.repeat(firsts[:-1], sizes),
             num_windows=num_windows,
         )
 
@@ -185,15 +200,14 @@ class ShardTable(Sequence[ShardEntry]):
 
         Row groups follow each other from the start of the file, and the footer follows them.
         """
-        starts, sizes = self._firsts[:-1], self._groups["num_bytes"]
-        ends = np.concatenate([[0], np.cumsum(sizes)])
-        own_starts = np.repeat(ends[starts], np.diff(self._firsts))
-        is_apart = self._groups["offset"] != ends[:-1] - own_starts
+        own, firsts = self.columns, self.columns.first_groups
+        ends = np.concatenate([[0], np.cumsum(own.groups["num_bytes"])])
+        own_starts = np.repeat(ends[firsts[:-1]], np.diff(firsts))
+        is_apart = own.groups["offset"] != ends[:-1] - own_starts
         num_apart = np.concatenate([[0], np.cumsum(is_apart)])
-        covered = np.diff(ends[self._firsts]) + self._shards["footer_bytes"]
-        is_wrong = np.diff(num_apart[self._firsts]) > 0
-        is_wrong |= self._shards["unit"] != np.arange(len(self))
-        is_wrong |= covered != self._shards["num_bytes"]
+        is_wrong = np.diff(num_apart[firsts]) > 0
+        is_wrong |= own.unit != np.arange(len(self))
+        is_wrong |= np.diff(ends[firsts]) + own.footer_bytes != own.num_bytes
         return int(is_wrong.argmax()) if is_wrong.any() else None
 
     def crowded(self) -> int | None:
@@ -201,67 +215,22 @@ class ShardTable(Sequence[ShardEntry]):
 
         Each is another 128 bits of a hash, which nothing compresses.
         """
-        is_small = self._groups["num_bytes"] < 16 * self._groups["num_windows"]
+        groups = self.columns.groups
+        is_small = groups["num_bytes"] < 16 * groups["num_windows"]
         group = int(is_small.argmax())
         return self._shard_of(group) if is_small[group] else None
 
+    def repeated(self) -> int | None:
+        """Return the first shard whose path is that of one before it."""
+        path = self.columns.path
+        lengths, is_greater = pc.binary_length(path).to_numpy(), pc.less(path[:-1], path[1:])
+        rises = lengths[:-1] < lengths[1:]
+        rises |= (lengths[:-1] == lengths[1:]) & is_greater.to_numpy(zero_copy_only=False)
+        # Numbered ones rise: a set of a million texts is not needed then.
+        if rises.all() or len(pc.unique(path)) == len(path):
+            return None
+        firsts = pc.index_in(path, pc.unique(path)).to_numpy()
+        return int((np.maximum.accumulate(np.append(-1, firsts[:-1])) >= firsts).argmax())
+
     def _shard_of(self, row: int) -> int:
-        return int(np.searchsorted(self._firsts, row, side="right")) - 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowGroupRef:
-    """Where a row group lies: what the loader shuffles and reads."""
-
-    shard: int
-    group: int
-    first_window: int
-    """Place of its first window in the order of the corpus."""
-    num_windows: int
-
-
-class RowGroupTable(Sequence[RowGroupRef]):
-    """Where row groups lie, in the order of the corpus.
-
-    Args:
-        shards: of each, which shard it is in.
-        groups: and which of its row groups it is.
-        num_windows: that it has, or that are chosen of it.
-    """
-
-    def __init__(self, *, shards: Numbers, groups: Numbers, num_windows: Numbers) -> None:
-        self.shards, self.groups, self.num_windows = shards, groups, num_windows
-        self.first_windows: Numbers = np.cumsum(num_windows) - num_windows
-
-    def __len__(self) -> int:
-        return len(self.num_windows)
-
-    @overload
-    def __getitem__(self, index: int) -> RowGroupRef: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> tuple[RowGroupRef, ...]: ...
-
-    def __getitem__(self, index: int | slice) -> RowGroupRef | tuple[RowGroupRef, ...]:
-        if isinstance(index, slice):
-            return tuple(self[at] for at in range(*index.indices(len(self))))
-        at = range(len(self))[index]
-        return RowGroupRef(
-            shard=int(self.shards[at]),
-            group=int(self.groups[at]),
-            first_window=int(self.first_windows[at]),
-            num_windows=int(self.num_windows[at]),
-        )
-
-    def at(self, place: int) -> int:
-        """Return the number of the row group that a window's place lies in."""
-        return int(np.searchsorted(self.first_windows, place, side="right")) - 1
-
-
-def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> Numbers:
-    return np.array([row[name] for row in rows], np.int64)
-
-
-def _texts(rows: Sequence[Mapping[str, Any]], name: str) -> npt.NDArray[np.bytes_]:
-    """Return texts; the JSON Schema allows nothing but ASCII."""
-    return np.array([row[name].encode() for row in rows], np.bytes_)
+        return int(np.searchsorted(self.columns.first_groups, row, side="right")) - 1

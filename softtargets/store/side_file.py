@@ -35,7 +35,15 @@ def read_side_file(place: Place, name: str, entry: SideFile) -> bytes:
     """
     where = place.where(name)
     check_size(where, entry.num_bytes, place.size(name))
-    content = place.get(name, entry.sha256)
+    return checked_content(where, place.get(name, entry.sha256), entry)
+
+
+def checked_content(where: str, content: bytes | None, entry: SideFile) -> bytes:
+    """Return a file's content, checked to be the one that the manifest means.
+
+    Raises:
+        CorruptionError: it is missing or another.
+    """
     if content is None or hash_bytes(content) != entry.sha256:
         raise CorruptionError(
             where,

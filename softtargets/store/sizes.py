@@ -17,7 +17,9 @@ class StoreSizes:
     shards: int
     """Grows with the targets."""
     manifest: int
-    """Grows with shards and row groups."""
+    """Grows with shards and row groups, unless a table lists them."""
+    table: Mapping[str, int]
+    """By name, the table of shards, if there is one."""
     fixed: Mapping[str, int]
     """By name, what is as large for ten windows as for a million: vocabulary, output head, card."""
 
@@ -29,7 +31,7 @@ class StoreSizes:
     @property
     def files(self) -> dict[str, int]:
         """Return the bytes by file, the shards as one, in the order in which they are named."""
-        return {"shards": self.shards, MANIFEST_NAME: self.manifest, **self.fixed}
+        return {"shards": self.shards, MANIFEST_NAME: self.manifest, **self.table, **self.fixed}
 
 
 def store_sizes(store: Store) -> StoreSizes:
@@ -40,11 +42,13 @@ def store_sizes(store: Store) -> StoreSizes:
     """
     manifest, location = store.manifest, store.location
     fixed = {name: entry.num_bytes for name, entry in manifest.side_files.items()}
+    table = manifest.shard_table
     card_bytes = location.size(CARD_NAME)
     if card_bytes is not None:
         fixed[CARD_NAME] = card_bytes
     return StoreSizes(
         shards=store.num_bytes,
+        table={} if table is None else {table.path: table.num_bytes},
         manifest=location.size(MANIFEST_NAME) or 0,
         fixed=fixed,
     )

@@ -22,8 +22,8 @@ from softtargets.store.chosen_windows import check_sources, choose_held_out
 from softtargets.store.fingerprint import fingerprint_of
 from softtargets.store.opening import find_manifest
 from softtargets.store.output_head import OUTPUT_HEAD_NAME, decode_output_head
+from softtargets.store.row_group_table import RowGroupRef, RowGroupTable
 from softtargets.store.shard_reader import ShardReader
-from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.store.side_file import read_side_file
 from softtargets.store.stored_windows import StoredWindows
 from softtargets.store.vocabulary import VOCABULARY_NAME, decode_vocabulary

@@ -15,8 +15,8 @@ from softtargets.places.place import Place
 from softtargets.places.ranges import PlainFile
 from softtargets.store.manifest import Manifest
 from softtargets.store.row import Row
+from softtargets.store.row_group_table import RowGroupRef, RowGroupTable
 from softtargets.store.shard_reader import ShardReader
-from softtargets.store.shard_table import RowGroupRef, RowGroupTable
 from softtargets.window import Window
 
 

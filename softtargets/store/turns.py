@@ -23,10 +23,10 @@ class Lease:
 
     is_first: bool
     """Whether no other process can have done it."""
-    finish: Callable[[], None] = _nothing
-    """Called when it is done."""
+    end: Callable[[], None] = _nothing
+    """Called when it is done, or when this process works no more and it may be done."""
     give_back: Callable[[], None] = _nothing
-    """Called when it is not, and others may have it."""
+    """Called when it is not done, and others may have it."""
 
 
 class Turns:
@@ -97,7 +97,7 @@ class Turns:
             held.enter_context(self._workplace.place.lock(path))
         except BusyError:
             return None
-        return Lease(is_first=False, finish=held.close, give_back=held.close)
+        return Lease(is_first=False, end=held.close, give_back=held.close)
 
     def holder(self, unit: int) -> str:
         """Return which process holds a unit, or held it last."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from uuid import uuid4
 
@@ -47,7 +47,11 @@ class UnitRecords:
         return self._workplace.place
 
     def all(self, *, compacts: bool = False) -> dict[int, ShardEntry]:
-        """Return the manifest entries of the units that are done.
+        """Return the manifest entries of the units that are done; see `each`."""
+        return {entry.unit: entry for entry in self.each(compacts=compacts)}
+
+    def each(self, *, compacts: bool = False) -> Iterator[ShardEntry]:
+        """Yield the manifest entries of the units that are done, each once, in any order.
 
         Args:
             compacts: copy records into one file, if many were read one by one.
@@ -56,17 +60,22 @@ class UnitRecords:
         units = {int(found[1]): path for path in paths if (found := _RECORD.fullmatch(path))}
         # Listed after the records: a shard is there before its record.
         sizes = self._place.sizes("shards") if units else {}
-        done = {
-            entry.unit: entry
-            for entry in self._copied(paths, units, removes=compacts)
-            if self._has_shard(entry, sizes)
-        }
-        left = [path for unit, path in units.items() if unit not in done]
-        read = [entry for path in left if (entry := self._read(path, sizes)) is not None]
-        if compacts:
-            for start in range(0, len(read) - COMPACTED_UNITS + 1, COMPACTED_UNITS):
-                self._compacted.write(read[start : start + COMPACTED_UNITS])
-        return done | {entry.unit: entry for entry in read}
+        done = set[int]()
+        for entry in self._copied(paths, units, removes=compacts):
+            if entry.unit not in done and self._has_shard(entry, sizes):
+                done.add(entry.unit)
+                yield entry
+        read: list[ShardEntry] = []
+        for path in (path for unit, path in units.items() if unit not in done):
+            own = self._read(path, sizes)
+            if own is None:
+                continue
+            yield own
+            read.append(own)
+            if len(read) == COMPACTED_UNITS:
+                if compacts:
+                    self._compacted.write(read)
+                read.clear()
 
     def note(self, entry: ShardEntry) -> None:
         """Note that a unit is recorded; of many the records are copied into one file.
@@ -81,19 +90,17 @@ class UnitRecords:
 
     def _copied(
         self, paths: Iterable[str], units: Mapping[int, str], *, removes: bool
-    ) -> list[ShardEntry]:
-        """Return what copies say of records that are there.
+    ) -> Iterator[ShardEntry]:
+        """Yield what copies say of records that are there.
 
         Somebody may have removed a record, so that its unit is run again. A file with its copy
         would then say what was before, so none of it counts.
         """
-        entries = []
-        for path, own in self._compacted.read(list(paths)).items():
+        for path, own in self._compacted.read(paths):
             if all(entry.unit in units for entry in own):
-                entries += own
+                yield from own
             elif removes:
                 self._place.delete(path)
-        return entries
 
     def read(self, unit: int) -> ShardEntry | None:
         """Return the manifest entry of a unit, or None when it is not done."""
@@ -113,7 +120,7 @@ class UnitRecords:
         entry = replace(entry, path=shard_path(entry.unit, entry.sha256))
         self._place.put(entry.path, content)
         own = {_FINGERPRINT: self._workplace.fingerprint, "nonce": uuid4().hex}
-        record = json.dumps(asdict(entry) | own).encode()
+        record = json.dumps(entry.to_dict() | own).encode()
         if not self._workplace.writes_once:
             self._replace(entry.unit, record)
             return entry
@@ -128,7 +135,7 @@ class UnitRecords:
                 found = self.read(entry.unit)
                 if found is None:
                     self._place.put(entry.path, content)
-                    self._replace(entry.unit, json.dumps(asdict(entry)).encode())
+                    self._replace(entry.unit, json.dumps(entry.to_dict()).encode())
                 self._place.delete(lock)
         except LockGoneError as error:
             raise StoreError(

@@ -18,7 +18,8 @@ from softtargets.store.manifest import MANIFEST_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
 from softtargets.store.shard_reader import ShardReader
 from softtargets.store.shard_table import RowGroup, ShardEntry
-from softtargets.store.side_file import SideFile
+from softtargets.store.shard_table_file import other_tables
+from softtargets.store.side_file import SideFile, read_side_file
 from softtargets.store.store import Store
 from softtargets.store.stored_layers import read_layers
 from softtargets.store.vocabulary import VOCABULARY_NAME
@@ -116,6 +117,11 @@ def _side_problems(store: Store, fast: bool) -> Iterator[Problem]:
         yield from _file_problems(store, VOCABULARY_NAME, vocabulary, look)
         if not fast:
             yield from _vocabulary_problems(store)
+    table = manifest.shard_table
+    if table is not None:
+        # It was read when the store was opened, which may be long ago.
+        again = partial(read_side_file, store.location, table.path, table)
+        yield from _file_problems(store, table.path, table, None if fast else again)
     for name in (OUTPUT_HEAD_NAME, LAYERS_NAME, VOCABULARY_NAME):
         if name not in manifest.side_files:
             yield from _unnamed_file(store, name)
@@ -181,10 +187,11 @@ def _count_problems(store: Store) -> Iterator[Problem]:
 
 
 def _stray_files(store: Store) -> Iterator[Problem]:
-    """Find shards that the manifest does not list."""
-    listed = {entry.path for entry in store.manifest.shards}
+    """Find shards that the manifest does not list, and tables of shards that it does not name."""
+    listed, table = set(store.manifest.shards.paths), store.manifest.shard_table
     try:
         paths = [path.rstrip("/") for path in store.location.list("shards")]
+        paths += [] if table is None else other_tables(store.location, table)
     except SoftTargetsError as error:
         yield _problem(error)
         return
@@ -192,9 +199,10 @@ def _stray_files(store: Store) -> Iterator[Problem]:
         if path.endswith(".parquet") and path not in listed:
             where = store.location.where(path)
             found = "another file"
-            if NAMED_BY_CONTENT.fullmatch(path):
+            if NAMED_BY_CONTENT.fullmatch(path) or not path.startswith("shards/"):
                 found = "one of a process that came late, which 'softtargets clean' removes"
-            yield Problem(where=where, expected="a shard of the manifest", found=found)
+            expected = "a shard of the manifest, or its table"
+            yield Problem(where=where, expected=expected, found=found)
 
 
 class _HashedFile:

@@ -14,7 +14,7 @@ from softtargets.errors import FormatError
 from softtargets.targets import DEFAULT_CONVENTION, LAST_HIDDEN, TargetSchema
 from softtargets.texts import shortened
 
-FORMAT_VERSION = "1.5"
+FORMAT_VERSION = "1.6"
 """The newest that is known here, see `version_of`."""
 _WRITTEN = "1.3"
 """The oldest that is still written."""
@@ -27,6 +27,10 @@ _ADDED = {
 }  # fmt: skip
 """What of `_used` later versions have added."""
 WRITTEN_VERSIONS = (_WRITTEN, *_ADDED)
+"""Of identities."""
+_SHARD_TABLE = "1.6"
+"""Of a manifest whose shards a table lists. The identity keeps its own version: the number of
+shards is no part of it."""
 _FIRST_CANONICAL = "3"
 """The minor version since which fingerprints are of canonical JSON."""
 
@@ -71,6 +75,19 @@ def _used(targets: TargetSchema) -> set[str]:
             f"output_head of {one.rows}" for one in targets.features if one.name == LAST_HIDDEN
         }
     return used
+
+
+def manifest_version(targets: TargetSchema, *, has_shard_table: bool) -> str:
+    """Return the version that the manifest of a store is written in."""
+    return _SHARD_TABLE if has_shard_table else version_of(targets)
+
+
+def fits_identity(version: str, written: object, *, has_shard_table: bool) -> bool:
+    """Return whether a manifest of a version may have an identity that was written in another."""
+    if not has_shard_table:
+        return written == version
+    is_known = isinstance(written, str) and written.split(".")[0] == version.split(".")[0]
+    return is_known and _minor(str(written)) <= _minor(version) >= _minor(_SHARD_TABLE)
 
 
 def is_newer(version: str) -> bool:

@@ -13,6 +13,7 @@ from softtargets.store.card import CARD_NAME
 from softtargets.store.layer_file import LAYERS_NAME
 from softtargets.store.manifest import MANIFEST_NAME
 from softtargets.store.output_head import OUTPUT_HEAD_NAME
+from softtargets.store.shard_table_file import SHARD_TABLE
 from softtargets.store.vocabulary import VOCABULARY_NAME
 
 REQUEST = "work/request.json"
@@ -41,7 +42,7 @@ _SLICES = (
     r"|lengths-\d{6,}\.bin|(keys|repeats)-\d{6,}-\d{6,}-\d{6,}\.bin)"
 )
 _MADE = rf"work/({_PLAN}|{_SLICES}|drift\.json|{_SIDE}|records/{_UNIT}\.json)|{COMPACTED}"
-_COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{_SIDE}"
+_COMMITTED = rf"{re.escape(CARD_NAME)}|{re.escape(MANIFEST_NAME)}|{SHARD_TABLE.pattern}|{_SIDE}"
 _WORK_DIRECTORY = r"work(/records|/slices|/plan|/leases|/workers)?"
 _LEASE = rf"{LEASES}/({_UNIT}|plan)"
 

@@ -17,8 +17,9 @@ from softtargets.errors import BusyError, IdentityError, SoftTargetsError, Store
 from softtargets.places.leftovers import Leftovers
 from softtargets.places.place import LockGoneError, Place
 from softtargets.store.fingerprint import fingerprint_of
+from softtargets.store.json_schemas import check_schema
 from softtargets.store.leases import Leases
-from softtargets.store.manifest import MANIFEST_NAME, check_schema, parse_manifest
+from softtargets.store.manifest import MANIFEST_NAME, parse_identity
 from softtargets.store.request import read_request_of, request_text
 from softtargets.store.same_identity import check_identity
 from softtargets.store.work_files import (
@@ -227,7 +228,7 @@ class Workplace:
         manifest = self.place.get(MANIFEST_NAME)
         if manifest is not None:
             where = self.place.where(MANIFEST_NAME)
-            self.check_request(parse_manifest(manifest, where).identity)
+            self.check_request(parse_identity(manifest, where)[0])
             return
         found = read_request_of(self.place)
         if found is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from softtargets.errors import CorruptionError
 from softtargets.store.row import Row, row_of
-from softtargets.store.shard_table import RowGroupRef
+from softtargets.store.row_group_table import RowGroupRef
 from softtargets.store.store import Store
 from softtargets.stream.mixed_reader import MixedReader
 from softtargets.stream.mixture import Mixture

@@ -11,7 +11,7 @@ from itertools import count
 from typing import Generic
 from weakref import finalize
 
-from softtargets.store.shard_table import RowGroupRef
+from softtargets.store.row_group_table import RowGroupRef
 from softtargets.stream.mixed_order import MixedOrder
 from softtargets.stream.order import Places, Share
 from softtargets.stream.read_ahead import BlockReader, Item, OnError, StreamStats

@@ -16,7 +16,7 @@ import numpy as np
 
 from softtargets.errors import CorruptionError, StoreError
 from softtargets.places.place import ReadCounts
-from softtargets.store.shard_table import RowGroupRef
+from softtargets.store.row_group_table import RowGroupRef
 from softtargets.stream.order import Block, Places
 
 OnError = Literal["raise", "skip"]

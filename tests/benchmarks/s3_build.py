@@ -91,7 +91,8 @@ def save_teacher(directory: Path) -> TransformersTeacher:
 
 def corpus_of(path: Path, num_tokens: int) -> Corpus:
     """Write documents of so many tokens; a token is a byte."""
-    rng, texts, left = random.Random(0), [], num_tokens
+    rng, left = random.Random(0), num_tokens
+    texts: list[str] = []
     while left > 0:
         texts.append(" ".join(rng.choices(TEXTS, k=24)) + f" {len(texts)}")
         left -= len(texts[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,23 @@ def test_a_unit_that_is_claimed_first_costs_one_request(
         assert queue.take() == 1
         queue.fail(1, "it failed")
         assert place.list("work/leases") == ["work/leases/unit-000000"]
+
+
+def test_a_unit_that_was_recorded_while_its_process_ended_is_not_given_out(
+    place: SimulatedPlace, identity: Mapping[str, Any]
+) -> None:
+    found: list[ShardEntry] = []
+    with StoreWriter.hold(place, identity) as late:
+        with StoreWriter.hold(place, identity) as first:
+            with closing(UnitQueue(first, range(2), lambda _: None)) as queue:
+                assert queue.take() == 0
+                assert queue.take() == 1
+                first.record(entry_of(SHARD), SHARD)
+                asked(place)
+            assert asked(place) == {}
+        queue = UnitQueue(late, range(2), found.append)
+        assert queue.take() == 1
+    assert [entry.unit for entry in found] == [0]
 
 
 def test_a_unit_that_another_has_done_is_not_given_out(

@@ -72,10 +72,9 @@ def test_what_live_processes_have_stays(tmp_path: Path, clock: Clock) -> None:
     config = build_config(tmp_path)
     with pytest.raises(StopError):
         build(config, FakeTeacher(), stop_after(8), place=place)
-    of_done = place.list("work/leases")
-    of_dead, of_alive, *_ = sorted(
-        {f"work/leases/unit-{unit:06d}" for unit in range(4)} - {*of_done}
-    )
+    done = [f"work/leases/{Path(path).stem}" for path in place.list("work/records")]
+    begun = sorted({*place.list("work/leases")} - {*done})
+    of_dead, of_alive = (f"work/leases/unit-{unit:06d}" for unit in (100, 101))
     dead, alive = Leases(place), Leases(place)
     dead._beat(f"work/workers/{dead._worker}", 0)
     assert dead.claim(of_dead)
@@ -87,11 +86,13 @@ def test_what_live_processes_have_stays(tmp_path: Path, clock: Clock) -> None:
 
     clock.sleep = sleep  # type: ignore[method-assign]
     with alive.beating(), alive.hold(of_alive):
-        assert clean_store(place) == [of_dead, f"work/workers/{dead._worker}"]
+        found = clean_store(place)
+        assert found == [*begun, of_dead, f"work/workers/{dead._worker}"]
         assert place.list("work/workers") == [f"work/workers/{alive._worker}"]
         # Those of units that are done save others from asking for their records.
-        assert place.list("work/leases") == sorted([*of_done, of_alive])
-        assert of_done
+        assert place.list("work/leases") == sorted([*done, of_alive])
+        assert begun
+        assert done
 
 
 def test_a_directory_loses_what_was_begun_to_be_written(tmp_path: Path) -> None:

@@ -232,6 +232,14 @@ def test_a_manifest_whose_numbers_cannot_be_is_refused(
         Store.open(root)
 
 
+def test_a_shard_that_is_listed_twice_is_refused(root: Path) -> None:
+    forge_manifest(
+        root, lambda manifest: manifest["shards"].append(manifest["shards"][0] | {"unit": 1})
+    )
+    with pytest.raises(FormatError, match=r"field shards\.1: expected a path that no shard before"):
+        Store.open(root)
+
+
 def test_positions_beyond_counting_are_refused(root: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         [shard] = manifest["shards"]

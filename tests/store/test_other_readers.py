@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import astuple
 from pathlib import Path
 
 import duckdb
@@ -44,6 +46,20 @@ def test_every_reader_sees_the_same_columns(store: Store, tmp_path: Path) -> Non
     assert {"label_logit", "label_rank", "tail_mass_t2", "top_logit", "window_id"} <= set(
         dataset.column_names
     )
+
+
+def test_duckdb_lists_the_shards_of_a_table() -> None:
+    root = GOLDEN / "shard-table-1.6" / "store"
+    shards = Store.open(root).manifest.shards
+    columns = "path, lower(hex(sha256)), lower(hex(footer_xxh3)), run"
+    rows = duckdb.execute(f"SELECT {columns} FROM '{root}/shards.parquet' ORDER BY unit").fetchall()
+    assert rows == [(one.path, one.sha256, one.footer_xxh3, json.dumps(one.run)) for one in shards]
+    groups = "SELECT unit, unnest(row_groups) AS own FROM"
+    rows = duckdb.execute(
+        f"SELECT own.num_windows, own.num_positions, own.offset, own.num_bytes, "
+        f"lower(hex(own.xxh3)) FROM ({groups} '{root}/shards.parquet') ORDER BY unit, own.offset"
+    ).fetchall()
+    assert rows == [astuple(group) for one in shards for group in one.row_groups]
 
 
 @pytest.mark.slow

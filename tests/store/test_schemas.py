@@ -10,7 +10,8 @@ import pytest
 
 from softtargets.errors import FormatError
 from softtargets.kinds import HeadSchema
-from softtargets.store.manifest import check_schema, parse_manifest
+from softtargets.store.json_schemas import check_schema
+from softtargets.store.manifest import parse_manifest
 from tests.golden import GOLDEN
 
 SAMPLES = sorted((Path(__file__).parent / "invalid").glob("*.json"))

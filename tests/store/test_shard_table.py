@@ -3,10 +3,12 @@ from __future__ import annotations
 import gc
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from softtargets import SoftTargetDataset, Store
-from softtargets.store.shard_table import RowGroup, RowGroupRef, ShardEntry, ShardTable
+from softtargets.store.row_group_table import RowGroupRef
+from softtargets.store.shard_table import RowGroup, ShardEntry, ShardTable
 
 ENTRIES = tuple(
     ShardEntry(
@@ -37,7 +39,7 @@ def test_entries_come_out_as_they_went_in() -> None:
     assert tuple(table) == ENTRIES
     assert table[-1] == ENTRIES[-1]
     assert table[:2] == ENTRIES[:2]
-    assert table == ShardTable([asdict(entry) for entry in ENTRIES])
+    assert table == ShardTable.from_dicts([asdict(entry) for entry in ENTRIES])
     assert table != ShardTable.of(ENTRIES[:2])
     assert table != ENTRIES
     with pytest.raises(IndexError):
@@ -80,6 +82,25 @@ def test_a_shard_that_is_not_covered_is_found(place: int) -> None:
         entries = [*ENTRIES]
         entries[place] = wrong
         assert ShardTable.of(entries).misplaced() == place
+
+
+def test_shards_are_put_in_another_order_with_their_row_groups() -> None:
+    columns = ShardTable.of(ENTRIES).columns.take(np.array([2, 0, 1, 0]))
+    assert tuple(ShardTable(columns)) == tuple(ENTRIES[place] for place in (2, 0, 1, 0))
+
+
+def test_paths_and_hashes_are_those_of_the_entries() -> None:
+    table = ShardTable.of(ENTRIES)
+    assert table.paths == [entry.path for entry in ENTRIES]
+    assert table.hashes == {entry.path: entry.sha256 for entry in ENTRIES}
+
+
+@pytest.mark.parametrize(("first", "again"), [(0, 1), (0, 2), (1, 2)])
+def test_a_path_that_stands_twice_is_found(first: int, again: int) -> None:
+    assert ShardTable.of(ENTRIES).repeated() is None
+    entries = [*ENTRIES]
+    entries[again] = replace(entries[again], path=entries[first].path)
+    assert ShardTable.of(entries).repeated() == again
 
 
 def test_no_object_is_kept_for_a_shard(store: Store) -> None:

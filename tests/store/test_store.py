@@ -20,7 +20,7 @@ from softtargets.errors import (
     StoreError,
 )
 from softtargets.store import Store
-from softtargets.store.manifest import check_schema
+from softtargets.store.json_schemas import check_schema
 from softtargets.store.same_identity import first_difference
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.versions import version_of

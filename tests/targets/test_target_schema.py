@@ -14,7 +14,7 @@ from softtargets.kinds import (
     SampleSchema,
     TargetSchema,
 )
-from softtargets.store.manifest import check_schema
+from softtargets.store.json_schemas import check_schema
 from softtargets.targets import pack
 from tests.golden import identity_of
 from tests.windows import KINDS, make_window
