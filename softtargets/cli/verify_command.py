@@ -10,7 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from softtargets.cli.engine_option import ENGINE_ARG
-from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, teacher_config
+from softtargets.cli.engine_options import ENGINE_OPTIONS, parse_engine
+from softtargets.cli.options import (
+    DEVICE,
+    REVISION,
+    TRUST_REMOTE_CODE,
+    WORKERS,
+    teacher_config,
+    with_options,
+)
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
 from softtargets.store import Store, VerifyReport, verify
@@ -21,6 +29,7 @@ from softtargets.urls import is_url, redacted
 
 if TYPE_CHECKING:
     from softtargets.capture.rescore import RescoreReport
+    from softtargets.engines import Engine
 
 MOST_SHOWN = 20
 
@@ -40,6 +49,8 @@ MOST_SHOWN = 20
 @DEVICE
 @TRUST_REMOTE_CODE
 @ENGINE_ARG
+@WORKERS
+@with_options(ENGINE_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
     store: str,
@@ -55,19 +66,23 @@ def verify_command(
 
     With --rescore, the command also compares the stored targets with those of the live teacher. It
     shows by how much the teacher itself varies when its batches have other windows, and what
-    keeping only some entries loses.
+    keeping only some entries loses. --workers and --engine say where the teacher runs. The numbers
+    are the same.
 
     The exit code is 0 only when everything holds.
     """
     if (num_windows is None) != (teacher is None):
         raise click.UsageError("--rescore and --teacher go together.")
+    engine = _parse_engine(options)
+    if engine is not None and num_windows is None:
+        raise click.UsageError("--workers and --engine are of --rescore: nothing else runs there.")
     opened = Store.open(store)
     report = verify(opened, fast=fast)
     if not as_json:
         print_verification(opened, report, fast=fast)
     rescored = None
     if report.is_sound and num_windows is not None:
-        rescored = run_rescoring(opened, num_windows, name=str(teacher), **options)
+        rescored = run_rescoring(opened, num_windows, name=str(teacher), engine=engine, **options)
     if as_json:
         echo_json(describe(opened, report, rescored))
     elif rescored is not None:
@@ -94,7 +109,33 @@ def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None)
     return described
 
 
-def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) -> RescoreReport:
+def _parse_engine(options: dict[str, Any]) -> Engine | None:
+    """Take what says where units run out of the options; None is for this process."""
+    names = ("engine_name", "ray_address", "gpus_per_worker")
+    workers: int = options.pop("workers")
+    engine = parse_engine(**{name: options.pop(name) for name in names}, workers=workers)
+    if engine is not None or workers == 1:
+        return engine
+    from softtargets.engines import local_engine
+
+    if workers < 1:
+        raise InputError(
+            "--workers",
+            expected="a positive number",
+            found=str(workers),
+            next_step="Omit it for one process.",
+        )
+    return local_engine(workers)
+
+
+def run_rescoring(
+    store: Store,
+    num_windows: int,
+    *,
+    name: str,
+    engine: Engine | None = None,
+    **options: Any,
+) -> RescoreReport:
     """Compare a store with its teacher, as it was run for it."""
     from softtargets.capture import rescore
     from softtargets.capture.teacher_registry import options_of
@@ -116,7 +157,7 @@ def run_rescoring(store: Store, num_windows: int, *, name: str, **options: Any) 
     how = options_of(store.manifest.identity["teacher"], options.pop("engine_arg"))
     named = teacher_config(name, **how, **options)
     teacher = task_of(store.targets).capture().teacher(named)
-    return rescore(store, teacher, num_windows)
+    return rescore(store, teacher, num_windows, engine=engine)
 
 
 def print_rescoring(store: Store, report: RescoreReport) -> None:
