@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,12 @@ from uuid import uuid4
 from softtargets.store import Store
 
 KEY, SECRET = "a-key", "a-secret"
+LISTS = "list-type="
+"""What the path of a request for a listing has in it."""
+PER_ANSWER = ("connection", "content-length", "date", "server", "transfer-encoding")
+"""Headers that are not passed on."""
+SLOW_PIECES, SLOW_SECONDS = 8, 0.005
+"""Of an answer that comes slowly: pieces, and the pause before each."""
 RCLONE = str(Path(sysconfig.get_path("scripts")) / "rclone")
 
 
@@ -35,10 +41,12 @@ class Fault:
     error: an answer with the status; cut: the connection ends in the middle of the body; flip: a
     byte of the body is another; hold: the body is not sent before `release`; lost: the server does
     what it is asked, and the answer has the status; gone: it does, and the connection ends without
-    an answer; twice: the request is delivered twice, and the second answer is passed on.
+    an answer; twice: the request is delivered twice, and the second answer is passed on; slow: the
+    body comes piece by piece; hang: the server does it, and nothing is answered before `release`;
+    stale: a listing is answered as it was when it was first asked for.
     """
 
-    kind: Literal["error", "cut", "flip", "hold", "lost", "gone", "twice"]
+    kind: Literal["error", "cut", "flip", "hold", "lost", "gone", "twice", "slow", "hang", "stale"]
     path: str = ""
     """Of the object; this is part of it."""
     first_byte: int | None = None
@@ -63,7 +71,14 @@ class Proxy:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, int | None]] = []
         """Method, path and first byte of the range of each request, if it has one."""
+        self._lists: dict[str, bytes] = {}
+        """The first answer to each request for a listing."""
         self._lock = threading.Lock()
+
+    def first_list(self, path: str, body: bytes) -> bytes:
+        """Return the first answer to a request for a listing; it is this one if there was none."""
+        with self._lock:
+            return self._lists.setdefault(path, body)
 
     def url(self, path: str) -> str:
         """Return the URL of a path, bucket first."""
@@ -127,12 +142,18 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.kind == "lost":
                 self.fail(fault.status)
                 return
-            if fault is not None and fault.kind == "gone":
+            if fault is not None and fault.kind == "hang":
+                fault.release.wait()
+            if fault is not None and fault.kind in ("gone", "hang"):
                 return
+            if self.command == "GET" and LISTS in self.path:
+                first = proxy.first_list(self.path, body)
+                body = first if fault is not None and fault.kind == "stale" else body
             self.send_response(answer.status)
             for name, value in answer.getheaders():
-                if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
+                if name.lower() not in PER_ANSWER:
                     self.send_header(name, value)
+            self.send_header("Content-Length", str(num_bytes(answer, body)))
             self.end_headers()
             server.close()
             self.send_body(body, fault)
@@ -152,11 +173,25 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 middle = len(body) // 2
                 body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
             try:
-                self.wfile.write(body)
+                for piece in pieces(body) if kind == "slow" else [body]:
+                    self.wfile.write(piece)
             except (BrokenPipeError, ConnectionResetError):
                 assert kind == "hold", "the client went away"
 
     return Handler
+
+
+def num_bytes(answer: HTTPResponse, body: bytes) -> int:
+    """Return how long an answer says it is; one to HEAD has no body."""
+    return int(answer.getheader("Content-Length", 0)) if not body else len(body)
+
+
+def pieces(body: bytes) -> Iterator[bytes]:
+    """Yield a body piece by piece, with pauses."""
+    step = len(body) // SLOW_PIECES + 1
+    for start in range(0, len(body), step):
+        time.sleep(SLOW_SECONDS)
+        yield body[start : start + step]
 
 
 @contextmanager

@@ -195,6 +195,7 @@ class Ledger:
 
     def _commit(self, num_units: int, teacher: str, corpus: Mapping[str, int]) -> Manifest:
         entries = self.recorded()
+        entries |= self._records.unlisted(one for one in range(num_units) if one not in entries)
         missing = [unit for unit in range(num_units) if unit not in entries]
         if missing:
             raise StoreError(

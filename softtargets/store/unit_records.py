@@ -68,6 +68,19 @@ class UnitRecords:
                 self._compacted.write(read[start : start + COMPACTED_UNITS])
         return done | {entry.unit: entry for entry in read}
 
+    def unlisted(self, units: Iterable[int]) -> dict[int, ShardEntry]:
+        """Return the entries of units that no listing told of, up to the first that is not done.
+
+        A listing may be older than what it lists. A record that is asked for is not.
+        """
+        found = {}
+        for unit in units:
+            entry = self.read(unit)
+            if entry is None:
+                break
+            found[unit] = entry
+        return found
+
     def note(self, entry: ShardEntry) -> None:
         """Note that a unit is recorded; of many the records are copied into one file.
 
