@@ -252,7 +252,8 @@ class Ledger:
         found = self.place.get(CARD_NAME)
         if found is None:
             self._workplace.put_new(CARD_NAME, content)
-        elif found != content:
+        # Another process that committed meanwhile has removed what this one made its card of.
+        elif found != content and not self.is_complete:
             _log.warning(
                 "%s was there already, and is kept. 'softtargets card' adds the card to it.",
                 self.place.where(CARD_NAME),
