@@ -29,8 +29,7 @@ LISTS = "list-type="
 """What the path of a request for a listing has in it."""
 PER_ANSWER = ("connection", "content-length", "date", "server", "transfer-encoding")
 """Headers that are not passed on."""
-SLOW_PIECES, SLOW_SECONDS = 8, 0.005
-"""Of an answer that comes slowly: pieces, and the pause before each."""
+SLOW_PIECES, SLOW_SECONDS = 8, 0.005  # The pause is before each piece.
 RCLONE = str(Path(sysconfig.get_path("scripts")) / "rclone")
 
 
@@ -55,6 +54,8 @@ class Fault:
     header: str = ""
     """That the request has; empty for any request."""
     times: int = 1
+    skip: int = 0
+    """So many requests pass first."""
     status: int = 500
     release: threading.Event = field(default_factory=threading.Event)
     num_done: int = 0
@@ -66,19 +67,26 @@ class Proxy:
     def __init__(self, server_port: int) -> None:
         self.server_port = server_port
         self.port = 0
+        self.clients_die = False
         self.latency = 0.0
         """Seconds before any answer."""
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, int | None]] = []
         """Method, path and first byte of the range of each request, if it has one."""
+        self.written: dict[str, float] = {}
+        """When the server had done the first write of each path, by the clock that only rises."""
         self._lists: dict[str, bytes] = {}
         """The first answer to each request for a listing."""
         self._lock = threading.Lock()
 
-    def first_list(self, path: str, body: bytes) -> bytes:
-        """Return the first answer to a request for a listing; it is this one if there was none."""
+    def listing(self, path: str, body: bytes, fault: Fault | None) -> bytes:
+        """Return how a request for a listing is answered; only another answer counts as a fault."""
         with self._lock:
-            return self._lists.setdefault(path, body)
+            first = self._lists.setdefault(path, body)
+            if fault is None or fault.kind != "stale":
+                return body
+            fault.num_done -= first == body
+            return first
 
     def url(self, path: str) -> str:
         """Return the URL of a path, bucket first."""
@@ -98,8 +106,10 @@ class Proxy:
                 is_meant = fault.path in path and fault.first_byte in (None, first_byte)
                 is_meant &= not fault.header or fault.header.lower() in headers
                 if is_meant and method == fault.method and fault.num_done < fault.times:
-                    fault.num_done += 1
-                    return fault
+                    fault.skip -= 1
+                    if fault.skip < 0:
+                        fault.num_done += 1
+                        return fault
         return None
 
 
@@ -139,6 +149,8 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 server.request(self.command, self.path, sent or None, dict(self.headers))
                 answer = server.getresponse()
                 body = answer.read()
+                if self.command == "PUT" and answer.status == 200:
+                    proxy.written.setdefault(self.path, time.monotonic())
             if fault is not None and fault.kind == "lost":
                 self.fail(fault.status)
                 return
@@ -147,8 +159,7 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             if fault is not None and fault.kind in ("gone", "hang"):
                 return
             if self.command == "GET" and LISTS in self.path:
-                first = proxy.first_list(self.path, body)
-                body = first if fault is not None and fault.kind == "stale" else body
+                body = proxy.listing(self.path, body, fault)
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in PER_ANSWER:
@@ -176,7 +187,7 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 for piece in pieces(body) if kind == "slow" else [body]:
                     self.wfile.write(piece)
             except (BrokenPipeError, ConnectionResetError):
-                assert kind == "hold", "the client went away"
+                assert kind == "hold" or proxy.clients_die, "the client went away"
 
     return Handler
 
