@@ -15,7 +15,6 @@ from softtargets.cli.options import (
     DEVICE,
     REVISION,
     TRUST_REMOTE_CODE,
-    WORKERS,
     teacher_config,
     with_options,
 )
@@ -49,7 +48,12 @@ MOST_SHOWN = 20
 @DEVICE
 @TRUST_REMOTE_CODE
 @ENGINE_ARG
-@WORKERS
+@click.option(
+    "--workers",
+    default=1,
+    help="Processes that run the teacher for --rescore. With several CUDA devices each takes "
+    "one in turn.",
+)
 @with_options(ENGINE_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
