@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,11 @@ from uuid import uuid4
 from softtargets.store import Store
 
 KEY, SECRET = "a-key", "a-secret"
+LISTS = "list-type="
+"""What the path of a request for a listing has in it."""
+PER_ANSWER = ("connection", "content-length", "date", "server", "transfer-encoding")
+"""Headers that are not passed on."""
+SLOW_PIECES, SLOW_SECONDS = 8, 0.005  # The pause is before each piece.
 RCLONE = str(Path(sysconfig.get_path("scripts")) / "rclone")
 
 
@@ -35,10 +40,12 @@ class Fault:
     error: an answer with the status; cut: the connection ends in the middle of the body; flip: a
     byte of the body is another; hold: the body is not sent before `release`; lost: the server does
     what it is asked, and the answer has the status; gone: it does, and the connection ends without
-    an answer; twice: the request is delivered twice, and the second answer is passed on.
+    an answer; twice: the request is delivered twice, and the second answer is passed on; slow: the
+    body comes piece by piece; hang: the server does it, and nothing is answered before `release`;
+    stale: a listing is answered as it was when it was first asked for.
     """
 
-    kind: Literal["error", "cut", "flip", "hold", "lost", "gone", "twice"]
+    kind: Literal["error", "cut", "flip", "hold", "lost", "gone", "twice", "slow", "hang", "stale"]
     path: str = ""
     """Of the object; this is part of it."""
     first_byte: int | None = None
@@ -47,6 +54,8 @@ class Fault:
     header: str = ""
     """That the request has; empty for any request."""
     times: int = 1
+    skip: int = 0
+    """So many requests pass first."""
     status: int = 500
     release: threading.Event = field(default_factory=threading.Event)
     num_done: int = 0
@@ -58,12 +67,26 @@ class Proxy:
     def __init__(self, server_port: int) -> None:
         self.server_port = server_port
         self.port = 0
+        self.clients_die = False
         self.latency = 0.0
         """Seconds before any answer."""
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str, int | None]] = []
         """Method, path and first byte of the range of each request, if it has one."""
+        self.written: dict[str, float] = {}
+        """When the server had done the first write of each path, by the clock that only rises."""
+        self._lists: dict[str, bytes] = {}
+        """The first answer to each request for a listing."""
         self._lock = threading.Lock()
+
+    def listing(self, path: str, body: bytes, fault: Fault | None) -> bytes:
+        """Return how a request for a listing is answered; only another answer counts as a fault."""
+        with self._lock:
+            first = self._lists.setdefault(path, body)
+            if fault is None or fault.kind != "stale":
+                return body
+            fault.num_done -= first == body
+            return first
 
     def url(self, path: str) -> str:
         """Return the URL of a path, bucket first."""
@@ -83,8 +106,10 @@ class Proxy:
                 is_meant = fault.path in path and fault.first_byte in (None, first_byte)
                 is_meant &= not fault.header or fault.header.lower() in headers
                 if is_meant and method == fault.method and fault.num_done < fault.times:
-                    fault.num_done += 1
-                    return fault
+                    fault.skip -= 1
+                    if fault.skip < 0:
+                        fault.num_done += 1
+                        return fault
         return None
 
 
@@ -124,15 +149,22 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 server.request(self.command, self.path, sent or None, dict(self.headers))
                 answer = server.getresponse()
                 body = answer.read()
+                if self.command == "PUT" and answer.status == 200:
+                    proxy.written.setdefault(self.path, time.monotonic())
             if fault is not None and fault.kind == "lost":
                 self.fail(fault.status)
                 return
-            if fault is not None and fault.kind == "gone":
+            if fault is not None and fault.kind == "hang":
+                fault.release.wait()
+            if fault is not None and fault.kind in ("gone", "hang"):
                 return
+            if self.command == "GET" and LISTS in self.path:
+                body = proxy.listing(self.path, body, fault)
             self.send_response(answer.status)
             for name, value in answer.getheaders():
-                if name.lower() not in ("connection", "date", "server", "transfer-encoding"):
+                if name.lower() not in PER_ANSWER:
                     self.send_header(name, value)
+            self.send_header("Content-Length", str(num_bytes(answer, body)))
             self.end_headers()
             server.close()
             self.send_body(body, fault)
@@ -152,11 +184,25 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 middle = len(body) // 2
                 body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
             try:
-                self.wfile.write(body)
+                for piece in pieces(body) if kind == "slow" else [body]:
+                    self.wfile.write(piece)
             except (BrokenPipeError, ConnectionResetError):
-                assert kind == "hold", "the client went away"
+                assert kind == "hold" or proxy.clients_die, "the client went away"
 
     return Handler
+
+
+def num_bytes(answer: HTTPResponse, body: bytes) -> int:
+    """Return how long an answer says it is; one to HEAD has no body."""
+    return int(answer.getheader("Content-Length", 0)) if not body else len(body)
+
+
+def pieces(body: bytes) -> Iterator[bytes]:
+    """Yield a body piece by piece, with pauses."""
+    step = len(body) // SLOW_PIECES + 1
+    for start in range(0, len(body), step):
+        time.sleep(SLOW_SECONDS)
+        yield body[start : start + step]
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,25 @@ CONTEXT.set_forkserver_preload(
         "trl.trainer.sft_trainer",
     ]
 )
+
+_SERVER: Any = _forkserver
+
+
+def server_address() -> str:
+    """Return the address of the server, which is started if it does not run."""
+    _SERVER.ensure_running()
+    address: str = _SERVER._forkserver_address
+    return address
+
+
+def use_server(address: str) -> None:
+    """Have processes that this one starts forked from another's server.
+
+    A process that the server forked would start one of its own, which imports torch once more.
+    """
+    _SERVER._forkserver_address = address
+    _SERVER.ensure_running = lambda: None
+
 
 Program = Callable[..., object]
 """What a process runs; processes import the module in which it stands."""
@@ -90,3 +111,18 @@ def held(target: Callable[..., None], *arguments: Any) -> Iterator[Held]:
         here.close()
         process.join()
     assert process.exitcode == 0
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait for the end of a process that is about to end."""
+    while is_there(pid):
+        time.sleep(0.01)
+
+
+def is_there(pid: int) -> bool:
+    """Return whether a process runs; one that has ended may not have been waited for."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")

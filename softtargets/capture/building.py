@@ -20,7 +20,7 @@ from softtargets.capture.unit_queue import UnitQueue
 from softtargets.capture.units import ScoringJob
 from softtargets.engines import Done, Engine, Event, Scored, local_engine
 from softtargets.engines.engine import MOST_ATTEMPTS
-from softtargets.errors import InputError, StoreError
+from softtargets.errors import FormatError, InputError, StoreError
 from softtargets.places.open_place import place_to_write
 from softtargets.places.place import Place
 from softtargets.store import Store
@@ -163,7 +163,7 @@ def commit(output: Path | Place) -> Store:
     place = place_to_write(output)
     with Ledger.hold(place, read_identity(place)) as ledger:
         if not ledger.is_complete:
-            plan = read_plan(place, ledger.fingerprint)
+            plan = _read_plan(ledger)
             if plan is not None:
                 ledger.commit(len(plan.units), plan.teacher, plan.corpus)
             elif not ledger.is_complete:
@@ -189,7 +189,7 @@ def _plan(
         ledger.write_output_head(encode_output_head(weights.head))
     if weights.layers is not None:
         ledger.write_layers(encode_layers(weights.layers))
-    plan = read_plan(ledger.place, ledger.fingerprint)
+    plan = _read_plan(ledger)
     if plan is None:
         if ledger.is_complete:
             return None
@@ -201,6 +201,17 @@ def _plan(
         drift = find_drift(config, teacher, read_unit(ledger.place, 0))
         write_drift(ledger.place, drift.to_dict())
     return plan
+
+
+def _read_plan(ledger: Ledger) -> Plan | None:
+    """Return the plan that is there; None if there is none, or another process has committed."""
+    try:
+        return read_plan(ledger.place, ledger.fingerprint)
+    except FormatError:
+        # Between two files that are read, it may have removed the second.
+        if not ledger.is_complete:
+            raise
+        return None
 
 
 def _made_plan(

@@ -41,6 +41,13 @@ class ClassComparison:
         self._stored += self._distance(logits_TC, torch.from_numpy(stored_TC.copy()))
         self._live += self._distance(logits_TC, other_TC)
 
+    def join(self, other: ClassComparison) -> None:
+        """Add what was found of other targets."""
+        self._num_targets += other._num_targets
+        # Arrays that came from other processes may be read-only.
+        self._stored = self._stored + other._stored
+        self._live = self._live + other._live
+
     def fidelity(self) -> Fidelity:
         """Return what was found; the store adds nothing but the rounding of float32 sums."""
         return Fidelity(

@@ -141,6 +141,15 @@ class Comparison:
             is_independent=schema.design == "independent",
         )
 
+    def join(self, other: Comparison) -> None:
+        """Add what was found of other positions."""
+        self._num_positions += other._num_positions
+        # Arrays that came from other processes may be read-only.
+        self._stored = self._stored + other._stored
+        self._live = self._live + other._live
+        self._truncation += other._truncation
+        self._draws += other._draws
+
     def fidelity(self) -> Fidelity:
         """Return what was found."""
         head = self._schema.head

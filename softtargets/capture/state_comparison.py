@@ -59,6 +59,11 @@ class StateComparison:
         apart = (stored - alone, together - alone, bound, alone)
         self._sums += [float(np.square(one.astype(np.float64)).sum()) for one in apart]
 
+    def join(self, other: StateComparison) -> None:
+        """Add what was found of other windows."""
+        # An array that came from another process may be read-only.
+        self._sums = self._sums + other._sums
+
     def fidelity(self) -> StateFidelity:
         """Return what was found."""
         stored, live, bound, whole = np.sqrt(self._sums).tolist()

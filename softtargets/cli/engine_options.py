@@ -1,4 +1,4 @@
-"""The options that say where the units of a build run."""
+"""The options that say where units of work run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENGINE_OPTIONS = (
 def parse_engine(
     engine_name: str, ray_address: str | None, gpus_per_worker: float | None, *, workers: int
 ) -> Engine | None:
-    """Return where units run, or None for as many processes of this machine as the build says.
+    """Return where units run, or None for as many processes of this machine as there are workers.
 
     Raises:
         InputError: an option is of Ray, and Ray is not meant, or not installed.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softtargets.cli.build_command import INTERRUPTED
+from softtargets.cli.engine_options import ENGINE_OPTIONS, parse_engine
 from softtargets.cli.options import (
     CORPUS_OPTIONS,
     TEACHER_OPTIONS,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from softtargets.capture.teacher import Teacher
+    from softtargets.engines import Engine
     from softtargets.generation import GenerateConfig, GenerateProgress, GenerateResult
 
 _OWN = (
@@ -68,8 +70,14 @@ _OWN = (
 )
 @click.option("--unit-records", default=512, help="Records of a unit, which a crash can cost.")
 @WORKERS
-@with_options(TEACHER_OPTIONS, CORPUS_OPTIONS)
-def generate_command(output: Path, **options: Any) -> None:
+@with_options(ENGINE_OPTIONS, TEACHER_OPTIONS, CORPUS_OPTIONS)
+def generate_command(
+    output: Path,
+    engine_name: str,
+    ray_address: str | None,
+    gpus_per_worker: float | None,
+    **options: Any,
+) -> None:
     """Have a teacher write a corpus: translations of sources, or answers to prompts.
 
     Each record has the text, the teacher's log-probability of it in nats, and whether it came to an
@@ -77,6 +85,7 @@ def generate_command(output: Path, **options: Any) -> None:
     """
     from softtargets.generation import GenerateConfig
 
+    engine = parse_engine(engine_name, ray_address, gpus_per_worker, workers=options["workers"])
     task, teacher = parse_teacher(options)
     corpus = parse_corpus(options)
     config = GenerateConfig(
@@ -85,14 +94,14 @@ def generate_command(output: Path, **options: Any) -> None:
         prompting=task.prompting(corpus),
         **{name: options[name] for name in _OWN},
     )
-    result = _run(config, teacher)
+    result = _run(config, teacher, engine)
     if result.was_complete:
         echo(f"{output} is complete already: nothing to do.")
     else:
         echo(f"{output}: {_summary(result.counts)}.")
 
 
-def _run(config: GenerateConfig, teacher: Teacher) -> GenerateResult:
+def _run(config: GenerateConfig, teacher: Teacher, engine: Engine | None) -> GenerateResult:
     """Generate, with a line every few seconds."""
     from softtargets.capture.teachers.taken_apart import TakenApartTeacher
     from softtargets.generation import generate
@@ -118,7 +127,7 @@ def _run(config: GenerateConfig, teacher: Teacher) -> GenerateResult:
 
     try:
         with lines(text) as check:
-            return generate(config, teacher, note)
+            return generate(config, teacher, note, engine=engine)
     except KeyboardInterrupt:
         echo("Interrupted. The units done so far are kept: run the same command to continue.")
         raise click.exceptions.Exit(INTERRUPTED) from None

@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from softtargets.cli.engine_option import ENGINE_ARG
-from softtargets.cli.options import DEVICE, REVISION, TRUST_REMOTE_CODE, teacher_config
+from softtargets.cli.engine_options import ENGINE_OPTIONS, parse_engine
+from softtargets.cli.options import (
+    DEVICE,
+    REVISION,
+    TRUST_REMOTE_CODE,
+    teacher_config,
+    with_options,
+)
 from softtargets.cli.ranks import TENSOR_PARALLEL, all_ranks
 from softtargets.cli.terminal import echo, echo_json
 from softtargets.errors import InputError
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
     from softtargets.capture.rescore import RescoreReport
     from softtargets.capture.teacher import Teacher
+    from softtargets.engines import Engine
 
 MOST_SHOWN = 20
 
@@ -46,6 +54,13 @@ MOST_SHOWN = 20
 @TRUST_REMOTE_CODE
 @ENGINE_ARG
 @TENSOR_PARALLEL
+@click.option(
+    "--workers",
+    default=1,
+    help="Processes that run the teacher for --rescore. With several CUDA devices each takes "
+    "one in turn.",
+)
+@with_options(ENGINE_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def verify_command(
     store: str,
@@ -61,27 +76,45 @@ def verify_command(
 
     With --rescore, the command also compares the stored targets with those of the live teacher. It
     shows by how much the teacher itself varies when its batches have other windows, and what
-    keeping only some entries loses.
+    keeping only some entries loses. --workers and --engine say where the teacher runs. The numbers
+    are the same.
 
     The exit code is 0 only when everything holds.
     """
     if (num_windows is None) != (teacher is None):
         raise click.UsageError("--rescore and --teacher go together.")
-    if options["tensor_parallel"] is not None and teacher is None:
-        raise click.UsageError("--tensor-parallel goes with --rescore and --teacher.")
+    is_cut = options["tensor_parallel"] is not None
+    engine = _parse_engine(options)
+    _check_rescoring(num_windows, engine, is_cut=is_cut)
     opened = Store.open(store)
     live = cache(partial(live_teacher, opened, name=str(teacher), **options))
     # The other ranks wait for the first from its beginning on.
-    with all_ranks(None if options["tensor_parallel"] is None else live()) as is_first:
-        holds = not is_first or _verify(opened, num_windows, live, fast=fast, as_json=as_json)
+    with all_ranks(live() if is_cut else None) as is_first:
+        holds = not is_first or _verify(
+            opened, num_windows, live, engine, fast=fast, as_json=as_json
+        )
     if not holds:
         raise click.exceptions.Exit(1)
+
+
+def _check_rescoring(num_windows: int | None, engine: Engine | None, *, is_cut: bool) -> None:
+    """Check that what says how the teacher runs has one to run, and fits together."""
+    if is_cut and num_windows is None:
+        raise click.UsageError("--tensor-parallel goes with --rescore and --teacher.")
+    if engine is not None and num_windows is None:
+        raise click.UsageError("--workers and --engine are of --rescore: nothing else runs there.")
+    if engine is not None and is_cut:
+        raise click.UsageError(
+            "--workers and --engine do not go with --tensor-parallel: its processes run one batch "
+            "together."
+        )
 
 
 def _verify(
     store: Store,
     num_windows: int | None,
     live: Callable[[], Teacher],
+    engine: Engine | None,
     *,
     fast: bool,
     as_json: bool,
@@ -97,7 +130,7 @@ def _verify(
         print_verification(store, report, fast=fast)
     rescored = None
     if report.is_sound and num_windows is not None:
-        rescored = rescore(store, live(), num_windows)
+        rescored = rescore(store, live(), num_windows, engine=engine)
     if as_json:
         echo_json(describe(store, report, rescored))
     elif rescored is not None:
@@ -121,6 +154,25 @@ def describe(store: Store, report: VerifyReport, rescored: RescoreReport | None)
             "features": [{**asdict(one), "holds": one.holds} for one in rescored.features],
         }
     return described
+
+
+def _parse_engine(options: dict[str, Any]) -> Engine | None:
+    """Take what says where units run out of the options; None is for this process."""
+    names = ("engine_name", "ray_address", "gpus_per_worker")
+    workers: int = options.pop("workers")
+    engine = parse_engine(**{name: options.pop(name) for name in names}, workers=workers)
+    if engine is not None or workers == 1:
+        return engine
+    from softtargets.engines import local_engine
+
+    if workers < 1:
+        raise InputError(
+            "--workers",
+            expected="a positive number",
+            found=str(workers),
+            next_step="Omit it for one process.",
+        )
+    return local_engine(workers)
 
 
 def live_teacher(store: Store, *, name: str, **options: Any) -> Teacher:

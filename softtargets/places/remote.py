@@ -67,6 +67,9 @@ class RemoteReads(Place):
         secrets: what the client may quote that must be in no message.
     """
 
+    _least_attempts = 1
+    """Made however long each takes."""
+
     def __init__(
         self, url: str, client: Client, root: str, cache: RangeCache | None, secrets: Secrets
     ) -> None:
@@ -217,7 +220,9 @@ class RemoteReads(Place):
             reading.client.forget(file)
 
         try:
-            return keep_trying(lambda: read(reading.client, file), between)
+            return keep_trying(
+                lambda: read(reading.client, file), between, least=self._least_attempts
+            )
         except GaveUpError as error:
             where, cause = f"{self.where(path)}{part}", error.cause
             raise self._unreachable(where, expected, error.num_attempts, cause) from (

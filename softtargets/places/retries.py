@@ -16,6 +16,7 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
+    stop_all,
     stop_before_delay,
     wait_random_exponential,
 )
@@ -25,7 +26,7 @@ from softtargets.errors import SoftTargetsError
 ATTEMPTS = 8
 """Of every read."""
 MOST_SECONDS = 60.0
-"""No attempt begins later than this after the first."""
+"""No attempt begins later than this after the first, but for the least number of attempts."""
 FIRST_WAIT, LONGEST_WAIT = 0.25, 10.0
 """Seconds: before the second attempt up to the first of the two, then twice as long each time."""
 
@@ -67,8 +68,15 @@ class GaveUpError(Exception):
         self.num_attempts = num_attempts
 
 
-def keep_trying(read: Callable[[], Content], between: Callable[[], None]) -> Content:
+def keep_trying(
+    read: Callable[[], Content], between: Callable[[], None], *, least: int = 1
+) -> Content:
     """Return what `read` returns at last, calling `between` before every attempt but the first.
+
+    Args:
+        read: what is tried.
+        between: called before another attempt.
+        least: attempts that are made however long they take.
 
     Raises:
         FileNotFoundError: there is no file.
@@ -81,7 +89,8 @@ def keep_trying(read: Callable[[], Content], between: Callable[[], None]) -> Con
         between()
 
     attempts = Retrying(
-        stop=stop_after_attempt(ATTEMPTS) | stop_before_delay(MOST_SECONDS),
+        stop=stop_after_attempt(ATTEMPTS)
+        | stop_all(stop_before_delay(MOST_SECONDS), stop_after_attempt(least)),
         wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
         retry=retry_if_exception(_may_pass),
         before_sleep=before_retry,

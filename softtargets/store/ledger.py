@@ -218,7 +218,7 @@ class Ledger:
         corpus: Mapping[str, int],
         rounding: Mapping[str, Mapping[str, float]],
     ) -> Manifest:
-        found = RecordedShards.of(self._records.each(compacts=True), num_units)
+        found = RecordedShards.of(self._records.of_plan(num_units), num_units)
         if found.missing:
             raise StoreError(
                 str(self.place),
@@ -275,7 +275,8 @@ class Ledger:
         found = self.place.get(CARD_NAME)
         if found is None:
             self._workplace.put_new(CARD_NAME, content)
-        elif found != content:
+        # Another process that committed meanwhile has removed what this one made its card of.
+        elif found != content and not self.is_complete:
             _log.warning(
                 "%s was there already, and is kept. 'softtargets card' adds the card to it.",
                 self.place.where(CARD_NAME),

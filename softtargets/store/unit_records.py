@@ -17,6 +17,8 @@ from dataclasses import replace
 from types import MappingProxyType
 from uuid import uuid4
 
+import numpy as np
+
 from softtargets.errors import StoreError
 from softtargets.places.place import LockGoneError, Place
 from softtargets.store.compacted_records import COMPACTED_UNITS, CompactedRecords
@@ -76,6 +78,23 @@ class UnitRecords:
                 if compacts:
                     self._compacted.write(read)
                 read.clear()
+
+    def of_plan(self, num_units: int) -> Iterator[ShardEntry]:
+        """Yield the entries of units that are done, each once, to be committed.
+
+        A listing may be older than what it lists. A record that is asked for is not, so those that
+        no listing told of are asked for, up to the first unit that is not done.
+        """
+        is_listed = np.zeros(num_units, np.bool_)
+        for entry in self.each(compacts=True):
+            if entry.unit < num_units:
+                is_listed[entry.unit] = True
+                yield entry
+        for unit in np.flatnonzero(~is_listed).tolist():
+            late = self.read(unit)
+            if late is None:
+                return
+            yield late
 
     def note(self, entry: ShardEntry) -> None:
         """Note that a unit is recorded; of many the records are copied into one file.

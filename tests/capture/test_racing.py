@@ -11,9 +11,12 @@ import pytest
 
 from softtargets.capture import BuildConfig, build
 from softtargets.errors import BusyError
-from softtargets.store import verify
+from softtargets.store import Store, verify
+from softtargets.store.work_files import UNITS
+from tests.capture.test_resume import StopError, stop_after
 from tests.fakes import FakeTeacher, build_config
 from tests.processes import CONTEXT
+from tests.store.test_unit_records import Conditional
 
 ROUNDS = 30
 _LATECOMERS = 3
@@ -48,6 +51,30 @@ def build_all_from_commit_on(
                 failures.put(f"{type(error).__name__}: {error}")
                 round_begins.abort()
                 raise
+
+
+@pytest.mark.slow
+def test_a_build_that_reads_the_plan_while_another_commits_finds_it_complete(
+    tmp_path: Path,
+) -> None:
+    """The other one removes the units of the plan just before they are read."""
+    whole, place, config = Conditional(), Conditional(), build_config(tmp_path)
+    build(config, FakeTeacher(), place=whole)
+    with pytest.raises(StopError):
+        build(config, FakeTeacher(), stop_after(8), place=place)
+    get, num_read = place.get, 0
+
+    def get_late(path: str, sha256: str | None = None) -> bytes | None:
+        nonlocal num_read
+        if path == UNITS:
+            num_read += 1
+            place.files = dict(whole.files)
+        return get(path, sha256)
+
+    place.get = get_late  # type: ignore[method-assign]
+    result = build(config, FakeTeacher(), place=place)
+    assert num_read == 1
+    assert len(result.store) == len(Store.open(whole))
 
 
 @pytest.mark.slow

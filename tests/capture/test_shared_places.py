@@ -17,6 +17,8 @@ from softtargets import Store, verify
 from softtargets.capture import BuildConfig, Progress, build, build_range, commit
 from softtargets.places import place_to_write, retries
 from softtargets.store import clean_store, leases
+from softtargets.store.ledger import Ledger
+from softtargets.store.side_file import SideFile
 from tests.capture.test_ranges import DyingOnce, Marking, start
 from tests.capture.test_resume import StopError, stop_after
 from tests.fakes import FakeTeacher, build_config, build_store
@@ -46,6 +48,30 @@ def expected(tmp_path: Path) -> dict[str, bytes | None]:
     """The files of the same store in a directory."""
     (tmp_path / "directory").mkdir()
     return contents(build_store(tmp_path / "directory").location)
+
+
+def test_a_commit_that_another_was_quicker_with_warns_of_nothing(
+    tmp_path: Path,
+    object_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It finds the other's card, and no vocabulary any more to make the same one of."""
+    place, has_committed = place_to_write(object_url), False
+    build_range(build_config(tmp_path), FakeTeacher(), 0, None, place=place)
+    read = Ledger._commit_vocabulary
+
+    def read_late(ledger: Ledger) -> SideFile | None:
+        nonlocal has_committed
+        if not has_committed:
+            has_committed = True
+            commit(place)
+        return read(ledger)
+
+    monkeypatch.setattr(Ledger, "_commit_vocabulary", read_late)
+    store = commit(place)
+    assert store.manifest.vocabulary is not None
+    assert caplog.text == ""
 
 
 class OffTeacher(FakeTeacher):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A cluster of two nodes on this machine, to which this process is connected."""
+    with run_cluster() as cluster:
+        yield cluster
+
+
+@contextmanager
+def run_cluster() -> Iterator[Any]:
+    """Run such a cluster."""
     import ray
     from ray.cluster_utils import Cluster
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import closing
@@ -19,6 +18,7 @@ from softtargets.engines import Done, Engine, Event, Failed, Job, RayActors, act
 from softtargets.errors import InputError, StoreError
 from softtargets.places import waiting
 from tests.engines.conformance import EngineTests, ToyJob
+from tests.processes import wait_until_gone
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -55,21 +55,6 @@ class PidJob(ToyJob):
 
 def pids(directory: Path) -> set[int]:
     return {int(path.name.removeprefix("pid-")) for path in directory.glob("pid-*")}
-
-
-def wait_until_gone(pid: int) -> None:
-    """Wait for the end of a process that Ray calls dead; it takes some milliseconds more."""
-    while is_there(pid):
-        time.sleep(0.01)
-
-
-def is_there(pid: int) -> bool:
-    """Return whether a process runs; one that has ended may not have been waited for."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def run_all(engine: Engine, job: Job, num_units: int) -> tuple[list[int], Counter[int]]:
