@@ -38,7 +38,8 @@ class Measured:
     requests_per_unit: float
     dollars_per_million: float
     commit_seconds: float
-    manifest_bytes: float
+    table_bytes: float
+    """Of the list of all shards."""
 
 
 def measured(page: Path) -> Measured:
@@ -53,7 +54,7 @@ def measured(page: Path) -> Measured:
         requests_per_unit=last["requests a unit"],
         dollars_per_million=last["dollars per million units"],
         commit_seconds=last["commit, seconds of CPU"],
-        manifest_bytes=1e6 * last["manifest"],
+        table_bytes=1e6 * last["table of shards"],
     )
 
 
@@ -98,8 +99,8 @@ class Plan:
              f"{found.requests_per_unit:g} a unit"),
             ("all requests", f"${found.dollars_per_million * units / 1e6:,.0f}",
              f"${found.dollars_per_million:g} for a million units"),
-            ("manifest", f"{found.manifest_bytes * units / found.num_units / 1e6:,.0f} MB",
-             f"{found.manifest_bytes / found.num_units:,.0f} bytes a shard"),
+            ("the list of shards", f"{found.table_bytes * units / found.num_units / 1e6:,.0f} MB",
+             f"{found.table_bytes / found.num_units:,.0f} bytes a shard"),
             ("commit", f"{found.commit_seconds * units / found.num_units:,.0f} s of CPU",
              f"{1e6 * found.commit_seconds / found.num_units:,.0f} µs a shard"),
             ("GPUs that die", f"{deaths:,.1f}", f"one in {GPU_HOURS_A_DEATH:,.0f} hours of a GPU"),
