@@ -80,7 +80,7 @@ class Plan:
         seconds = units * unit_seconds / self.gpus
         deaths = self.gpus * seconds / 3600 / GPU_HOURS_A_DEATH
         lost = deaths * IN_FLIGHT * unit_seconds / 3600
-        cores = self.tokens / (LENGTH * found.windows_per_second) / 3600
+        hours = self.tokens / (LENGTH * found.windows_per_second) / 3600
         num_bytes = self.tokens * self.bytes
         yield "|  | figure | how it follows |"
         yield "|---|---:|---|"
@@ -105,7 +105,7 @@ class Plan:
              f"{1e6 * found.commit_seconds / found.num_units:,.0f} µs a shard"),
             ("GPUs that die", f"{deaths:,.1f}", f"one in {GPU_HOURS_A_DEATH:,.0f} hours of a GPU"),
             ("hours of a GPU that are lost so", f"{lost:,.1f}", f"{IN_FLIGHT} units a death"),
-            ("planning", f"{cores:,.0f} hours of a core",
+            ("planning", f"{hours:,.0f} hours of a process",
              f"{found.windows_per_second:,.0f} windows of {LENGTH} tokens a second"),
         ):  # fmt: skip
             yield f"| {name} | {figure} | {reason} |"

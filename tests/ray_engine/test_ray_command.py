@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_the_script_of_the_page_runs(tmp_path: Path, tiny_teacher: Path) -> None
     assert verify(tmp_path / "ray-store").is_sound
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Let processes that are started take Ctrl-C, as those of a shell's background do not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interruption_is_said(cluster: Any, tmp_path: Path, tiny_teacher: Path) -> None:
     """No actor can start, as there is no GPU, so the build cannot be done before."""
     corpus, output = write_corpus(tmp_path / "corpus.jsonl"), tmp_path / "store"
