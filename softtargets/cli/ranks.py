@@ -20,7 +20,7 @@ TENSOR_PARALLEL = click.option(
     type=int,
     metavar="N",
     help="Cut the teacher's matrices over N processes: torchrun --nproc-per-node N -m softtargets "
-    "build ... --tensor-parallel N. The first of them writes and prints. Or over N devices, with "
+    "COMMAND ... --tensor-parallel N. The first of them writes and prints. Or over N devices, with "
     "--teacher vllm:DIR_OR_ID and without torchrun.",
 )
 

@@ -28,9 +28,8 @@ class RecordedShards:
         """Collect the entries of units 0 to `num_units`, each of which comes once at most."""
         collector, sums = ShardCollector(), RoundingSums()
         for entry in entries:
-            if entry.unit < num_units:
-                collector.add(without_rounding(entry).to_dict())
-                sums.add(entry)
+            collector.add(without_rounding(entry).to_dict())
+            sums.add(entry)
         columns = collector.columns()
         if (np.diff(columns.unit) < 0).any():
             columns = columns.take(np.argsort(columns.unit))

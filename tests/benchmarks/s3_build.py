@@ -100,7 +100,7 @@ def corpus_of(path: Path, num_tokens: int) -> Corpus:
 
 
 def kind_of(path: str) -> str:
-    """Return what a request is for, by the path of its object; claims alone are deleted."""
+    """Return what a request is for, by the path of its object."""
     for kind, part in (
         ("claims", "/work/leases"), ("windows", "/work/plan/"), ("records", "/work/records"),
         ("shards", "/shards"), ("heartbeats", "/work/workers"),
@@ -108,7 +108,7 @@ def kind_of(path: str) -> str:
     ):  # fmt: skip
         if part in path:
             return kind
-    return "claims" if "?delete" in path else "others"
+    return "others"
 
 
 def measure(run: Callable[[], BuildResult], proxy: Proxy) -> Measured:

@@ -4,9 +4,10 @@
 
 The code that hands out units, claims, records, resumes and commits them is the real one. Simulated
 are the time that a unit takes a worker (60 s, and up to half as much more or less), the time of a
-request (30 ms), and the shards, which are all of one content. A worker dies at each two-hundredth
-unit, half of them after the unit was recorded. The driver dies once, in the middle, and another
-goes on. Then the store is committed and opened, and a student's first batch is read in order.
+request (30 ms), and the shards, which are all of one content, though each has hashes of its own. A
+worker dies at each two-hundredth unit, half of them after the unit was recorded. The driver dies
+once, in the middle, and another goes on. Then the store is committed and opened, and a student's
+first batch is read in order.
 
 Each number of units has a process of its own. "Driver, busy" is its share of the whole time that
 the driver waits for its own requests: at 100% more workers are of no use. "Memory" is the most that
@@ -24,6 +25,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -196,13 +198,23 @@ def shards(directory: Path) -> tuple[Any, Callable[[int], tuple[bytes, ShardEntr
 
     def shard_of(unit: int) -> tuple[bytes, ShardEntry]:
         if unit >= READ_FIRST:
-            return content, replace(entry, unit=unit)
+            return content, with_own_hashes(entry, unit)
         return encode_shard(
             windows, store.targets, store.fingerprint, unit,
             compression=identity["compression"], run=entry.run,
         )  # fmt: skip
 
     return identity, shard_of
+
+
+def with_own_hashes(entry: ShardEntry, unit: int) -> ShardEntry:
+    """Return the entry of a unit as if its content were its own: its hashes are like no other's."""
+    own = sha256(str(unit).encode()).hexdigest()
+    groups = tuple(
+        replace(group, xxh3=own[32 + number :][:16])
+        for number, group in enumerate(entry.row_groups)
+    )
+    return replace(entry, unit=unit, sha256=own, footer_xxh3=own[16:32], row_groups=groups)
 
 
 def simulate(num_units: int, num_workers: int) -> Found:

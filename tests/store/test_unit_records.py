@@ -66,6 +66,16 @@ def test_the_first_record_counts(place: InMemory, identity: Mapping[str, Any]) -
         assert place.files[counts.path] == b"first bytes"
 
 
+def test_records_beyond_the_plan_are_not_of_it(
+    place: InMemory, identity: Mapping[str, Any]
+) -> None:
+    with StoreWriter.hold(place, identity) as writer:
+        for unit in (7, 0):
+            writer.record(entry_of(b"some bytes", unit), b"some bytes")
+        assert [entry.unit for entry in writer._records.of_plan(2)] == [0]
+        assert [entry.unit for entry in writer._records.of_plan(8)] == [0, 7]
+
+
 def test_a_record_whose_shard_is_gone_gives_way(
     place: InMemory, identity: Mapping[str, Any]
 ) -> None:
