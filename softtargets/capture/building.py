@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from softtargets.capture.build_config import BuildConfig
 from softtargets.capture.calibration import find_drift
@@ -252,11 +253,15 @@ def _run(
         batch_tokens=config.batch_tokens,
     )
     engine = engine or local_engine(config.workers)
-    with closing(UnitQueue(writer, writer.turns.own_order(missing), tally.finish)) as queue:
+    # The queue may be asked by a thread, which is to leave the tally alone.
+    by_others = SimpleQueue[ShardEntry]()
+    with closing(UnitQueue(writer, writer.turns.own_order(missing), by_others.put)) as queue:
         while queue:
             with closing(engine.run(job, queue.take)) as events:
                 for event in events:
                     _note(event, queue, tally)
+                    _finish(by_others, tally)
+            _finish(by_others, tally)
             if queue:
                 queue.wait()
     if queue.failed:
@@ -273,6 +278,11 @@ def _note(event: Event, queue: UnitQueue, tally: Tally) -> None:
     else:
         queue.fail(event.unit, event.error)
         tally.drop(event.unit)
+
+
+def _finish(by_others: SimpleQueue[ShardEntry], tally: Tally) -> None:
+    while not by_others.empty():
+        tally.finish(by_others.get())
 
 
 def _units_failed(failed: dict[int, str], place: Place) -> StoreError:

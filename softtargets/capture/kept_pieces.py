@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from softtargets.capture.slice_files import SliceFiles
+from softtargets.places.at_once import answers
 from softtargets.targets import Bool, Int32
 from softtargets.window import TokenWindow
 
@@ -55,15 +56,17 @@ class KeptPieces:
                     yield from self.files.pieces(number, chunk, is_kept_N)
 
     def lengths(self) -> Iterator[Int32]:
-        """Yield the lengths of the pieces of each slice, in tokens [N].
+        """Return the lengths of the pieces of each slice, in tokens [N].
 
         Raises:
             FormatError: what was written before is gone.
         """
-        for number in range(self.num_slices):
-            num_pieces = sum(self.files.done("mapped", number)["chunks"])
-            lengths_N = self.files.lengths(number, num_pieces)
-            yield lengths_N[self._is_kept(number, num_pieces)]
+        return answers(self.files.place, self._lengths, range(self.num_slices))
+
+    def _lengths(self, number: int) -> Int32:
+        num_pieces = sum(self.files.done("mapped", number)["chunks"])
+        lengths_N = self.files.lengths(number, num_pieces)
+        return lengths_N[self._is_kept(number, num_pieces)]
 
     def _is_kept(self, number: int, num_pieces: int) -> Bool:
         is_kept_N = np.ones(num_pieces, np.bool_)
@@ -75,8 +78,9 @@ class KeptPieces:
     def _repeats(self) -> dict[int, list[tuple[int, int, int]]]:
         """Return partition, flush and number of the repeats of each slice."""
         repeats: dict[int, list[tuple[int, int, int]]] = {}
-        for partition in range(self.num_partitions):
-            for flush, slices in enumerate(self.files.done("reduced", partition)["flushes"]):
+        reduced = self.files.all_done("reduced", self.num_partitions)
+        for partition, found in enumerate(reduced):
+            for flush, slices in enumerate(found["flushes"]):
                 for number, num_repeats in slices:
                     repeats.setdefault(number, []).append((partition, flush, num_repeats))
         return repeats

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from softtargets.capture.slice_files import KEY, Keys, Ordinals, SliceFiles
+from softtargets.places.at_once import answers
 
 MOST_KEYS = 1 << 20
 """Keys that are read at a time, and as many that were read before are held beside them, about."""
@@ -79,7 +80,7 @@ def find_repeats(
     Raises:
         StoreError: the place refused, or what was written before is gone.
     """
-    runs = [files.done("mapped", number)["runs"] for number in range(num_slices)]
+    runs = [found["runs"] for found in files.all_done("mapped", num_slices)]
     num_keys = sum(run[partition] for own in runs for run in own)
     num_passes = 1
     while num_keys > num_passes * MOST_KEYS:
@@ -96,12 +97,20 @@ def find_repeats(
 
 
 def _keys(files: SliceFiles, partition: int, runs: list[list[list[int]]]) -> Iterator[Keys]:
-    """Yield the keys of a partition, in the order of the corpus."""
-    for number, own in enumerate(runs):
-        for run, counts in enumerate(own):
-            keys = files.keys(number, run, partition, counts[partition]).copy()
-            keys["ordinal"] += np.uint64(number << _SLICE_BITS)
-            yield keys
+    """Return the keys of a partition, in the order of the corpus."""
+    counts = [
+        (number, run, counts[partition])
+        for number, own in enumerate(runs)
+        for run, counts in enumerate(own)
+    ]
+
+    def read(count: tuple[int, int, int]) -> Keys:
+        number, run, num_keys = count
+        keys = files.keys(number, run, partition, num_keys).copy()
+        keys["ordinal"] += np.uint64(number << _SLICE_BITS)
+        return keys
+
+    return answers(files.place, read, counts)
 
 
 def _some_at_a_time(parts: Iterable[Keys]) -> Iterator[Keys]:

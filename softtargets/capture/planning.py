@@ -17,7 +17,6 @@ The plan is the same, byte for byte, whoever made it and in how many slices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from softtargets.capture.build_config import BuildConfig, CaptureTask
@@ -35,15 +34,15 @@ from softtargets.capture.planned_units import PlannedUnits, UnitSizes
 from softtargets.capture.planning_jobs import MapJob, PlanningJob, ReduceJob, WriteJob
 from softtargets.capture.slice_files import SliceFiles
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.unit_plan import Plan, write_plan, write_unit_windows
+from softtargets.capture.unit_plan import Plan, write_plan, write_units
 from softtargets.capture.unused import UnusedTally
 from softtargets.capture.windows import stored_counts
 from softtargets.engines import Engine, Failed, run_all
 from softtargets.engines.engine import MOST_ATTEMPTS
 from softtargets.errors import StoreError
-from softtargets.places.place import Place
+from softtargets.places.at_once import answers
 from softtargets.store.ledger import Ledger
-from softtargets.window import TokenWindow, cut_windows
+from softtargets.window import cut_windows
 
 AT_ONCE_BYTES = 1 << 26
 """A corpus of no more content is planned in one go."""
@@ -72,7 +71,7 @@ def make_plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, engine: Eng
     place.make_directory("work/plan")
     if is_planned_at_once(config):
         windows = read_windows(config, teacher.tokenizer, counts, UnusedTally())
-        units = _write_units(windows, config.unit_tokens, place)
+        units = write_units(place, cut_windows(windows, config.unit_tokens)).units()
     else:
         units = _plan_in_stages(config, teacher, ledger, engine, counts)
     if not len(units):
@@ -80,14 +79,6 @@ def make_plan(config: BuildConfig, teacher: Teacher, ledger: Ledger, engine: Eng
     plan = Plan(units=units, corpus=stored_counts(counts), teacher=teacher.name)
     write_plan(plan, place, ledger.fingerprint)
     return plan
-
-
-def _write_units(windows: Iterable[TokenWindow], unit_tokens: int, place: Place) -> PlannedUnits:
-    sizes = UnitSizes()
-    for group in cut_windows(windows, unit_tokens):
-        write_unit_windows(place, len(sizes), group)
-        sizes.add(group)
-    return sizes.units()
 
 
 def is_planned_at_once(config: BuildConfig) -> bool:
@@ -131,7 +122,7 @@ def _plan_in_stages(
         counts.update(windows=units.num_windows, tokens=units.num_tokens)
     else:
         windows = task.assemble(kept.read(), config, teacher.tokenizer, counts)
-        units = _write_units(windows, unit_tokens, ledger.place)
+        units = write_units(ledger.place, cut_windows(windows, unit_tokens)).units()
     task.check_counts(counts)
     finish_counts(counts, unused)
     return units
@@ -150,8 +141,8 @@ def _cut(config: BuildConfig) -> tuple[tuple[CorpusSlice | None, ...], int]:
 
 def _written_units(files: SliceFiles, num_slices: int) -> PlannedUnits:
     sizes = UnitSizes()
-    for number in range(num_slices):
-        sizes.extend(files.done("written", number))
+    for found in files.all_done("written", num_slices):
+        sizes.extend(found)
     return sizes.units()
 
 
@@ -161,7 +152,9 @@ def _run_stage(engine: Engine, job: PlanningJob) -> None:
     Raises:
         StoreError: one failed three times.
     """
-    left = [part for part in range(job.num_parts) if job.recorded(part) is None]
+    parts = range(job.num_parts)
+    recorded = answers(job.ledger.place, job.recorded, parts)
+    left = [part for part, own in zip(parts, recorded, strict=True) if own is None]
     failed = run_all(engine, job, left)
     if failed is not None:
         raise _part_failed(job, failed)
@@ -181,8 +174,7 @@ def _part_failed(job: PlanningJob, failed: Failed) -> StoreError:
 def _add_counts(kept: KeptPieces, counts: Counter[str], unused: UnusedTally) -> None:
     """Add what was counted of all slices, and tell what was left out first."""
     left_out: list[str] = []
-    for number in range(kept.num_slices):
-        found = kept.files.done("mapped", number)
+    for found in kept.files.all_done("mapped", kept.num_slices):
         counts.update(found["counts"])
         unused.add_counts(found["unused"])
         left_out += found["left_out"]

@@ -18,10 +18,9 @@ from softtargets.capture.corpus_reading import read_pieces
 from softtargets.capture.corpus_slices import CorpusSlice
 from softtargets.capture.kept_pieces import KeptPieces, Share
 from softtargets.capture.piece_keys import KeyWriter, find_repeats
-from softtargets.capture.planned_units import UnitSizes
 from softtargets.capture.slice_files import SliceFiles
 from softtargets.capture.teacher import Teacher
-from softtargets.capture.unit_plan import write_unit_windows
+from softtargets.capture.unit_plan import write_units
 from softtargets.capture.units import load_quietly
 from softtargets.capture.unused import UnusedTally
 from softtargets.engines import Done, Event
@@ -168,9 +167,7 @@ class WriteJob(PlanningJob):
 
     def find(self, part: int) -> dict[str, Any]:
         """Write the units that begin in a slice, and return their sizes."""
-        share, sizes = self.shares[part], UnitSizes()
+        share = self.shares[part]
         pieces = islice(self.kept.read(part), share.num_before, None)
-        for group in islice(cut_windows(pieces, self.unit_tokens), share.num_units):
-            write_unit_windows(self.ledger.place, share.first_unit + len(sizes), group)
-            sizes.add(group)
-        return sizes.to_dict()
+        units = islice(cut_windows(pieces, self.unit_tokens), share.num_units)
+        return write_units(self.ledger.place, units, share.first_unit).to_dict()

@@ -16,8 +16,9 @@ thought dead can only write what is there already.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 
 from softtargets.errors import FormatError
 from softtargets.hashes import hash_bytes
+from softtargets.places.at_once import answers
 from softtargets.places.leftovers import Leftovers
 from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
@@ -86,6 +88,14 @@ class SliceFiles:
         """
         found = self.marker(stage, number)
         return self._none(marker_path(stage, number)) if found is None else found
+
+    def all_done(self, stage: str, num_parts: int) -> Iterator[dict[str, Any]]:
+        """Yield what was found by each part of a stage that is done, in order.
+
+        Raises:
+            FormatError: a part is not.
+        """
+        return answers(self.place, partial(self.done, stage), range(num_parts))
 
     def put_pieces(self, number: int, chunk: int, pieces: Sequence[TokenWindow]) -> None:
         """Write a chunk of the pieces of a slice."""

@@ -12,15 +12,16 @@ Earlier releases listed the units in `plan.json`; such a plan is read as ever.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softtargets.capture.planned_units import PlannedUnits, Unit
+from softtargets.capture.planned_units import PlannedUnits, Unit, UnitSizes
 from softtargets.errors import FormatError, IdentityError
+from softtargets.places.at_once import answers
 from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.json_object import parse_object
@@ -137,11 +138,33 @@ def _read_units(place: Place, data: Mapping[str, Any]) -> PlannedUnits:
     return units
 
 
-def write_unit_windows(place: Place, unit: int, windows: Sequence[TokenWindow]) -> None:
-    """Write the windows of a unit, for whoever runs it."""
+def write_units(
+    place: Place, units: Iterable[Sequence[TokenWindow]], first_unit: int = 0
+) -> UnitSizes:
+    """Write the windows of units, for whoever runs them, and return how large the units are.
+
+    Args:
+        place: of the store.
+        units: the windows of each, taken one by one.
+        first_unit: the number of the first of them; the others follow.
+    """
+    sizes = UnitSizes()
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        for unit, windows in enumerate(units, first_unit):
+            sizes.add(windows)
+            yield _unit_path(unit), _encoded(windows)
+
+    for _ in answers(place, lambda file: place.put(*file), files()):
+        pass
+    return sizes
+
+
+def _encoded(windows: Sequence[TokenWindow]) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(encode_tokens(windows)), sink, compression="zstd")
-    place.put(_unit_path(unit), sink.getvalue().to_pybytes())
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def read_unit(place: Place, unit: int) -> list[TokenWindow]:

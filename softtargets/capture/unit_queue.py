@@ -20,12 +20,13 @@ class UnitQueue:
     """Units for one process or its workers, in order; what fails is tried again at the end.
 
     Where other processes may work on the same units, one is leased before it is given out. It is
-    had by another when its holder dies, however it dies.
+    had by another when its holder dies, however it dies. One thread may take while another notes
+    what becomes of the units.
 
     Args:
         ledger: of the store.
         units: those to do.
-        on_done: told of units that another process did meanwhile.
+        on_done: told of units that another process did meanwhile, by the thread that takes.
     """
 
     def __init__(

@@ -26,6 +26,9 @@ from softtargets.store.shard_table import ShardEntry
 from softtargets.store.writer import StoreWriter
 from softtargets.window import TokenWindow
 
+_LOOK_BATCHES = 2
+"""So many batches of a unit are left when a thread asks for the next one."""
+
 
 class UnitError(Exception):
     """A unit could not be scored; others may."""
@@ -113,7 +116,7 @@ def run_units(
         teacher: for the unit's record.
         writer: of the store.
         units: asked for one by one.
-        looks_ahead: whether a unit is asked for when about a batch of the one before is left.
+        looks_ahead: whether a thread asks for a unit when little of the one before is left.
 
     Raises:
         ServerError, StoreError: a server or an engine is gone; or the system refused to write.
@@ -153,7 +156,7 @@ def _score(
             batches.append(batch)
             num_left -= batch.num_tokens
             # Earlier, the next unit would be kept from a process that has nothing to do.
-            if look is not None and num_left <= scorer.batch_tokens:
+            if look is not None and num_left <= _LOOK_BATCHES * scorer.batch_tokens:
                 look()
             yield Scored(unit, batch.num_first, batch.num_tokens)
             if writing and writing[0][1].done():

@@ -1,4 +1,4 @@
-"""Units with their windows: a thread reads those of the next while the teacher reads the last."""
+"""Units with their windows: a thread has the next one while the teacher reads the last."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ Content = TypeVar("Content")
 class UnitsAhead(Generic[Content]):
     """Yields units and what is read of each; the next one may be asked for early.
 
-    Units are asked for in the thread of the caller, one before it is due at most.
-
     Args:
-        units: asked for one by one.
-        read: called with a unit, in a thread.
+        units: asked for one by one, by the caller's thread or by another, never by two at once.
+        read: called with a unit, by the same thread.
     """
 
     def __init__(self, units: Iterable[int], read: Callable[[int], Content]) -> None:
         self._units = iter(units)
         self._read = read
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="softtargets-read")
-        self._next: tuple[int, Future[Content]] | None = None
-        self._has_ended = False
+        self._next: Future[tuple[int, Content] | None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -39,29 +36,25 @@ class UnitsAhead(Generic[Content]):
         self._thread.shutdown()
 
     def look(self) -> None:
-        """Ask for the next unit, and begin to read it, unless that was done before."""
-        if self._next is not None or self._has_ended:
-            return
-        unit = next(self._units, None)
-        if unit is None:
-            self._has_ended = True
-        else:
-            self._next = unit, self._thread.submit(self._read, unit)
+        """Have a thread ask for the next unit, and read it, unless it does so already."""
+        if self._next is None:
+            self._next = self._thread.submit(self._take)
 
-    def __iter__(self) -> Iterator[tuple[int, Content]]:
-        """Yield every unit.
+    def due(self) -> tuple[int, Content] | None:
+        """Return the next unit and what was read of it, as soon as it is there; None at the end.
 
         Raises:
-            Exception: one that reading the unit raised which is due.
+            Exception: one that asking for it, or reading it, raised.
         """
-        while True:
-            self.look()
-            if self._next is None:
-                return
-            (unit, content), self._next = self._next, None
-            yield unit, arrived(content)
+        asked, self._next = self._next, None
+        # A worker waits here for what it is given, and another thread would outlive it.
+        return self._take() if asked is None else asked.result()
 
+    def __iter__(self) -> Iterator[tuple[int, Content]]:
+        """Yield every unit when it is `due`."""
+        while (found := self.due()) is not None:
+            yield found
 
-def arrived(content: Future[Content]) -> Content:
-    """Return what was read of a unit when it is there, or raise what reading it raised."""
-    return content.result()
+    def _take(self) -> tuple[int, Content] | None:
+        unit = next(self._units, None)
+        return None if unit is None else (unit, self._read(unit))

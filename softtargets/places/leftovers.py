@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from softtargets.places.at_once import answers
 from softtargets.places.place import Place
 
 _log = logging.getLogger(__name__)
@@ -26,15 +27,15 @@ class Leftovers:
 
     def paths(self) -> Iterator[str]:
         """Yield what is in the directories, whosever it is."""
-        for directory in self.directories:
-            yield from self.place.list(directory)
+        for found in answers(self.place, self.place.list, self.directories):
+            yield from found
 
     def others(self, own: re.Pattern[str]) -> list[str]:
         """Return what is not ours."""
         return [path for path in self.paths() if own.fullmatch(path) is None]
 
-    def remove(self, own: re.Pattern[str], last: Sequence[str] = ()) -> None:
-        """Remove what is ours; of directories those that are empty then.
+    def remove(self, own: re.Pattern[str], last: Sequence[str] = ()) -> list[str]:
+        """Remove what is ours, of directories those that are empty then; return what is not ours.
 
         Args:
             own: says what is ours.
@@ -43,7 +44,8 @@ class Leftovers:
         Raises:
             StoreError: the system refused.
         """
-        found = [path for path in self.paths() if path not in last and own.fullmatch(path)]
+        there = list(self.paths())
+        found = [path for path in there if path not in last and own.fullmatch(path)]
         self.place.delete_all([path for path in found if not path.endswith("/")])
         directories = [path for path in found if path.endswith("/")]
         for path in (*directories, *(path for path in last if own.fullmatch(path))):
@@ -51,10 +53,11 @@ class Leftovers:
                 self.place.remove_directory(path[:-1])
             else:
                 self.place.delete(path)
+        return [path for path in there if own.fullmatch(path) is None]
 
-    def warn_of_others(self, own: re.Pattern[str]) -> None:
-        """Log what stays because it is not ours."""
-        others = self.others(own)
+    def remove_and_warn(self, own: re.Pattern[str], last: Sequence[str] = ()) -> None:
+        """Remove what is ours, as `remove` does, and log what stays because it is not ours."""
+        others = self.remove(own, last)
         if others:
             named = ", ".join(repr(path) for path in others[:_MOST_NAMED])
             _log.warning(

@@ -26,6 +26,7 @@ _DELETED_AT_ONCE = 1000
 class ObjectStore(RemoteReads):
     """A path in a bucket."""
 
+    requests_at_once = 8
     _least_attempts = 3
     """A request may hang for longer than readers try again, and must not end a build."""
     _is_conditional: bool | None = None

@@ -57,6 +57,8 @@ class Place(ABC):
 
     has_locks = False
     """Whether several processes may build a store here at the same time."""
+    requests_at_once = 1
+    """How many requests are worth to be made at the same time, each by a thread."""
 
     @property
     def counts(self) -> ReadCounts:

@@ -151,8 +151,7 @@ def _pull_alone(
     if tree.size(MANIFEST_NAME) is None:
         tree.put(MANIFEST_NAME, content)
     staged = Leftovers(place=tree, directories=(*_CLIENT_DIRECTORIES, PULL_NAME))
-    staged.remove(_STAGED, last=(_LOCK, _MARK, f"{PULL_NAME}/"))
-    staged.warn_of_others(_STAGED)
+    staged.remove_and_warn(_STAGED, last=(_LOCK, _MARK, f"{PULL_NAME}/"))
     return fetched
 
 

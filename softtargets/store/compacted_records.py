@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softtargets.hashes import hash_bytes
+from softtargets.places.at_once import answers
 from softtargets.store.json_object import parse_object
 from softtargets.store.shard_table import ShardEntry
 from softtargets.store.work_files import COMPACTED, RECORDS
@@ -36,7 +37,8 @@ class CompactedRecords:
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, list[ShardEntry]]]:
         """Yield each file among some paths with its entries; a file that is damaged has none."""
-        return ((path, self._read(path)) for path in paths if _NAME.fullmatch(path))
+        names = [path for path in paths if _NAME.fullmatch(path)]
+        return zip(names, answers(self._workplace.place, self._read, names), strict=True)
 
     def write(self, entries: Sequence[ShardEntry]) -> None:
         """Copy the entries of units that are recorded.

@@ -24,6 +24,7 @@ from threading import Event, Thread
 from uuid import uuid4
 
 from softtargets.errors import BusyError, SoftTargetsError, StoreError
+from softtargets.places.at_once import answers
 from softtargets.places.place import Place
 from softtargets.places.waiting import Waiting, this_process
 from softtargets.store.json_object import parse_object
@@ -129,7 +130,8 @@ class Leases:
     def left(self) -> list[str]:
         """Return the heartbeats and claims that dead processes left, after watching all."""
         dead = self.dead()
-        claims = [(path, self._place.get(path)) for path in self._place.list(LEASES)]
+        paths = self._place.list(LEASES)
+        claims = list(zip(paths, answers(self._place, self._place.get, paths), strict=True))
         alive = set(self.others()) - set(dead)
         left = [
             path

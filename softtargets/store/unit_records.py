@@ -20,6 +20,7 @@ from uuid import uuid4
 import numpy as np
 
 from softtargets.errors import StoreError
+from softtargets.places.at_once import answers
 from softtargets.places.place import LockGoneError, Place
 from softtargets.store.compacted_records import COMPACTED_UNITS, CompactedRecords
 from softtargets.store.json_object import parse_object
@@ -68,8 +69,8 @@ class UnitRecords:
                 done.add(entry.unit)
                 yield entry
         read: list[ShardEntry] = []
-        for path in (path for unit, path in units.items() if unit not in done):
-            own = self._read(path, sizes)
+        alone = [path for unit, path in units.items() if unit not in done]
+        for own in answers(self._place, lambda path: self._read(path, sizes), alone):
             if own is None:
                 continue
             yield own

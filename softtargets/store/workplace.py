@@ -51,6 +51,8 @@ class Workplace:
         """Of a place that `writes_once`."""
         self._is_new = False
         """Whether the directory was not there before."""
+        self._is_clean = False
+        """Whether this process has removed `work` already."""
         self._found = Leftovers(place=self.place, directories=(*WORK_DIRECTORIES, "shards", ""))
 
     @cached_property
@@ -134,7 +136,7 @@ class Workplace:
             self._request_beside_others()
 
     def _clean_if_complete(self) -> None:
-        if self.is_complete:
+        if not self._is_clean and self.is_complete:
             self.clean()
 
     def _request_beside_others(self) -> None:
@@ -203,8 +205,9 @@ class Workplace:
     def clean(self) -> None:
         """Remove `work`, which a store that is committed needs no more; what is not ours stays."""
         work = Leftovers(place=self.place, directories=WORK_DIRECTORIES)
-        work.remove(WORK, last=(LOCK, REQUEST, "work/"))
-        work.warn_of_others(WORK)
+        locks = (LOCK,) * self.place.has_locks
+        work.remove_and_warn(WORK, last=(*locks, REQUEST, "work/"))
+        self._is_clean = True
 
     def _remove_useless(self) -> None:
         """Remove what was made, if nothing of it would save a build that goes on any work."""

@@ -5,8 +5,7 @@
 needs vLLM: `make vllm` builds an environment with it. Windows of the Python language reference are
 captured through transformers, vLLM in process, vLLM's server and llama.cpp, each in a process of
 its own, at k = 64 and at the default selection; once to be warm and some rounds for the speed.
-Then vLLM reads them with and without what is selected inside its workers. Prints two tables, and
-writes them into the page.
+Prints a table, and that of `tests.benchmarks.prefill`, and writes them into the page.
 """
 
 from __future__ import annotations
@@ -18,52 +17,34 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
-from unittest.mock import patch
-
-import torch
+from typing import Any
 
 from softtargets.capture import (
-    Hybrid,
     Keep,
     LocalTeacher,
     Segment,
     Selected,
     Teacher,
     TeacherConfig,
-    TopK,
     TransformersTeacher,
     open_teacher,
 )
 from softtargets.capture.abilities import nearest
-from softtargets.capture.keep.logit_chunks import COMPARING, SELECTING, logit_chunks
-from softtargets.capture.vllm_engine.prompt_rows import PromptRows
+from softtargets.capture.keep.logit_chunks import COMPARING
 from softtargets.capture.vllm_engine.tensor_bytes import tensors_from_bytes, tensors_to_bytes
 from softtargets.demo.smollm import find_gguf, teacher_directory
+from tests.benchmarks import prefill
 from tests.benchmarks.engine_errors import Errors
 from tests.benchmarks.lookups import peak_memory
 from tests.benchmarks.page_table import put_table
-from tests.benchmarks.servers import BATCH_TOKENS, capture, segments
+from tests.benchmarks.prefill import KEEPS, OPTIONS, Number, alone_in_process
+from tests.benchmarks.servers import capture, segments
 from tests.servers.vllm_process import PYTHON, run_vllm
 
-Number = Literal["float32", "bfloat16"]
-DTYPES: tuple[Number, ...] = ("float32", "bfloat16")
-KEEPS = {
-    "64": Keep(selection=TopK(k=64), temperatures=(1.0,)),
-    "default": Keep(selection=Hybrid(), temperatures=(1.0,)),
-}
-OPTIONS = (
-    ("max_model_len", 1025),
-    ("max_num_batched_tokens", BATCH_TOKENS),
-    ("enforce_eager", True),
-    ("max_logprobs", 64),
-)
 NOT_INSTALLED = "not installed"
 
 
@@ -148,49 +129,6 @@ def timed(teacher: Teacher, own: Sequence[Segment], keep: Keep, rounds: int) -> 
     return Captured(selected=written, speed=statistics.median(speeds[1:]))
 
 
-def run_hook(dtype: Number, num_tokens: int, rounds: int) -> tuple[int, dict[str, list[float]]]:
-    """Return the tokens read in a round, and its seconds: vLLM alone, selecting, and its lists."""
-    own = segments(num_tokens)
-    config = TeacherConfig(name=f"vllm:{teacher_directory()}", dtype=dtype, engine_arg=OPTIONS)
-    teacher: Any = open_teacher(config)
-    teacher.load()
-    prompts = [one.input_ids_L[: one.positions_T[-1] + 1].tolist() for one in own]
-    lists = {"prompt_logprobs": 64, "flat_logprobs": True}
-    read = teacher._engine._generate
-    modes: dict[str, Callable[[], object]] = {
-        "alone": lambda: read(prompts, [{}] * len(prompts)),
-        "logits": lambda: make_logits(teacher, own),
-        **{name: lambda keep=keep: teacher.capture(own, keep) for name, keep in KEEPS.items()},  # type: ignore[misc]
-        "prompt_logprobs": lambda: read(prompts, [lists] * len(prompts)),
-    }
-    found: dict[str, list[float]] = {name: [] for name in modes}
-    for _ in range(rounds + 1):
-        for name, mode in modes.items():
-            started = time.perf_counter()
-            mode()
-            found[name].append(time.perf_counter() - started)
-    return sum(map(len, prompts)), {name: seconds[1:] for name, seconds in found.items()}
-
-
-def make_logits(teacher: Any, own: Sequence[Segment]) -> None:
-    """Have the logits of all targets made inside vLLM's workers, and thrown away."""
-    keep = PromptRows._keep
-
-    def making(self: Any, rows_S: torch.Tensor, hidden_SD: torch.Tensor) -> None:
-        for _ in logit_chunks(hidden_SD, self._make_logits, self._vocab_size, SELECTING):
-            pass
-        keep(self, rows_S, hidden_SD)
-
-    with patch.object(PromptRows, "_keep", making):
-        teacher.read(own)
-
-
-def alone_in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def table(num_tokens: int, rounds: int) -> Iterator[str]:
     """Yield the lines of the table of engines."""
     own = segments(num_tokens)
@@ -236,27 +174,6 @@ def row(
     )
 
 
-def hook_table(num_tokens: int, rounds: int) -> Iterator[str]:
-    """Yield the lines of the table of what the selection costs."""
-    yield (
-        "| numbers | vLLM alone, tokens/s | making all logits | selecting k = 64 | "
-        "selecting by default | prompt_logprobs = 64 |"
-    )
-    yield "|---|---:|---:|---:|---:|---:|"
-    for dtype in DTYPES:
-        num_read, seconds = alone_in_process(run_hook, dtype, num_tokens, rounds)
-        alone = seconds["alone"]
-        shares = [
-            statistics.median(own / one for own, one in zip(alone, seconds[name], strict=True))
-            for name in ("logits", "64", "default", "prompt_logprobs")
-        ]
-        yield (
-            f"| {dtype} | {num_read / statistics.median(alone):.0f} | "
-            + " | ".join(f"{share:.0%}" for share in shares)
-            + " |"
-        )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("page", nargs="?", type=Path)
@@ -267,7 +184,7 @@ def main() -> None:
         parser.error("no vLLM here; `make vllm` builds an environment with it")
     for name, lines in (
         ("engines", table(arguments.tokens, arguments.rounds)),
-        ("selecting inside vLLM", hook_table(arguments.tokens, arguments.rounds)),
+        ("selecting inside vLLM", prefill.table(arguments.tokens, arguments.rounds)),
     ):
         together = []
         for line in lines:
