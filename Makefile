@@ -52,7 +52,7 @@ vllm: $(VLLM_VENV)/.installed
 check: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 # On a machine with a card, with the torch that PYTHON has there: docs/gpu.md says what else it needs.
 gpu: export PYTHONPATH := .
