@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,9 @@ def test_the_newer_seam_of_the_vllm_that_is_here_is_as_the_stub() -> None:
     from vllm.v1.worker.gpu.sample.prompt_logprob import PromptLogprobsWorker
 
     runner = SecondRunner()
-    runner.prompt_logprobs_worker = PromptLogprobsWorker(8, torch.device("cpu"))
+    has_device = "device" in inspect.signature(PromptLogprobsWorker).parameters
+    device = {"device": torch.device("cpu")} if has_device else {}  # vLLM 0.24 knows none.
+    runner.prompt_logprobs_worker = PromptLogprobsWorker(8, **device)
     runner.compute_arguments = (None, None, np.zeros(8, np.int32))
     watched = Watched(runner)
     own = {f"request-{one}": SamplingParams(extra_args={PROMPT: one}) for one in (1, 2)}
