@@ -185,7 +185,7 @@ def test_units_of_a_node_that_is_removed_are_taken_over(
     place: Place,
     expected: dict[str, bytes | None],
 ) -> None:
-    """One actor on each of three nodes, of which one goes while it has units."""
+    """One actor on each of three nodes, which takes all of it; one goes while it has units."""
     mark = tmp_path / "mark"
 
     def remove() -> None:
@@ -195,7 +195,8 @@ def test_units_of_a_node_that_is_removed_are_taken_over(
     thread = Thread(target=remove)
     thread.start()
     teacher = Doomed(mark, third_node.node_id)
-    build(build_config(tmp_path), teacher, engine=RayActors(3), place=place)
+    engine = RayActors(3, cpus_per_worker=NODE["num_cpus"])
+    build(build_config(tmp_path), teacher, engine=engine, place=place)
     thread.join()
     clean_store(place)
     assert by_number(contents(place)) == expected
