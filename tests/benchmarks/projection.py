@@ -45,7 +45,7 @@ class Measured:
 def measured(page: Path) -> Measured:
     """Read the tables of a page."""
     _, *plans = read_table(page, "planning")
-    speed = [row[3] for row in plans if row[1] == "in slices, one process"][-1]
+    speed = next(row[3] for row in plans if row[1] == "in slices, one process")
     head, *rows = read_table(page, "scale")
     last = {row[0]: _number(row[-1]) for row in rows}
     return Measured(
