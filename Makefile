@@ -6,8 +6,11 @@ INSTALL := install --quiet --disable-pip-version-check
 PIP := $(BIN)/pip $(INSTALL) --constraint constraints.txt
 DEMO := softtargets-demo
 
-# Two processes of one thread each: on two cores that is twice as fast as one of two threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist worksteal
+# Processes of one thread each, one more than cores, as some wait: on two cores that is twice as fast
+# as one of two threads. Each takes up to 2 GB.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+PROCESSES ?= $(shell expr $(CORES) + 1)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 TRIAL := softtargets-trial
 LLAMA_VENV ?= .venv-llama

@@ -10,7 +10,7 @@ import pytest
 from softtargets import Store, verify
 from softtargets.capture import build
 from softtargets.errors import CorruptionError
-from softtargets.places import place_to_write
+from softtargets.places import place_to_write, retries
 from tests.fakes import FakeTeacher, build_config
 from tests.golden import GOLDEN
 from tests.object_store import Bucket, Fault
@@ -30,7 +30,10 @@ def test_a_table_that_arrives_damaged_is_asked_for_again(bucket: Bucket) -> None
 
 
 @pytest.mark.slow
-def test_a_damaged_table_in_a_bucket_is_refused(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_damaged_table_in_a_bucket_is_refused(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "FIRST_WAIT", 0.001)
     root = Path(shutil.copytree(STORE, tmp_path / "store"))
     url = bucket.copy(Store.open(root))
     path = bucket.directory / "store" / TABLE
