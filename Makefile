@@ -6,10 +6,9 @@ INSTALL := install --quiet --disable-pip-version-check
 PIP := $(BIN)/pip $(INSTALL) --constraint constraints.txt
 DEMO := softtargets-demo
 
-# Processes of one thread each, one more than cores, as some wait: on two cores that is twice as fast
-# as one of two threads. Each takes up to 2 GB.
-CORES := $(shell getconf _NPROCESSORS_ONLN)
-PROCESSES ?= $(shell expr $(CORES) + 1)
+# A process of one thread for each core: on two cores that is twice as fast as one of two threads, and
+# three processes are slower. Each takes up to 2 GB.
+PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 TRIAL := softtargets-trial

@@ -184,7 +184,7 @@ def main() -> None:
         parser.error("no vLLM here; `make vllm` builds an environment with it")
     for name, lines in (
         ("engines", table(arguments.tokens, arguments.rounds)),
-        ("selecting inside vLLM", prefill.table(arguments.tokens, arguments.rounds)),
+        (prefill.TABLE, prefill.table(arguments.tokens, arguments.rounds)),
     ):
         together = []
         for line in lines:

@@ -1,12 +1,16 @@
 """How much of vLLM's own prefill speed is left when a selection is made inside its workers.
 
-vLLM reads windows of the Python language reference with and without it: SmolLM2-135M, and a random
-Llama with the shapes of SmolLM2-1.7B, which reads a quarter of them. `tests.benchmarks.engines`
-runs it.
+    python -m tests.benchmarks.prefill [docs/teachers.md] [--tokens 2048] [--rounds 5]
+
+needs vLLM: `make vllm` builds an environment with it. vLLM reads windows of the Python language
+reference with and without a selection: SmolLM2-135M, and a random Llama with the shapes of
+SmolLM2-1.7B, which reads a quarter of them. Prints a table of medians over rounds, and writes it
+into the page. `tests.benchmarks.engines` does so, too.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -23,8 +27,10 @@ from softtargets.capture import Hybrid, Keep, Segment, TeacherConfig, TopK, open
 from softtargets.capture.keep.logit_chunks import SELECTING, logit_chunks
 from softtargets.capture.vllm_engine.prompt_rows import PromptRows
 from softtargets.demo.smollm import teacher_directory
+from tests.benchmarks.page_table import put_table
 from tests.benchmarks.servers import BATCH_TOKENS, segments
 
+TABLE = "selecting inside vLLM"
 Number = Literal["float32", "bfloat16"]
 DTYPES: tuple[Number, ...] = ("float32", "bfloat16")
 KEEPS = {
@@ -131,3 +137,21 @@ def row(num_read: int, seconds: Mapping[str, Sequence[float]]) -> str:
     ]
     cells = [f"{num_read / statistics.median(alone):.0f}", *(f"{share:.0%}" for share in shares)]
     return " | ".join(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("page", nargs="?", type=Path)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    lines = []
+    for line in table(arguments.tokens, arguments.rounds):
+        print(line, flush=True)
+        lines.append(line)
+    if arguments.page is not None:
+        put_table(arguments.page, TABLE, lines)
+
+
+if __name__ == "__main__":
+    main()
