@@ -5,7 +5,7 @@
 
 Leases save work, and nothing else depends on them: a unit that two processes run is recorded once.
 The claim of a unit that is done stays until the commit: whoever could claim a unit first knows by
-that alone that it is not done.
+that alone that it is not done. One that was given back stays, too, as nobody's.
 A process counts as dead when its heartbeat is gone, or when another has seen it unchanged for three
 periods by a clock of its own that never goes back. No two clocks are compared. Whoever claims what
 a dead process had replaces the claim that was read, so of several that try one succeeds.
@@ -36,6 +36,9 @@ _MISSED = 3
 """Periods without another heartbeat after which a process counts as dead."""
 _LOOK_SECONDS = 1.0
 """Between two looks at what another process has."""
+
+_GIVEN_BACK = json.dumps({"worker": "", "holder": ""}).encode()
+"""A claim that nobody has any more."""
 
 _log = logging.getLogger(__name__)
 
@@ -149,15 +152,21 @@ class Leases:
             return None
         content, tag = found
         worker, _ = self._parse(content, path)
-        if self._was_alive(worker) or not self.is_dead(worker):
+        if worker and (self._was_alive(worker) or not self.is_dead(worker)):
             return None
         is_taken_over = self._place.put_if_match(path, self._own, tag)
         return Claim(is_first=False) if is_taken_over else None
 
     def give_back(self, path: str) -> None:
-        """Let others have what this process claimed."""
+        """Let others have what this process claimed; a claim of another is left as it is.
+
+        Nothing is deleted: an attempt that was done without an answer is made again, and would take
+        the claim of a process that came between. Whoever was next would then count as the first.
+        """
         with _warned("others wait for what this process had"):
-            self._place.delete(path)
+            found = self._place.get_tagged(path)
+            if found is not None and found[0] == self._own:
+                self._place.put_if_match(path, _GIVEN_BACK, found[1])
 
     @contextmanager
     def hold(self, path: str) -> Iterator[None]:

@@ -61,7 +61,7 @@ def test_a_unit_that_is_claimed_first_costs_one_request(
         assert asked(place) == {}
         assert queue.take() == 1
         queue.fail(1, "it failed")
-        assert place.list("work/leases") == ["work/leases/unit-000000"]
+        assert [bool(writer.turns.holder(unit)) for unit in range(2)] == [True, False]
 
 
 def test_a_unit_that_was_recorded_while_its_process_ended_is_not_given_out(

@@ -53,7 +53,20 @@ def test_a_unit_is_had_by_one_and_given_back(place: Conditional, clock: Clock) -
         assert second.holder(UNIT) == ""
         assert has(second)
         assert place.list("work/workers")
-    assert place.files == {}
+    assert list(place.files) == [UNIT]
+
+
+def test_giving_back_again_leaves_the_claim_of_who_came_between(
+    place: Conditional, clock: Clock
+) -> None:
+    """An attempt whose answer was lost is made again."""
+    first, second = Leases(place), Leases(place)
+    with first.beating(), second.beating():
+        assert first.claim(UNIT) == leases.Claim(is_first=True)
+        first.give_back(UNIT)
+        assert second.claim(UNIT) == leases.Claim(is_first=False)
+        first.give_back(UNIT)
+        assert first.claim(UNIT) is None
 
 
 def test_a_unit_is_taken_after_three_periods_without_a_heartbeat(
@@ -139,7 +152,7 @@ def test_one_plans_and_the_others_go_on_when_there_is_a_plan(
         assert clock.now == 1010
     with own.awaited(UNIT, "a unit", lambda: False):
         assert clock.now == 1030
-    assert place.size(UNIT) is None
+    assert own.holder(UNIT) == ""
 
 
 def test_a_heartbeat_that_cannot_be_written_is_told_of(
