@@ -85,8 +85,7 @@ def build(
     weights = read_weights(config, teacher)
     identity = describe_build(config, teacher, weights)
     with StoreWriter.hold(place or config.output, identity) as writer:
-        was_complete = writer.is_complete
-        num_before = 0
+        was_complete, num_before = writer.is_complete, 0
         if not was_complete:
             with writer.turns.planning():
                 plan = _plan(config, teacher, writer, weights, engine)
@@ -242,6 +241,8 @@ def _run(
         StoreError: units failed three times; all others are done.
     """
     recorded = writer.recorded()
+    if writer.is_complete:  # Another process has committed, and removed records.
+        return
     tally = Tally(plan, recorded, on_progress)
     wanted = range(len(plan.units)) if units is None else units
     missing = [unit for unit in wanted if unit not in recorded]
@@ -294,6 +295,5 @@ def _units_failed(failed: dict[int, str], place: Place) -> StoreError:
         found=f"{len(failed)} that failed {MOST_ATTEMPTS} times (units "
         f"{', '.join(str(one) for one in sorted(failed)[:10])}). Unit {unit}, with "
         f"{name_documents(read_unit(place, unit))}: {error}",
-        next_step="All other units are done. Mend what the error names, and run the same "
-        "command again.",
+        next_step="Mend what the error names, and run the same command again; all others are done.",
     )

@@ -25,7 +25,7 @@ from softtargets.places.at_once import answers
 from softtargets.places.place import Place
 from softtargets.store.codec import decode_tokens, encode_tokens
 from softtargets.store.json_object import parse_object
-from softtargets.store.work_files import PLAN, UNITS
+from softtargets.store.work_files import PLAN, UNITS, windows_path
 from softtargets.texts import shortened
 from softtargets.window import TokenWindow
 
@@ -153,7 +153,7 @@ def write_units(
     def files() -> Iterator[tuple[str, bytes]]:
         for unit, windows in enumerate(units, first_unit):
             sizes.add(windows)
-            yield _unit_path(unit), _encoded(windows)
+            yield windows_path(unit), _encoded(windows)
 
     for _ in answers(place, lambda file: place.put(*file), files()):
         pass
@@ -173,7 +173,7 @@ def read_unit(place: Place, unit: int) -> list[TokenWindow]:
     Raises:
         StoreError: they cannot be read.
     """
-    path, expected = _unit_path(unit), "the windows of a unit that was planned"
+    path, expected = windows_path(unit), "the windows of a unit that was planned"
     content = place.get(path)
     if content is None:
         raise _spoiled(place.where(path), expected, "no file")
@@ -190,7 +190,3 @@ def _spoiled(where: str, expected: str, found: str) -> FormatError:
         found=found,
         next_step=_MAKE_AGAIN,
     )
-
-
-def _unit_path(unit: int) -> str:
-    return f"work/plan/unit-{unit:06d}.parquet"

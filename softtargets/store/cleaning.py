@@ -19,7 +19,6 @@ from softtargets.store.manifest import MANIFEST_NAME, Manifest
 from softtargets.store.opening import read_manifest
 from softtargets.store.request import read_identity, request_text
 from softtargets.store.shard_table_file import other_tables
-from softtargets.store.turns import lease_path
 from softtargets.store.unit_records import UnitRecords
 from softtargets.store.work_files import (
     LEFTOVERS,
@@ -30,6 +29,7 @@ from softtargets.store.work_files import (
     WORK_DIRECTORIES,
     WORKERS,
     WORKERS_LOCK,
+    lease_path,
 )
 from softtargets.store.workplace import Workplace
 

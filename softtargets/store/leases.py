@@ -5,7 +5,8 @@
 
 Leases save work, and nothing else depends on them: a unit that two processes run is recorded once.
 The claim of a unit that is done stays until the commit: whoever could claim a unit first knows by
-that alone that it is not done. One that was given back stays, too, as nobody's.
+that alone that it is not done. One that was given back stays, too, as nobody's. After the commit a
+claim goes when the windows of its unit are gone, so that whoever claims it again reads none.
 A process counts as dead when its heartbeat is gone, or when another has seen it unchanged for three
 periods by a clock of its own that never goes back. No two clocks are compared. Whoever claims what
 a dead process had replaces the claim that was read, so of several that try one succeeds.

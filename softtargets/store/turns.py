@@ -9,7 +9,7 @@ from functools import partial
 
 from softtargets.errors import BusyError
 from softtargets.store.request import read_request_of
-from softtargets.store.work_files import LEASES, PLAN, PLAN_LEASE, PLAN_LOCK
+from softtargets.store.work_files import LEASES, PLAN, PLAN_LEASE, PLAN_LOCK, lease_path
 from softtargets.store.workplace import Workplace
 
 
@@ -104,8 +104,3 @@ class Turns:
         if self._workplace.writes_once:
             return self._workplace.leases.holder(lease_path(unit))
         return self._workplace.place.lock_holder(lease_path(unit))
-
-
-def lease_path(unit: int) -> str:
-    """Return where it lies who has a unit."""
-    return f"{LEASES}/unit-{unit:06d}"

@@ -62,3 +62,21 @@ BEFORE_REQUEST = re.compile(
 )
 """What a build that died before its request was written can have left; all of it is empty, or of
 processes alone."""
+
+_OF_UNIT = re.compile(rf"{LEASES}/({_UNIT})")
+
+
+def lease_path(unit: int) -> str:
+    """Return where it lies who has a unit."""
+    return f"{LEASES}/unit-{unit:06d}"
+
+
+def windows_path(unit: int) -> str:
+    """Return where the windows of a unit lie."""
+    return f"work/plan/unit-{unit:06d}.parquet"
+
+
+def windows_of(path: str) -> str | None:
+    """Return where the windows lie of the unit that a path is the lease of; None if it is none."""
+    found = _OF_UNIT.fullmatch(path)
+    return None if found is None else f"work/plan/{found[1]}.parquet"

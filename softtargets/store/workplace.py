@@ -34,6 +34,7 @@ from softtargets.store.work_files import (
     WORK,
     WORK_DIRECTORIES,
     WORKERS_LOCK,
+    windows_of,
 )
 
 _log = logging.getLogger(__name__)
@@ -203,10 +204,14 @@ class Workplace:
             self._found.remove(LEFTOVERS)
 
     def clean(self) -> None:
-        """Remove `work`, which a store that is committed needs no more; what is not ours stays."""
+        """Remove `work`, which a store that is committed needs no more; what is not ours stays.
+
+        Whoever claims a unit first does not look for its record. So a claim goes after the windows
+        of its unit: who claims it again has none to read, and finds the store.
+        """
         work = Leftovers(place=self.place, directories=WORK_DIRECTORIES)
         locks = (LOCK,) * self.place.has_locks
-        work.remove_and_warn(WORK, last=(*locks, REQUEST, "work/"))
+        work.remove_and_warn(WORK, last=(*locks, REQUEST, "work/"), before=windows_of)
         self._is_clean = True
 
     def _remove_useless(self) -> None:
