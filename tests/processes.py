@@ -26,6 +26,7 @@ CONTEXT.set_forkserver_preload(
         "transformers.models.llama.modeling_llama",
         "transformers.trainer",
         "trl.trainer.sft_trainer",
+        "tests.frozen",
     ]
 )
 
@@ -55,7 +56,12 @@ Program = Callable[..., object]
 def run_into(
     log: Path, environment: Mapping[str, str], program: Program, *arguments: object
 ) -> None:
-    """Run a program as the whole of this process; what it prints is added to a file."""
+    """Run a program as the whole of this process; what it prints is added to a file.
+
+    Processes that it starts are forked, as those of a program that somebody starts.
+    """
+    # Else each that reads with workers of a DataLoader would have a server of its own.
+    multiprocessing.set_start_method(None, force=True)
     os.environ.clear()
     os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -7,16 +7,19 @@ given on to this process, which has the command run in a process of its own.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.reduction import DupFd
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.processes import CONTEXT
@@ -47,14 +50,26 @@ def run_shell(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
 
 def run_python(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
     """Run code as `python -W error -c` does."""
-    files = [directory / f".{name}" for name in ("stdout", "stderr")]
-    with open(os.devnull) as nothing, files[0].open("w") as out, files[1].open("w") as err:
-        streams = tuple(_Stream(one.fileno()) for one in (nothing, out, err))
-        process = CONTEXT.Process(target=_python, args=(code, str(directory), streams))
-        process.start()
-        process.join()
-    printed = [path.read_text() for path in files]
-    return subprocess.CompletedProcess(code, process.exitcode or 0, *printed)
+    return _run(_python, code, directory)
+
+
+def run_module(arguments: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a module with arguments as `python -m` does."""
+    return _run(_module, arguments, directory)
+
+
+def _run(
+    program: Callable[..., None], argument: Any, directory: Path
+) -> subprocess.CompletedProcess[str]:
+    with TemporaryDirectory() as place, open(os.devnull) as nothing:
+        files = [Path(place) / name for name in ("stdout", "stderr")]
+        with files[0].open("w") as out, files[1].open("w") as err:
+            streams = tuple(_Stream(one.fileno()) for one in (nothing, out, err))
+            process = CONTEXT.Process(target=program, args=(argument, str(directory), streams))
+            process.start()
+            process.join()
+        printed = [path.read_text() for path in files]
+    return subprocess.CompletedProcess(argument, process.exitcode or 0, *printed)
 
 
 class _Stream:
@@ -132,7 +147,14 @@ def _python(code: str, directory: str, streams: tuple[int, ...]) -> None:
     exec(compile(code, "<string>", "exec"), names)
 
 
+def _module(arguments: Sequence[str], directory: str, streams: tuple[int, ...]) -> None:
+    _take_place(directory, os.environ, streams)
+    sys.argv = list(arguments)
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+
+
 def _take_place(directory: str, environment: Mapping[str, str], streams: tuple[int, ...]) -> None:
+    multiprocessing.set_start_method(None, force=True)  # As in a program that somebody starts.
     os.chdir(directory)
     os.environ.update(environment)
     for number, stream in enumerate(streams):

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.shell import run_module
+
 ROOT = Path(__file__).parent.parent
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+    return run_module(arguments, ROOT)
 
 
 @pytest.mark.slow
@@ -43,7 +42,7 @@ def test_without_a_card_it_is_said_and_nothing_passes_for_run() -> None:
     found = run("tests.gpu.card")
     assert found.returncode == 1
     assert "no card: torch" in found.stderr
-    found = run("pytest", "tests/gpu/test_losses.py")
+    found = run("pytest", "tests/gpu/test_losses.py", "-W", "default")
     assert found.returncode == 0
     assert re.search(r"SKIPPED \[\d+\] tests/gpu/test_losses\.py", found.stdout)
     assert "passed" not in found.stdout

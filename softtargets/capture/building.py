@@ -244,8 +244,7 @@ def _run(
     if writer.is_complete:  # Another process has committed, and removed records.
         return
     tally = Tally(plan, recorded, on_progress)
-    wanted = range(len(plan.units)) if units is None else units
-    missing = [unit for unit in wanted if unit not in recorded]
+    missing = [unit for unit in units or range(len(plan.units)) if unit not in recorded]
     job = ScoringJob(
         teacher=teacher,
         task=config.capture_task,
