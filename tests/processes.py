@@ -119,6 +119,15 @@ def held(target: Callable[..., None], *arguments: Any) -> Iterator[Held]:
     assert process.exitcode == 0
 
 
+@contextmanager
+def none_left() -> Iterator[None]:
+    """Check that no child of this process is left that was not there before."""
+    before = multiprocessing.active_children()
+    yield
+    left = [one for one in multiprocessing.active_children() if one not in before]
+    assert not left, left
+
+
 def wait_until_gone(pid: int) -> None:
     """Wait for the end of a process that is about to end."""
     while is_there(pid):
