@@ -5,7 +5,8 @@
 needs vLLM: `make vllm` builds an environment with it. Windows of the Python language reference are
 captured through transformers, vLLM in process, vLLM's server and llama.cpp, each in a process of
 its own, at k = 64 and at the default selection; once to be warm and some rounds for the speed.
-Prints a table, and that of `tests.benchmarks.prefill`, and writes them into the page.
+Prints a table, and writes it into the page. `tests.benchmarks.prefill` says what selecting inside
+vLLM costs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from softtargets.capture.abilities import nearest
 from softtargets.capture.keep.logit_chunks import COMPARING
 from softtargets.capture.vllm_engine.tensor_bytes import tensors_from_bytes, tensors_to_bytes
 from softtargets.demo.smollm import find_gguf, teacher_directory
-from tests.benchmarks import prefill
 from tests.benchmarks.engine_errors import Errors
 from tests.benchmarks.lookups import peak_memory
 from tests.benchmarks.page_table import put_table
@@ -182,16 +182,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if find_spec("vllm") is None:
         parser.error("no vLLM here; `make vllm` builds an environment with it")
-    for name, lines in (
-        ("engines", table(arguments.tokens, arguments.rounds)),
-        (prefill.TABLE, prefill.table(arguments.tokens, arguments.rounds)),
-    ):
-        together = []
-        for line in lines:
-            print(line, flush=True)
-            together.append(line)
-        if arguments.page is not None:
-            put_table(arguments.page, name, together)
+    lines = []
+    for line in table(arguments.tokens, arguments.rounds):
+        print(line, flush=True)
+        lines.append(line)
+    if arguments.page is not None:
+        put_table(arguments.page, "engines", lines)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 needs vLLM: `make vllm` builds an environment with it. vLLM reads windows of the Python language
 reference with and without a selection: SmolLM2-135M, and a random Llama with the shapes of
-SmolLM2-1.7B, which reads a quarter of them. Prints a table of medians over rounds, and writes it
-into the page. `tests.benchmarks.engines` does so, too.
+SmolLM2-1.7B, which reads a quarter of them and takes most of the time. Prints a table of medians
+over rounds, and writes it into the page.
 """
 
 from __future__ import annotations
