@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerContext
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from softtargets.capture import (
 )
 from softtargets.store import verify
 from tests.fakes import TEXTS, build_config, shard_bytes, write_corpus
+from tests.processes import CONTEXT
 
 NUM_KILLS = 20
 
@@ -49,18 +48,8 @@ def run_killed_build(config: BuildConfig, teacher: Path, num_units: int, seconds
     run_build(config, teacher, set_timer)
 
 
-@pytest.fixture
-def forkserver() -> Iterator[ForkServerContext]:
-    """Processes that start with the imports done, so that a kill falls into the build itself."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_crash", "transformers.models.llama.modeling_llama"])
-    yield context
-
-
 @pytest.mark.slow
-def test_death_at_random_moments_changes_no_byte(
-    tmp_path: Path, tiny_teacher: Path, forkserver: ForkServerContext
-) -> None:
+def test_death_at_random_moments_changes_no_byte(tmp_path: Path, tiny_teacher: Path) -> None:
     texts = [f"{number} {text}" for number in range(75) for text in TEXTS]
     corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
 
@@ -87,7 +76,7 @@ def test_death_at_random_moments_changes_no_byte(
         # Loading takes most of the time: a moment is so many units, and a random time after them.
         num_units, seconds = rng.randrange(len(expected)), rng.uniform(1e-6, 2 * unit_seconds)
         arguments = config, tiny_teacher, num_units, seconds
-        process = forkserver.Process(target=run_killed_build, args=arguments)
+        process = CONTEXT.Process(target=run_killed_build, args=arguments)
         process.start()
         process.join()
         assert process.exitcode in (-signal.SIGPROF, 0)

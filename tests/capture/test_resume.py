@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import resource
 import signal
@@ -135,13 +134,11 @@ def _build_until_killed(config: BuildConfig, num_calls: int) -> None:
 
 @pytest.mark.slow
 def test_sigkill_at_any_write_shows_the_old_state_or_the_new(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.capture.test_resume"])
     kills = 0
     while True:
         (tmp_path / str(kills)).mkdir()
         config = build_config(tmp_path / str(kills), unit_tokens=200)
-        process = context.Process(target=_build_until_killed, args=(config, kills))
+        process = CONTEXT.Process(target=_build_until_killed, args=(config, kills))
         process.start()
         process.join()
         if process.exitcode == 0:

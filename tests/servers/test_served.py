@@ -299,7 +299,7 @@ def test_a_server_that_stays_away_ends_the_build_and_the_next_goes_on(
             if progress.bytes_per_token:
                 stack.close()
 
-        teacher = served(server, tiny_teacher, patience=3)
+        teacher = served(server, tiny_teacher, patience=1)
         with pytest.raises(ServerError, match=r"a server that answers; found .* committed stays"):
             build(config_of(tmp_path), teacher, kill)
     with serving(TinyServer(tiny_teacher, "vllm")) as server:
