@@ -63,7 +63,7 @@ BEFORE_REQUEST = re.compile(
 """What a build that died before its request was written can have left; all of it is empty, or of
 processes alone."""
 
-_OF_UNIT = re.compile(rf"{LEASES}/({_UNIT})")
+_OF_UNIT = re.compile(rf"{LEASES}/unit-(\d{{6,}})")
 
 
 def lease_path(unit: int) -> str:
@@ -79,4 +79,4 @@ def windows_path(unit: int) -> str:
 def windows_of(path: str) -> str | None:
     """Return where the windows lie of the unit that a path is the lease of; None if it is none."""
     found = _OF_UNIT.fullmatch(path)
-    return None if found is None else f"work/plan/{found[1]}.parquet"
+    return None if found is None else windows_path(int(found[1]))
