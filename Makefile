@@ -9,7 +9,8 @@ DEMO := softtargets-demo
 # A process of one thread for each core: on two cores that is twice as fast as one of two threads, and
 # three processes are slower. Each takes up to 2 GB.
 PROCESSES ?= $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
+# Large pages: tests fork processes with torch in them, which takes a third less time so.
+PYTEST := OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 TRIAL := softtargets-trial
 LLAMA_VENV ?= .venv-llama

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from softtargets.errors import FormatError
@@ -28,9 +27,7 @@ def parse_object(content: bytes | str, where: str) -> dict[str, Any]:
     """
     try:
         text = content if isinstance(content, str) else content.decode()
-        data = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
+        data = _DECODER.decode(text)
         _check_levels(data)
         # Halves of characters come as escapes alone: UTF-8 has none.
         if "\\ud" in text or "\\uD" in text:
@@ -64,21 +61,26 @@ def _finite(text: str) -> float:
     return number
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+
+
+_NESTING = frozenset({dict, list})
+"""The types that the decoder makes of what has levels."""
+
+
 def _check_levels(data: object) -> None:
-    level = [data]
-    for _ in range(MOST_LEVELS + 1):
-        level = [child for one in level for child in _children(one)]
+    level: list[Any] = [[data]]
+    # Millions may stand side by side, so nothing is called for each.
+    for _ in range(MOST_LEVELS + 2):
+        level = [
+            child
+            for one in level
+            for child in (one.values() if type(one) is dict else one)
+            if type(child) in _NESTING
+        ]
         if not level:
             return
     raise RecursionError
-
-
-def _children(value: object) -> Iterator[object]:
-    """Yield the objects and lists right in a value."""
-    if isinstance(value, dict):
-        yield from (child for child in value.values() if isinstance(child, (dict, list)))
-    elif isinstance(value, list):
-        yield from (child for child in value if isinstance(child, (dict, list)))
 
 
 def _not_an_object(where: str, found: str) -> FormatError:

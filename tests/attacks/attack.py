@@ -1,11 +1,12 @@
 """An attack: hostile input, the command that meets it, and what must not come of it.
 
 An attack is carried out in a process of its own, so that its memory is its own, and what it prints
-is looked at as a terminal would get it. Input is made in another process before.
+is looked at as a terminal would get it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -85,24 +86,27 @@ _MADE: dict[Callable[[Path], object], TemporaryDirectory[str]] = {}
 """Input that is shared, by what made it."""
 
 
+def prepare(attack: Attack, directory: Path) -> None:
+    """Make the input of an attack in an empty directory."""
+    if not attack.is_shared:
+        _make_input(attack, directory)
+        return
+    if attack.prepare not in _MADE:
+        made = TemporaryDirectory()
+        _make_input(attack, Path(made.name))
+        _MADE[attack.prepare] = made
+    shutil.copytree(_MADE[attack.prepare].name, directory, dirs_exist_ok=True)
+
+
+def _make_input(attack: Attack, directory: Path) -> None:
+    with contextlib.chdir(directory):
+        attack.prepare(directory)
+
+
 def carry_out(attack: Attack, directory: Path) -> tuple[Outcome, str]:
-    """Carry out an attack in an empty directory; return what came of it, and the harm it did."""
-    if attack.is_shared:
-        if attack.prepare not in _MADE:
-            made = TemporaryDirectory()
-            _prepare(attack, Path(made.name))
-            _MADE[attack.prepare] = made
-        shutil.copytree(_MADE[attack.prepare].name, directory, dirs_exist_ok=True)
-    else:
-        _prepare(attack, directory)
+    """Carry out an attack whose input is made; return what came of it, and the harm it did."""
     outcome = _in_child(attack.run, directory)
     return outcome, _harm(attack, directory, outcome)
-
-
-def _prepare(attack: Attack, directory: Path) -> None:
-    prepared = _in_child(attack.prepare, directory)
-    if prepared.exit_code != 0:
-        raise RuntimeError(f"{attack.kind}, {attack.name}: not prepared\n{prepared.output}")
 
 
 def _harm(attack: Attack, directory: Path, outcome: Outcome) -> str:

@@ -255,7 +255,7 @@ def _as_parquet(table: pa.Table) -> bytes:
 
 
 _SIDE_FILES: dict[str, Callable[[Path], None]] = {
-    "8,000 long tokens in 20 kB": partial(_with_vocabulary, length=200_000, num=8000),
+    "4,000 long tokens in 10 kB": partial(_with_vocabulary, length=200_000, num=4000),
     "3 million tokens": partial(_with_vocabulary, length=1, num=3_000_000),
     "a head of nulls": partial(_with_head, kind=pa.null()),
     "a head of structs": partial(_with_head, kind=pa.struct({"a": pa.int32()})),
@@ -273,8 +273,8 @@ def _beside() -> list[Attack]:
     ] + [
         Attack(
             kind=_BESIDE,
-            name=f"8,000 long tokens in 20 kB: {reader}",
-            prepare=_SIDE_FILES["8,000 long tokens in 20 kB"],
+            name=f"4,000 long tokens in 10 kB: {reader}",
+            prepare=_SIDE_FILES["4,000 long tokens in 10 kB"],
             is_shared=True,
             run=_READERS[reader],
         )

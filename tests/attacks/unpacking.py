@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-MANY = 90_000_000
+MANY = 70_000_000
 """Entries of 8 bytes, and of as many again while they are unpacked: more than `MOST_BYTES`."""
 
 

@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.attacks.attack import Attack, Outcome, carry_out
+from tests.attacks.attack import Attack, Outcome
 from tests.attacks.every import ATTACKS
+from tests.attacks.processes import processes
 from tests.benchmarks.page_table import put_table
 
 MOST_SECONDS = 30.0
@@ -61,15 +62,15 @@ def _verdict(attack: Attack, outcome: Outcome, harm: str) -> str:
     return "detected" if "is damaged:" in outcome.output else "refused"
 
 
-def run(attacks: Sequence[Attack]) -> tuple[dict[str, Kind], list[str]]:
+def run(numbers: Sequence[int]) -> tuple[dict[str, Kind], list[str]]:
     """Return what came of attacks by kind, and the harm that was done."""
     kinds: dict[str, Kind] = {}
     harms = []
-    with tempfile.TemporaryDirectory() as name:
-        for number, attack in enumerate(attacks):
-            directory = Path(name) / str(number) / "place"
+    with tempfile.TemporaryDirectory() as name, processes() as attackers:
+        for number in numbers:
+            attack, directory = ATTACKS[number], Path(name) / str(number) / "place"
             directory.mkdir(parents=True)
-            outcome, harm = carry_out(attack, directory)
+            outcome, harm = attackers.carry_out(number, directory)
             if outcome.seconds > MOST_SECONDS:
                 harm = harm or f"{outcome.seconds:.0f} seconds"
             kinds.setdefault(attack.kind, Kind()).add(attack, outcome, harm)
@@ -97,8 +98,8 @@ def main() -> None:
     parser.add_argument("page", type=Path, nargs="?")
     parser.add_argument("--only", default="", help="attacks whose kind or name has this word")
     arguments = parser.parse_args()
-    chosen = [one for one in ATTACKS if arguments.only in f"{one.kind}, {one.name}"]
-    kinds, harms = run(chosen)
+    names = [f"{one.kind}, {one.name}" for one in ATTACKS]
+    kinds, harms = run([at for at, name in enumerate(names) if arguments.only in name])
     lines = list(table(kinds))
     print("\n".join(lines))
     print("\n".join(harms) or "No attack did harm.")
