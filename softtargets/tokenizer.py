@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,21 +81,41 @@ def describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
             found=repr(tokenizer) if is_name else type(tokenizer).__name__,
             next_step="Load it with transformers.AutoTokenizer.from_pretrained, and pass that.",
         )
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        content = json.loads(backend.to_str())
-        # State of the last call, not of the tokenizer.
-        del content["truncation"], content["padding"]
-    else:
-        content = {
-            "class": type(tokenizer).__name__,
-            "vocab": tokenizer.get_vocab(),
-            "special_tokens": {
-                name: str(token) for name, token in tokenizer.special_tokens_map.items()
-            },
-        }
-    text = json.dumps(content, sort_keys=True)
+    with no_collections():
+        text = json.dumps(_content(tokenizer), sort_keys=True)
     return {
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
         "vocab_size": len(tokenizer),
     }
+
+
+def _content(tokenizer: Any) -> dict[str, Any]:
+    """Return what makes a tokenizer what it is."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content: dict[str, Any] = json.loads(backend.to_str())
+        # State of the last call, not of the tokenizer.
+        del content["truncation"], content["padding"]
+        return content
+    return {
+        "class": type(tokenizer).__name__,
+        "vocab": tokenizer.get_vocab(),
+        "special_tokens": {
+            name: str(token) for name, token in tokenizer.special_tokens_map.items()
+        },
+    }
+
+
+@contextmanager
+def no_collections() -> Iterator[None]:
+    """Put off collections of garbage while a tokenizer is read.
+
+    A large one has half a million lists, and a collection looks at all of them each time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -20,7 +20,7 @@ from softtargets.capture.chat import encode_conversation, encode_prompt
 from softtargets.capture.documents import Conversation
 from softtargets.capture.unused import UnusedParts
 from softtargets.errors import TeacherError, error_text
-from softtargets.tokenizer import Vocabulary, describe_tokenizer, tokens_by_id
+from softtargets.tokenizer import Vocabulary, describe_tokenizer, no_collections, tokens_by_id
 
 
 class Tokenizer(Protocol):
@@ -103,9 +103,10 @@ class TransformersTokenizer:
     ) -> None:
         given = {} if gguf_file is None else {"gguf_file": gguf_file}
         try:
-            self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                directory, trust_remote_code=trust_remote_code, **given
-            )
+            with no_collections():
+                self._tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                    directory, trust_remote_code=trust_remote_code, **given
+                )
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise TeacherError(
                 str(directory),
@@ -215,6 +216,7 @@ class TransformersTokenizer:
         """Return the hash of the tokenizer's content, and its size."""
         return describe_tokenizer(self._tokenizer)
 
+    @no_collections()
     def vocabulary(self) -> Vocabulary:
         """Return every token, with what it adds within a text.
 

@@ -24,7 +24,7 @@ from softtargets.train import DistillationSFTTrainer, DistillationTrainer, SoftT
 from softtargets.train.fused import fused_distillation_loss
 from softtargets.train.student import student_inputs
 
-STEPS, STOP, ACCUMULATED = 4, 2, 2
+STEPS, STOP, ACCUMULATED = 3, 2, 2
 LEARNING_RATE = 1e-2
 
 
@@ -151,6 +151,6 @@ def main(name: str, run: str, directory: Path, chats: Path, texts: Path, teacher
     else:
         losses = train_by_trainer(name, directory, is_resumed, chats, texts, teacher)
     print("losses", *(f"{loss:.3f}" for loss in losses))
-    # Of the two steps of a resumed run the windows decide which loss is lower.
+    # A resumed run has one step left.
     if not is_resumed and not losses[-1] < losses[0]:
         sys.exit("the loss does not fall")
