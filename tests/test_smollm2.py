@@ -39,7 +39,7 @@ from softtargets.window import Window
 from tests.benchmarks.formats import TRIPS, measure
 from tests.fakes import write_corpus
 
-TOPICS = ("assert", "del", "break", "global", "truth", "lambda", "while", "continue", "pass")
+TOPICS = ("assert", "del", "break", "global", "truth", "lambda")
 TEMPERATURES = (1.0, 2.0)
 BATCH_TOKENS = 1024
 FLOAT32_NOISE = 1e-4
@@ -50,11 +50,11 @@ FLOAT32_NOISE = 1e-4
 def built(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Store, PreTrainedModel]:
-    """A store of about 1,000 targets, and the model loaded anew by transformers alone."""
+    """A store of about 500 targets, and the model loaded anew by transformers alone."""
     dtype: Literal["float32", "bfloat16"] = request.param
     directory = tmp_path_factory.mktemp(dtype)
     path = directory / "topics.jsonl"
-    path.write_text("".join(json.dumps({"text": topics[name]}) + "\n" for name in TOPICS[:4]))
+    path.write_text("".join(json.dumps({"text": topics[name]}) + "\n" for name in TOPICS[:2]))
     config = BuildConfig(
         corpus=Corpus(paths=(path,)),
         output=directory / "store",
@@ -91,7 +91,7 @@ def test_stored_targets_are_those_of_the_live_teacher(
     """
     store, model = built
     assert verify(store.root).is_sound
-    assert store.num_positions > 900
+    assert store.num_positions > 450
     windows = list(store)
     for batch in plan_batches([len(window) for window in windows], BATCH_TOKENS):
         members = [windows[place] for place in batch]
