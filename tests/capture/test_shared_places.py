@@ -186,11 +186,14 @@ PATHS = ("records", "shards", "leases", "workers", "plan", "request", "manifest"
 
 
 def inject_some(proxy: Proxy, rng: random.Random) -> None:
-    """Inject faults before and after what the server does, none so often that a client gives up."""
+    """Inject faults before and after what the server does, none so often that a client gives up.
+
+    A request has three of the words in its path at most, so it fails six times at most.
+    """
     for method, kinds in FAULTS.items():
-        for _ in range(6):
+        for path in rng.sample(PATHS, 6):
             fault = Fault(
-                kind=rng.choice(kinds), method=method, path=rng.choice(PATHS),
+                kind=rng.choice(kinds), method=method, path=path,
                 times=rng.randint(1, 2), status=rng.choice((500, 503)),
             )  # fmt: skip
             proxy.inject(fault)

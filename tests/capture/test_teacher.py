@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +21,7 @@ from softtargets.capture import TeacherConfig, TransformersTeacher
 from softtargets.errors import InputError, TeacherError
 from softtargets.train import OutputHead
 from tests.golden import write_store
+from tests.shell import run_python
 from tests.windows import head_schema, make_window
 
 V = 97
@@ -440,14 +440,17 @@ def test_compiled_kernels_give_what_the_decoder_gives(tmp_path: Path) -> None:
 
 
 READ_MANY_LENGTHS = """
-import sys, torch
+import os, torch
 from softtargets.capture import TeacherConfig, TransformersTeacher
 
 def resident_megabytes():
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
 
-teacher = TransformersTeacher(TeacherConfig(name=sys.argv[1]))
+# Of a teacher that was loaded before.
+for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.pop(name, None)
+teacher = TransformersTeacher(TeacherConfig(name=directory))
 teacher.load()
 for length in range(1, 401):
     hidden_BLD = teacher.hidden_states(torch.zeros((2, length), dtype=torch.long))
@@ -464,6 +467,5 @@ def test_batches_of_many_shapes_leave_no_memory_behind(tmp_path: Path) -> None:
     # A process of its own: how many kernels are kept is settled once. The growth is 4 MB, and 200
     # when all kernels are kept.
     save_model(tmp_path, "Llama", hidden_size=128, max_position_embeddings=512)
-    command = [sys.executable, "-c", READ_MANY_LENGTHS, str(tmp_path)]
-    found = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert float(found.stdout) < 60
+    found = run_python(f"directory = {str(tmp_path)!r}\n{READ_MANY_LENGTHS}", tmp_path)
+    assert float(found.stdout) < 60, found.stderr

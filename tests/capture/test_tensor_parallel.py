@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,9 @@ from softtargets.capture import TeacherConfig, build, open_teacher
 from softtargets.errors import InputError
 from softtargets.store import Store, verify
 from softtargets.tasks.masked_lm import MaskedLM
+from tests.cli.test_ranks import run_two
 from tests.fakes import build_config
 
-ROOT = Path(__file__).parent.parent.parent
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 OPTIONS = (
     *("--dtype", "float32", "--device", "cpu", "--temperature", "1", "--temperature", "2"),
     *("--sequence-length", 16, "--select", "topk", "--top-k", 8, "--values", "float32"),
@@ -26,22 +22,14 @@ OPTIONS = (
 )
 
 
-def run(*words: object) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_two_processes_build_what_one_does(tiny_teacher: Path, tmp_path: Path) -> None:
     config = build_config(tmp_path, values="float32")
     teacher = TeacherConfig(name=str(tiny_teacher), dtype="float32", device="cpu")
     one = build(config, open_teacher(teacher)).store
-    command = ("softtargets", "build", "--teacher", tiny_teacher, "--tensor-parallel", 2)
     own = ("--input", tmp_path / "corpus.jsonl", "--output", tmp_path / "two")
-    said = run(*TORCHRUN, *command, *own, *OPTIONS)
+    code, said = run_two(tmp_path / "log", "build", "--teacher", tiny_teacher, *own, *OPTIONS)
+    assert code == 0, said
     assert said.count("fingerprint") == 1
     two = Store.open(tmp_path / "two")
     assert verify(two.root).is_sound

@@ -39,6 +39,7 @@ from tests.cli.test_commands import run
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
 from tests.hub import COMMIT, serve_dataset
 from tests.object_store import KEY, SECRET, Bucket, Fault
+from tests.processes import CONTEXT
 
 pytestmark = pytest.mark.slow
 
@@ -355,11 +356,16 @@ class LocalAsync(AsyncFileSystem):  # type: ignore[misc]
         return {"name": path, "size": Path(path).stat().st_size}
 
 
-@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_another_process_connects_by_itself(store: Store, method: Any) -> None:
+@pytest.mark.parametrize(
+    "context",
+    [
+        pytest.param(multiprocessing.get_context("fork"), id="forked"),
+        pytest.param(CONTEXT, id="new", marks=pytest.mark.slow),
+    ],
+)
+def test_another_process_connects_by_itself(store: Store, context: Any) -> None:
     there = Store.open(str(store.root), filesystem=LocalAsync())
     expected = content_of(there)
-    context = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     process = context.Process(target=read_all, args=(there, theirs))
     process.start()

@@ -32,6 +32,7 @@ from softtargets.window import hash_window
 from tests.corruptions import Change, drop, forge_column, put
 from tests.fakes import build_config, build_store
 from tests.golden import write_store
+from tests.processes import CONTEXT
 from tests.store.test_store import edit_manifest
 from tests.stream.resume import WRONG, fuzz_resume
 from tests.windows import make_window, topk_schema
@@ -314,14 +315,14 @@ def test_a_moved_store_is_the_same_store(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_workers_that_are_spawned_deliver_the_same(store: Store) -> None:
+def test_workers_that_inherit_nothing_deliver_the_same(store: Store) -> None:
     dataset = SoftTargetDataset(store, shuffle=True)
     loader = DataLoader(
         dataset,
         batch_size=3,
         num_workers=1,
         collate_fn=collate,
-        multiprocessing_context="spawn",
+        multiprocessing_context=CONTEXT,
     )
     found = [window_id for batch in loader for window_id in batch["window_id"]]
     assert found == ids(dataset)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from softtargets.places.cache import RangeCache
 from tests.object_store import Bucket, Fault
 from tests.places.test_cache import held_bytes
 from tests.places.test_remote import flip
-from tests.processes import none_left
+from tests.processes import CONTEXT, none_left
 from tests.test_documents import code_blocks
 
 SHARD = "shards/unit-000002.parquet"
@@ -164,10 +165,10 @@ def test_a_cache_that_cannot_hold_two_blocks_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", CONTEXT], ids=["forked", "new"])
 @pytest.mark.parametrize("with_cache", [False, True])
 def test_worker_processes_read_it_too(
-    store: Store, bucket: Bucket, tmp_path: Path, method: str, with_cache: bool
+    store: Store, bucket: Bucket, tmp_path: Path, method: Any, with_cache: bool
 ) -> None:
     cache: dict[str, Any] = {"cache_dir": tmp_path / "cache"} if with_cache else {}
     there = Store.open(bucket.copy(store), **cache)
@@ -187,37 +188,29 @@ def test_worker_processes_read_it_too(
         assert sorted(set(gets)) == sorted(gets), "every range was fetched once"
 
 
+def read_epochs(url: str, cache: Path, limit: int, seed: int) -> list[int]:
+    """Return how many windows each of some epochs has."""
+    store = Store.open(url, cache_dir=cache, cache_bytes=limit)
+    dataset = SoftTargetDataset(store, shuffle=True, seed=seed, shuffle_groups=1)
+    counts = []
+    for epoch in range(8):
+        dataset.set_epoch(epoch)
+        counts.append(len({window.window_id for window in dataset}))
+    return counts
+
+
 @pytest.mark.slow
 def test_three_processes_share_a_small_cache(store: Store, bucket: Bucket, tmp_path: Path) -> None:
     limit = store.num_bytes * 6 // 10
-    script = (
-        "import sys\n"
-        "from softtargets import SoftTargetDataset, Store\n"
-        "url, cache, limit, seed = sys.argv[1:]\n"
-        "store = Store.open(url, cache_dir=cache, cache_bytes=int(limit))\n"
-        "dataset = SoftTargetDataset(store, shuffle=True, seed=int(seed), shuffle_groups=1)\n"
-        "for epoch in range(8):\n"
-        "    dataset.set_epoch(epoch)\n"
-        "    print(len({window.window_id for window in dataset}))\n"
-    )
     url, cache = bucket.copy(store), tmp_path / "cache"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", script, url, cache, str(limit), str(seed)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in range(3)
-    ]
     probe = RangeCache(cache, limit)
     largest = 0
-    while any(process.poll() is None for process in processes):
-        largest = max(largest, held_bytes(probe))
+    with ProcessPoolExecutor(3, CONTEXT) as pool:
+        readers = [pool.submit(read_epochs, url, cache, limit, seed) for seed in range(3)]
+        while wait(readers, timeout=0.001).not_done:
+            largest = max(largest, held_bytes(probe))
     largest = max(largest, held_bytes(probe))
-    for process in processes:
-        output, _ = process.communicate()
-        assert process.returncode == 0
-        assert output.split() == [str(len(store))] * 8
+    assert [one.result() for one in readers] == [[len(store)] * 8] * 3
     assert limit / 2 < largest <= limit
 
 
