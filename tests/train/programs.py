@@ -32,6 +32,7 @@ def launch(program: str, *arguments: Any, num_processes: int, directory: Path) -
 def run(name: str, arguments: tuple[Any, ...], directory: Path) -> None:
     """Run a program on this rank, and write what it returned."""
     torch.set_num_threads(1)
+    torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2  # As for the tests themselves.
     result = PROGRAMS[name](*arguments)
     (directory / f"{name}-{rank()}.json").write_text(json.dumps(result))
     if distributed.is_initialized():
