@@ -71,9 +71,9 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _quick_collections() -> None:
-    """Keep what was imported out of garbage collection, which lack of memory makes a build do."""
+    """Keep what is there out of collections of garbage, of which a trainer has one each time."""
     gc.collect()
     gc.freeze()
 

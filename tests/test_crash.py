@@ -50,7 +50,7 @@ def run_killed_build(config: BuildConfig, teacher: Path, num_units: int, seconds
 
 @pytest.mark.slow
 def test_death_at_random_moments_changes_no_byte(tmp_path: Path, tiny_teacher: Path) -> None:
-    texts = [f"{number} {text}" for number in range(55) for text in TEXTS]
+    texts = [f"{number} {text}" for number in range(64) for text in TEXTS]
     corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
 
     def config_for(name: str) -> BuildConfig:
