@@ -7,5 +7,9 @@ from __future__ import annotations
 
 import gc
 
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+# Each process that loads a model would compile a thousand regular expressions.
+get_checkpoint_conversion_mapping("llama")
 gc.collect()
 gc.freeze()

@@ -17,12 +17,20 @@ from multiprocessing.forkserver import _forkserver
 from pathlib import Path
 from typing import Any
 
+from softtargets.task_registry import TASKS
+
 CONTEXT = multiprocessing.get_context("forkserver")
 """New processes that inherit nothing, as spawned ones, but have torch and the trainers imported."""
 CONTEXT.set_forkserver_preload(
     [
         "tests.fakes",
         "tests.train.runs",
+        "softtargets.cli.build_command",
+        "softtargets.generation.generating",
+        "softtargets.runs.training",
+        *(module.partition(":")[0] for module in TASKS.values()),
+        "matplotlib.backends.backend_agg",
+        "transformers.models.bert.modeling_bert",
         "transformers.models.llama.modeling_llama",
         "transformers.trainer",
         "trl.trainer.sft_trainer",

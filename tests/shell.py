@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.processes import CONTEXT
+from tests.processes import CONTEXT, server_address, use_server
 
 _CLIENT = """#!{python} -SE
 import json, os, socket, sys
@@ -65,7 +65,8 @@ def _run(
         files = [Path(place) / name for name in ("stdout", "stderr")]
         with files[0].open("w") as out, files[1].open("w") as err:
             streams = tuple(_Stream(one.fileno()) for one in (nothing, out, err))
-            process = CONTEXT.Process(target=program, args=(argument, str(directory), streams))
+            own = str(directory), dict(os.environ), server_address(), streams
+            process = CONTEXT.Process(target=program, args=(argument, own))
             process.start()
             process.join()
         printed = [path.read_text() for path in files]
@@ -119,9 +120,9 @@ def _serve(listener: socket.socket) -> None:
 def _answer(caller: socket.socket) -> None:
     with caller:
         _, descriptors, *_ = socket.recv_fds(caller, 1, 3)
-        call = json.loads(b"".join(iter(lambda: caller.recv(1 << 16), b"")))
-        streams = tuple(map(_Stream, descriptors))
-        process = CONTEXT.Process(target=_command, args=(*call, streams))
+        arguments, *own = json.loads(b"".join(iter(lambda: caller.recv(1 << 16), b"")))
+        place = (*own, server_address(), tuple(map(_Stream, descriptors)))
+        process = CONTEXT.Process(target=_command, args=(arguments, place))
         process.start()
         for descriptor in descriptors:
             os.close(descriptor)
@@ -129,32 +130,38 @@ def _answer(caller: socket.socket) -> None:
         caller.sendall(str(process.exitcode).encode())
 
 
-def _command(
-    arguments: list[str], directory: str, environment: dict[str, str], streams: tuple[int, ...]
-) -> None:
+_Place = tuple[str, Mapping[str, str], str, tuple[int, ...]]
+"""A directory, an environment, the address of the server, and three streams."""
+
+
+def _command(arguments: list[str], place: _Place) -> None:
     from softtargets.cli import main
 
-    _take_place(directory, environment, streams)
+    _take(*place)
     sys.argv = arguments
     main(prog_name="softtargets")
 
 
-def _python(code: str, directory: str, streams: tuple[int, ...]) -> None:
-    _take_place(directory, os.environ, streams)
+def _python(code: str, place: _Place) -> None:
+    _take(*place)
     warnings.simplefilter("error")
     sys.path.insert(0, "")
     names = sys.modules["__main__"].__dict__
     exec(compile(code, "<string>", "exec"), names)
 
 
-def _module(arguments: Sequence[str], directory: str, streams: tuple[int, ...]) -> None:
-    _take_place(directory, os.environ, streams)
+def _module(arguments: Sequence[str], place: _Place) -> None:
+    _take(*place)
     sys.argv = list(arguments)
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
-def _take_place(directory: str, environment: Mapping[str, str], streams: tuple[int, ...]) -> None:
+def _take(
+    directory: str, environment: Mapping[str, str], server: str, streams: tuple[int, ...]
+) -> None:
+    """Make a place this process's own."""
     multiprocessing.set_start_method(None, force=True)  # As in a program that somebody starts.
+    use_server(server)
     os.chdir(directory)
     os.environ.update(environment)
     for number, stream in enumerate(streams):

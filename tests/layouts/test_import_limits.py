@@ -32,7 +32,7 @@ def test_sizes_of_rows_are_bounds_and_close(
     """The longest row is found, wherever pages begin; numbers are counted exactly."""
     for page_bytes in (100, 3000, 1 << 20):
         counts = [rng.integers(0, 90, rng.integers(1, 60)) for _ in range(40)]
-        counts[17] = np.full(5000, 400)
+        counts[17] = np.full(4000, 300)
         values = [np.zeros(one.sum(), np.float32) for one in counts]
         path = write_rows(tmp_path / "a.parquet", {"x": nested_lists(values, counts)})
         pq.write_table(
@@ -42,7 +42,7 @@ def test_sizes_of_rows_are_bounds_and_close(
         size = ParquetPages(path).sizes(["x"])["x"]
         num_values = sum(int(np.maximum(one, 1).sum()) for one in counts)
         assert size.num_bytes == 4 * num_values
-        longest = 4 * 5000 * 400
+        longest = 4 * 4000 * 300
         assert longest <= size.row_bytes <= longest + (1 << 22)
 
 
