@@ -39,7 +39,7 @@ def pytest_configure() -> None:
         tempfile.tempdir = None  # It is read anew.
 
 
-_LONG = ("test_trial.py", "test_smollm2.py", "test_documents.py")
+_LONG = ("test_trial.py", "test_smollm2.py", "test_teacher.py", "test_documents.py")
 """Files with the longest tests, the longest first."""
 
 

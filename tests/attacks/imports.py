@@ -7,7 +7,9 @@ import io
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -52,8 +54,19 @@ def _one_page(directory: Path) -> None:
             write_batch_size=1 << 28)  # fmt: skip
 
 
+@cache
+def _many_values() -> bytes:
+    with TemporaryDirectory() as directory:
+        return one_row(Path(directory) / "rows.parquet", MANY).read_bytes()
+
+
+def _one_value(directory: Path) -> None:
+    (directory / "rows.parquet").write_bytes(_many_values())
+
+
 def _forged(directory: Path) -> None:
-    forge_number(one_row(directory / "rows.parquet", MANY), MANY, 4)
+    _one_value(directory)
+    forge_number(directory / "rows.parquet", MANY, 4)
 
 
 def _many_rows(directory: Path) -> None:
@@ -222,9 +235,7 @@ def _zst(num_bytes: int, piece: bytes) -> Callable[[Path], object]:
 
 
 def _gz(directory: Path) -> None:
-    with gzip.open(directory / "a.txt.gz", "wb", compresslevel=1) as file:
-        for _ in range(150):
-            file.write(b" " * 10_000_000)
+    (directory / "a.txt.gz").write_bytes(150 * gzip.compress(b" " * 10_000_000))
 
 
 def _texts_of_one(directory: Path) -> None:
@@ -289,7 +300,7 @@ def _named(name: str) -> Attack:
 
 
 ATTACKS: tuple[Attack, ...] = (
-    _import(_UNPACKS, "one value", lambda place: one_row(place / "rows.parquet", MANY)),
+    _import(_UNPACKS, "one value", _one_value),
     _import(_UNPACKS, "one page of zeros", _one_page),
     _import(_UNPACKS, "a footer that understates", _forged),
     _import(_UNPACKS, "rows without end", _many_rows),

@@ -1,6 +1,6 @@
 """Two processes for all attacks: one makes their input, the other is forked for each.
 
-Both are smaller than pytest's, and have imported what commands import, so that no fork does.
+Both are smaller than pytest's. The second has imported what commands import, so that no fork does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import torch
 
 from softtargets.cli import main
 from tests.attacks.attack import Outcome, carry_out, prepare
@@ -42,15 +45,23 @@ class Processes:
 def processes() -> Iterator[Processes]:
     with (
         TemporaryDirectory() as shared,
-        ProcessPoolExecutor(1, CONTEXT, _begin, (shared,)) as maker,
-        ProcessPoolExecutor(1, CONTEXT, _begin, (shared,)) as attacker,
+        ProcessPoolExecutor(1, CONTEXT, _begin_making, (shared,)) as maker,
+        ProcessPoolExecutor(1, CONTEXT, _begin_attacking, (shared,)) as attacker,
     ):
         yield Processes(maker, attacker)
 
 
-def _begin(directory: str) -> None:
-    """Have temporary files made in a directory that is removed, and late imports done now."""
+def _begin_making(directory: str) -> None:
+    """Have temporary files made in a directory that is removed."""
     tempfile.tempdir = directory
+    # Its pages may be large ones, so that gigabytes take half the time.
+    pa.set_memory_pool(pa.system_memory_pool())
+
+
+def _begin_attacking(directory: str) -> None:
+    """Do late imports now."""
+    tempfile.tempdir = directory
+    torch.set_num_threads(1)  # A process that has threads of OpenMP cannot be forked.
     with TemporaryDirectory() as own, contextlib.chdir(own):
         build_store(Path())
         for command in (["verify", "store"], ["report", "store", "--output", "page.html"]):

@@ -92,15 +92,15 @@ def _texts(length: int, num: int) -> TableChange:
 
 _DELTA = {"column_encoding": {"document_ids.list.element": "DELTA_BYTE_ARRAY"}}
 _BOMBS: dict[str, tuple[Callable[[], TableChange], dict[str, Any]]] = {
-    "a run of one number": (partial(_numbers, "escapes", 160_000_000), {"use_dictionary": True}),
-    "zeros in zstd": (partial(_numbers, "escapes", 160_000_000), {"use_dictionary": False}),
+    "a run of one number": (partial(_numbers, "escapes", 110_000_000), {"use_dictionary": True}),
+    "zeros in zstd": (partial(_numbers, "escapes", 110_000_000), {"use_dictionary": False}),
     "segments without end": (
-        partial(_numbers, "segment_lengths", 160_000_000),
+        partial(_numbers, "segment_lengths", 110_000_000),
         {"use_dictionary": True},
     ),
-    "one long text, often": (partial(_texts, 500_000, 2400), {"use_dictionary": True}),
+    "one long text, often": (partial(_texts, 500_000, 1600), {"use_dictionary": True}),
     "texts that repeat the one before": (
-        partial(_texts, 20_000, 60_000),
+        partial(_texts, 20_000, 40_000),
         {"use_dictionary": False, **_DELTA},
     ),
 }

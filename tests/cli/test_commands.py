@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-import subprocess
-import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from softtargets.capture.tally import Tally
 from softtargets.cli import main
 from softtargets.engines import on_ray
 from softtargets.store import Store
+from softtargets.store.shard_table import ShardEntry
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
+from tests.processes import CONTEXT, run_into
 
 
 def run(*arguments: object) -> Result:
@@ -311,38 +315,42 @@ def test_reading_commands_explain_what_is_no_store(tmp_path: Path, command: str)
     assert "pip install --upgrade softtargets" in run(command, tmp_path).stderr
 
 
-STOP_AFTER_THREE = """
-import signal, sys, threading
-from softtargets.capture.tally import Tally
-from softtargets.cli import main
+def stop_after_three(arguments: list[str]) -> None:
+    """Run a command which waits for Ctrl-C once three units are done."""
+    # A shell has what it starts in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    shards: list[ShardEntry] = []
+    write = Tally.finish
 
-# A shell has what it starts in the background ignore Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-shards, write = [], Tally.finish
+    def write_and_wait(tally: Tally, entry: ShardEntry) -> None:
+        write(tally, entry)
+        shards.append(entry)
+        if len(shards) == 3:
+            click.echo("three are done")
+            threading.Event().wait()
 
-def write_and_wait(tally, entry):
-    write(tally, entry)
-    shards.append(entry)
-    if len(shards) == 3:
-        print("three are done", flush=True)
-        threading.Event().wait()
-
-Tally.finish = write_and_wait
-main(sys.argv[1:])
-"""
+    Tally.finish = write_and_wait  # type: ignore[assignment,method-assign]
+    main(arguments)
 
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
     tmp_path: Path, build_arguments: list[str | Path]
 ) -> None:
-    command = [sys.executable, "-c", STOP_AFTER_THREE, *map(str, build_arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    assert "three are done\n" in process.stdout
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate()
-    assert process.returncode == 130, output
+    log, arguments = tmp_path / "log", [str(one) for one in build_arguments]
+    log.touch()
+    process = CONTEXT.Process(
+        target=run_into, args=(log, dict(os.environ), stop_after_three, arguments)
+    )
+    process.start()
+    while "three are done\n" not in log.read_text():
+        assert process.is_alive(), log.read_text()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    output = log.read_text()
+    assert process.exitcode == 130, output
     assert "run the same command to continue" in output
     assert "Traceback" not in output
     assert len(list((tmp_path / "store" / "work" / "records").glob("*.json"))) >= 3
