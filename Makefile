@@ -9,8 +9,10 @@ DEMO := softtargets-demo
 # Processes of one thread, and one more than there are cores: a tenth of the time a test waits for
 # something. Each takes up to 2 GB.
 PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-# Large pages: tests fork processes with torch in them, which takes a third less time so.
-PYTEST := OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
+# Large pages: tests fork processes with torch in them, which takes a third less time so. Compiled
+# modules are kept whatever the environment says, since tests start some sixty interpreters.
+PYTEST := PYTHONDONTWRITEBYTECODE= GLIBC_TUNABLES=glibc.malloc.hugetlb=1 OMP_NUM_THREADS=1 \
+  $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 TRIAL := softtargets-trial
 LLAMA_VENV ?= .venv-llama

@@ -37,6 +37,11 @@ def pytest_configure() -> None:
     if "TMPDIR" not in os.environ and has_room and os.access(_MEMORY, os.W_OK):
         os.environ["TMPDIR"] = str(_MEMORY)
         tempfile.tempdir = None  # It is read anew.
+    gc.disable()  # Nothing is garbage while modules are imported.
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 _LONG = ("test_trial.py", "test_smollm2.py", "test_teacher.py", "test_documents.py")
