@@ -6,12 +6,15 @@ INSTALL := install --quiet --disable-pip-version-check
 PIP := $(BIN)/pip $(INSTALL) --constraint constraints.txt
 DEMO := softtargets-demo
 
-# Processes of one thread, and one more than there are cores: a tenth of the time a test waits for
-# something. Each takes up to 2 GB.
-PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Processes of one thread. All tests have one more than there are cores: a tenth of the time a test
+# waits for something. Each takes up to 2 GB.
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+test: PROCESSES ?= $(shell expr $(CORES) + 1)
+unit: PROCESSES ?= $(CORES)
+
 # Large pages: tests fork processes with torch in them, which takes a third less time so. Compiled
 # modules are kept whatever the environment says, since tests start some sixty interpreters.
-PYTEST := PYTHONDONTWRITEBYTECODE= GLIBC_TUNABLES=glibc.malloc.hugetlb=1 OMP_NUM_THREADS=1 \
+PYTEST = PYTHONDONTWRITEBYTECODE= GLIBC_TUNABLES=glibc.malloc.hugetlb=1 OMP_NUM_THREADS=1 \
   $(BIN)/pytest --numprocesses $(PROCESSES) --maxprocesses 8 --dist worksteal
 
 TRIAL := softtargets-trial

@@ -47,7 +47,7 @@ class Outcome:
     output: str
     """What was printed to both streams."""
     peak_bytes: int
-    """Of resident memory; some 400 MB of it are torch's and pyarrow's code."""
+    """Of resident memory; some 430 MB of it are torch's and pyarrow's code."""
     seconds: float
 
 

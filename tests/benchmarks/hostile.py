@@ -3,7 +3,7 @@
     python -m tests.benchmarks.hostile [docs/trust.md] [--only WORD]
 
 Each attack meets the command in a process of its own, whose output is read from a terminal. Harm is
-a traceback, death by a signal, more than 1 GB of memory (of which some 350 MB are the code of torch
+a traceback, death by a signal, more than 1 GB of memory (of which some 430 MB are the code of torch
 and pyarrow), more than 30 seconds, a control character on the terminal, a wrong verdict, or what
 the attack itself looks for: a file gone, a secret shown, a number that reached a student.
 
