@@ -108,9 +108,9 @@ def _content(tokenizer: Any) -> dict[str, Any]:
 
 @contextmanager
 def no_collections() -> Iterator[None]:
-    """Put off collections of garbage while a tokenizer is read.
+    """Put off collections of garbage while much is made and nothing is garbage.
 
-    A large one has half a million lists, and a collection looks at all of them each time.
+    A large tokenizer has half a million lists, and a collection looks at all of them each time.
     """
     was_enabled = gc.isenabled()
     gc.disable()

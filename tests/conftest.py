@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from softtargets.store import Store
+from softtargets.tokenizer import no_collections
 from tests.fakes import build_store, byte_tokenizer
 from tests.object_store import (
     Bucket,
@@ -37,11 +38,13 @@ def pytest_configure() -> None:
     if "TMPDIR" not in os.environ and has_room and os.access(_MEMORY, os.W_OK):
         os.environ["TMPDIR"] = str(_MEMORY)
         tempfile.tempdir = None  # It is read anew.
-    gc.disable()  # Nothing is garbage while modules are imported.
 
 
-def pytest_collection_finish() -> None:
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while the modules of tests are imported: there is none."""
+    with no_collections():
+        return (yield)
 
 
 _LONG = ("test_trial.py", "test_smollm2.py", "test_teacher.py", "test_documents.py")

@@ -71,7 +71,7 @@ _NESTING = frozenset({dict, list})
 def _check_levels(data: object) -> None:
     level: list[Any] = [[data]]
     # Millions may stand side by side, so nothing is called for each.
-    for _ in range(MOST_LEVELS + 2):
+    for _ in range(MOST_LEVELS + 1):
         level = [
             child
             for one in level

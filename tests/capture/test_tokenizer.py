@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer, decode_batch
-from softtargets.tokenizer import Vocabulary
+from softtargets.errors import TeacherError
+from softtargets.tokenizer import Vocabulary, no_collections
 from tests.windows import make_vocabulary
 
 
@@ -125,3 +127,23 @@ def test_ids_without_a_token_are_told_apart() -> None:
     assert "token-9" not in repr(vocabulary)
     empty = Vocabulary(ids_N=np.empty(0, np.int32), tokens=(), utf8=())
     assert empty.token(0) is None
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_collections_are_put_off_and_then_as_they_were(was_enabled: bool) -> None:
+    before = gc.isenabled()
+    (gc.enable if was_enabled else gc.disable)()
+    try:
+        with pytest.raises(OSError, match="unreadable"), no_collections():
+            assert not gc.isenabled()
+            raise OSError("unreadable")
+        assert gc.isenabled() == was_enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
+def test_the_collector_runs_again_after_a_tokenizer_that_cannot_be_loaded(tmp_path: Path) -> None:
+    assert gc.isenabled()
+    with pytest.raises(TeacherError, match="a tokenizer that transformers can load"):
+        TransformersTokenizer(tmp_path, trust_remote_code=False)
+    assert gc.isenabled()
