@@ -30,6 +30,7 @@ from softtargets.store.work_files import (
     WORKERS,
     WORKERS_LOCK,
     lease_path,
+    windows_of,
 )
 from softtargets.store.workplace import Workplace
 
@@ -60,13 +61,21 @@ def clean_store(output: StorePath, *, dry_run: bool = False) -> list[str]:
             found = _of_store(place, read_manifest(place, content))
         paths = sorted(set(found), key=lambda path: (path in _LAST, path))
         if not dry_run:
-            place.delete_all([path for path in paths if path not in _LAST])
-            for path in _LAST:
-                if path in paths:
-                    place.delete(path)
-            for directory in WORK_DIRECTORIES * any(path.startswith("work/") for path in paths):
-                place.remove_directory(directory)
+            _remove(place, paths)
     return paths
+
+
+def _remove(place: Place, paths: Sequence[str]) -> None:
+    """Remove files, and the directories of a build that are empty then."""
+    # A claim goes after the windows of its unit: see `Workplace.clean`.
+    claims = [path for path in paths if windows_of(path) is not None]
+    place.delete_all([path for path in paths if path not in _LAST and windows_of(path) is None])
+    place.delete_all(claims)
+    for path in _LAST:
+        if path in paths:
+            place.delete(path)
+    for directory in WORK_DIRECTORIES * any(path.startswith("work/") for path in paths):
+        place.remove_directory(directory)
 
 
 @contextmanager

@@ -46,6 +46,25 @@ def test_exactly_the_store_is_left(tmp_path: Path) -> None:
     assert clean_store(place) == []
 
 
+def test_a_claim_goes_after_the_windows_of_its_unit(tmp_path: Path) -> None:
+    """Who claims a unit of a store that is committed must find no windows to read again."""
+
+    class Watched(Conditional):
+        def delete(self, path: str) -> None:
+            removed.append(path)
+            super().delete(path)
+
+    removed: list[str] = []
+    place = Watched()
+    build(build_config(tmp_path), FakeTeacher(), place=place)
+    for path in AFTER_COMMIT:
+        place.put(path, b"{}")
+    removed.clear()
+    clean_store(place)
+    claim, windows = "work/leases/unit-000001", "work/plan/unit-000001.parquet"
+    assert removed.index(claim) > removed.index(windows)
+
+
 @pytest.mark.slow
 def test_a_build_goes_on_after_it(tmp_path: Path, clock: Clock) -> None:
     """A shard without a record may be about to get one; one that a record does not name is late."""
