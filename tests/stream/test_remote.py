@@ -17,8 +17,8 @@ from softtargets.errors import CorruptionError, InputError, StoreError
 from softtargets.places import retries
 from softtargets.places.cache import RangeCache
 from tests.object_store import Bucket, Fault
+from tests.places.store_contents import flip
 from tests.places.test_cache import held_bytes
-from tests.places.test_remote import flip
 from tests.processes import CONTEXT, none_left
 from tests.test_documents import code_blocks
 
