@@ -47,7 +47,13 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
 
 
-_LONG = ("test_trial.py", "test_smollm2.py", "test_teacher.py", "test_documents.py")
+_LONG = (
+    "test_trial.py",
+    "test_smollm2.py",
+    "test_compiled_decoders.py",
+    "test_documents.py",
+    "test_many_shapes.py",
+)
 """Files with the longest tests, the longest first."""
 
 

@@ -1,13 +1,19 @@
-"""Plans without their builds, made at once or in stages of many small parts."""
+"""Corpora to plan, and plans without builds, made at once or in stages of many small parts."""
 
 from __future__ import annotations
 
+import gzip
+import json
+import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from softtargets.capture import BuildConfig, Teacher, piece_keys, planning, planning_jobs
+from softtargets.capture import BuildConfig, Corpus, Teacher, piece_keys, planning, planning_jobs
 from softtargets.capture.identity import describe_build
 from softtargets.capture.planning import make_plan
 from softtargets.capture.stored_weights import read_weights
@@ -15,6 +21,7 @@ from softtargets.engines import Engine, InProcess
 from softtargets.places import Place
 from softtargets.places.open_place import place_to_write
 from softtargets.store.writer import StoreWriter
+from tests.fakes import TEXTS, build_config, write_corpus
 
 
 def plan_files(
@@ -44,3 +51,28 @@ def cut_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning_jobs, "_CHUNK_PIECES", 3)
     monkeypatch.setattr(piece_keys, "RUN_KEYS", 4)
     monkeypatch.setattr(piece_keys, "MOST_KEYS", 2)
+
+
+def write_files(directory: Path) -> tuple[Path, ...]:
+    """Write files of every kind, which repeat each other and themselves."""
+    directory.mkdir(exist_ok=True)
+    rng = random.Random(0)
+    texts = [
+        " ".join(rng.choices(TEXTS, k=rng.randint(1, 3)))[: rng.randint(1, 90)] for _ in range(24)
+    ]
+    texts += [text[:-16] for text in texts[::3]] + ["", "a", *texts[:6]]
+    (directory / "a.txt").write_text(TEXTS[0])
+    write_corpus(directory / "b.jsonl", texts[:10])
+    with gzip.open(directory / "c.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"text": text}) + "\n" for text in texts[5:20])
+    pq.write_table(pa.table({"text": texts[10:]}), directory / "d.parquet", row_group_size=4)
+    # Windows of two files of one name may be packed together.
+    (directory / "more").mkdir(exist_ok=True)
+    write_corpus(directory / "more/b.jsonl", texts[:3])
+    names = ("a.txt", "b.jsonl", "more/b.jsonl", "c.jsonl.gz", "d.parquet", "b.jsonl")
+    return tuple(directory / name for name in names)
+
+
+def files_config(directory: Path, **changes: Any) -> BuildConfig:
+    corpus = Corpus(paths=write_files(directory / "corpus"))
+    return build_config(directory, **({"corpus": corpus} | changes))

@@ -20,8 +20,7 @@ from softtargets.engines import Processes
 from softtargets.errors import CorpusError, InputError, SoftTargetsError, StoreError
 from softtargets.places import input_place, place_to_write, retries
 from softtargets.store.parquet_pages import ParquetPages
-from tests.capture.plans import cut_small, plan_at_once, plan_files
-from tests.capture.test_planning import write_files
+from tests.capture.plans import cut_small, plan_at_once, plan_files, write_files
 from tests.fakes import TEXTS, FakeTeacher, build_config, write_corpus
 from tests.object_store import KEY, SECRET, Fault, Proxy, make_bucket
 
