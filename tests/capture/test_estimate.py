@@ -11,7 +11,7 @@ import torch
 from softtargets.capture import Corpus, Windowing, build, estimate
 from softtargets.errors import CorpusError, InputError
 from softtargets.store import Store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_config, write_corpus
 
 

@@ -31,7 +31,7 @@ from softtargets.errors import IdentityError, StoreError, TeacherError
 from softtargets.store import Store, verify
 from softtargets.targets import HeadWeights
 from softtargets.train import OutputHead
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes, write_corpus
 from tests.store.test_codec import assert_same
 from tests.windows import as_bfloat16

@@ -26,7 +26,7 @@ from softtargets.store import Store, verify
 from softtargets.store.writer import StoreWriter
 from softtargets.targets import SoftTargets, pack
 from softtargets.window import Window
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import ByteTokenizer, FakeTeacher, build_config, build_store, write_corpus
 from tests.golden import GOLDEN
 from tests.train.dense import largest_tensor

@@ -13,7 +13,7 @@ from softtargets.engines import Processes
 from softtargets.errors import StoreError, TeacherError
 from softtargets.store import Store
 from tests.capture.test_workers import Allergic, Dying, Unloadable
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_store
 
 pytestmark = pytest.mark.slow

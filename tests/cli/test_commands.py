@@ -10,22 +10,15 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from softtargets.capture.tally import Tally
 from softtargets.cli import main
 from softtargets.engines import on_ray
 from softtargets.store import Store
 from softtargets.store.shard_table import ShardEntry
+from tests.commands import run
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
 from tests.processes import CONTEXT, run_into
-
-
-def run(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(one) for one in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from softtargets.demo import reference_text, small_student, smollm
 from softtargets.store import Store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import TEXTS
 
 

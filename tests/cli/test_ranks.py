@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from softtargets.store import Store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import write_corpus
 from tests.ranks import run_ranks
 

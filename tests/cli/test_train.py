@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from softtargets.cli.progress_display import training_text
 from softtargets.runs import TrainProgress
 from softtargets.store import Store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.ranks import run_ranks
 from tests.runs.conftest import llama, plots, taught
 

@@ -10,7 +10,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from softtargets.store import Store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import write_corpus
 from tests.generation.chatbot import save_chatbot
 

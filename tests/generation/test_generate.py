@@ -22,7 +22,7 @@ from softtargets.tasks.causal_lm.answering import Answering
 from softtargets.tasks.seq2seq.languages import Languages
 from softtargets.tasks.seq2seq.seq2seq_teacher import Seq2SeqTeacher
 from softtargets.tasks.seq2seq.translating import Translating
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.generation.chatbot import TALKS, save_chatbot
 from tests.tasks.translators import FAMILIES, PAIRS, save_pairs, save_translator, translator
 

@@ -15,7 +15,7 @@ from softtargets.errors import BusyError, StoreError, TeacherError
 from softtargets.generation import GenerateProgress, generate
 from softtargets.generation.generation_files import GenerationFiles
 from softtargets.tasks.seq2seq.seq2seq_teacher import Seq2SeqTeacher
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.generation.test_generate import pair_generation
 from tests.tasks.translators import PAIRS, save_pairs, save_translator, translator
 

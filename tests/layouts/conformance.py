@@ -25,7 +25,7 @@ from softtargets.layouts.listed_import import LIST_OPTIONS, ListedLayout
 from softtargets.layouts.registry import ways
 from softtargets.store import Store, verify
 from softtargets.targets import SoftTargets
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import shard_bytes
 from tests.golden import make_store
 

@@ -18,7 +18,7 @@ from softtargets.capture import Corpus, Hybrid, Sampled, Windowing
 from softtargets.errors import InputError, StoreError, TemperatureError
 from softtargets.store import Store, export_axolotl, export_distillkit
 from softtargets.window import Window
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_store
 from tests.golden import make_store, write_store
 from tests.layouts.readers import (

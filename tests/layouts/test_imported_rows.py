@@ -14,7 +14,7 @@ from softtargets.errors import CorpusError, TemperatureError
 from softtargets.layouts.axolotl import Axolotl
 from softtargets.layouts.token_logits import TokenLogits
 from softtargets.store import Store, import_lists, verify
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.layouts.readers import (
     FULL,
     LOGITS,

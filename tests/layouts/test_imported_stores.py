@@ -14,7 +14,7 @@ from softtargets.layouts.axolotl import Axolotl
 from softtargets.layouts.token_logits import TokenLogits
 from softtargets.store import Stated, import_lists, merge_stores
 from softtargets.stream import Mixture
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import byte_tokenizer
 from tests.golden import make_store
 from tests.layouts.readers import FULL, LOGITS, LOGPROBS, listed, token_logits, write_rows

@@ -12,7 +12,7 @@ from softtargets import SoftTargetDataset
 from softtargets.layouts.axolotl import Axolotl
 from softtargets.store import Store, import_lists
 from softtargets.store.writer import StoreWriter
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import byte_tokenizer, shard_bytes
 from tests.layouts.readers import FULL, listed, write_rows
 

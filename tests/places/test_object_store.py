@@ -15,7 +15,7 @@ from softtargets.capture import build, commit
 from softtargets.errors import InputError, SoftTargetsError, StoreError
 from softtargets.places import Place, place_to_write, retries
 from tests.capture.test_resume import StopError, stop_after
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_config, build_store
 from tests.object_store import KEY, SECRET, Bucket, Fault, Proxy, run_proxy, run_server
 from tests.places.conformance import FILES, SHARD, Make, WritingTests, by_number, contents

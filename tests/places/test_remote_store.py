@@ -12,7 +12,7 @@ from softtargets import Store, verify
 from softtargets.capture import build
 from softtargets.errors import CorruptionError, InputError
 from softtargets.store import export_plain, filter_store, merge_stores, split_store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
 from tests.object_store import SECRET, Bucket, Fault
 from tests.places.store_contents import SHARD, content_of, flip

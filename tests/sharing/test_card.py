@@ -29,7 +29,7 @@ from softtargets.store.card import CARD_NAME, card_text
 from softtargets.store.json_object import parse_object
 from softtargets.store.manifest import Manifest
 from softtargets.targets import columns_of
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import build_store, write_corpus
 from tests.golden import GOLDEN, make_store
 from tests.windows import KINDS

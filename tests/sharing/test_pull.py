@@ -19,7 +19,7 @@ from softtargets.errors import BusyError, CorruptionError, IdentityError, StoreE
 from softtargets.places.lock import hold_lock
 from softtargets.places.tree import Tree
 from softtargets.sharing import pull, push
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import build_store, write_corpus
 from tests.hub import COMMIT, READER, WRITER, Hub, files_of
 from tests.test_documents import code_blocks

@@ -13,7 +13,7 @@ from softtargets.store import clean_store
 from softtargets.store.leases import Leases
 from softtargets.store.writer import StoreWriter
 from tests.capture.test_resume import StopError, stop_after, stop_after_units
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_config, build_store
 from tests.places.test_toy_place import InMemory
 from tests.store.clocks import Clock

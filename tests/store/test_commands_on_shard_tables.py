@@ -10,7 +10,7 @@ import pytest
 from softtargets import SoftTargetDataset, Store
 from softtargets.capture import Corpus
 from softtargets.store.card import CARD_NAME
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import build_store, write_corpus
 
 NAME = "shards.parquet"

@@ -19,7 +19,7 @@ from softtargets.store import (
     verify,
 )
 from softtargets.store.writer import StoreWriter
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import TEXTS, build_store, shard_bytes, write_corpus
 from tests.golden import GOLDEN, write_store
 from tests.store.test_codec import assert_same

@@ -18,7 +18,7 @@ from softtargets.store.foreign_shard_table import decode_shard_table
 from softtargets.store.shard_table import ShardTable
 from softtargets.store.shard_table_file import encode_shard_table
 from softtargets.store.sizes import store_sizes
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
 from tests.golden import arrays_of
 from tests.places.test_toy_place import InMemory

@@ -13,7 +13,7 @@ from datasets import load_dataset
 from softtargets.report.number_texts import percent_text
 from softtargets.store import Store
 from softtargets.tasks.classification.classifier import SequenceClassifier
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.tasks.classifiers import TEXTS, labelled_records, save_classifier, write_records
 from tests.test_documents import code_blocks, run_block
 

@@ -10,7 +10,7 @@ import torch
 from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
 
 from softtargets.store import Store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.tasks.translators import PAIRS, save_pairs
 
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForMaskedLM
 
 from softtargets.capture import build
 from softtargets.store import Store
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.fakes import TEXTS, write_corpus
 from tests.tasks.masked import masked_config, masked_teacher, save_masked_model
 from tests.train import runs

@@ -15,7 +15,7 @@ from softtargets.errors import InputError
 from softtargets.store import Store
 from softtargets.stream import SoftTargetDataset, repack
 from softtargets.train import DistillationObjective, StudentWithObjective
-from tests.cli.test_commands import run
+from tests.commands import run
 from tests.tasks.translators import (
     FAMILIES,
     PAIRS,
