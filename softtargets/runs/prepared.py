@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from softtargets.errors import InputError
 from softtargets.runs.evaluation import Evaluation, check_evaluation
+from softtargets.runs.freed_memory import keep_freed_memory
 from softtargets.runs.lora import Lora
 from softtargets.runs.model_push import check_push
 from softtargets.runs.precision import chosen_precision
@@ -181,6 +182,8 @@ def prepare(settings: TrainSettings) -> PreparedRun:
     if not task.recipes:
         raise untrained_task(task)
     process = process_arguments(settings.output / CHECKPOINTS)
+    if process.device.type == "cpu":
+        keep_freed_memory()
     store, evaluation = _held_out(settings, whole, task, process)
     recipe_name, recipe = _recipe(settings, task, whole)
     maker = _maker(settings, task, whole)

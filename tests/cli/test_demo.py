@@ -31,9 +31,9 @@ def test_the_demo_tells_the_whole_story(
     assert result.exit_code == 0, result.output
     store = Store.open(tmp_path / "demo" / "store")
     held_out = (tmp_path / "demo" / "held-out.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in held_out] == ["topic 0", "topic 16", "topic 23"]
+    assert [json.loads(line)["id"] for line in held_out] == ["topic 0", "topic 23"]
     trained = {window.document_ids[0] for window in store}
-    assert trained == set(sorted(topics)[1::2])
+    assert trained == set(sorted(topics)[1::6])
     student = tmp_path / "demo" / "student"
     assert (student / "training.png").read_bytes().startswith(b"\x89PNG")
     assert len(AutoTokenizer.from_pretrained(student)) == 256

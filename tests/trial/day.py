@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from softtargets import Store
+from softtargets.capture.teachers.cpu_formats import quick_format
 from softtargets.report.number_texts import bytes_text
 from tests.report.chromium import open_browser
 from tests.trial import phone
@@ -53,6 +56,7 @@ def steps(directory: Path) -> Iterator[Step]:
     teacher = gemma_directory()
     common: list[str | Path] = [
         "--teacher", teacher, "--sequence-length", SEQUENCE_LENGTH, "--window", "pack",
+        "--dtype", quick_format(torch.device("cpu")),
     ]  # fmt: skip
     chat: list[str | Path] = [
         *common, "--input", chats_input, "--output", chats, "--messages-field", "messages",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from softtargets.capture.keep.layer_states import WatchedStates, watching
-from softtargets.capture.memory import enough_memory, is_out_of_memory
+from softtargets.capture.memory import enough_memory, is_out_of_memory, keep_few_kernels
 from softtargets.capture.teacher import LayerShape, Teacher
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
+from softtargets.capture.teachers.cpu_formats import warn_of_slow_format
 from softtargets.capture.teachers.device_map import (
     check_device_map,
     check_modules,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MODEL_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-_KEPT_KERNELS = "64"
 _SAMPLING = {
     "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"
 }  # fmt: skip
@@ -197,16 +196,13 @@ class PretrainedTeacher(Teacher):
         self._is_loaded = True
 
     def _load(self) -> None:
-        # Hardly two batches have the same shape, and of the compiled kernels of each oneDNN and
-        # PyTorch's layer above it keep 1,024 by default: hundreds of MB, kernel by kernel. They
-        # look at this when they are first used.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _KEPT_KERNELS)
-        os.environ.setdefault("LRU_CACHE_CAPACITY", _KEPT_KERNELS)
+        keep_few_kernels()
         self._model = self._read_weights()
         check_modules(self._model, self.config)
         frozen = self._model.eval().requires_grad_(False)
         if self.config.device_map is None:
             frozen.to(self.device)
+        warn_of_slow_format(self.name, frozen, self.config.dtype, self.device)
         self._prepare()
 
     @abstractmethod
