@@ -31,7 +31,7 @@ def times_float32(dtype: DType) -> float:
         for one in (getattr(torch, dtype), torch.float32)
     ]
     rounds = [[_seconds(layer) for layer in layers] for _ in range(_ROUNDS)]
-    own, float32 = (min(seconds) for seconds in zip(*rounds, strict=True))
+    own, float32 = (min(seconds[place] for seconds in rounds) for place in (0, 1))
     return own / float32
 
 
