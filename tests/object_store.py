@@ -14,7 +14,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,6 +77,9 @@ class Proxy:
         """When the server had done the first write of each path, by the clock that only rises."""
         self._lists: dict[str, bytes] = {}
         """The first answer to each request for a listing."""
+        self.writing = threading.Lock()
+        """Held while the server writes. moto's looks at conditions first and writes then, and in
+        between another can write; S3's does both at once."""
         self._lock = threading.Lock()
 
     def listing(self, path: str, body: bytes, fault: Fault | None) -> bytes:
@@ -145,10 +148,11 @@ def make_handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 return
             server = HTTPConnection("127.0.0.1", proxy.server_port)
             for _ in range(2 if fault is not None and fault.kind == "twice" else 1):
-                # With the header Host of the client, which is signed.
-                server.request(self.command, self.path, sent or None, dict(self.headers))
-                answer = server.getresponse()
-                body = answer.read()
+                with proxy.writing if self.command == "PUT" else nullcontext():
+                    # With the header Host of the client, which is signed.
+                    server.request(self.command, self.path, sent or None, dict(self.headers))
+                    answer = server.getresponse()
+                    body = answer.read()
                 if self.command == "PUT" and answer.status == 200:
                     proxy.written.setdefault(self.path, time.monotonic())
             if fault is not None and fault.kind == "lost":

@@ -50,11 +50,13 @@ FLOAT32_NOISE = 1e-4
 def built(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Store, PreTrainedModel]:
-    """A store of about 500 targets, and the model loaded anew by transformers alone."""
+    """A store of some hundred targets, and the model loaded anew by transformers alone."""
     dtype: Literal["float32", "bfloat16"] = request.param
+    # bfloat16 takes several times as long on many CPUs.
+    names = TOPICS[: 1 if dtype == "bfloat16" else 2]
     directory = tmp_path_factory.mktemp(dtype)
     path = directory / "topics.jsonl"
-    path.write_text("".join(json.dumps({"text": topics[name]}) + "\n" for name in TOPICS[:2]))
+    path.write_text("".join(json.dumps({"text": topics[name]}) + "\n" for name in names))
     config = BuildConfig(
         corpus=Corpus(paths=(path,)),
         output=directory / "store",
@@ -91,7 +93,7 @@ def test_stored_targets_are_those_of_the_live_teacher(
     """
     store, model = built
     assert verify(store.root).is_sound
-    assert store.num_positions > 450
+    assert store.num_positions > 250
     windows = list(store)
     for batch in plan_batches([len(window) for window in windows], BATCH_TOKENS):
         members = [windows[place] for place in batch]

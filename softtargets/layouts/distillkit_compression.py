@@ -68,8 +68,9 @@ class Compression:
         stored_NK = exact_NB.view(_STORED_AS[self.exact_dtype])
         is_half = self.exact_dtype == "bfloat16"
         values_NK: Array = unpack_numbers(stored_NK) if is_half else stored_NK
-        values_NK = values_NK.astype(np.float64)
-        return values_NK.cumsum(axis=1) if self.delta_encoding else values_NK
+        with np.errstate(invalid="ignore"):  # What is no number is found when entries are checked.
+            values_NK = values_NK.astype(np.float64)
+            return values_NK.cumsum(axis=1) if self.delta_encoding else values_NK
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole configuration, as DistillKit's trainer takes it."""

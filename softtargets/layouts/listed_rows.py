@@ -103,6 +103,8 @@ class ListsOfRow:
         mask_T[np.cumsum(segment_lengths_S)[:-1] - 1] = False
         target_E = self._targets(shift) - start
         is_target_E = (target_E >= 0) & (target_E < len(mask_T)) & (self.values_E != -np.inf)
+        with np.errstate(invalid="ignore"):  # What is no number is found when entries are checked.
+            values_E = self.values_E[is_target_E].astype(np.float64)
         return ListedRow(
             where=self.where,
             input_ids_L=self.input_ids_L[start:stop].astype(np.int64),
@@ -110,7 +112,7 @@ class ListsOfRow:
             mask_T=mask_T,
             target_E=target_E[is_target_E],
             ids_E=ids_E[is_target_E].astype(np.int64),
-            values_E=self.values_E[is_target_E].astype(np.float64),
+            values_E=values_E,
             rounding=self.rounding,
         )
 

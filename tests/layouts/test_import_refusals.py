@@ -60,6 +60,20 @@ BAD_ROWS = {
 }  # fmt: skip
 
 
+def test_a_signalling_nan_is_refused_without_a_warning(tmp_path: Path) -> None:
+    """Whether a cast of one warns depends on the processor's instructions, and on their order."""
+    values_E = np.tile(np.array(LOGPROBS, np.float32), 8)
+    values_E.view(np.uint32)[-1] = 0x7FA00000
+    lists = pa.ListArray.from_arrays(np.array(range(0, 25, 3), np.int32), pa.array(values_E))
+    columns = listed(logprobs=pa.ListArray.from_arrays(np.array([0, 4, 8], np.int32), lists))
+    path = write_rows(tmp_path / "rows.parquet", columns)
+    with pytest.raises(CorpusError, match="as logits"):
+        import_lists([path], tmp_path / "store", Axolotl(), FULL)
+    compression = Compression(d=300, k=3, exact_k=3)
+    values_NK = compression.unpack_values(values_E.view(np.uint8).reshape(8, 12))
+    assert np.isnan(values_NK).sum() == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BAD_ROWS))
 def test_a_bad_row_is_named_and_nothing_is_written(name: str, tmp_path: Path) -> None:
