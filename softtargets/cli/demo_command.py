@@ -21,12 +21,14 @@ from softtargets.cli.train_command import resolved_table, say_result
 from softtargets.cli.verify_command import print_verification
 from softtargets.places import place_to_write
 from softtargets.store import Store, verify
+from softtargets.targets import DType
 
 if TYPE_CHECKING:
     from softtargets.runs import TrainResult
-    from softtargets.targets import DType
 
 SEQUENCE_LENGTH = 256
+DTYPE: DType = "float32"
+"""Many CPUs take several times as long for bfloat16."""
 
 
 @click.command("demo")
@@ -50,10 +52,9 @@ def demo_command(output: Path) -> None:
     console = Console(highlight=False)
     console.rule("1. Teacher and text", align="left")
     directory, train, held_out = _make_inputs(output)
-    dtype = _choose_dtype()
     console.rule("2. Build the store, and one of the text that is kept aside", align="left")
     store, held_out_store = (
-        _build(console, directory, dtype, text, output / name)
+        _build(console, directory, text, output / name)
         for text, name in ((train, "store"), (held_out, "held-out-store"))
     )
     console.rule("3. Verify and describe it", align="left")
@@ -69,7 +70,7 @@ def demo_command(output: Path) -> None:
         f"verify {store.root}",
         f"train {store.root} --student 'teacher[depth=2]' --teacher {directory} "
         f"--eval {held_out_store.root} --output {output / 'my-student'} --steps 20 --dry-run",
-        f"build --teacher {directory} --dtype {dtype} --input {held_out} --id-field id "
+        f"build --teacher {directory} --dtype {DTYPE} --input {held_out} --id-field id "
         f"--output {output / 'my-store'}",
     ):
         echo(f"  {_program()} {arguments}")
@@ -88,18 +89,7 @@ def _make_inputs(output: Path) -> tuple[Path, Path, Path]:
     return directory, train, held_out
 
 
-def _choose_dtype() -> DType:
-    """Return the number format in which the teacher runs, and say it."""
-    from softtargets.capture.teachers.cpu_formats import quick_format
-    from softtargets.capture.teachers.model_files import pick_device
-
-    dtype = quick_format(pick_device("auto"))
-    why = ", as this CPU takes much longer for bfloat16" if dtype == "float32" else ""
-    echo(f"Numbers: {dtype}{why}")
-    return dtype
-
-
-def _build(console: Console, teacher: Path, dtype: DType, text: Path, output: Path) -> Store:
+def _build(console: Console, teacher: Path, text: Path, output: Path) -> Store:
     """Build the store of a text, and return it."""
     from softtargets.capture import (
         BuildConfig,
@@ -117,7 +107,7 @@ def _build(console: Console, teacher: Path, dtype: DType, text: Path, output: Pa
         unit_tokens=16_384,
         batch_tokens=2048,
     )
-    loaded = TransformersTeacher(TeacherConfig(name=str(teacher), dtype=dtype))
+    loaded = TransformersTeacher(TeacherConfig(name=str(teacher), dtype=DTYPE))
     return run_build(console, config, loaded, place_to_write(output)).store
 
 

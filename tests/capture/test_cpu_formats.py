@@ -12,7 +12,7 @@ from torch import nn
 
 from softtargets.capture import TeacherConfig, TransformersTeacher
 from softtargets.capture.teachers import cpu_formats
-from softtargets.capture.teachers.cpu_formats import quick_format, times_float32
+from softtargets.capture.teachers.cpu_formats import times_float32
 
 CPU = torch.device("cpu")
 
@@ -45,14 +45,6 @@ def test_the_best_of_all_rounds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     times_float32.cache_clear()
     assert times_float32("float16") == 3.0
     assert list(taken) == []
-
-
-def test_the_quicker_of_two_formats_is_known(slow: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert quick_format(CPU) == "float32"
-    assert quick_format(torch.device("cuda")) == "bfloat16"
-    monkeypatch.setattr(cpu_formats, "_seconds", lambda _: 1.0)
-    times_float32.cache_clear()
-    assert quick_format(CPU) == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ def kept_of_a_block(is_kept: bool, sender: Any) -> None:
     sender.send((held, resident_bytes() - before))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_block_that_is_freed_is_kept_if_asked(is_kept: bool) -> None:
     here, there = CONTEXT.Pipe(duplex=False)

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from softtargets import Store
-from softtargets.capture.teachers.cpu_formats import quick_format
+from softtargets.capture.teachers.cpu_formats import times_float32
 from softtargets.report.number_texts import bytes_text
 from tests.report.chromium import open_browser
 from tests.trial import phone
@@ -56,7 +54,7 @@ def steps(directory: Path) -> Iterator[Step]:
     teacher = gemma_directory()
     common: list[str | Path] = [
         "--teacher", teacher, "--sequence-length", SEQUENCE_LENGTH, "--window", "pack",
-        "--dtype", quick_format(torch.device("cpu")),
+        "--dtype", "float32" if times_float32("bfloat16") > 2 else "bfloat16",
     ]  # fmt: skip
     chat: list[str | Path] = [
         *common, "--input", chats_input, "--output", chats, "--messages-field", "messages",

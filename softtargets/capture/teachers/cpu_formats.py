@@ -35,12 +35,6 @@ def times_float32(dtype: DType) -> float:
     return own / float32
 
 
-def quick_format(device: torch.device) -> DType:
-    """Return bfloat16, or float32 on a CPU that takes much longer for bfloat16."""
-    is_slow = device.type == "cpu" and times_float32("bfloat16") > _SLOW
-    return "float32" if is_slow else "bfloat16"
-
-
 def warn_of_slow_format(name: str, model: nn.Module, dtype: DType, device: torch.device) -> None:
     """Log that a model on this CPU would be much quicker in float32, where it is so."""
     num_parameters = sum(one.numel() for one in model.parameters())
