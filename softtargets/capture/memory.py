@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,14 +52,3 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def keep_few_kernels() -> None:
-    """Have this process keep few of the kernels that are compiled for shapes of batches.
-
-    Hardly two batches have the same shape, and of the kernels of each oneDNN and PyTorch's layer
-    above it keep 1,024 by default: hundreds of MB, kernel by kernel. They look at this when they
-    are first used.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "64")

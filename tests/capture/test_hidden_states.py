@@ -276,5 +276,7 @@ def test_from_the_command_to_the_loss(tmp_path: Path, tiny_teacher: Path, dtype:
         logits = model(input_ids=batch["input_ids"]).logits
         options: dict[str, Any] = {"tail": "full", "teacher_head": OutputHead.of(store)}
         loss = distillation_loss(logits, batch, 1.7, **options)
-        assert loss < (1e-9 if dtype == "float32" else 1e-3)
+        # Some CPUs sum the products of the 93 rows that were stored in another order than those of
+        # 3 times 32. Then the loss is what float32 rounds in each log-probability, at most 5e-7.
+        assert abs(loss) < (1e-6 if dtype == "float32" else 1e-3)
         assert distillation_loss(logits.roll(1, dims=1), batch, 1.7, **options) > 0.01

@@ -55,7 +55,7 @@ class WithCosine(DistillationObjective):
 
     def __init__(self, is_fused: bool) -> None:
         super().__init__(LOSS, fused=is_fused)
-        self.projection = torch.nn.Linear(16, 16, bias=False)
+        self.projection = torch.nn.Linear(16, 16, bias=False, dtype=torch.float64)
         torch.nn.init.eye_(self.projection.weight)
 
     def loss(
@@ -63,7 +63,7 @@ class WithCosine(DistillationObjective):
     ) -> torch.Tensor:
         is_target = batch["target_mask"]
         own_ND = self.projection(outputs.hidden_states[-1][is_target])
-        angles_N = 1 - cosine_similarity(own_ND, batch["hidden_states"][is_target].float())
+        angles_N = 1 - cosine_similarity(own_ND, batch["hidden_states"][is_target].double())
         number = batch["num_targets"] if num_targets is None else num_targets
         return super().loss(outputs, batch, num_targets) + angles_N.sum() / number
 

@@ -28,7 +28,7 @@ pytestmark = [
 
 ACCUMULATED = 3
 TOLERANCE = 1e-5
-"""Of a sum of weights: float32 rounds sums in another order by some 1e-7, in some ten steps."""
+"""Of a sum of weights: the loss is rounded to float32, in another order, in some ten steps."""
 
 
 @pytest.fixture(autouse=True)

@@ -103,13 +103,18 @@ class LocalTeacher(Teacher):
         # On a GPU an id without an embedding ends the whole process.
         check_ids(segments, self.vocab_size, self.name)
         lengths = [len(segment) for segment in segments]
-        input_ids_BL = np.zeros((len(segments), max(lengths)), np.int64)
+        shape = len(segments), self._padded_length(max(lengths))
+        input_ids_BL = np.zeros(shape, np.int64)
         for row, segment in enumerate(segments):
             input_ids_BL[row, : len(segment)] = segment.input_ids_L
         return self.masked_hidden_states(
             torch.from_numpy(input_ids_BL).to(self.device),
             torch.tensor(lengths, device=self.device),
         )
+
+    def _padded_length(self, length: int) -> int:
+        """Return to how many tokens a batch is padded, whose longest sequence has `length`."""
+        return length
 
     def _at_targets(self, segments: Sequence[Segment], hidden_BLD: torch.Tensor) -> torch.Tensor:
         """Return the hidden states [N, D] at the targets of segments."""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from softtargets.capture.keep.layer_states import WatchedStates, watching
-from softtargets.capture.memory import enough_memory, is_out_of_memory, keep_few_kernels
+from softtargets.capture.memory import enough_memory, is_out_of_memory
 from softtargets.capture.teacher import LayerShape, Teacher
 from softtargets.capture.teacher_tokenizer import TransformersTokenizer
 from softtargets.capture.teachers.cpu_formats import warn_of_slow_format
+from softtargets.capture.teachers.cpu_kernels import keep_few_kernels, padded_length
 from softtargets.capture.teachers.device_map import (
     check_device_map,
     check_modules,
@@ -122,10 +123,14 @@ class PretrainedTeacher(Teacher):
     @property
     def num_positions(self) -> int | None:
         """Return how many tokens the model has positions for, if its configuration says so."""
-        found: int | None = getattr(
-            self._model_config.get_text_config(), "max_position_embeddings", None
-        )
+        config = self._model_config.get_text_config()
+        found: int | None = getattr(config, "max_position_embeddings", None)
         return found
+
+    def _padded_length(self, length: int) -> int:
+        """Return to how many tokens a batch is padded, whose longest sequence has `length`."""
+        most = self.longest_sequence or self.num_positions
+        return padded_length(length, most, self.config.dtype, self.device)
 
     def generation_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings by which transformers would generate, without those of sampling.

@@ -100,7 +100,8 @@ class Classifier(PretrainedTeacher):
         texts = [torch.from_numpy(one.input_ids_L.astype(np.int64)) for one in segments]
         types = [one.window.token_types_L for one in segments]
         with self._watching(keep.layers) as watched:
-            logits = self._logits(texts, [one for one in types if one is not None])
+            length = self._padded_length(max(map(len, texts)))
+            logits = self._logits(texts, [one for one in types if one is not None], length)
         rows = [
             self._at_targets(own, torch.from_numpy(one.positions_T).to(self.device))
             for own, one in zip(logits, segments, strict=True)
@@ -147,10 +148,13 @@ class Classifier(PretrainedTeacher):
         return most if most is not None and most > 0 else None
 
     def _logits(
-        self, texts: Sequence[torch.Tensor], types: Sequence[np.ndarray] = ()
+        self,
+        texts: Sequence[torch.Tensor],
+        types: Sequence[np.ndarray] = (),
+        length: int = 0,
     ) -> torch.Tensor:
-        """Return the model's logits of texts that are padded on the right."""
-        shape = len(texts), max(map(len, texts))
+        """Return the model's logits of texts that are padded on the right, at least to a length."""
+        shape = len(texts), max(length, *map(len, texts))
         ids_BL = torch.full(shape, self.pad_token_id)
         mask_BL, types_BL = torch.zeros(shape, dtype=torch.int64), torch.zeros_like(ids_BL)
         for row, text in enumerate(texts):

@@ -96,7 +96,7 @@ class Seq2SeqTeacher(TakenApartTeacher):
 
     def padded(self, texts: Sequence[Int32]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ids padded on the right, and which are tokens."""
-        shape = len(texts), max(map(len, texts))
+        shape = len(texts), self._padded_length(max(map(len, texts)))
         ids, is_token = np.full(shape, self.pad_token_id, np.int64), np.zeros(shape, np.int64)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = text
