@@ -50,9 +50,9 @@ def pytest_collection() -> Generator[None, object, object]:
 _LONG = (
     "test_trial.py",
     "test_smollm2.py",
+    "test_crash.py",
     "test_compiled_decoders.py",
     "test_documents.py",
-    "test_many_shapes.py",
 )
 """Files with the longest tests, the longest first."""
 
@@ -90,6 +90,11 @@ def _quick_collections() -> None:
     """Keep what is there out of collections of garbage, of which a trainer has one each time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Have all of it collected at the end: DuckDB would list what is left, in 100 lines."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,7 +50,7 @@ def run_killed_build(config: BuildConfig, teacher: Path, num_units: int, seconds
 
 @pytest.mark.slow
 def test_death_at_random_moments_changes_no_byte(tmp_path: Path, tiny_teacher: Path) -> None:
-    texts = [f"{number} {text}" for number in range(64) for text in TEXTS]
+    texts = [f"{number} {text}" for number in range(32) for text in TEXTS]
     corpus = Corpus(paths=(write_corpus(tmp_path / "corpus.jsonl", texts),))
 
     def config_for(name: str) -> BuildConfig:
@@ -58,7 +58,7 @@ def test_death_at_random_moments_changes_no_byte(tmp_path: Path, tiny_teacher: P
             tmp_path / name,
             corpus=corpus,
             windowing=Windowing(sequence_length=64),
-            unit_tokens=2000,
+            unit_tokens=1000,
             batch_tokens=1024,
         )
 
