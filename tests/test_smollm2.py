@@ -32,9 +32,11 @@ from softtargets.capture import (
     rescore,
 )
 from softtargets.capture.batches import plan_batches
+from softtargets.capture.teachers.cpu_kernels import padded_length
 from softtargets.demo.smollm import teacher_directory
 from softtargets.report.page import report
 from softtargets.report.target_statistics import measure as statistics_of
+from softtargets.targets import DType
 from softtargets.window import Window
 from tests.benchmarks.formats import TRIPS, measure
 from tests.fakes import write_corpus
@@ -73,8 +75,10 @@ def built(
 
 @torch.inference_mode()
 def live_logits(model: PreTrainedModel, windows: list[Window]) -> list[torch.Tensor]:
-    """Return the model's own logits [T, V] for windows that are run as one padded batch."""
-    ids_BL = torch.zeros((len(windows), max(map(len, windows))), dtype=torch.long)
+    """Return the model's own logits [T, V] for windows that are padded as a build pads them."""
+    dtype: DType = "float32" if model.dtype == torch.float32 else "bfloat16"
+    length = padded_length(max(map(len, windows)), None, dtype, model.device)
+    ids_BL = torch.zeros((len(windows), length), dtype=torch.long)
     for row, window in enumerate(windows):
         ids_BL[row, : len(window)] = torch.from_numpy(window.input_ids_L.astype(np.int64))
     logits_BLV = model(input_ids=ids_BL).logits.float()
