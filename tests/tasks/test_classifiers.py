@@ -80,6 +80,16 @@ def test_texts_of_a_batch_do_not_change_each_other(tmp_path: Path, dtype: str) -
     assert (together[0] - together[1]).abs().max() > 0.2
 
 
+def test_a_batch_in_16_bits_is_padded_to_few_lengths(tmp_path: Path) -> None:
+    teacher = classifier(save_classifier(tmp_path), "bfloat16")
+    teacher.load()
+    shapes: list[torch.Size] = []
+    embedding: torch.nn.Module = teacher._model.get_input_embeddings()
+    embedding.register_forward_pre_hook(lambda _, read: shapes.append(read[0].shape))
+    build(class_config(tmp_path), teacher)
+    assert {length for _, length in shapes} == {8, 16}
+
+
 ONE = ClassLabels(names=("no", "yes"), problem=None)
 MANY = ClassLabels(names=("a", "b", "c"), problem="multi_label")
 SCORE = ClassLabels(names=("score",), problem="regression")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM
@@ -51,6 +52,14 @@ class Seq2SeqTests(TaskTests):
             if self.family == "Marian" and "embed_positions" in name:
                 parameter.requires_grad_(False)
         return student.eval()
+
+
+def test_a_batch_in_16_bits_is_padded_to_few_lengths(save: Save) -> None:
+    texts = [np.arange(3, 3 + length, dtype=np.int32) for length in (2, 9)]
+    for dtype, length in (("float32", 9), ("bfloat16", 16)):
+        ids_BL, is_token_BL = translator(save("Marian"), dtype).padded(texts)
+        assert ids_BL.shape == is_token_BL.shape == (2, length)
+        assert is_token_BL.sum(dim=1).tolist() == [2, 9]
 
 
 class TestMarian(Seq2SeqTests):
