@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,16 +25,12 @@ from softtargets.capture.keep.selection import Selection
 from softtargets.capture.unit_plan import read_plan
 from softtargets.errors import (
     CorpusError,
-    FormatError,
-    IdentityError,
-    InputError,
     StoreError,
 )
 from softtargets.places import Directory
 from softtargets.store import verify
 from softtargets.store.fingerprint import fingerprint_of
-from tests.capture.test_resume import StopError, stop_after
-from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes, write_corpus
+from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes
 
 
 def test_a_store_is_built_and_sound(tmp_path: Path) -> None:
@@ -147,109 +141,11 @@ def test_a_complete_store_is_left_alone(tmp_path: Path) -> None:
     assert after == before
 
 
-CHANGES: list[tuple[str, dict[str, Any]]] = [
-    ("selection.k", {"selection": TopK(k=9)}),
-    ("selection.kind", {"selection": Sampled()}),
-    ("targets.temperatures", {"temperatures": (1.0, 4.0)}),
-    ("targets.head.values", {"values": "float32"}),
-    ("windowing.sequence_length", {"windowing": Windowing(sequence_length=17)}),
-    ("unit_tokens", {"unit_tokens": 101}),
-    ("compression", {"compression": "lz4"}),
-]
-
-
-@pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize(("field", "changes"), CHANGES)
-def test_another_identity_is_refused_and_named(
-    tmp_path: Path, field: str, changes: dict[str, Any], finished: bool
-) -> None:
-    config = build_config(tmp_path)
-    if finished:
-        build(config, FakeTeacher())
-    else:
-        with pytest.raises(StopError):
-            build(config, FakeTeacher(), stop_after(12))
-    before = shard_bytes(config.output)
-    with pytest.raises(IdentityError, match=rf"store, field {field}"):
-        build(dataclasses.replace(config, **changes), FakeTeacher())
-    assert shard_bytes(config.output) == before
-
-
-def test_another_teacher_or_corpus_is_refused(tmp_path: Path) -> None:
-    config = build_config(tmp_path)
-    build(config, FakeTeacher())
-    with pytest.raises(IdentityError, match=r"field teacher.weights_sha256"):
-        build(config, FakeTeacher(seed=1))
-    write_corpus(tmp_path / "corpus.jsonl", ["another text", "and one more"])
-    with pytest.raises(IdentityError, match=r"field corpus.files\[0\].num_bytes"):
-        build(config, FakeTeacher())
-
-
 def test_the_batch_size_is_recorded_and_no_part_of_the_identity(tmp_path: Path) -> None:
     store = build_store(tmp_path, batch_tokens=48)
     assert store.manifest.shards[0].run == {"device": "cpu", "batch_tokens": 48}
     result = build(build_config(tmp_path, batch_tokens=64), FakeTeacher())
     assert result.num_units == result.num_units_before
-
-
-def test_a_directory_with_something_else_is_not_touched(tmp_path: Path) -> None:
-    config = build_config(tmp_path)
-    config.output.mkdir()
-    (config.output / "thesis.tex").write_text("ten years of work")
-    with pytest.raises(StoreError, match=r"found 1 other entries, among them 'thesis.tex'"):
-        build(config, FakeTeacher())
-    assert [path.name for path in config.output.iterdir()] == ["thesis.tex"]
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="a directory, or nothing yet; found a file"):
-        build(dataclasses.replace(config, output=tmp_path / "file"), FakeTeacher())
-    with pytest.raises(StoreError, match="the directory cannot be reached: Not a directory"):
-        build(dataclasses.replace(config, output=tmp_path / "file" / "store"), FakeTeacher())
-
-
-def test_a_manifest_of_another_version_is_not_touched(tmp_path: Path) -> None:
-    store = build_store(tmp_path)
-    path = store.root / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": "9.0"}))
-    with pytest.raises(FormatError, match=r"format_version 1.x; found '9.0'"):
-        build(build_config(tmp_path), FakeTeacher())
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"selection": TopK(k=301)}, "--top-k: .* vocabulary size, 300; found 301"),
-        ({"temperatures": (0.0,)}, "--temperature"),
-        ({"unit_tokens": 0}, "--unit-tokens"),
-        ({"batch_tokens": 0}, "--batch-tokens"),
-    ],
-)
-def test_options_out_of_range_cost_nothing(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        build(build_config(tmp_path, **changes), FakeTeacher())
-    assert not (tmp_path / "store").exists()
-
-
-def test_bad_input_is_found_before_the_teacher_is_loaded(tmp_path: Path) -> None:
-    path = write_corpus(tmp_path / "bad.jsonl")
-    path.write_text(path.read_text() + "{\n")
-    config = build_config(tmp_path, corpus=Corpus(paths=(path,)))
-    teacher = FakeTeacher()
-    with pytest.raises(CorpusError, match=r"bad.jsonl, line 6"):
-        build(config, teacher)
-    assert teacher.num_loads == 0
-    # Nothing was done yet, so the mended file may take the directory.
-    write_corpus(path)
-    build(config, teacher)
-    assert verify(config.output).is_sound
-
-
-def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "empty.jsonl"
-    path.write_text('{"text": ""}\n{"text": "x"}\n')
-    with pytest.raises(CorpusError, match="found 2 documents, none with that many"):
-        build(build_config(tmp_path, corpus=Corpus(paths=(path,))), FakeTeacher())
 
 
 @pytest.mark.slow

@@ -2,89 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
-from softtargets import Batch, SoftTargetDataset, Store, collate, distillation_loss
+from softtargets import Store, collate, distillation_loss
 from softtargets.errors import InputError, TemperatureError
-from softtargets.kinds import TargetSchema
 from softtargets.train import JSD, Divergence, OutputHead, ReverseKL, fused_distillation_loss
-from softtargets.train.divergences import needs_mass_everywhere
 from tests.fakes import FakeTeacher, build_store
-from tests.golden import write_store
-from tests.train.dense import DIVERGENCES, SMALLEST_REST, divergence_of, largest_tensor
-from tests.windows import KINDS, as_bfloat16, head_schema, make_head, make_window
-
-WIDTH = 10
-LENGTHS = (9, 5, 12)
-HEADS = {
-    "bfloat16": make_head(),
-    "float32": replace(make_head(), dtype="float32", softcap=20.0, divisor=0.1),
-    "ruled out": replace(
-        make_head(),
-        dtype="float32",
-        softcap=None,
-        bias_V=np.where(np.arange(300) % 3 == 0, -np.inf, 1).astype(np.float32),
-    ),
-}
-
-
-def make_store(directory: Path, head: str = "float32") -> Store:
-    schema = head_schema(HEADS[head])
-    rng = np.random.default_rng(0)
-    windows = [make_window(rng, schema, num_tokens=length)[0] for length in LENGTHS]
-    windows[0].mask_T[2] = False
-    return write_store(directory / "store", schema, [windows], HEADS[head])
-
-
-def student(num_ids: int = 300) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return hidden states, weight and bias of a student's head, leaves that take gradients."""
-    generator = torch.Generator().manual_seed(5)
-    shapes = (3, 12, WIDTH), (num_ids, WIDTH), (num_ids,)
-    hidden, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
-    return hidden.requires_grad_(), (0.3 * weight).requires_grad_(), bias.requires_grad_()
-
-
-def live_logits(store: Store) -> torch.Tensor:
-    """Return the teacher's logits [N, V] at all targets, by the formula, in float64."""
-    head = store.output_head()
-    rows = []
-    for window in store:
-        hidden_TD = window.targets.features["last_hidden"][window.mask_T].astype(np.float64)
-        logits_TV = hidden_TD @ head.weight_VD.T.astype(np.float64)
-        if head.bias_V is not None:
-            logits_TV += head.bias_V
-        logits_TV = logits_TV * head.scale / head.divisor
-        if head.softcap is not None:
-            logits_TV = head.softcap * np.tanh(logits_TV / head.softcap)
-        rows.append(logits_TV)
-    return torch.from_numpy(np.concatenate(rows))
-
-
-def online_losses(
-    divergence: Divergence, teacher_NV: torch.Tensor, student_NU: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """Return what distillation with the teacher beside the student gives [N], in float64.
-
-    Ids that the teacher rules out, and those it does not have, are one outcome.
-    """
-    num_more = student_NU.shape[1] - teacher_NV.shape[1]
-    t_NU = torch.nn.functional.pad((teacher_NV / temperature).softmax(dim=1), (0, num_more))
-    s_NU = (student_NU.double() / temperature).softmax(dim=1)
-    is_none_NU = t_NU == 0
-    floor_N1 = torch.where(is_none_NU, 1, t_NU).amin(dim=1, keepdim=True).clamp(max=SMALLEST_REST)
-    if not (needs_mass_everywhere(divergence) and is_none_NU.any()):
-        floor_N1 = torch.zeros_like(floor_N1)
-    t_NB = torch.cat([t_NU, floor_N1], dim=1)
-    outside_N1 = (s_NU * is_none_NU).sum(dim=1, keepdim=True)
-    s_NB = torch.cat([s_NU * ~is_none_NU, outside_N1], dim=1)
-    return temperature**2 * divergence_of(divergence, t_NB, s_NB)
+from tests.train.dense import DIVERGENCES, largest_tensor
+from tests.train.output_heads import WIDTH, live_logits, make_store, online_losses, student
 
 
 @pytest.mark.slow
@@ -322,48 +252,3 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, store: Store) -> N
     # Without a head of its own the grid stays what it is.
     with pytest.raises(TemperatureError, match="one of the temperatures stored"):
         distillation_loss(torch.zeros((3, 12, 300)), batch, 1.7)
-
-
-def test_a_batch_holds_them_as_they_are_stored(tmp_path: Path) -> None:
-    store = make_store(tmp_path, "bfloat16")
-    windows = list(store)
-    batch = collate(windows)
-    assert batch["hidden_states"].shape == (3, 12, 6)
-    for row, window in enumerate(windows):
-        stored_TD = torch.from_numpy(window.targets.features["last_hidden"])
-        count = len(stored_TD)
-        assert torch.equal(batch["hidden_states"][row, :count].float(), stored_TD)
-        assert (batch["hidden_states"][row, count:] == 0).all()
-    loaded = next(iter(DataLoader(SoftTargetDataset(store), 3, num_workers=1, collate_fn=collate)))
-    assert isinstance(loaded, Batch)
-    assert torch.equal(loaded["hidden_states"], batch["hidden_states"])
-    assert loaded["output_head"] == store.targets.output_head
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
-def test_other_formats_and_positions(dtype: Literal["float16", "float32", "int8"]) -> None:
-    """Listed states stand at their places, and so do the scales of those in int8."""
-    schema: TargetSchema = replace(
-        KINDS["assistant-tokens"],
-        features=(replace(KINDS["features-alone"].features[0], dtype=dtype),),
-    )
-    rng = np.random.default_rng(0)
-    windows = [make_window(rng, schema, num_tokens=length)[0] for length in LENGTHS]
-    batch = collate(windows)
-    found = batch["hidden_states"]
-    assert found.dtype == getattr(torch, dtype)
-    if dtype == "int8":
-        found = found * batch["hidden_scales"][..., None]
-    for row, window in enumerate(windows):
-        assert window.positions_T is not None
-        own = window.targets.features["last_hidden"]
-        assert np.array_equal(found[row, window.positions_T].float(), own)
-        elsewhere = np.setdiff1d(np.arange(12), window.positions_T)
-        assert (found[row, elsewhere] == 0).all()
-
-
-def test_a_golden_head_is_exact() -> None:
-    """The format of the golden store's weights is that of torch."""
-    head = make_head()
-    assert np.array_equal(torch.from_numpy(head.weight_VD).bfloat16().float(), head.weight_VD)
-    assert np.array_equal(as_bfloat16(head.weight_VD), head.weight_VD)
