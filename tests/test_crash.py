@@ -59,7 +59,7 @@ def test_death_at_random_moments_changes_no_byte(tmp_path: Path, tiny_teacher: P
             corpus=corpus,
             windowing=Windowing(sequence_length=64),
             unit_tokens=1000,
-            batch_tokens=1024,
+            batch_tokens=512,
         )
 
     whole = config_for("whole")

@@ -36,7 +36,6 @@ from softtargets.capture.teachers.cpu_kernels import padded_length
 from softtargets.demo.smollm import teacher_directory
 from softtargets.report.page import report
 from softtargets.report.target_statistics import measure as statistics_of
-from softtargets.targets import DType
 from softtargets.window import Window
 from tests.benchmarks.formats import TRIPS, measure
 from tests.fakes import write_corpus
@@ -76,8 +75,7 @@ def built(
 @torch.inference_mode()
 def live_logits(model: PreTrainedModel, windows: list[Window]) -> list[torch.Tensor]:
     """Return the model's own logits [T, V] for windows that are padded as a build pads them."""
-    dtype: DType = "float32" if model.dtype == torch.float32 else "bfloat16"
-    length = padded_length(max(map(len, windows)), None, dtype, model.device)
+    length = padded_length(max(map(len, windows)), model, model.device)
     ids_BL = torch.zeros((len(windows), length), dtype=torch.long)
     for row, window in enumerate(windows):
         ids_BL[row, : len(window)] = torch.from_numpy(window.input_ids_L.astype(np.int64))

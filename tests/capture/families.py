@@ -71,8 +71,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Phi": SIZES,
     "Phi3": GROUPED,
     "Qwen3": GROUPED | {"head_dim": 8},
+    "Roberta": SIZES | {"is_decoder": True, "pad_token_id": 1},
 }
-"""Bert's head has layers of its own, OPT projects before it, Phi's has a bias, GPT2's is tied."""
+"""Heads of Bert and Roberta have layers of their own, OPT projects before it, Phi's has a bias.
+
+GPT2's is tied.
+"""
 WITHOUT_SDPA = {"Gemma2"}
 NOISE = {"float32": 1e-5, "bfloat16": 2**-6}
 """By how much matrix products of other shapes may differ, relative to the largest number.

@@ -9,20 +9,8 @@ from typing import Any
 
 import pytest
 
-from softtargets.capture import (
-    Corpus,
-    Sampled,
-    TopK,
-    Windowing,
-    build,
-)
-from softtargets.errors import (
-    CorpusError,
-    FormatError,
-    IdentityError,
-    InputError,
-    StoreError,
-)
+from softtargets.capture import Corpus, Sampled, TopK, Windowing, build
+from softtargets.errors import CorpusError, FormatError, IdentityError, InputError, StoreError
 from softtargets.store import verify
 from tests.capture.test_resume import StopError, stop_after
 from tests.fakes import FakeTeacher, build_config, build_store, shard_bytes, write_corpus

@@ -57,14 +57,21 @@ def test_batches_of_many_shapes_leave_no_memory_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "length", "expected"),
-    [("bfloat16", 8, 8), ("bfloat16", 9, 16), ("bfloat16", 57, 57), ("float32", 9, 9)],
+    ("family", "dtype", "length", "expected"),
+    [
+        ("GPT2", "bfloat16", 8, 8),
+        ("GPT2", "bfloat16", 9, 16),
+        ("GPT2", "bfloat16", 57, 57),
+        ("GPT2", "float32", 9, 9),
+        ("Roberta", "bfloat16", 57, 57),
+    ],
 )
 def test_numbers_of_16_bits_are_computed_for_few_lengths(
-    dtype: str, length: int, expected: int, tmp_path: Path
+    family: str, dtype: str, length: int, expected: int, tmp_path: Path
 ) -> None:
-    """And never for more tokens than the model has positions for."""
-    teacher = load(save_model(tmp_path, "GPT2", n_positions=60), "GPT2", dtype)
+    """And never for more tokens than the model has positions for: 60, and 64 less 2."""
+    changes = {"n_positions": 60} if family == "GPT2" else {}
+    teacher = load(save_model(tmp_path, family, **changes), family, dtype)
     lengths: list[int] = []
     embedding: torch.nn.Module = teacher._model.get_input_embeddings()
     embedding.register_forward_pre_hook(lambda _, read: lengths.append(read[0].shape[-1]))

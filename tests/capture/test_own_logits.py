@@ -28,7 +28,16 @@ from tests.capture.families import (
 from tests.golden import write_store
 from tests.windows import head_schema, make_window
 
-MORE_THAN_A_HEAD = {"Bert", "Cohere", "Cohere2", "FalconH1", "Gemma2", "Gemma3Text", "Granite"}
+MORE_THAN_A_HEAD = {
+    "Bert",
+    "Cohere",
+    "Cohere2",
+    "FalconH1",
+    "Gemma2",
+    "Gemma3Text",
+    "Granite",
+    "Roberta",
+}
 LENGTHS = (1, 2, 5, 23)
 
 LoadBoth = Callable[[str, str], tuple[TransformersTeacher, PreTrainedModel]]
@@ -101,7 +110,7 @@ def test_the_stored_head_gives_the_models_own_logits(
     """Bit for bit, in either format, after what the store and its file do to the weights."""
     teacher, model = load_both(family, dtype)
     head = stored_head(teacher, tmp_path)
-    assert (head.bias_V is not None) == (family in ("Bert", "Phi"))
+    assert (head.bias_V is not None) == (family in ("Bert", "Phi", "Roberta"))
     for length in LENGTHS:
         hidden_ND = teacher.hidden_states(random_ids(length)).flatten(0, 1)
         assert hidden_ND.dtype == getattr(torch, dtype)

@@ -57,7 +57,9 @@ class Seq2SeqTests(TaskTests):
 def test_a_batch_in_16_bits_is_padded_to_few_lengths(save: Save) -> None:
     texts = [np.arange(3, 3 + length, dtype=np.int32) for length in (2, 9)]
     for dtype, length in (("float32", 9), ("bfloat16", 16)):
-        ids_BL, is_token_BL = translator(save("Marian"), dtype).padded(texts)
+        teacher = translator(save("Marian"), dtype)
+        teacher.load()
+        ids_BL, is_token_BL = teacher.padded(texts)
         assert ids_BL.shape == is_token_BL.shape == (2, length)
         assert is_token_BL.sum(dim=1).tolist() == [2, 9]
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import torch
 
-from softtargets.targets import DType
+from softtargets.capture.teachers.positions import count_positions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _LENGTH_STEP = 8
 
@@ -22,19 +26,21 @@ def keep_few_kernels() -> None:
         os.environ.setdefault(name, "64")
 
 
-def padded_length(length: int, most: int | None, dtype: DType, device: torch.device) -> int:
-    """Return to how many tokens a batch is padded, so that batches have few lengths.
+def padded_length(length: int, model: PreTrainedModel, device: torch.device) -> int:
+    """Return to how many tokens a model's batch is padded, so that batches have few lengths.
 
     On a CPU with AMX, PyTorch's attention in bfloat16 or float16 compiles kernels for each length.
     Every thread keeps its own for good, and no setting bounds them.
 
     Args:
         length: of the longest sequence.
-        most: tokens that the model has positions for; None for any number.
-        dtype: of the model.
-        device: where it is.
+        model: what reads it.
+        device: where.
     """
-    if device.type != "cpu" or dtype == "float32":
+    if device.type != "cpu" or model.dtype == torch.float32:
         return length
+    # A model may embed fewer positions than its configuration says.
+    said = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     padded = -(-length // _LENGTH_STEP) * _LENGTH_STEP
-    return padded if most is None or padded <= most else length
+    has_positions = all(padded <= most for most in (said, count_positions(model)) if most)
+    return padded if has_positions else length

@@ -129,8 +129,7 @@ class PretrainedTeacher(Teacher):
 
     def _padded_length(self, length: int) -> int:
         """Return to how many tokens a batch is padded, whose longest sequence has `length`."""
-        most = self.longest_sequence or self.num_positions
-        return padded_length(length, most, self.config.dtype, self.device)
+        return padded_length(length, self._model, self.device)
 
     def generation_settings(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings by which transformers would generate, without those of sampling.
