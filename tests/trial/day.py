@@ -54,7 +54,7 @@ def steps(directory: Path) -> Iterator[Step]:
     teacher = gemma_directory()
     common: list[str | Path] = [
         "--teacher", teacher, "--sequence-length", SEQUENCE_LENGTH, "--window", "pack",
-        "--dtype", "float32" if times_float32("bfloat16") > 2 else "bfloat16",
+        "--dtype", "float32" if times_float32("bfloat16") > 1 else "bfloat16",
     ]  # fmt: skip
     chat: list[str | Path] = [
         *common, "--input", chats_input, "--output", chats, "--messages-field", "messages",
