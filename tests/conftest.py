@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,18 +27,31 @@ from tests.object_store import (
     run_proxy,
     run_server,
 )
+from tests.processes import server_address, use_server
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 8 << 30
 """More bytes than all tests hold at a time."""
 
 
-def pytest_configure() -> None:
-    """Let tests write into memory if there is room: half of their time went into disk syncs."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep tests off the hubs, and let them write into memory if there is room.
+
+    Half of their time went into disk syncs.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
     has_room = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _ROOM
     if "TMPDIR" not in os.environ and has_room and os.access(_MEMORY, os.W_OK):
         os.environ["TMPDIR"] = str(_MEMORY)
         tempfile.tempdir = None  # It is read anew.
+    if (address := getattr(config, "workerinput", {}).get("server")) is not None:
+        use_server(address)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Have one server fork the processes of all that run tests at a time, as it imports torch."""
+    node.workerinput["server"] = server_address()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -62,14 +76,6 @@ settings.register_profile(
     "softtargets", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("softtargets")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _offline() -> Iterator[None]:
-    """No test may reach a hub."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

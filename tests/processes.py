@@ -51,9 +51,12 @@ def server_address() -> str:
 def use_server(address: str) -> None:
     """Have processes that this one starts forked from another's server.
 
-    A process that the server forked would start one of its own, which imports torch once more.
+    It would start one of its own, which imports torch once more.
     """
     _SERVER._forkserver_address = address
+    if _SERVER._forkserver_alive_fd is None:  # The server did not fork this process.
+        # New processes are handed what keeps the server alive. Whoever started it does.
+        _SERVER._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)
     _SERVER.ensure_running = lambda: None
 
 
