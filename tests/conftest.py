@@ -194,3 +194,13 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(directory)
     byte_tokenizer().save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The directory of the demo's teacher."""
+    from softtargets.demo.smollm import teacher_directory
+    from tests.gguf_reading import read_once
+
+    with read_once():
+        return teacher_directory()

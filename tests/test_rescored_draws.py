@@ -26,7 +26,6 @@ from softtargets.capture import (
 )
 from softtargets.capture.keep import keeper
 from softtargets.capture.keep.selection import Selection
-from softtargets.demo.smollm import teacher_directory
 from softtargets.store import Store
 from softtargets.targets import Float64
 
@@ -37,8 +36,8 @@ each_selection = pytest.mark.parametrize("kind", [one.kind for one in SELECTIONS
 
 
 @pytest.fixture(scope="module")
-def live() -> TransformersTeacher:
-    teacher = TransformersTeacher(TeacherConfig(name=str(teacher_directory()), dtype="float32"))
+def live(smollm2: Path) -> TransformersTeacher:
+    teacher = TransformersTeacher(TeacherConfig(name=str(smollm2), dtype="float32"))
     teacher.load()
     return teacher
 

@@ -33,7 +33,6 @@ from softtargets.capture import (
 )
 from softtargets.capture.batches import plan_batches
 from softtargets.capture.teachers.cpu_kernels import padded_length
-from softtargets.demo.smollm import teacher_directory
 from softtargets.report.page import report
 from softtargets.report.target_statistics import measure as statistics_of
 from softtargets.window import Window
@@ -49,7 +48,7 @@ FLOAT32_NOISE = 1e-4
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
 def built(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, smollm2: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Store, PreTrainedModel]:
     """A store of some hundred targets, and the model loaded anew by transformers alone."""
     dtype: Literal["float32", "bfloat16"] = request.param
@@ -66,7 +65,7 @@ def built(
         temperatures=TEMPERATURES,
         batch_tokens=BATCH_TOKENS,
     )
-    name = str(teacher_directory())
+    name = str(smollm2)
     store = build(config, TransformersTeacher(TeacherConfig(name=name, dtype=dtype))).store
     model = AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype)).eval()
     return store, model
@@ -157,8 +156,8 @@ def test_a_student_that_is_the_teacher_has_nothing_to_learn(
 
 
 @pytest.fixture(scope="module")
-def teacher() -> TransformersTeacher:
-    return TransformersTeacher(TeacherConfig(name=str(teacher_directory()), dtype="float32"))
+def teacher(smollm2: Path) -> TransformersTeacher:
+    return TransformersTeacher(TeacherConfig(name=str(smollm2), dtype="float32"))
 
 
 @pytest.mark.slow
@@ -224,7 +223,7 @@ def test_of_a_conversation_the_assistants_tokens_are_targets(
     positions_T = window.positions_T
     assert positions_T is not None
     assert window.document_ids == ("0", "1")
-    tokenizer = AutoTokenizer.from_pretrained(teacher_directory())
+    tokenizer = AutoTokenizer.from_pretrained(teacher.config.name)
     four, six = "2 + 2 is 4.<|im_end|>", "3 + 3 is 6.<|im_end|>"
     assert tokenizer.decode(window.input_ids_L[positions_T + 1]) == four + six + four
     # The first conversation stands at the window's beginning, as if it were alone.

