@@ -88,9 +88,12 @@ class Comparison:
         ids_TK = torch.from_numpy(targets.ids_TK.astype(np.int64))
         kept_TK = np.isfinite(targets.logits_TK)
         logprobs_TV = (logits_TV / temperature).log_softmax(dim=1)
-        live = _Buckets.of(logprobs_TV, ids_TK, kept_TK)
+        rest_TV = _rest(logprobs_TV, ids_TK, kept_TK)
+        live = _Buckets.of(logprobs_TV, rest_TV, ids_TK, kept_TK)
         others_TV = (other_TV / temperature).log_softmax(dim=1)
-        other = _Buckets.of(others_TV, ids_TK, kept_TK)
+        other_rest_TV = _rest(others_TV, ids_TK, kept_TK)
+        other = _Buckets.of(others_TV, other_rest_TV, ids_TK, kept_TK)
+        logprobs_TV = logprobs_TV.clamp(min=_LOWEST)
         stored = _Buckets(
             entries_TK=targets.logprobs_TK(temperature).astype(np.float64),
             rest_T=targets.tail_logmass_T(temperature).astype(np.float64),
@@ -106,37 +109,35 @@ class Comparison:
         self._num_positions += len(targets)
         self._stored += stored_T.sum(), live.kl_T(stored).sum()
         self._live += live_T.sum(), live.kl_T(other).sum()
-        self._truncation += _truncation_T(logprobs_TV, live, targets).sum()
+        self._truncation += _truncation_T(logprobs_TV, rest_TV, live, targets).sum()
         if self._num_draws:
-            self._add_draws(targets, logprobs_TV, others_TV, ids_TK, kept_TK)
+            self._add_draws(targets, logprobs_TV, rest_TV, other_rest_TV)
 
     def _add_draws(
         self,
         targets: SoftTargets,
         logprobs_TV: torch.Tensor,
-        others_TV: torch.Tensor,
-        ids_TK: torch.Tensor,
-        kept_TK: Bool,
+        rest_TV: torch.Tensor,
+        other_rest_TV: torch.Tensor,
     ) -> None:
-        """Compare what was drawn with what can be drawn."""
+        """Compare what was drawn with what can be drawn; what is left of the rests is expected."""
         schema = self._schema.samples
         assert schema is not None
         assert targets.samples is not None
         has_draws_T1 = torch.from_numpy(targets.samples.num_samples_T > 0)[:, None]
 
-        def expected_TV(logprobs_TV: torch.Tensor) -> torch.Tensor:
-            share_TV = _without(logprobs_TV.exp(), ids_TK, kept_TK, 0)
+        def expected_TV(rest_TV: torch.Tensor) -> torch.Tensor:
             if schema.design != "threshold":
                 # As many draws as there are, from whatever can be drawn.
-                share_TV /= share_TV.sum(dim=1, keepdim=True).clamp(min=_TINY)
-                share_TV.mul_(has_draws_T1)
-            return share_TV.mul_(self._num_draws)
+                rest_TV /= rest_TV.sum(dim=1, keepdim=True).clamp(min=_TINY)
+                rest_TV.mul_(has_draws_T1)
+            return rest_TV.mul_(self._num_draws)
 
         self._draws += draw_deviation(
             targets.samples,
-            expected_TV(logprobs_TV),
-            expected_TV(others_TV),
-            logprobs_TV.clamp(min=_LOWEST),
+            expected_TV(rest_TV),
+            expected_TV(other_rest_TV),
+            logprobs_TV,
             self._num_draws,
             is_independent=schema.design == "independent",
         )
@@ -202,11 +203,17 @@ class _Buckets:
     kept_TK: Bool
 
     @classmethod
-    def of(cls, logprobs_TV: torch.Tensor, ids_TK: torch.Tensor, kept_TK: Bool) -> _Buckets:
-        """Sort a whole distribution into the buckets of kept entries."""
+    def of(
+        cls,
+        logprobs_TV: torch.Tensor,
+        rest_TV: torch.Tensor,
+        ids_TK: torch.Tensor,
+        kept_TK: Bool,
+    ) -> _Buckets:
+        """Sort a whole distribution into the buckets of kept entries; see `_rest`."""
         is_none_TK = ~torch.from_numpy(kept_TK)
         entries_TK = logprobs_TV.gather(1, ids_TK).masked_fill(is_none_TK, -torch.inf)
-        rest_T = _without(logprobs_TV, ids_TK, kept_TK, -torch.inf).logsumexp(dim=1)
+        rest_T = rest_TV.sum(dim=1).log()
         return cls(entries_TK=entries_TK.numpy(), rest_T=rest_T.numpy(), kept_TK=kept_TK)
 
     def largest_T(self, other: _Buckets) -> Float64:
@@ -224,23 +231,20 @@ class _Buckets:
         return np.asarray(np.where(self.kept_TK, terms_TK, 0).sum(axis=1) + tail_T)
 
 
-def _without(
-    values_TV: torch.Tensor, ids_TK: torch.Tensor, kept_TK: Bool, value: float
-) -> torch.Tensor:
-    """Return a copy with a value at the kept entries."""
-    values_TV = values_TV.clone()
+def _rest(logprobs_TV: torch.Tensor, ids_TK: torch.Tensor, kept_TK: Bool) -> torch.Tensor:
+    """Return probabilities, with 0 at the kept entries."""
+    rest_TV = logprobs_TV.exp()
     for row, (ids_K, kept_K) in enumerate(zip(ids_TK, kept_TK, strict=True)):
-        values_TV[row, ids_K[torch.from_numpy(kept_K)]] = value
-    return values_TV
+        rest_TV[row, ids_K[torch.from_numpy(kept_K)]] = 0
+    return rest_TV
 
 
-def _truncation_T(logprobs_TV: torch.Tensor, live: _Buckets, targets: SoftTargets) -> Float64:
+def _truncation_T(
+    logprobs_TV: torch.Tensor, rest_TV: torch.Tensor, live: _Buckets, targets: SoftTargets
+) -> Float64:
     """Return KL from the full distribution to the entries with the rest spread evenly."""
-    entropy_T = (logprobs_TV.exp() * logprobs_TV.clamp(min=_LOWEST)).sum(dim=1).numpy()
-    with np.errstate(invalid="ignore"):
-        terms_TK = np.exp(live.entries_TK) * live.entries_TK
-    head_T = np.where(live.kept_TK, terms_TK, 0).sum(axis=1)
+    terms_T = (rest_TV * logprobs_TV).sum(dim=1).numpy()
     num_rest_T = logprobs_TV.shape[1] - targets.num_entries_T
     tail_T = np.exp(live.rest_T)
     spread_T = np.where(tail_T > 0, live.rest_T - np.log(np.maximum(num_rest_T, 1)), 0)
-    return np.asarray(entropy_T - head_T - tail_T * spread_T)
+    return np.asarray(terms_T - tail_T * spread_T)

@@ -89,7 +89,7 @@ def draw_deviation(
     num_T1 = expected_TV.sum(dim=1, keepdim=True)
     mean_T1 = (expected_TV * logprobs_TV).sum(dim=1, keepdim=True)
     mean_T1 /= num_T1.clamp(min=torch.finfo(torch.float64).tiny)
-    apart_TV = torch.where(expected_TV > 0, logprobs_TV - mean_T1, 0) / num_draws
+    apart_TV = (logprobs_TV - mean_T1).masked_fill_(expected_TV <= 0, 0).div_(num_draws)
     num_samples_T = samples.num_samples_T
     rows_S = torch.from_numpy(np.repeat(np.arange(len(num_samples_T)), num_samples_T))
     ids_S = torch.from_numpy(samples.ids_S.astype(np.int64))
@@ -128,7 +128,7 @@ def _variance_over_starts(expected_V: torch.Tensor, apart_V: torch.Tensor) -> fl
     steps_V = apart_V.clone()
     steps_V[:-1] -= apart_V[1:]
     # floor(F_i + u) is one more from u = 1 - (F_i - floor(F_i)) on.
-    first_V = (_POINTS * (1 - (ends_V - whole_V)) - 0.5).ceil().long().clamp_(max=_POINTS)
+    first_V = ends_V.sub_(whole_V).neg_().add_(1).mul_(_POINTS).sub_(0.5).ceil_().long()
     rises_M = first_V.bincount(steps_V, minlength=_POINTS + 1)[:_POINTS]
-    sums_M = (whole_V * steps_V).sum() + rises_M.cumsum(dim=0)
+    sums_M = whole_V.dot(steps_V) + rises_M.cumsum(dim=0)
     return float(sums_M.square().mean())
