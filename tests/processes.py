@@ -31,6 +31,8 @@ CONTEXT.set_forkserver_preload(
         *(module.partition(":")[0] for module in TASKS.values()),
         "matplotlib.backends.backend_agg",
         "transformers.models.bert.modeling_bert",
+    "transformers.models.gemma.tokenization_gemma",
+    "transformers.models.gemma3.modeling_gemma3",
         "transformers.models.llama.modeling_llama",
         "transformers.trainer",
         "trl.trainer.sft_trainer",

@@ -8,14 +8,14 @@ from pydoc_data.topics import topics
 from typing import Any
 
 NUM_CONVERSATIONS = 60
-NUM_TEXTS = 8
+NUM_TEXTS = 5
 CHAT_TEMPLATE = Path(__file__).parent / "chat.jinja"
 """In the manner of Gemma's instruction-tuned models; the one at hand is not, and has none."""
 _TOOL = {
     "type": "function",
     "function": {"name": "look_up", "parameters": {"topic": {"type": "string"}}},
 }
-_ANSWER, _TEXT = 75, 450
+_ANSWER, _TEXT = 50, 450
 """Characters of an answer and of a text."""
 
 
