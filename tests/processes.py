@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.forkserver import _forkserver
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def use_server(address: str) -> None:
     if _SERVER._forkserver_alive_fd is None:  # The server did not fork this process.
         # New processes are handed what keeps the server alive. Whoever started it does.
         _SERVER._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)
+        # New processes put their sockets there, and it is removed when this process ends.
+        get_temp_dir()
     _SERVER.ensure_running = lambda: None
 
 
