@@ -33,6 +33,7 @@ def make(directory: Path, device_map: Any = None, **options: Any) -> Transformer
     return TransformersTeacher(TeacherConfig(name=str(directory), **given))
 
 
+@pytest.mark.slow
 class TestOnDisk(Suite):
     """Everything that a teacher promises, when every layer is brought from disk."""
 

@@ -26,6 +26,7 @@ def make(path: Path) -> Teacher:
     return open_teacher(TeacherConfig(name=f"gguf:{path}", dtype="float32", device="cpu"))
 
 
+@pytest.mark.slow
 class TestGgufTeacher(LocalSuite):
     @pytest.fixture(autouse=True)
     def _written(self, tiny_gguf: Path) -> None:

@@ -23,6 +23,8 @@ from tests.fakes import TEXTS, ByteTokenizer, FakeTeacher, build_config, build_s
 from tests.places.test_toy_place import InMemory
 from tests.store.test_unit_records import Conditional
 
+pytestmark = pytest.mark.slow
+
 
 class Stopping(InMemory):
     """A dictionary whose writer dies before one of its writes."""
@@ -38,7 +40,6 @@ class Stopping(InMemory):
         super().put(path, content)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["split", "pack"])
 def test_a_plan_that_is_killed_anywhere_is_gone_on_with(
     tmp_path: Path, cut: Cut, kind: Any, monkeypatch: pytest.MonkeyPatch
@@ -162,7 +163,6 @@ class DyingTokenizer(ByteTokenizer):
         return super().encode_batch(texts)
 
 
-@pytest.mark.slow
 def test_processes_plan_the_same_and_one_may_die(tmp_path: Path, cut: Cut) -> None:
     config = files_config(tmp_path)
     expected = plan_at_once(config, FakeTeacher(), tmp_path / "once")
@@ -173,7 +173,6 @@ def test_processes_plan_the_same_and_one_may_die(tmp_path: Path, cut: Cut) -> No
     assert mark.exists()
 
 
-@pytest.mark.slow
 def test_an_object_store_is_planned_in(tmp_path: Path, cut: Cut, object_url: str) -> None:
     config = files_config(tmp_path)
     expected = plan_at_once(config, FakeTeacher(), tmp_path / "once")
@@ -182,7 +181,6 @@ def test_an_object_store_is_planned_in(tmp_path: Path, cut: Cut, object_url: str
     assert plan_files(config, FakeTeacher(), place, Processes(2)) == expected
 
 
-@pytest.mark.slow
 def test_a_build_of_processes_is_the_same_store(tmp_path: Path, cut: Cut) -> None:
     (tmp_path / "whole").mkdir()
     (tmp_path / "staged").mkdir()

@@ -13,6 +13,8 @@ from softtargets.store.card import CARD_NAME
 from tests.commands import run
 from tests.fakes import build_store, write_corpus
 
+pytestmark = pytest.mark.slow
+
 NAME = "shards.parquet"
 
 
