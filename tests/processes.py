@@ -54,7 +54,7 @@ def server_address() -> str:
 def use_server(address: str) -> None:
     """Have processes that this one starts forked from another's server.
 
-    It would start one of its own, which imports torch once more.
+    Else this one would start a server of its own, which imports torch once more.
     """
     _SERVER._forkserver_address = address
     if _SERVER._forkserver_alive_fd is None:  # The server did not fork this process.

@@ -120,7 +120,7 @@ class Comparison:
         rest_TV: torch.Tensor,
         other_rest_TV: torch.Tensor,
     ) -> None:
-        """Compare what was drawn with what can be drawn; what is left of the rests is expected."""
+        """Compare what was drawn with what can be drawn; both rests become expected numbers."""
         schema = self._schema.samples
         assert schema is not None
         assert targets.samples is not None
