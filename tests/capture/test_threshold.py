@@ -21,7 +21,7 @@ from softtargets.capture.keep.weight_blocks import WeightBlocks
 from softtargets.errors import InputError
 
 GRID = (0.5, 1.0, 2.0, 3.0)
-POINTS = 1024
+POINTS = 2048
 """Starting points."""
 FLOOR_ERROR = 1e-7
 """By how much of itself a running sum may be off."""
