@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -128,3 +129,13 @@ def list_of_lists(values: pa.Array, num_rows: int) -> pa.Array:
     """Return values as lists of equal length, one for each row."""
     offsets = pa.array([len(values) * row // num_rows for row in range(num_rows + 1)], pa.int32())
     return pa.ListArray.from_arrays(offsets, values)
+
+
+def with_zeros(column: str, num: int) -> TableChange:
+    """Return what puts a number of zeros into a column of lists of a table of 4 rows."""
+    return with_column(column, list_of_lists(pa.array(np.zeros(num, np.int32)), 4))
+
+
+def with_texts(length: int, num: int) -> TableChange:
+    """Return what puts a number of equal texts into the names of documents of such a table."""
+    return with_column("document_ids", list_of_lists(pa.array(["y" * length] * num), 4))

@@ -27,10 +27,11 @@ from tests.forgery import (
     forge_manifest,
     forge_shard,
     forge_side_file,
-    list_of_lists,
     put_shard,
     with_column,
     with_tensors,
+    with_texts,
+    with_zeros,
 )
 from tests.golden import write_store
 from tests.windows import (
@@ -82,25 +83,17 @@ def _with_shard(directory: Path, change: Callable[[], TableChange], **options: A
     forge_shard(_write(directory), change(), **options)
 
 
-def _numbers(column: str, num: int) -> TableChange:
-    return with_column(column, list_of_lists(pa.array(np.zeros(num, np.int32)), 4))
-
-
-def _texts(length: int, num: int) -> TableChange:
-    return with_column("document_ids", list_of_lists(pa.array(["y" * length] * num), 4))
-
-
 _DELTA = {"column_encoding": {"document_ids.list.element": "DELTA_BYTE_ARRAY"}}
 _BOMBS: dict[str, tuple[Callable[[], TableChange], dict[str, Any]]] = {
-    "a run of one number": (partial(_numbers, "escapes", 110_000_000), {"use_dictionary": True}),
-    "zeros in zstd": (partial(_numbers, "escapes", 110_000_000), {"use_dictionary": False}),
+    "a run of one number": (partial(with_zeros, "escapes", 110_000_000), {"use_dictionary": True}),
+    "zeros in zstd": (partial(with_zeros, "escapes", 110_000_000), {"use_dictionary": False}),
     "segments without end": (
-        partial(_numbers, "segment_lengths", 110_000_000),
+        partial(with_zeros, "segment_lengths", 110_000_000),
         {"use_dictionary": True},
     ),
-    "one long text, often": (partial(_texts, 500_000, 1600), {"use_dictionary": True}),
+    "one long text, often": (partial(with_texts, 500_000, 1600), {"use_dictionary": True}),
     "texts that repeat the one before": (
-        partial(_texts, 20_000, 40_000),
+        partial(with_texts, 20_000, 40_000),
         {"use_dictionary": False, **_DELTA},
     ),
 }

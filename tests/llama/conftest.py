@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.environments import skip_without
 from tests.tiny_gguf import write_gguf
 
-NO_LLAMA = "no llama-cpp-python here: `make llama` installs it and runs these"
-MUST_RUN = "SOFTTARGETS_LLAMA"
-"""Set by `make llama`, so that nothing is skipped there."""
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if find_spec("llama_cpp") is None and MUST_RUN not in os.environ:
-        for item in items:
-            if Path(item.path).parent == Path(__file__).parent:
-                item.add_marker(pytest.mark.skip(reason=NO_LLAMA))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip them where it is not installed, but not by `make llama`, which sets the variable."""
+    skip_without(
+        "llama_cpp",
+        items,
+        directory=Path(__file__).parent,
+        unless="SOFTTARGETS_LLAMA",
+        reason="no llama-cpp-python here: `make llama` installs it and runs these",
+    )
 
 
 @pytest.fixture(scope="session")

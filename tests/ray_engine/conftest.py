@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-NO_RAY = "no ray here: `make ray` installs it and runs these"
-MUST_RUN = "SOFTTARGETS_RAY"
-"""Set by `make ray`, so that nothing is skipped there."""
+from tests.environments import skip_without
+
 ROOT = Path(__file__).parents[2]
 NODE = {
     "num_cpus": 2,
@@ -23,11 +20,15 @@ NODE = {
 }
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if find_spec("ray") is None and MUST_RUN not in os.environ:
-        for item in items:
-            if Path(item.path).parent == Path(__file__).parent:
-                item.add_marker(pytest.mark.skip(reason=NO_RAY))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip them where it is not installed, but not by `make ray`, which sets the variable."""
+    skip_without(
+        "ray",
+        items,
+        directory=Path(__file__).parent,
+        unless="SOFTTARGETS_RAY",
+        reason="no ray here: `make ray` installs it and runs these",
+    )
 
 
 @pytest.fixture(scope="session")

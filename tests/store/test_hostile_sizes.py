@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from softtargets.store.manifest import parse_manifest
 from softtargets.store.vocabulary import encode_vocabulary
 from softtargets.targets import columns_of
 from softtargets.tokenizer import Vocabulary
-from tests.forgery import forge_manifest, forge_shard, forge_side_file, list_of_lists, with_column
+from tests.forgery import (
+    TableChange,
+    forge_manifest,
+    forge_shard,
+    forge_side_file,
+    list_of_lists,
+    with_column,
+    with_texts,
+    with_zeros,
+)
 from tests.golden import write_store
 from tests.windows import KINDS, make_window
 
@@ -33,35 +43,26 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-TEXT = pa.string()
-BOMBS: dict[str, tuple[Callable[[pa.Table], pa.Table], dict[str, Any]]] = {
-    "a run of one number": (
-        with_column("escapes", list_of_lists(pa.array(np.zeros(16_000_000, np.int32)), 4)),
-        {"use_dictionary": True},
-    ),
-    "zeros": (
-        with_column("escapes", list_of_lists(pa.array(np.zeros(16_000_000, np.int32)), 4)),
-        {"use_dictionary": False},
-    ),
-    "a long text often": (
-        with_column("document_ids", list_of_lists(pa.array(["y" * 100_000] * 2000), 4)),
-        {"use_dictionary": True},
-    ),
+BOMBS: dict[str, tuple[Callable[[], TableChange], dict[str, Any]]] = {
+    "a run of one number": (partial(with_zeros, "escapes", 16_000_000), {"use_dictionary": True}),
+    "zeros": (partial(with_zeros, "escapes", 16_000_000), {"use_dictionary": False}),
+    "a long text often": (partial(with_texts, 100_000, 2000), {"use_dictionary": True}),
     "texts that begin like those before": (
-        with_column("document_ids", list_of_lists(pa.array(["y" * 10_000] * 20_000), 4)),
+        partial(with_texts, 10_000, 20_000),
         {
             "use_dictionary": False,
             "column_encoding": {"document_ids.list.element": "DELTA_BYTE_ARRAY"},
         },
     ),
 }
+"""What makes each, as together they take half a gigabyte; and how it is written."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_shard_that_unpacks_to_far_more_than_its_size_is_refused(root: Path, bomb: str) -> None:
-    change, options = BOMBS[bomb]
-    forge_shard(root, change, **options)
+    make, options = BOMBS[bomb]
+    forge_shard(root, make(), **options)
     store = Store.open(root)
     assert store.num_bytes < 100_000
     with pytest.raises(LimitError, match=r"row group 0: .*set SOFTTARGETS_MAX_UNPACKED_BYTES="):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,18 +9,20 @@ import pytest
 from softtargets.capture import Segment, TeacherConfig, TransformersTeacher
 from softtargets.capture.segments import segments_of
 from tests.capture.teacher_suite import windows
+from tests.environments import skip_without
 from tests.vllm_engine.own import write_llama
 
-NO_VLLM = "no vLLM here: `make vllm` installs it and runs these"
-MUST_RUN = "SOFTTARGETS_MUST_RUN_VLLM"
-"""Set by `make vllm`, so that nothing is skipped there."""
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if find_spec("vllm") is None and MUST_RUN not in os.environ:
-        for item in items:
-            if Path(item.path).parent == Path(__file__).parent and item.get_closest_marker("vllm"):
-                item.add_marker(pytest.mark.skip(reason=NO_VLLM))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip them where it is not installed, but not by `make vllm`, which sets the variable."""
+    skip_without(
+        "vllm",
+        items,
+        directory=Path(__file__).parent,
+        marker="vllm",
+        unless="SOFTTARGETS_MUST_RUN_VLLM",
+        reason="no vLLM here: `make vllm` installs it and runs these",
+    )
 
 
 @pytest.fixture(scope="session")
