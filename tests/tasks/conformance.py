@@ -50,9 +50,11 @@ class TaskTests:
         """Return a student that answers as the teacher does, and has parameters."""
         raise NotImplementedError
 
-    @pytest.fixture
-    def built(self, tmp_path: Path) -> BuildResult:
-        return build(self.config(tmp_path), self.teacher())
+    @pytest.fixture(scope="class")
+    @classmethod
+    def built(cls, tmp_path_factory: pytest.TempPathFactory) -> BuildResult:
+        """What the class builds, once: no test changes the store."""
+        return build(cls().config(tmp_path_factory.mktemp("built")), cls().teacher())
 
     def test_its_stores_are_found_to_be_of_it(self, built: BuildResult) -> None:
         task = self.task()

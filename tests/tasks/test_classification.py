@@ -27,10 +27,13 @@ class ClassificationTests(TaskTests):
     architecture: ClassVar[str] = "BertForSequenceClassification"
     changes: ClassVar[dict[str, Any]] = {}
 
-    @pytest.fixture(autouse=True)
-    def _saved(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory: ClassVar[Path]
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def saved(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
         directory = tmp_path_factory.mktemp("model")
-        self.directory = save_classifier(directory, self.architecture, **self.changes)
+        cls.directory = save_classifier(directory, cls.architecture, **cls.changes)
 
     def task(self) -> Task:
         return Classification()

@@ -32,9 +32,10 @@ class Seq2SeqTests(TaskTests):
     family: str
     directory: Path
 
-    @pytest.fixture(autouse=True)
-    def saved(self, save: Save) -> None:
-        self.directory = save(self.family)
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def saved(cls, save: Save) -> None:
+        cls.directory = save(cls.family)
 
     def task(self) -> Task:
         return Seq2Seq()

@@ -270,7 +270,7 @@ class TestTextClasses(TaskTests):
         return student
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def known() -> Iterator[None]:
     register_task(TextClasses())
     yield
