@@ -54,7 +54,7 @@ def test_a_commit_that_another_was_quicker_with_warns_of_nothing(
     tmp_path: Path,
     object_url: str,
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    logged: list[str],
 ) -> None:
     """It finds the other's card, and no vocabulary any more to make the same one of."""
     place, has_committed = place_to_write(object_url), False
@@ -71,7 +71,7 @@ def test_a_commit_that_another_was_quicker_with_warns_of_nothing(
     monkeypatch.setattr(Ledger, "_commit_vocabulary", read_late)
     store = commit(place)
     assert store.manifest.vocabulary is not None
-    assert caplog.text == ""
+    assert logged == []
 
 
 class OffTeacher(FakeTeacher):

@@ -67,9 +67,7 @@ def test_a_dataset_is_one_slice(tmp_path: Path, cut: Cut) -> None:
     assert plan_files(config, FakeTeacher(), config.output) == expected
 
 
-def test_what_is_left_out_is_told_once(
-    tmp_path: Path, cut: Cut, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_left_out_is_told_once(tmp_path: Path, cut: Cut, logged: list[str]) -> None:
     """The first ten of all slices, in the order of the corpus, as when planned at once."""
     paths = []
     for name in ("a.jsonl", "b.jsonl"):
@@ -80,12 +78,12 @@ def test_what_is_left_out_is_told_once(
         paths[-1].write_text("".join(lines))
     config = build_config(tmp_path, corpus=Corpus(paths=tuple(paths), on_invalid="skip"))
     expected = plan_at_once(config, FakeTeacher(), tmp_path / "once")
-    told = [record.getMessage() for record in caplog.records]
+    told = logged.copy()
     assert len(told) == 10
     cut()
-    caplog.clear()
+    logged.clear()
     assert plan_files(config, FakeTeacher(), config.output) == expected
-    assert [record.getMessage() for record in caplog.records] == told
+    assert logged == told
 
 
 def test_a_wrong_document_stops_planning(tmp_path: Path, cut: Cut) -> None:

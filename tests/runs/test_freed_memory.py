@@ -32,6 +32,7 @@ def kept_of_a_block(is_kept: bool, sender: Any) -> None:
     sender.send((held, resident_bytes() - before))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_block_that_is_freed_is_kept_if_asked(is_kept: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -125,17 +124,14 @@ STRANGE = ("notes.txt", "work/notes.txt", "work/records/mine.json", "work/plan/a
            "work/unit-000000.parquet.tmp", "x.tmp", "work/deep/er/x.tmp")  # fmt: skip
 
 
-def test_what_others_put_into_a_build_stays(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_others_put_into_a_build_stays(tmp_path: Path, logged: list[str]) -> None:
     config = stopped(tmp_path)
     for path in STRANGE:
         put(config.output, path)
-    with caplog.at_level(logging.WARNING):
-        build(config, FakeTeacher())
+    build(config, FakeTeacher())
     for path in STRANGE:
         assert (config.output / path).read_text() == "ten years of work"
-    assert "'work/notes.txt'" in caplog.text
+    assert any("'work/notes.txt'" in one for one in logged)
     assert not (config.output / "work" / "request.json").exists()
     assert not (config.output / "work" / "lock").exists()
     assert verify(config.output).is_sound
@@ -184,13 +180,12 @@ def test_whoever_looks_while_another_begins_is_let_in(
     assert len(looked) > 1
 
 
-def test_a_readme_that_is_there_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_readme_that_is_there_is_kept(tmp_path: Path, logged: list[str]) -> None:
     config = stopped(tmp_path)
     put(config.output, "README.md")
-    with caplog.at_level(logging.WARNING):
-        build(config, FakeTeacher())
+    build(config, FakeTeacher())
     assert (config.output / "README.md").read_text() == "ten years of work"
-    assert "README.md was there already, and is kept" in caplog.text
+    assert any("README.md was there already, and is kept" in one for one in logged)
 
 
 LINKED = ("work", "shards", "work/records", "work/plan", "work/request.json", "work/lock",
