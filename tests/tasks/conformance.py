@@ -35,7 +35,7 @@ class TaskTests:
     """The recipes for which the store of `config` lacks something."""
 
     def task(self) -> Task:
-        """Return the task; if it is your own, it is registered."""
+        """Return the task; if it is your own, it is registered while the class is tested."""
         raise NotImplementedError
 
     def config(self, directory: Path) -> BuildConfig:
